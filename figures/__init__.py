@@ -1,0 +1,15 @@
+"""Tidy table -> matplotlib figure. Runs nothing."""
+
+from figures.defence import attack_success_bars
+from figures.separability import coordinates_by_modality, hidden_states, probe_auroc
+from figures.style import save
+from figures.sweep import layer_sweep
+
+__all__ = [
+    "attack_success_bars",
+    "coordinates_by_modality",
+    "hidden_states",
+    "layer_sweep",
+    "probe_auroc",
+    "save",
+]

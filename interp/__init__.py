@@ -1,0 +1,28 @@
+"""The model: what we read from it, and what we do to it."""
+
+from interp.directions import ESTIMATORS, SafetyDirection, random_basis
+from interp.guard import Guard
+from interp.inputs import MODALITIES, Prompt, Query, collate, to_prompt, to_prompts
+from interp.projection import RULES, coordinates, set_coordinates
+from interp.trace import trace
+from interp.vlm import LLM, VLM, ModelError
+
+__all__ = [
+    "ESTIMATORS",
+    "LLM",
+    "MODALITIES",
+    "RULES",
+    "VLM",
+    "Guard",
+    "ModelError",
+    "Prompt",
+    "Query",
+    "SafetyDirection",
+    "collate",
+    "coordinates",
+    "random_basis",
+    "set_coordinates",
+    "to_prompt",
+    "to_prompts",
+    "trace",
+]

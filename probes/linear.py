@@ -1,0 +1,58 @@
+"""Logistic probes with folds that never divide a pair."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def logistic_probe(penalty: float = 1e-2) -> Pipeline:
+    """L2-regularised logistic regression on scaled features; `penalty` is scikit-learn's C."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=1000))
+
+
+def grouped_folds(
+    is_harmful: Bool[np.ndarray, " n"], pairs: Iterable[str], n_folds: int = 5, seed: int = 0
+) -> list[tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]]:
+    """(train, test) rows of each fold. Partners of a pair stay together; rows without a pair stand alone.
+
+    Raises:
+        ValueError: fewer groups than folds, or a fold that would miss a class.
+    """
+    groups = np.array([pair or f"row {i}" for i, pair in enumerate(pairs)])
+    if len(set(groups)) < n_folds:
+        raise ValueError(f"{len(set(groups))} pairs can't be divided into {n_folds} folds; give more queries")
+    splitter = GroupKFold(n_folds, shuffle=True, random_state=seed)
+    folds = list(splitter.split(np.zeros(len(groups)), is_harmful, groups))
+    for train, test in folds:
+        if len(set(is_harmful[train])) < 2 or len(set(is_harmful[test])) < 2:
+            raise ValueError("a fold has queries of one class only; give more of the rarer class, or fewer folds")
+    return folds
+
+
+def out_of_fold_scores(
+    features: Float[np.ndarray, "n d"],
+    is_harmful: Bool[np.ndarray, " n"],
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> Float[np.ndarray, " n"]:
+    """Each row's log-odds of being harmful, by a probe that has not seen its fold."""
+    scores = np.empty(len(features))
+    for train, test in folds:
+        scores[test] = train_and_apply(features[train], is_harmful[train], features[test])
+    return scores
+
+
+def train_and_apply(
+    features: Float[np.ndarray, "n d"], is_harmful: Bool[np.ndarray, " n"], others: Float[np.ndarray, "m d"]
+) -> Float[np.ndarray, " m"]:
+    """Fits on one set, gives the log-odds of another: same queries, other modality, for example."""
+    return logistic_probe().fit(features, is_harmful).decision_function(others)
+
+
+def shuffled_labels(is_harmful: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
+    """The control: the same labels dealt out anew. A probe that still separates them has memorised."""
+    return np.random.default_rng(seed).permutation(is_harmful)

@@ -1,0 +1,150 @@
+"""Prompts -> answers and first-token scores, with or without a guard."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.guard import Guard
+from interp.inputs import Prompt, collate, text_prompt, transcription_prompt
+from interp.vlm import LLM, VLM
+
+Advance = Callable[[int], None]
+
+
+def _silent(n_prompts: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How answers are made; part of every result."""
+
+    max_new_tokens: int = 40
+    batch_size: int = 64
+
+
+def _batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
+    """Rows of each batch: with and without pictures apart, similar lengths together."""
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].text) + len(prompts[i].system), i))
+    halves = [[i for i in order if (prompts[i].picture is not None) == pictured] for pictured in (False, True)]
+    return [half[start : start + size] for half in halves for start in range(0, len(half), size)]
+
+
+def _guarded(guard: Guard | None, vlm: VLM | LLM, references: Tensor | None, rows: list[int]):
+    if guard is None:
+        return nullcontext()
+    return guard.on(vlm, None if references is None else references[rows])
+
+
+@torch.no_grad()
+def answers(
+    vlm: VLM | LLM,
+    prompts: Sequence[Prompt],
+    how: Generation,
+    guard: Guard | None = None,
+    references: Float[Tensor, "prompt layer d_model"] | None = None,
+    advance: Advance = _silent,
+) -> list[str]:
+    """Greedy answers, in the order of the prompts.
+
+    Args:
+        references: what `read_references` gives for these prompts; only needed by the guard.
+    """
+    tokenizer, texts = vlm.tokenizer, [""] * len(prompts)
+    for rows in _batches(prompts, how.batch_size):
+        batch = collate(vlm, [prompts[i] for i in rows])
+        with _guarded(guard, vlm, references, rows):
+            ids = vlm.model.generate(
+                **batch, max_new_tokens=how.max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            )
+        new = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, text in zip(rows, new, strict=True):
+            texts[i] = text.strip()
+        advance(len(rows))
+    return texts
+
+
+@torch.no_grad()
+def first_token_logprobs(
+    vlm: VLM | LLM,
+    prompts: Sequence[Prompt],
+    how: Generation,
+    guard: Guard | None = None,
+    references: Float[Tensor, "prompt layer d_model"] | None = None,
+) -> Float[Tensor, "prompt d_vocab"]:
+    """Log-probabilities of the first answer token, in the order of the prompts."""
+    logprobs: dict[int, Tensor] = {}
+    for rows in _batches(prompts, how.batch_size):
+        batch = collate(vlm, [prompts[i] for i in rows])
+        with _guarded(guard, vlm, references, rows):
+            logits = vlm.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+        logprobs.update(zip(rows, logits.float().log_softmax(-1).cpu(), strict=True))
+    return torch.stack([logprobs[i] for i in range(len(prompts))])
+
+
+def transcriptions(vlm: VLM, prompts: Sequence[Prompt], how: Generation, advance: Advance = _silent) -> list[str]:
+    """What the model reads in each prompt's picture."""
+    return answers(vlm, [transcription_prompt(prompt) for prompt in prompts], how, advance=advance)
+
+
+REFERENCES = ("prompt_text", "transcription", "oracle")
+
+
+def reference_texts(
+    vlm: VLM, prompts: Sequence[Prompt], reference: str, how: Generation, advance: Advance = _silent
+) -> list[str]:
+    """q for each prompt: the text that the aligned LLM is shown.
+
+    Args:
+        reference: `prompt_text` (what the user wrote), `transcription` (what the VLM reads in the picture; the
+            prompt's text where there is none), or `oracle` (the true request: a bound, never to be selected).
+
+    Raises:
+        ValueError: no such reference.
+    """
+    if reference == "prompt_text":
+        return [prompt.text for prompt in prompts]
+    if reference == "oracle":
+        return [prompt.query.text for prompt in prompts]
+    if reference != "transcription":
+        raise ValueError(f"reference {reference!r} does not exist; expected one of {', '.join(REFERENCES)}")
+    texts = [prompt.text for prompt in prompts]
+    pictured = [i for i, prompt in enumerate(prompts) if prompt.picture is not None]
+    read = transcriptions(vlm, [prompts[i] for i in pictured], how, advance)
+    for i, text in zip(pictured, read, strict=True):
+        texts[i] = text or texts[i]
+    return texts
+
+
+@torch.no_grad()
+def perplexities(
+    scorer: VLM | LLM, requests: Sequence[str], given: Sequence[str], batch_size: int = 64
+) -> Float[Tensor, " answer"]:
+    """Perplexity per token of each answer, by a text-only scorer that is shown the request.
+
+    An empty answer has none: NaN.
+    """
+    tokenizer, values = scorer.tokenizer, []
+    for start in range(0, len(given), batch_size):
+        chosen = slice(start, start + batch_size)
+        prompts = [text_prompt(request) for request in requests[chosen]]
+        batch = collate(scorer, prompts)
+        # Right padding keeps each answer next to its prompt; the mask keeps the scores of padding out.
+        answer = tokenizer(
+            [f" {text}" if text else "" for text in given[chosen]],
+            padding=True,
+            padding_side="right",
+            add_special_tokens=False,
+            return_tensors="pt",
+        ).to(scorer.model.device)
+        ids = torch.cat([batch["input_ids"], answer["input_ids"]], dim=1).long()
+        mask = torch.cat([batch["attention_mask"], answer["attention_mask"]], dim=1).long()
+        n_answer = answer["input_ids"].shape[1]
+        logits = scorer.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=n_answer + 1).logits
+        logprobs = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, -n_answer:, None])[..., 0]
+        is_answer = answer["attention_mask"].bool()
+        values.append((-(logprobs * is_answer).sum(1) / is_answer.sum(1)).exp().cpu())
+    return torch.cat(values)

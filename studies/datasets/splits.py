@@ -1,0 +1,49 @@
+"""Queries -> anchors, validation and test, never dividing a pair."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from interp.inputs import Query
+
+SHARES = {"anchors": 0.5, "validation": 0.25, "test": 0.25}
+SMALLEST = 8
+"""Queries of each class that a file needs at least: two in each split, twice that in the anchors."""
+
+
+def is_paired(queries: Sequence[Query]) -> bool:
+    """Whether every query has exactly one partner of the other class."""
+    pairs = defaultdict(list)
+    for query in queries:
+        pairs[query.pair].append(query.harmful)
+    return None not in pairs and all(sorted(labels) == [False, True] for labels in pairs.values())
+
+
+def split_queries(queries: Sequence[Query], seed: int = 0) -> dict[str, tuple[Query, ...]]:
+    """Half anchors, a quarter validation, a quarter test; by pair, stratified over class and category.
+
+    Raises:
+        ValueError: a class is empty, or too small to be divided.
+    """
+    for label in (True, False):
+        n = sum(query.harmful == label for query in queries)
+        if n < SMALLEST:
+            name = "harmful" if label else "harmless"
+            raise ValueError(f"{n} {name} queries; a study needs at least {SMALLEST} of each class")
+    groups = defaultdict(list)
+    for i, query in enumerate(queries):
+        groups[query.pair or f"row {i}"].append(query)
+    strata = defaultdict(list)
+    for name in sorted(groups):
+        first = groups[name][0]
+        strata[(first.category, len(groups[name]) > 1 or first.harmful)].append(groups[name])
+    rng, order = np.random.default_rng(seed), []
+    for stratum in strata.values():
+        # A place in [0, 1) for each group: cutting the line anywhere divides every stratum alike.
+        places = (rng.permutation(len(stratum)) + rng.random()) / len(stratum)
+        order += zip(places, stratum, strict=True)
+    order.sort(key=lambda item: item[0])
+    bounds = np.cumsum([round(share * len(order)) for share in SHARES.values()][:-1])
+    parts = (order[: bounds[0]], order[bounds[0] : bounds[1]], order[bounds[1] :])
+    return {split: tuple(q for _, group in part for q in group) for split, part in zip(SHARES, parts, strict=True)}

@@ -1,0 +1,157 @@
+"""What every study starts from: a model, queries divided into splits, and their traced activations."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import xarray as xr
+
+from interp.activations import fingerprint, stored
+from interp.inputs import MODALITIES, Prompt, Query, to_prompts
+from interp.trace import trace
+from interp.vlm import LLM, VLM
+from studies import organism
+from studies.answers import Generation
+from studies.datasets import is_paired, read_queries, split_queries
+from studies.judges import EXACT, KEYWORDS, Judge
+from studies.organism import language
+from studies.progress import phase
+from studies.records import file_hash, model_hash
+from studies.scores import RefusalTokens, refusal_tokens
+
+SPLITS = ("anchors", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured. Sizes are of each class."""
+
+    n_anchors: int
+    n_evaluated: int
+    """Of validation, and of test."""
+    modalities: tuple[str, ...]
+    layer_step: int
+    """Sweeps take every `layer_step`-th layer."""
+    strengths: tuple[float, ...]
+    n_shuffles: int
+    """Shuffled-label controls beside each probe."""
+
+
+SCALES = {
+    "tiny": Scale(22, 11, ("text", "blank", "typographic"), 4, (1.0,), 1),
+    "quick": Scale(121, 60, tuple(MODALITIES), 1, (1.0,), 2),
+    "full": Scale(121, 60, tuple(MODALITIES), 1, (0.5, 1.0, 1.5, 2.0), 20),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on."""
+
+    model: str = "organism"
+    """Folder in Hugging Face format, hub id, or `organism` (the built-in model)."""
+    queries: str | None = None
+    """CSV with text,harmful[,category,pair]; by default the built-in model's own queries."""
+    scale: str = "quick"
+    """`tiny`, `quick` or `full`."""
+    out: str = "results/repro"
+    """Folder for tables, figures and traces."""
+    split: str = "test"
+    """What is reported. Recipes are developed with `validation` here."""
+    seed: int = 0
+    generation: Generation = field(default_factory=Generation)
+
+    @property
+    def sizes(self) -> Scale:
+        return SCALES[self.scale]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Loaded once, used by every study of a run."""
+
+    config: Config
+    vlm: VLM
+    scorer: VLM | LLM
+    """Text-only model that measures perplexity: the aligned LLM where it is at hand, else the VLM without a picture."""
+    dataset: str
+    queries: dict[str, tuple[Query, ...]]
+    identity: str
+    """Hash of the model's files."""
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """The first one decides; the second shows whether another would."""
+        return (EXACT, KEYWORDS) if self.dataset == "organism" else (KEYWORDS,)
+
+    @cached_property
+    def is_paired(self) -> bool:
+        return is_paired(self.queries["anchors"])
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The columns that every row of a result shares."""
+        return {"model": Path(self.config.model).name, "dataset": self.dataset, "seed": self.config.seed}
+
+    def prompts(self, split: str, modality: str, **kwargs) -> list[Prompt]:
+        return to_prompts(self.queries[split], modality, self.vlm.picture_size, **kwargs)
+
+    def activations(self, split: str, modality: str) -> xr.Dataset:
+        """Traced on first use, found on disk after that."""
+        prompts = self.prompts(split, modality)
+        key = fingerprint(self.identity, prompts)
+
+        def make() -> xr.Dataset:
+            with phase(f"trace {split}, {modality}", len(prompts)) as report:
+                return trace(self.vlm, prompts, self.config.generation.batch_size, advance=report)
+
+        return stored(Path(self.config.out) / "traces", key, make)
+
+    @cached_property
+    def refusal_tokens(self) -> RefusalTokens:
+        anchors = self.prompts("anchors", "text")
+        return refusal_tokens(self.vlm, anchors, self.judges[0], self.config.generation)
+
+    def inputs(self) -> dict[str, str]:
+        """Hashes of what went in, and how the refusal tokens were found: for the provenance."""
+        file = self.config.queries
+        queries = file_hash([Path(file)]) if file else "built in"
+        return {"model": self.identity, "queries": queries, "refusal_tokens": self.refusal_tokens.found}
+
+
+def load(config: Config) -> Material:
+    """Queries first, since a mistake in them shows at once; then the model.
+
+    Raises:
+        ValueError, ModelError, QueryFileError: no such scale or split, bad queries, a bad model.
+    """
+    if config.scale not in SCALES:
+        raise ValueError(f"scale {config.scale!r} does not exist; expected one of {', '.join(SCALES)}")
+    if config.split not in SPLITS[1:]:
+        raise ValueError(f"split {config.split!r} can't be reported; expected one of {', '.join(SPLITS[1:])}")
+    if config.queries:
+        dataset = Path(config.queries).stem
+        queries = split_queries(read_queries(config.queries), config.seed)
+    else:
+        dataset, queries = "organism", {split: language.queries(split) for split in SPLITS}
+    is_organism = config.model == "organism"
+    folder = str(organism.path()) if is_organism else config.model
+    vlm = replace(VLM.from_pretrained(folder), name=config.model)
+    scorer = LLM.from_pretrained(organism.llm_path()) if is_organism else vlm
+    return Material(config, vlm, scorer, dataset, _cut(queries, config.sizes), model_hash(folder))
+
+
+def _cut(queries: dict[str, tuple[Query, ...]], sizes: Scale) -> dict[str, tuple[Query, ...]]:
+    """The first so many of each class: built-in splits begin with one pair of each category."""
+    limits = {"anchors": sizes.n_anchors, "validation": sizes.n_evaluated, "test": sizes.n_evaluated}
+    return {split: _first_of_each_class(chosen, limits[split]) for split, chosen in queries.items()}
+
+
+def _first_of_each_class(queries: tuple[Query, ...], n: int) -> tuple[Query, ...]:
+    """In their order. Cuts no pair where partners stand side by side."""
+    seen, kept = {True: 0, False: 0}, []
+    for query in queries:
+        if seen[query.harmful] < n:
+            seen[query.harmful] += 1
+            kept.append(query)
+    return tuple(kept)

@@ -1,0 +1,15 @@
+"""The built-in model: a small LLaVA that shows the effect on a laptop. See `train.py` for how it is made."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "model"
+
+
+def path() -> Path:
+    """Folder of the vision-language model, in Hugging Face format."""
+    return FOLDER / "vlm"
+
+
+def llm_path() -> Path:
+    """Folder of its aligned LLM, as it was before it saw a picture."""
+    return FOLDER / "llm"

@@ -1,0 +1,59 @@
+"""One line of progress per phase of long work, with an ETA; plain lines where the output is no terminal."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_EVERY = 10.0
+"""Seconds between lines where the output is no terminal."""
+
+Report = Callable[..., None]
+"""Called with the number of units done since the last call, and perhaps `note=`."""
+
+
+@contextmanager
+def phase(name: str, total: int) -> Iterator[Report]:
+    """Shows `total` units of work going by, on stderr."""
+    console = Console(stderr=True)
+    shown = _bar(name, total, console) if console.is_terminal else _lines(name, total)
+    with shown as report:
+        yield report
+
+
+@contextmanager
+def _bar(name: str, total: int, console: Console) -> Iterator[Report]:
+    columns = (
+        TextColumn("{task.description:<32}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(name, total=total, note="")
+        yield lambda n=1, note="": progress.update(task, advance=n, note=note)
+
+
+@contextmanager
+def _lines(name: str, total: int) -> Iterator[Report]:
+    began = last = time.monotonic()
+    done = 0
+
+    def report(n: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if done and (now - last >= PLAIN_EVERY or done >= total):
+            last = now
+            left = (now - began) / done * max(0, total - done)
+            print(
+                f"{name:<32} {done}/{total}  {now - began:.0f} s  left {left:.0f} s  {note}".rstrip(), file=sys.stderr
+            )
+
+    yield report

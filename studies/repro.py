@@ -1,0 +1,163 @@
+"""All studies in one run: tables, figures, verdicts on the claims, and how they agree with the committed reference."""
+
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from studies import claims, defence, layer_sweep, separability
+from studies.material import Config, Material, load
+from studies.records import read_table, write_provenance, write_table
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
+TOLERANCE = 0.02
+"""Other processors round differently, which can turn one answer in 60."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many values of a run equal those of the committed reference, within `TOLERANCE`."""
+
+    n_compared: int
+    differing: tuple[str, ...]
+
+
+def run(config: Config, console: Console | None = None) -> claims.Tables:
+    """The whole argument, written into `config.out`.
+
+    Raises:
+        OSError: the folder can't be written to; found out before any long work.
+    """
+    console, began = console or Console(), time.monotonic()
+    out = writable_folder(config.out)
+    material = load(config)
+    if not material.is_paired:
+        console.print("The queries are not paired: direction by mean_diff, folds by row.")
+    separable = separability.run(config, material)
+    write_table(separable, out, "separability")
+    points = separability.points(material)
+    write_table(points, out, "points")
+    swept = layer_sweep.run(config, material)
+    write_table(swept, out, "layer_sweep")
+    defended = defence.run(config, material, swept)
+    write_table(defended, out, "defence")
+    write_provenance(out, config, material.inputs())
+    # From the files, so that the verdicts are those of anyone who reads them.
+    tables = read(out)
+    found = claims.verdicts(tables)
+    write_table(pd.DataFrame([vars(verdict) for verdict in found]), out, "claims")
+    drawn = draw(out)
+    report(console, config, material, found, drawn, time.monotonic() - began)
+    return tables
+
+
+def read(folder: str | Path) -> claims.Tables:
+    """The tables of a finished run.
+
+    Raises:
+        FileNotFoundError: a study has not been run into this folder.
+    """
+    return claims.Tables(**{field.name: read_table(Path(folder), field.name) for field in fields(claims.Tables)})
+
+
+def reference_or_run(scale: str, model: str = "organism", queries: str | None = None) -> Path:
+    """Folder with the tables of a scale: the committed ones where they are, else those of a run of its own."""
+    committed = REFERENCE / scale
+    if model == "organism" and queries is None and committed.is_dir():
+        return committed
+    config = Config(model, queries, scale, out=f"results/{Path(model).name}-{scale}")
+    run(config)
+    return Path(config.out)
+
+
+def writable_folder(path: str | Path) -> Path:
+    """The folder, made if need be.
+
+    Raises:
+        OSError: it can't be made or written to.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"output folder {str(path)!r} can't be written to: {error.strerror}; give another --out"
+        ) from None
+    return folder
+
+
+def draw(folder: Path) -> list[Path]:
+    """Every figure, from the tables of a run."""
+    import figures
+
+    tables, points = read(folder), read_table(folder, "points")
+    layer = tables.layer
+    drawings = {
+        "hidden_states": figures.hidden_states(points, layer),
+        "probe_auroc": figures.probe_auroc(tables.separability),
+        "coordinates": figures.coordinates_by_modality(points, layer),
+        "layer_sweep": figures.layer_sweep(tables.layer_sweep),
+        "defence": figures.attack_success_bars(tables.defence),
+    }
+    return [path for name, figure in drawings.items() for path in figures.save(figure, folder, name)]
+
+
+def compare(folder: Path, reference: Path) -> Agreement:
+    """Values of the run against the committed ones, row by row.
+
+    A row that stands in one of the two only, counts as differing.
+    """
+    n_compared, differing = 0, []
+    for field in fields(claims.Tables):
+        ours, theirs = (read_table(place, field.name) for place in (folder, reference))
+        keys = [c for c in ours.columns if c not in ("value", "ci_low", "ci_high", "n") and c in theirs.columns]
+        # Merging on NaN keys is safe in pandas, but not across dtypes: as text they are alike.
+        both = [table.assign(**{key: table[key].astype(str) for key in keys}) for table in (ours, theirs)]
+        merged = both[0].merge(both[1], on=keys, how="outer", suffixes=("", "_reference"), indicator=True)
+        near = np.isclose(merged.value, merged.value_reference, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+        is_equal = near & (merged._merge == "both")
+        n_compared += len(merged)
+        for _, row in merged[~is_equal].iterrows():
+            where = " ".join(f"{key}={row[key]}" for key in keys if row[key] not in ("nan", "None"))
+            differing.append(f"{field.name}: {where}: {row.value:.4g}, reference {row.value_reference:.4g}")
+    return Agreement(n_compared, tuple(differing))
+
+
+def report(console: Console, config: Config, material: Material, found, drawn: list[Path], seconds: float) -> None:
+    """What a person wants to see at the end."""
+    table = Table(title=f"Claims of VLM-Guard (arXiv:2502.10486), {material.config.model}, scale {config.scale}")
+    for column in ("claim", "theirs", "ours", "verdict"):
+        table.add_column(column, overflow="fold")
+    for verdict in found:
+        table.add_row(verdict.claim, verdict.theirs, verdict.ours, verdict.verdict)
+    console.print(table)
+    reference = REFERENCE / config.scale
+    if (
+        config.model == "organism"
+        and not config.queries
+        and reference.is_dir()
+        and reference != Path(config.out).resolve()
+    ):
+        agreement = compare(Path(config.out), reference)
+        n_equal = agreement.n_compared - len(agreement.differing)
+        console.print(
+            f"{n_equal} of {agreement.n_compared} values agree with results/reference/{config.scale} "
+            f"within {TOLERANCE:g}."
+        )
+        for line in agreement.differing[:10]:
+            console.print(f"  differs: {line}")
+        if len(agreement.differing) > 10:
+            console.print(f"  and {len(agreement.differing) - 10} more")
+    console.print(f"{seconds:.0f} s. Written:")
+    tables = [
+        Path(config.out) / f"{name}.csv" for name in ("separability", "points", "layer_sweep", "defence", "claims")
+    ]
+    for path in (*tables, *(path for path in drawn if path.suffix == ".png")):
+        console.print(f"  {path}", soft_wrap=True)

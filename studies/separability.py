@@ -1,0 +1,150 @@
+"""How far harmful and harmless come apart, layer by layer, as text, beside a picture and inside one."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from sklearn.decomposition import PCA
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from interp.directions import SafetyDirection
+from interp.inputs import Query
+from interp.projection import coordinates
+from probes import auroc_interval, grouped_folds, out_of_fold_scores, shuffled_labels, train_and_apply
+from studies.material import Config, Material, load
+from studies.progress import phase
+from studies.records import tidy
+
+CONTROL_SEED = 1000
+"""Shuffled labels are dealt with seeds from here on, apart from those of folds and splits."""
+
+
+def run(config: Config, material: Material | None = None) -> pd.DataFrame:
+    """AUROC of harmful against harmless, per layer and modality, with its controls.
+
+    Three questions, told apart by `probe` and `fit_modality`:
+
+    1. `logistic`, fitted and tested within a modality (folds by pair): is the difference there at all?
+    2. `logistic`, fitted on the text of the anchors, tested on each modality: is it where text has it?
+    3. `ssd`, the coordinate on the safety steering direction: is it where the guard looks?
+
+    Beside them what needs no model: `length`, `opening` (first word and final punctuation), `bag_of_words`.
+
+    Raises:
+        ValueError: fewer pairs than folds, or a class missing in one.
+    """
+    material = material or load(config)
+    # 1. trace anchors as text, and the reported split in every modality
+    anchors = material.activations("anchors", "text")
+    direction = fit_direction(material)
+    states = {name: material.activations(config.split, name) for name in config.sizes.modalities}
+    folds = grouped_folds(states["text"].harmful.values, states["text"].pair.values, seed=config.seed)
+    # 2. probe every layer of every modality
+    rows = []
+    n_layers = material.vlm.n_layers
+    with phase("probes", len(states) * n_layers) as report:
+        for modality, traced in states.items():
+            for layer in range(n_layers):
+                resid = traced.resid_post.sel(layer=layer, token="last").values
+                fitted = anchors.resid_post.sel(layer=layer, token="last").values, anchors.harmful.values
+                place = {"modality": modality, "layer": layer, "site": "resid_post", "token": "last"}
+                is_harmful = traced.harmful.values
+                rows += [place | row for row in _within(resid, is_harmful, folds, config.sizes.n_shuffles)]
+                rows.append(place | _transfer(fitted, resid, is_harmful) | {"fit_modality": "text"})
+                rows.append(place | _along(direction, layer, resid, is_harmful) | {"fit_modality": "text"})
+                report(1)
+    # 3. what no model is needed for
+    rows += _baselines(material.queries[config.split], folds)
+    return tidy(material.labels | {"split": config.split} | row for row in rows)
+
+
+def fit_direction(material: Material) -> SafetyDirection:
+    """The paper's estimator where anchors are paired, the mean difference where they are not."""
+    estimator = "paired_svd" if material.is_paired else "mean_diff"
+    return SafetyDirection.fit(material.activations("anchors", "text"), estimator)
+
+
+def _score(is_harmful: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> dict:
+    auroc, low, high = auroc_interval(is_harmful, scores)
+    return {"metric": "auroc", "value": auroc, "ci_low": low, "ci_high": high, "n": len(scores)}
+
+
+def _within(resid, is_harmful, folds, n_shuffles: int) -> Iterator[dict]:
+    logistic = {"probe": "logistic"}
+    yield logistic | _score(is_harmful, out_of_fold_scores(resid, is_harmful, folds))
+    scores = []
+    for i in range(n_shuffles):
+        dealt = shuffled_labels(is_harmful, CONTROL_SEED + i)
+        scores.append(_score(dealt, out_of_fold_scores(resid, dealt, folds)))
+    yield (
+        logistic
+        | {"control": "shuffled_labels"}
+        | pd.DataFrame(scores).mean(numeric_only=True).to_dict()
+        | {"metric": "auroc"}
+    )
+
+
+def _transfer(fitted, resid, is_harmful) -> dict:
+    return {"probe": "logistic"} | _score(is_harmful, train_and_apply(*fitted, resid))
+
+
+def _along(direction: SafetyDirection, layer: int, resid, is_harmful) -> dict:
+    return {"probe": "ssd", "estimator": direction.estimator} | _score(is_harmful, coordinate(direction, layer, resid))
+
+
+def coordinate(direction: SafetyDirection, layer: int, resid: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    """First coordinate on the SSD of a layer."""
+    import torch
+
+    return coordinates(torch.from_numpy(resid), direction.basis[layer])[:, 0].numpy()
+
+
+def _baselines(queries: tuple[Query, ...], folds) -> Iterator[dict]:
+    is_harmful = np.array([query.harmful for query in queries])
+    texts = np.array([query.text for query in queries], dtype=object)
+    lengths = np.array([len(text) for text in texts], dtype=float)
+    # Length has no direction of its own: either way of telling the classes apart counts.
+    length = _score(is_harmful, lengths)
+    if length["value"] < 0.5:
+        length = _score(is_harmful, -lengths)
+    yield {"probe": "length", "modality": "text"} | length
+    openings = np.array([f"{text.split()[0].lower()} end{ord(text.strip()[-1])}" for text in texts], dtype=object)
+    for name, shown in (("opening", openings), ("bag_of_words", texts)):
+        scores = np.empty(len(texts))
+        for train, test in folds:
+            words = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10, max_iter=1000))
+            scores[test] = words.fit(shown[train], is_harmful[train]).decision_function(shown[test])
+        yield {"probe": name, "modality": "text"} | _score(is_harmful, scores)
+
+
+def points(material: Material) -> pd.DataFrame:
+    """One row a prompt and layer: the hidden state in 2-D, and its coordinate on the SSD.
+
+    The plane is found by PCA on text alone, and the other modalities are projected into it: a modality's own offset
+    cannot take an axis of the picture.
+    """
+    direction, sizes = fit_direction(material), material.config.sizes
+    states = {name: material.activations(material.config.split, name) for name in sizes.modalities}
+    frames = []
+    for layer in range(material.vlm.n_layers):
+        resid = {name: traced.resid_post.sel(layer=layer, token="last").values for name, traced in states.items()}
+        plane = PCA(2, svd_solver="full").fit(resid["text"])
+        for name, traced in states.items():
+            x, y = plane.transform(resid[name]).T
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "modality": name,
+                        "layer": layer,
+                        "harmful": traced.harmful.values,
+                        "text": traced.text.values,
+                        "pc1": x,
+                        "pc2": y,
+                        "coordinate": coordinate(direction, layer, resid[name]),
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,158 @@
+"""Figures carry the numbers of their tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import figures
+
+
+def auroc_rows():
+    rows = []
+    for modality, base in (("text", 0.95), ("blank", 0.7)):
+        for layer in range(3):
+            number = base + 0.01 * layer
+            here = {
+                "modality": modality,
+                "layer": layer,
+                "value": number,
+                "ci_low": number - 0.1,
+                "ci_high": number + 0.04,
+            }
+            rows += [
+                here | {"probe": "logistic", "fit_modality": None, "control": None},
+                here | {"probe": "logistic", "fit_modality": "text", "control": None},
+                here | {"probe": "ssd", "fit_modality": "text", "control": None},
+                here | {"probe": "logistic", "fit_modality": None, "control": "shuffled_labels", "value": 0.5},
+            ]
+    return pd.DataFrame(rows)
+
+
+def test_probe_auroc_draws_each_value_and_interval():
+    figure = figures.probe_auroc(auroc_rows())
+    assert [axis.get_title() for axis in figure.axes] == [
+        "probe fitted within the modality",
+        "probe fitted on text",
+        "coordinate on the SSD",
+    ]
+    for axis in figure.axes:
+        lines = {line.get_label(): line.get_ydata() for line in axis.lines}
+        np.testing.assert_allclose(lines["text"], [0.95, 0.96, 0.97])
+        np.testing.assert_allclose(lines["blank"], [0.7, 0.71, 0.72])
+        band = axis.collections[1].get_paths()[0].vertices[:, 1]
+        assert band.min() == pytest.approx(0.6) and band.max() == pytest.approx(0.76)
+    assert any(line.get_label() == "shuffled labels" for line in figure.axes[0].lines)
+
+
+@pytest.fixture
+def points():
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "modality": m,
+            "layer": layer,
+            "harmful": h,
+            "pc1": rng.normal(),
+            "pc2": rng.normal(),
+            "coordinate": h + rng.normal(),
+        }
+        for m in ("text", "blank", "noise", "typographic")
+        for layer in (0, 1)
+        for h in (True, False)
+        for _ in range(9)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_hidden_states_draws_each_point_of_the_layer(points):
+    figure = figures.hidden_states(points, 1)
+    drawn = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in drawn] == ["text", "blank", "noise", "typographic"]
+    for axis, name in zip(drawn, ("text", "blank", "noise", "typographic"), strict=True):
+        ours = np.concatenate([np.asarray(c.get_offsets()) for c in axis.collections])
+        table = points[(points.layer == 1) & (points.modality == name)][["pc1", "pc2"]].to_numpy()
+        np.testing.assert_allclose(np.sort(ours, axis=0), np.sort(table, axis=0))
+
+
+def test_coordinates_draw_each_modality_with_the_gate_at_zero(points):
+    axis = figures.coordinates_by_modality(points, 0).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["text", "blank", "noise", "typographic"]
+    assert any(set(line.get_ydata()) == {0} for line in axis.lines)
+
+
+def sweep_rows():
+    rows = []
+    for metric, base in (("refusal_rate", 0.5), ("over_refusal_rate", 0.0), ("kl", 1.0)):
+        judge = None if metric == "kl" else "exact@1"
+        common = {"modality": "blank", "metric": metric, "judge": judge, "selection_rule": None}
+        rows.append(common | {"defence": "unguarded", "value": 0.3})
+        for layer in range(4):
+            for rule in ("substitute", "ablate"):
+                number = base + 0.1 * layer * (rule == "substitute")
+                mark = "limit" if (layer, rule) == (2, "substitute") else None
+                rows.append(
+                    common
+                    | {
+                        "defence": "guard",
+                        "layer": layer,
+                        "rule": rule,
+                        "strength": 1.0 if rule != "ablate" else None,
+                        "value": number,
+                        "selection_rule": mark,
+                    }
+                )
+    return pd.DataFrame(rows).assign(ci_low=lambda t: t.value - 0.05, ci_high=lambda t: t.value + 0.05)
+
+
+def test_layer_sweep_draws_each_rule_and_marks_the_choice():
+    figure = figures.layer_sweep(sweep_rows())
+    for axis, base in zip(figure.axes, (0.5, 0.0, 1.0), strict=True):
+        lines = {line.get_label(): line.get_ydata() for line in axis.lines}
+        np.testing.assert_allclose(lines["substitute, blank"], base + 0.1 * np.arange(4))
+        np.testing.assert_allclose(lines["ablate, blank"], [base] * 4)
+        assert any(list(line.get_xdata()) == [2, 2] for line in axis.lines)
+
+
+def test_bars_carry_values_and_intervals():
+    rows = []
+    for setting, modality in (("plain", "text"), ("multimodal", "typographic")):
+        for metric in ("asr", "over_refusal_rate"):
+            for i, (defence, reference) in enumerate(
+                [("unguarded", None), ("self_reminder", None), ("guard", "prompt_text"), ("guard", "transcription")]
+            ):
+                rows.append(
+                    {
+                        "setting": setting,
+                        "modality": modality,
+                        "defence": defence,
+                        "reference": reference,
+                        "judge": "exact@1",
+                        "metric": metric,
+                        "value": 0.2 * i + 0.1,
+                        "ci_low": 0.2 * i,
+                        "ci_high": 0.2 * i + 0.2,
+                    }
+                )
+    figure = figures.attack_success_bars(pd.DataFrame(rows))
+    heights = [round(patch.get_height(), 6) for patch in figure.axes[0].patches]
+    assert heights == [0.1, 0.1, 0.3, 0.3, 0.5, 0.5, 0.7, 0.7]
+    labels = [text.get_text() for text in figure.axes[1].get_xticklabels()]
+    assert labels == ["plain\ntext", "multimodal\ntypographic"]
+
+
+@pytest.mark.parametrize("draw", [figures.probe_auroc, figures.layer_sweep, figures.attack_success_bars])
+def test_missing_columns_and_empty_tables_are_named(draw):
+    with pytest.raises(ValueError, match="missing: .*modality"):
+        draw(pd.DataFrame({"value": [1.0]}))
+
+
+def test_an_absent_layer_is_named(points):
+    with pytest.raises(ValueError, match="hidden_states of layer 9 got an empty table"):
+        figures.hidden_states(points, 9)
+
+
+def test_files_are_written_twice_alike(points, tmp_path):
+    once, twice = (
+        [path.read_bytes() for path in figures.save(figures.hidden_states(points, 1), tmp_path, name)] for name in "ab"
+    )
+    assert once == twice and once[0].startswith(b"%PDF")

@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from interp.inputs import (
+    MODALITIES,
+    TYPOGRAPHIC_REQUEST,
+    Query,
+    collate,
+    text_prompt,
+    to_prompt,
+    to_prompts,
+    transcription_prompt,
+)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_modality_becomes_a_batch(tiny_vlm, queries, modality):
+    batch = collate(tiny_vlm, to_prompts(queries, modality, tiny_vlm.picture_size))
+    n_image_tokens = (batch["input_ids"] == tiny_vlm.image_token_id).sum(1).tolist()
+    assert n_image_tokens == ([0] * 4 if modality == "text" else [36] * 4)
+    assert ("pixel_values" in batch) == (modality != "text")
+
+
+def test_padding_is_on_the_left_and_the_last_token_ends_the_prompt(tiny_vlm, queries):
+    batch = collate(tiny_vlm, to_prompts(queries, "text", 96))
+    assert batch["attention_mask"][0, 0] == 0 and batch["attention_mask"][:, -1].all()
+    assert all(text.endswith("ASSISTANT:") for text in tiny_vlm.tokenizer.batch_decode(batch["input_ids"]))
+
+
+def test_the_request_is_beside_the_picture_or_in_it(queries):
+    assert to_prompt(queries[0], "blank", 96).text == queries[0].text
+    assert to_prompt(queries[0], "typographic", 96).text == TYPOGRAPHIC_REQUEST
+
+
+def test_the_same_query_gets_the_same_picture_and_another_query_another(queries):
+    for modality in ("noise", "scene", "typographic"):
+        first, again, other = (to_prompt(q, modality, 96).picture for q in (queries[0], queries[0], queries[1]))
+        assert first.tobytes() == again.tobytes() != other.tobytes()
+
+
+def test_templates_keep_braces_of_the_request():
+    prompt = to_prompt(Query("What is {x} in {request}?", False), "text", 96, template="Please: {request}")
+    assert prompt.text == "Please: What is {x} in {request}?"
+
+
+def test_a_system_turn_comes_first(tiny_vlm, queries):
+    batch = collate(tiny_vlm, [to_prompt(queries[0], "blank", 96, system="Be kind.")])
+    assert tiny_vlm.tokenizer.decode(batch["input_ids"][0]).startswith("SYSTEM: Be kind.\nUSER: <image>")
+
+
+def test_a_transcription_keeps_the_picture_and_asks_for_its_text(queries):
+    prompt = to_prompt(queries[0], "typographic", 96, system="Be kind.")
+    asked = transcription_prompt(prompt)
+    assert asked.picture is prompt.picture and "Write down the text" in asked.text and not asked.system
+    with pytest.raises(ValueError, match="has no picture"):
+        transcription_prompt(text_prompt("hello"))
+
+
+def test_bad_prompts_are_named(tiny_vlm, queries):
+    with pytest.raises(ValueError, match="modality 'smell' does not exist; expected one of text, blank"):
+        to_prompt(queries[0], "smell", 96)
+    with pytest.raises(ValueError, match="has no place for the request"):
+        to_prompt(queries[0], "text", 96, template="Please")
+    mixed = [to_prompt(queries[0], modality, 96) for modality in ("text", "blank")]
+    with pytest.raises(ValueError, match="a batch of 2 prompts, 1 of them with a picture"):
+        collate(tiny_vlm, mixed)
+
+
+def test_pixels_are_those_of_the_picture(tiny_vlm, queries):
+    batch = collate(tiny_vlm, to_prompts(queries[:1], "blank", 96))
+    assert torch.equal(batch["pixel_values"], torch.ones(1, 3, 96, 96))

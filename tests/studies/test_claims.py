@@ -1,0 +1,96 @@
+"""Verdicts follow from the tables: each claim is made to hold, to fail and to be undecided."""
+
+import pandas as pd
+import pytest
+
+from studies import claims
+from studies.claims import NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED, Tables, verdicts
+
+LAYER = 3
+ASR = "the guard lowers attack success below the baselines"
+
+
+def value(value, width=0.04, **columns):
+    return columns | {"value": value, "ci_low": value - width, "ci_high": value + width, "n": 60}
+
+
+def tables(model="organism", text=0.99, blank=0.7, guard=0.1, unguarded=0.6, reminder=0.4, alone=0.05, fluent=2.0):
+    separability = [
+        value(text, probe="logistic", modality="text", layer=LAYER),
+        value(0.5, probe="logistic", modality="text", layer=LAYER, control="shuffled_labels"),
+        value(0.6, probe="logistic", modality="text", layer=1),
+        value(text, probe="ssd", modality="text", fit_modality="text", layer=LAYER),
+        value(blank, probe="ssd", modality="blank", fit_modality="text", layer=LAYER),
+    ]
+    refusal = {"metric": "refusal_rate", "modality": "blank", "judge": "exact@1"}
+    sweep = [
+        value(0.4, defence="unguarded", **refusal),
+        value(0.9, defence="guard", rule="substitute", layer=LAYER, strength=1.0, selection_rule="limit", **refusal),
+        value(alone, defence="guard", rule="ablate", layer=LAYER, **refusal),
+    ]
+    defence = [value(0.02, setting="plain", modality="text", defence="unguarded", metric="asr", judge="exact@1")]
+    for setting, modality, reference in (
+        ("plain", "blank", "prompt_text"),
+        ("jailbreak", "blank", "prompt_text"),
+        ("multimodal", "typographic", "transcription"),
+    ):
+        here = {"setting": setting, "modality": modality, "judge": "exact@1"}
+        for name, number in (("unguarded", unguarded), ("self_reminder", reminder)):
+            defence.append(value(number, defence=name, metric="asr", **here))
+        defence.append(value(guard, defence="guard", reference=reference, metric="asr", **here))
+    plain = {"setting": "plain", "modality": "blank", "category": "harmless"}
+    defence += [
+        value(2.0, defence="unguarded", metric="perplexity", **plain),
+        value(fluent, defence="guard", metric="perplexity", **plain),
+        value(1.0, defence="guard", metric="coherence", judge="exact@1", **plain),
+        value(0.02, defence="guard", metric="over_refusal_rate", judge="exact@1", setting="plain", modality="blank"),
+    ]
+    frames = [pd.DataFrame(rows) for rows in (separability, sweep, defence)]
+    for frame, columns in zip(
+        frames, (["fit_modality", "control"], ["rule", "strength"], ["reference", "category"]), strict=True
+    ):
+        for column in columns:
+            frame[column] = frame.get(column)
+    frames[2]["model"] = model
+    return Tables(*frames)
+
+
+def verdict(tables, claim):
+    return next(found.verdict for found in verdicts(tables) if found.claim == claim)
+
+
+def test_every_claim_can_be_shown():
+    assert {found.verdict for found in verdicts(tables())} == {SHOWN}
+    assert len(verdicts(tables())) == len(claims.CLAIMS)
+
+
+@pytest.mark.parametrize(
+    ("claim", "changes", "expected"),
+    [
+        ("harmful and harmless are separable as text", {"text": 0.55}, NOT_SHOWN),
+        ("harmful and harmless are separable as text", {"text": 0.83}, UNDECIDED),
+        ("an image blurs them", {"blank": 1.0}, NOT_SHOWN),
+        ("an image blurs them", {"blank": 0.95}, UNDECIDED),
+        ("an image lowers refusal", {"unguarded": 0.02}, NOT_SHOWN),
+        ("an image lowers refusal", {"unguarded": 0.05}, UNDECIDED),
+        (ASR, {"guard": 0.6}, NOT_SHOWN),
+        (ASR, {"guard": 0.5}, NOT_SHOWN),
+        (ASR, {"guard": 0.55, "reminder": 0.6}, UNDECIDED),
+        ("the guard keeps fluency", {"fluent": 3.0}, NOT_SHOWN),
+        ("(against the abstract's wording) projecting out alone removes refusal", {"alone": 0.5}, NOT_SHOWN),
+    ],
+)
+def test_a_claim_can_fail(claim, changes, expected):
+    assert verdict(tables(**changes), claim) == expected
+
+
+def test_missing_measurements_are_not_testable():
+    without = tables()
+    without = Tables(without.separability, without.layer_sweep, without.defence[without.defence.setting != "jailbreak"])
+    assert verdict(without, ASR) == NOT_TESTABLE
+
+
+def test_reproduced_is_a_word_for_the_papers_own_model_alone():
+    assert verdict(tables(model="llava-1.5-7b-hf"), ASR) == REPRODUCED
+    assert verdict(tables(model="llava-v1.6-mistral-7b-hf"), ASR) == "shown on llava-v1.6-mistral-7b-hf"
+    assert verdict(tables(model="llava-1.5-7b-hf", guard=0.6), ASR) == NOT_SHOWN

@@ -1,0 +1,40 @@
+"""The README's Python runs, and the files it points at exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_snippet_runs_and_the_guard_refuses_in_it(capsys):
+    exec(compile(SNIPPETS[0], "README.md", "exec"), {})
+    assert len(SNIPPETS[0].strip().splitlines()) <= 14
+    printed = capsys.readouterr().out
+    assert "can't" in printed or "cannot" in printed
+
+
+def test_the_second_snippet_makes_a_file_that_can_be_read(tmp_path, monkeypatch):
+    from studies.datasets import read_queries
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "harmful_behaviors.csv").write_text(
+        "goal,target\n" + 'Do "it", now,yes\n'.replace('"it", now', "it") * 100
+    )
+    (tmp_path / "alpaca.json").write_text("[" + ",".join(['{"instruction": "Name, please"}'] * 100) + "]")
+    exec(compile(SNIPPETS[1], "README.md", "exec"), {})
+    assert sum(query.harmful for query in read_queries("my_queries.csv")) == 100
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
+def test_links_lead_somewhere(target):
+    assert target.startswith("https://") or (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("name", re.findall(r"^    (?:  )?([\w./]+/|\w+\.ipynb)\s", README, re.MULTILINE))
+def test_the_tree_is_there(name):
+    places = (ROOT / name, ROOT / "studies" / name)
+    assert any(place.exists() for place in places)
