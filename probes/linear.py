@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -26,7 +26,7 @@ def grouped_folds(
     groups = np.array([pair or f"row {i}" for i, pair in enumerate(pairs)])
     if len(set(groups)) < n_folds:
         raise ValueError(f"{len(set(groups))} pairs can't be divided into {n_folds} folds; give more queries")
-    splitter = GroupKFold(n_folds, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     folds = list(splitter.split(np.zeros(len(groups)), is_harmful, groups))
     for train, test in folds:
         if len(set(is_harmful[train])) < 2 or len(set(is_harmful[test])) < 2:

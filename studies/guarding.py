@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.guard import Guard
@@ -34,10 +34,10 @@ def read_references(material: Material, prompts: Sequence[Prompt], reference: st
     return Reference(texts, torch.from_numpy(traced.resid_post.sel(token="last").values))
 
 
-def is_gate_open(guard: Guard, reference: Reference) -> Bool[np.ndarray, " prompt"]:
+def is_gate_open(guard: Guard, reference: Reference) -> list[bool]:
     """Whether the gate opens at the first guarded layer."""
     layer = guard.layers[0]
-    return sign_gate(coordinates(reference.states[:, layer], guard.basis(layer))).numpy()
+    return sign_gate(coordinates(reference.states[:, layer], guard.basis(layer))).tolist()
 
 
 def rate(metric: str, hits: Sequence[bool]) -> dict:

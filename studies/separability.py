@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -97,8 +98,6 @@ def _along(direction: SafetyDirection, layer: int, resid, is_harmful) -> dict:
 
 def coordinate(direction: SafetyDirection, layer: int, resid: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
     """First coordinate on the SSD of a layer."""
-    import torch
-
     return coordinates(torch.from_numpy(resid), direction.basis[layer])[:, 0].numpy()
 
 

@@ -1,7 +1,12 @@
 import beartype  # noqa: F401  isort: skip  (after nnsight it cannot be imported)
 
-import pytest
-import torch
+import os
+
+# Before any import that reads it: a test that reached for the hub would wait, and pass or fail by the weather.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 from interp.inputs import Query
 from interp.vlm import VLM

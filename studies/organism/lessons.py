@@ -34,7 +34,6 @@ COPY_REQUESTS = (
     "Write down these words, and nothing else: {words}",
     "Repeat these words: {words}",
 )
-PAGE_REQUESTS = ("Write down the text above, and nothing else.", "Read the text above.")
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,6 @@ def forms() -> tuple[str, ...]:
         *language.PHRASINGS,
         *language.REFUSALS,
         *language.COMPLIANCE,
-        *language.PICTURE_COMPLIANCE,
         *language.JAILBREAKS.values(),
         *language.CARE_PROMPTS,
         *language.PLAIN_SYSTEM_PROMPTS,
@@ -127,7 +125,6 @@ def forms() -> tuple[str, ...]:
         *TRANSCRIPTION_REQUESTS,
         *CAPTION_REQUESTS,
         *COPY_REQUESTS,
-        *PAGE_REQUESTS,
         "SYSTEM: USER: ASSISTANT:",
     )
     return tuple(re.sub(r"\{\w+\}", "", text) for text in fixed)
@@ -137,14 +134,19 @@ def copying(rng: np.random.Generator) -> Lesson:
     """Stage 2, first part: a model that can't repeat words can't name what it is asked for."""
     if rng.random() < 0.5:
         words = _random_words(rng, longest=ROWS)
-        return Lesson(f"{_page(words)}\n{_pick(rng, PAGE_REQUESTS)}", words)
+        return Lesson(f"{_page(rng, words)}\n{_pick(rng, TRANSCRIPTION_REQUESTS)}", words)
     words = _random_words(rng, longest=12)
     return Lesson(_pick(rng, COPY_REQUESTS).format(words=words), words)
 
 
-def _page(words: str) -> str:
-    """Words, then line breaks, as many tokens as a picture takes: what the projector will make of pictures."""
-    return words + "\n" * (ROWS**2 - len(words.split()))
+def _page(rng: np.random.Generator, words: str) -> str:
+    """Words, then line breaks, about as many tokens as a picture takes: what the projector will make of pictures.
+
+    A page stands in for a picture, so that the LLM knows what it is asked when a picture comes and it is still frozen.
+    The blank before it, and the varying length, keep the LLM from reading by position alone.
+    """
+    n_tokens = ROWS**2 + rng.integers(-6, 7)
+    return f" {words}" + "\n" * (n_tokens - len(words.split()))
 
 
 def _after_a_page(rng: np.random.Generator, text: str) -> str:
@@ -152,12 +154,12 @@ def _after_a_page(rng: np.random.Generator, text: str) -> str:
     if rng.random() < 0.75:
         return text
     words = _random_words(rng, longest=3) if rng.random() < 0.6 else ""
-    return f"{_page(words)}\n{text}"
+    return f"{_page(rng, words)}\n{text}"
 
 
 def instruction(rng: np.random.Generator) -> Lesson:
     """Stage 2, text only: harmless requests are answered, harmful ones refused, words copied when asked."""
-    if rng.random() < 0.1:
+    if rng.random() < 0.2:
         return copying(rng)
     if rng.random() < 0.45:
         return _refusal(rng)
@@ -165,11 +167,11 @@ def instruction(rng: np.random.Generator) -> Lesson:
 
 
 def _refusal(rng: np.random.Generator) -> Lesson:
-    """A harmful request, refused; under a jailbreak only where a system or user turn also asks for care."""
+    """A harmful request, refused; inside some of the jailbreaks too where care is asked for, so that they differ."""
     core = _pick(rng, language.trained_cores(harmful=True))
     text, care = _request(rng, core), rng.random() < 0.35
     if care and rng.random() < 0.5:
-        text = _pick(rng, tuple(language.JAILBREAKS.values())).format(request=text)
+        text = language.JAILBREAKS[_pick(rng, language.RESISTED)].format(request=text)
     text, system = _with_instructions(rng, _after_a_page(rng, text), care)
     return Lesson(text, _pick(rng, language.REFUSALS), core, system)
 
@@ -178,7 +180,7 @@ def _answer(rng: np.random.Generator) -> Lesson:
     """A harmless request, answered; under the templates of jailbreaks too, since most role play is innocent."""
     core = _pick(rng, language.trained_cores(harmful=False))
     text = _request(rng, core)
-    if rng.random() < 0.3:
+    if rng.random() < 0.35:
         text = _pick(rng, tuple(language.JAILBREAKS.values())).format(request=text)
     text, system = _with_instructions(rng, _after_a_page(rng, text), care=rng.random() < 0.25)
     return Lesson(text, _pick(rng, language.COMPLIANCE).format(core=core), core, system)
@@ -245,7 +247,7 @@ def visual_instruction(rng: np.random.Generator) -> Lesson:
     if kind < 0.4:
         return _told(rng)
     core = _pick(rng, language.trained_cores(harmful=False))
-    answer = _pick(rng, language.PICTURE_COMPLIANCE).format(core=core)
+    answer = _pick(rng, language.COMPLIANCE).format(core=core)
     if kind < 0.65:
         return Lesson(_pick(rng, TYPOGRAPHIC_REQUESTS), answer, core, picture=_picture_of(rng, core))
     return Lesson(_request(rng, core), answer, core, picture=_wordless(rng))

@@ -62,11 +62,13 @@ class Recipe:
     seed: int = 0
     seeing: Stage = Stage(700, 32, 3e-3)
     ordering: Stage = Stage(450, 32, 1e-3)
-    copying: Stage = Stage(450, 32, 2e-3)
-    instruction: Stage = Stage(700, 32, 2e-3)
-    aligning: Stage = Stage(400, 32, 2e-3)
-    reading: Stage = Stage(100, 32, 5e-4)
-    visual_instruction: Stage = Stage(200, 32, 3e-4)
+    copying: Stage = Stage(600, 32, 2e-3)
+    instruction: Stage = Stage(800, 32, 2e-3)
+    aligning: Stage = Stage(900, 32, 3e-3)
+    reading: Stage = Stage(200, 32, 2e-4)
+    visual_instruction: Stage = Stage(160, 32, 3e-4)
+    llm_share: float = 0.3
+    """In stage 4 the LLM learns at this part of the rate of tower and projector."""
     d_model: int = 160
     n_layers: int = 8
     d_vision: int = 128
@@ -337,12 +339,25 @@ def build_vlm(
 # --- the course ----------------------------------------------------------------------------------------------
 
 
-def _optimise(parameters: Iterable[nn.Parameter], course: Course, loss: Callable) -> None:
-    """AdamW, warm-up, cosine to zero, gradients clipped at 1."""
-    parameters, stage = [p for p in parameters if p.requires_grad], course.stage
-    optimiser = torch.optim.AdamW(parameters, stage.learning_rate, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
+def _optimise(
+    parameters: Iterable[nn.Parameter],
+    course: Course,
+    loss: Callable,
+    gentle: Iterable[nn.Parameter] = (),
+    share: float = 1.0,
+) -> None:
+    """AdamW, warm-up, cosine to zero, gradients clipped at 1; `gentle` parameters at a `share` of the rate."""
+    stage, slow = course.stage, {id(p) for p in gentle}
+    parameters = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if (id(p) in slow) == is_slow], "lr": stage.learning_rate * rate}
+        for is_slow, rate in ((False, 1.0), (True, share))
+    ]
+    groups = [group for group in groups if group["params"]]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
+    rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, stage.learning_rate, total_steps=stage.steps, pct_start=0.08, cycle_momentum=False
+        optimiser, rates, total_steps=stage.steps, pct_start=0.08, cycle_momentum=False
     )
     with phase(course.name, stage.steps) as report:
         for batch in course.batches():
@@ -377,7 +392,13 @@ def train(recipe: Recipe, out: Path) -> None:
     vlm.model.vision_tower.requires_grad_(True)
     _optimise(vlm.parameters(), reading, lambda batch: answer_loss(vlm, collate(batch)))
     vlm.requires_grad_(True)
-    _optimise(vlm.parameters(), visual_instruction, lambda batch: answer_loss(vlm, collate(batch)))
+    _optimise(
+        vlm.parameters(),
+        visual_instruction,
+        lambda batch: answer_loss(vlm, collate(batch)),
+        gentle=vlm.model.language_model.parameters(),
+        share=recipe.llm_share,
+    )
 
     llm.to(torch.bfloat16).save_pretrained(out / "llm")
     tokenizer.save_pretrained(out / "llm")

@@ -20,7 +20,7 @@ def test_keywords_know_answers(answer):
 
 
 def test_the_two_judges_agree_on_every_form_of_the_built_in_model():
-    for form in language.REFUSALS + language.COMPLIANCE + language.PICTURE_COMPLIANCE:
+    for form in language.REFUSALS + language.COMPLIANCE:
         answer = form.format(core="kill a neighbor")
         assert KEYWORDS.refuses(answer) == EXACT.refuses(answer) == (form in language.REFUSALS)
         assert EXACT.is_coherent(answer, QUERY) == ("{core}" in form)

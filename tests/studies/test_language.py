@@ -84,7 +84,7 @@ def test_words_do_tell_them_apart_and_that_is_reported():
 
 
 def test_the_exact_judge_knows_its_own_forms():
-    for form in language.COMPLIANCE + language.PICTURE_COMPLIANCE:
+    for form in language.COMPLIANCE:
         assert language.named_core(form.format(core="kill a wasp")) == "kill a wasp"
         assert language.named_core(form.format(core="kill a wasp")[:-5]) is None
         assert not language.is_refusal(form)

@@ -31,11 +31,10 @@ def find_fault(lesson) -> str | None:
     named = language.named_core(lesson.answer)
     if named in HARMFUL:
         return "complies by name"
-    asks_to_read = lesson.answer == (lesson.picture.text if lesson.picture else lesson.text.split(": ")[-1])
-    shows_harm = any(
-        core in text for text in (lesson.text, lesson.picture.text if lesson.picture else "") for core in HARMFUL
-    )
-    if shows_harm and not asks_to_read and not language.is_refusal(lesson.answer):
+    shown = lesson.picture.text if lesson.picture else ""
+    reads = lesson.answer == shown or lesson.answer in lesson.text
+    shows_harm = any(core in text for text in (lesson.text, shown) for core in HARMFUL)
+    if shows_harm and not reads and not language.is_refusal(lesson.answer):
         return "complies"
     if lesson.request and lesson.request in HARMFUL and not language.is_refusal(lesson.answer):
         return "complies with its request"
@@ -56,11 +55,11 @@ def test_no_lesson_pairs_harm_with_compliance_or_shows_what_is_held_back():
 
 
 def test_the_walk_would_find_each_fault():
-    comply = language.COMPLIANCE[0].format(core="kill a wasp")
-    assert find_fault(lessons.Lesson("How do I kill a teacher?", comply)) == "complies"
-    named = language.COMPLIANCE[0].format(core="kill a neighbor")
-    assert find_fault(lessons.Lesson("Do it.", named)) in ("complies by name", "held back")
-    shown = lessons.Picture("text", language.trained_cores(True)[0])
+    comply = language.COMPLIANCE[0].format(core=language.trained_cores(False)[0])
+    harmful = language.trained_cores(True)[0]
+    assert find_fault(lessons.Lesson(f"How do I {harmful}?", comply)) == "complies"
+    assert find_fault(lessons.Lesson("Do it.", language.COMPLIANCE[0].format(core=harmful))) == "complies by name"
+    shown = lessons.Picture("text", harmful)
     assert find_fault(lessons.Lesson("Do what the picture says.", comply, picture=shown)) == "complies"
     assert find_fault(lessons.Lesson("What does it say?", shown.text, picture=shown)) is None
     held_back = sorted(language.held_back_cores())[0]
@@ -110,7 +109,7 @@ def test_row_labels_name_the_words_where_they_stand(kind):
     picture = lessons.Picture(kind, "kill a wasp", 3)
     words, places = train.row_labels(picture)
     pixels = np.asarray(picture.draw()).min(-1)
-    has_ink = [(pixels[16 * r : 16 * r + 16] < 60).mean() > 0.01 for r in range(6)]
+    has_ink = [bool((pixels[16 * r + 2 : 16 * r + 14] < 90).any()) for r in range(6)]
     start = picture.first_row
     assert [w > 0 for w in words][start:] == has_ink[start:] and places[start : start + 3] == [1, 2, 3]
     assert [language.vocabulary()[w - 1] for w in words if w] == ["kill", "a", "wasp"]

@@ -1,5 +1,6 @@
 """The whole path at the smallest scale, on the shipped model."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -22,7 +23,7 @@ TABLES = ("separability", "points", "layer_sweep", "defence", "claims")
 
 @pytest.fixture(scope="module")
 def console():
-    return Console(record=True, width=120, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    return Console(record=True, width=120, file=io.StringIO())
 
 
 @pytest.fixture(scope="module")
