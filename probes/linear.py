@@ -26,6 +26,9 @@ def grouped_folds(
     groups = np.array([pair or f"row {i}" for i, pair in enumerate(pairs)])
     if len(set(groups)) < n_folds:
         raise ValueError(f"{len(set(groups))} pairs can't be divided into {n_folds} folds; give more queries")
+    rarer = min(is_harmful.sum(), (~is_harmful).sum())
+    if rarer < n_folds:
+        raise ValueError(f"{rarer} queries of the rarer class can't be divided into {n_folds} folds; give more of it")
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     folds = list(splitter.split(np.zeros(len(groups)), is_harmful, groups))
     for train, test in folds:

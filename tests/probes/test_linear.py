@@ -46,5 +46,5 @@ def test_a_probe_carries_over_to_another_set(planted):
 def test_too_few_pairs_and_one_sided_folds_are_named():
     with pytest.raises(ValueError, match="3 pairs can't be divided into 5 folds"):
         grouped_folds(np.array([True, False] * 3), ["a", "a", "b", "b", "c", "c"])
-    with pytest.raises(ValueError, match="one class only"):
+    with pytest.raises(ValueError, match="1 queries of the rarer class"):
         grouped_folds(np.array([True] + [False] * 19), [""] * 20)
