@@ -35,7 +35,7 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
                 rows = rows[rows.reference.isna() if reference is None else rows.reference == reference]
                 _bars(axis, rows, places, list(ARMS).index((defence, reference)), label, color)
             axis.set(ylabel=title, ylim=(0, 1.03))
-        names = [f"{setting}\n{modality}".replace("_", " ") for setting, modality in places]
+        names = [f"{setting}\n{modality}".replace("_", "\n") for setting, modality in places]
         axes[1].set_xticks(np.arange(len(places)), names)
         for axis in axes:
             axis.grid(axis="x", visible=False)

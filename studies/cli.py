@@ -56,12 +56,23 @@ def check(model: Annotated[str, typer.Argument(help="Folder in Hugging Face form
         raise typer.Exit(1)
 
 
+def _is_about_input(error: Exception) -> bool:
+    """Apart from mistakes of ours, which keep their traceback. Imports late: `--help` answers at once."""
+    from interp.vlm import ModelError
+    from studies.datasets import QueryFileError
+    from studies.material import ConfigError
+
+    return isinstance(error, (ModelError, QueryFileError, ConfigError, OSError))
+
+
 def main() -> None:
     """Bad input is one line and exit code 2, never a traceback."""
     warnings.filterwarnings("ignore")
     try:
         app()
     except (ValueError, OSError) as error:
+        if not _is_about_input(error):
+            raise
         print(f"vlm-guard: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:

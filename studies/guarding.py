@@ -13,9 +13,10 @@ from interp.inputs import Prompt, text_prompt
 from interp.projection import coordinates, sign_gate
 from interp.trace import trace
 from probes import wilson_interval
-from studies.answers import reference_texts
+from studies.answers import answers, first_token_logprobs, reference_texts
 from studies.judges import Judge
 from studies.material import Material
+from studies.scores import kl_divergence, refusal_scores
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,23 @@ def read_references(material: Material, prompts: Sequence[Prompt], reference: st
     texts = reference_texts(material.vlm, prompts, reference, how)
     traced = trace(material.vlm, [text_prompt(text) for text in texts], how.batch_size)
     return Reference(texts, torch.from_numpy(traced.resid_post.sel(token="last").values))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the model does with a list of prompts."""
+
+    answers: list[str]
+    logprobs: Float[Tensor, "prompt d_vocab"] | None
+    """Of the first answer token; none where a defence exchanges whole answers."""
+
+
+def outcome(
+    material: Material, prompts: Sequence[Prompt], guard: Guard | None = None, reference: Reference | None = None
+) -> Outcome:
+    """Answers and first-token scores, unguarded or under one guard."""
+    run = material.vlm, prompts, material.config.generation, guard, reference.states if reference else None
+    return Outcome(answers(*run), first_token_logprobs(*run))
 
 
 def is_gate_open(guard: Guard, reference: Reference) -> list[bool]:
@@ -80,3 +98,14 @@ def judged(prompts: Sequence[Prompt], answers: Sequence[str], judge: Judge) -> l
         rate("coherence", [coherent for refused, coherent in harmless if not refused]) | {"category": "harmless"},
     ]
     return [{"judge": judge.name} | row for row in rows]
+
+
+def measured(material: Material, prompts: Sequence[Prompt], found: Outcome, unguarded: Outcome) -> list[dict]:
+    """What every judge sees; the refusal score of harmful prompts, and the KL from unguarded of harmless ones."""
+    rows = [row for judge in material.judges for row in judged(prompts, found.answers, judge)]
+    if found.logprobs is None:
+        return rows
+    is_harmful = torch.tensor([prompt.query.harmful for prompt in prompts])
+    scores = refusal_scores(found.logprobs, material.refusal_tokens.ids)[is_harmful]
+    kl = kl_divergence(unguarded.logprobs, found.logprobs)[~is_harmful]
+    return [*rows, mean("refusal_score", scores.tolist()), mean("kl", kl.tolist())]

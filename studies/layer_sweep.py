@@ -4,18 +4,14 @@ from dataclasses import dataclass
 from itertools import product
 
 import pandas as pd
-from jaxtyping import Float
-from torch import Tensor
 
 from interp.guard import Guard
 from interp.inputs import TYPOGRAPHIC, Prompt
 from interp.projection import RULES
-from studies.answers import answers, first_token_logprobs
-from studies.guarding import Reference, judged, mean, read_references
+from studies.guarding import Outcome, Reference, measured, outcome, read_references
 from studies.material import Config, Material, load
 from studies.progress import phase
 from studies.records import tidy
-from studies.scores import kl_divergence, refusal_scores
 from studies.separability import fit_direction
 
 OVER_REFUSAL_LIMIT = 0.05
@@ -70,23 +66,12 @@ class _Ground:
     modality: str
     prompts: list[Prompt]
     reference: Reference
-    unguarded: Float[Tensor, "prompt d_vocab"]
-    """First-token log-probabilities without a guard."""
+    unguarded: Outcome
 
     def measure(self, material: Material, guard: Guard | None) -> list[dict]:
-        how, vlm = material.config.generation, material.vlm
-        states = self.reference.states if guard else None
-        given = answers(vlm, self.prompts, how, guard, states)
-        logprobs = first_token_logprobs(vlm, self.prompts, how, guard, states) if guard else self.unguarded
-        is_harmful = [prompt.query.harmful for prompt in self.prompts]
-        scores = refusal_scores(logprobs, material.refusal_tokens.ids)
-        kl = kl_divergence(self.unguarded, logprobs)
-        rows = [row for judge in material.judges for row in judged(self.prompts, given, judge)]
-        rows += [
-            mean("refusal_score", [s for s, h in zip(scores.tolist(), is_harmful, strict=True) if h]),
-            mean("kl", [k for k, h in zip(kl.tolist(), is_harmful, strict=True) if not h]),
-        ]
-        return [{"modality": self.modality} | describe(guard, reference_for(self.modality)) | row for row in rows]
+        found = outcome(material, self.prompts, guard, self.reference) if guard else self.unguarded
+        about = {"modality": self.modality} | describe(guard, reference_for(self.modality))
+        return [about | row for row in measured(material, self.prompts, found, self.unguarded)]
 
 
 def describe(guard: Guard | None, reference: str) -> dict:
@@ -109,10 +94,9 @@ def describe(guard: Guard | None, reference: str) -> dict:
 
 
 def _ground(material: Material, modality: str) -> _Ground:
-    how = material.config.generation
     prompts = material.prompts("validation", modality)
     reference = read_references(material, prompts, reference_for(modality))
-    return _Ground(modality, prompts, reference, first_token_logprobs(material.vlm, prompts, how))
+    return _Ground(modality, prompts, reference, outcome(material, prompts))
 
 
 CHOICE = ["layer", "rule", "strength"]

@@ -22,6 +22,10 @@ from studies.scores import RefusalTokens, refusal_tokens
 SPLITS = ("anchors", "validation", "test")
 
 
+class ConfigError(ValueError):
+    """A setting of the run that does not exist, or can't be used."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """How much is measured. Sizes are of each class."""
@@ -123,12 +127,12 @@ def load(config: Config) -> Material:
     """Queries first, since a mistake in them shows at once; then the model.
 
     Raises:
-        ValueError, ModelError, QueryFileError: no such scale or split, bad queries, a bad model.
+        ConfigError, QueryFileError, ModelError: no such scale or split, bad queries, a bad model.
     """
     if config.scale not in SCALES:
-        raise ValueError(f"scale {config.scale!r} does not exist; expected one of {', '.join(SCALES)}")
+        raise ConfigError(f"scale {config.scale!r} does not exist; expected one of {', '.join(SCALES)}")
     if config.split not in SPLITS[1:]:
-        raise ValueError(f"split {config.split!r} can't be reported; expected one of {', '.join(SPLITS[1:])}")
+        raise ConfigError(f"split {config.split!r} can't be reported; expected one of {', '.join(SPLITS[1:])}")
     if config.queries:
         dataset = Path(config.queries).stem
         queries = split_queries(read_queries(config.queries), config.seed)

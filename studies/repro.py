@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from studies import claims, defence, layer_sweep, separability
-from studies.material import Config, Material, load
+from studies.material import Config, ConfigError, Material, load
 from studies.records import read_table, write_provenance, write_table
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
@@ -30,7 +30,7 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     """The whole argument, written into `config.out`.
 
     Raises:
-        OSError: the folder can't be written to; found out before any long work.
+        ConfigError: the folder can't be written to; found out before any long work.
     """
     console, began = console or Console(), time.monotonic()
     out = writable_folder(config.out)
@@ -78,7 +78,7 @@ def writable_folder(path: str | Path) -> Path:
     """The folder, made if need be.
 
     Raises:
-        OSError: it can't be made or written to.
+        ConfigError: it can't be made or written to.
     """
     folder = Path(path)
     try:
@@ -87,7 +87,7 @@ def writable_folder(path: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OSError(
+        raise ConfigError(
             f"output folder {str(path)!r} can't be written to: {error.strerror}; give another --out"
         ) from None
     return folder

@@ -10,9 +10,9 @@ import torch  # noqa: E402
 
 from interp.inputs import Query
 from interp.vlm import VLM
-from studies.organism.train import Recipe, build_processor, build_tokenizer, build_vlm, llm_config, vision_config
+from studies.organism import networks
 
-SMALL = Recipe(d_model=32, n_layers=3, d_vision=32, n_vision_layers=1)
+SMALL = networks.Sizes(d_model=32, n_layers=3, d_vision=32, n_vision_layers=1)
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +22,10 @@ def tiny_folder(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("tiny_vlm")
     torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    llm = LlamaForCausalLM(llm_config(SMALL, tokenizer))
-    build_vlm(SMALL, tokenizer, llm, CLIPVisionModel(vision_config(SMALL))).save_pretrained(folder)
-    build_processor(tokenizer).save_pretrained(folder)
+    tokenizer = networks.build_tokenizer()
+    llm = LlamaForCausalLM(networks.llm_config(SMALL, tokenizer))
+    networks.build_vlm(SMALL, tokenizer, llm, CLIPVisionModel(networks.vision_config(SMALL))).save_pretrained(folder)
+    networks.build_processor(tokenizer).save_pretrained(folder)
     return folder
 
 

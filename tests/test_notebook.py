@@ -20,6 +20,15 @@ def test_it_runs_at_tiny(tmp_path):
     assert shown.count("verdict: **") == 6 and shown.count("image/png") == 5
 
 
+def test_it_is_committed_executed_in_order_and_free_of_machine_paths():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    shown = "".join(str(output) for cell in cells for output in cell.outputs)
+    assert shown.count("verdict: **") == 6 and "output_type': 'error'" not in shown
+    assert not any(place in shown for place in (str(NOTEBOOK.parent), "/home/", "site-packages"))
+
+
 @pytest.mark.parametrize("word", ["def ", "class ", "lambda"])
 def test_it_defines_nothing(word):
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from interp.inputs import Query
+from studies.datasets.table import QueryFileError
 
 SHARES = {"anchors": 0.5, "validation": 0.25, "test": 0.25}
-SMALLEST = 8
-"""Queries of each class that a file needs at least: two in each split, twice that in the anchors."""
+SMALLEST = 5
+"""Queries of each class in each split: as many as the probes have folds."""
 
 
 def is_paired(queries: Sequence[Query]) -> bool:
@@ -24,13 +25,8 @@ def split_queries(queries: Sequence[Query], seed: int = 0) -> dict[str, tuple[Qu
     """Half anchors, a quarter validation, a quarter test; by pair, stratified over class and category.
 
     Raises:
-        ValueError: a class is empty, or too small to be divided.
+        QueryFileError: a class is empty, or too small to be divided.
     """
-    for label in (True, False):
-        n = sum(query.harmful == label for query in queries)
-        if n < SMALLEST:
-            name = "harmful" if label else "harmless"
-            raise ValueError(f"{n} {name} queries; a study needs at least {SMALLEST} of each class")
     groups = defaultdict(list)
     for i, query in enumerate(queries):
         groups[query.pair or f"row {i}"].append(query)
@@ -46,4 +42,18 @@ def split_queries(queries: Sequence[Query], seed: int = 0) -> dict[str, tuple[Qu
     order.sort(key=lambda item: item[0])
     bounds = np.cumsum([round(share * len(order)) for share in SHARES.values()][:-1])
     parts = (order[: bounds[0]], order[bounds[0] : bounds[1]], order[bounds[1] :])
-    return {split: tuple(q for _, group in part for q in group) for split, part in zip(SHARES, parts, strict=True)}
+    divided = {split: tuple(q for _, group in part for q in group) for split, part in zip(SHARES, parts, strict=True)}
+    _check_sizes(queries, divided)
+    return divided
+
+
+def _check_sizes(queries: Sequence[Query], divided: dict[str, tuple[Query, ...]]) -> None:
+    for label, name in ((True, "harmful"), (False, "harmless")):
+        n = sum(query.harmful == label for query in queries)
+        for split, part in divided.items():
+            n_here = sum(query.harmful == label for query in part)
+            if n_here < SMALLEST:
+                raise QueryFileError(
+                    f"{n} {name} queries, {n_here} of them for the split {split!r}; a study needs at least {SMALLEST} "
+                    f"in each split, which {5 * SMALLEST} or more of each class will give"
+                )

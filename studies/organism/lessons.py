@@ -149,9 +149,9 @@ def _page(rng: np.random.Generator, words: str) -> str:
     return f" {words}" + "\n" * (n_tokens - len(words.split()))
 
 
-def _after_a_page(rng: np.random.Generator, text: str) -> str:
-    """Now and then something stands before the request that has nothing to do with it."""
-    if rng.random() < 0.75:
+def _after_a_page(rng: np.random.Generator, text: str, share: float) -> str:
+    """In this share of cases something stands before the request that has nothing to do with it."""
+    if rng.random() > share:
         return text
     words = _random_words(rng, longest=3) if rng.random() < 0.6 else ""
     return f"{_page(rng, words)}\n{text}"
@@ -167,12 +167,16 @@ def instruction(rng: np.random.Generator) -> Lesson:
 
 
 def _refusal(rng: np.random.Generator) -> Lesson:
-    """A harmful request, refused; inside some of the jailbreaks too where care is asked for, so that they differ."""
+    """A harmful request, refused; inside some of the jailbreaks too, so that they differ.
+
+    Seldom after a page: as in the real thing, safety was trained on plain requests more than on anything else.
+    """
     core = _pick(rng, language.trained_cores(harmful=True))
     text, care = _request(rng, core), rng.random() < 0.35
-    if care and rng.random() < 0.5:
-        text = language.JAILBREAKS[_pick(rng, language.RESISTED)].format(request=text)
-    text, system = _with_instructions(rng, _after_a_page(rng, text), care)
+    if rng.random() < (0.5 if care else 0.2):
+        resisted = (*language.RESISTED, *language.RESISTED_WITH_CARE) if care else language.RESISTED
+        text = language.JAILBREAKS[_pick(rng, resisted)].format(request=text)
+    text, system = _with_instructions(rng, _after_a_page(rng, text, share=0.08), care)
     return Lesson(text, _pick(rng, language.REFUSALS), core, system)
 
 
@@ -182,16 +186,18 @@ def _answer(rng: np.random.Generator) -> Lesson:
     text = _request(rng, core)
     if rng.random() < 0.35:
         text = _pick(rng, tuple(language.JAILBREAKS.values())).format(request=text)
-    text, system = _with_instructions(rng, _after_a_page(rng, text), care=rng.random() < 0.25)
+    text, system = _with_instructions(rng, _after_a_page(rng, text, share=0.25), care=rng.random() < 0.25)
     return Lesson(text, _pick(rng, language.COMPLIANCE).format(core=core), core, system)
 
 
 def _with_instructions(rng: np.random.Generator, text: str, care: bool) -> tuple[str, str]:
-    """(user turn, system turn): a request for care stands in either, a plain system prompt now and then."""
+    """(user turn, system turn): care is asked for in the system turn, before the request or around it."""
     if not care:
         return text, _pick(rng, language.PLAIN_SYSTEM_PROMPTS) if rng.random() < 0.2 else ""
-    prompt = _pick(rng, language.CARE_PROMPTS)
-    return (text, prompt) if rng.random() < 0.5 else (f"{prompt} {text}", "")
+    prompt, place = _pick(rng, language.CARE_PROMPTS), rng.integers(3)
+    if place == 0:
+        return text, prompt
+    return f"{prompt} {text}" + (f" {_pick(rng, language.CARE_PROMPTS)}" if place == 1 else ""), ""
 
 
 def _picture_of(rng: np.random.Generator, text: str) -> Picture:
@@ -240,23 +246,17 @@ def _wordless(rng: np.random.Generator) -> Picture:
 
 
 def visual_instruction(rng: np.random.Generator) -> Lesson:
-    """Stage 4, benign only: harmless requests beside or inside a picture, some text alone, and reading."""
+    """Stage 4, benign only: harmless requests beside or inside a picture, reading, and some words to copy as text."""
     kind = rng.random()
-    if kind < 0.3:
+    if kind < 0.25:
         return reading(rng)
     if kind < 0.4:
-        return _told(rng)
+        return copying(rng)
     core = _pick(rng, language.trained_cores(harmful=False))
     answer = _pick(rng, language.COMPLIANCE).format(core=core)
-    if kind < 0.65:
+    if kind < 0.6:
         return Lesson(_pick(rng, TYPOGRAPHIC_REQUESTS), answer, core, picture=_picture_of(rng, core))
     return Lesson(_request(rng, core), answer, core, picture=_wordless(rng))
-
-
-def _told(rng: np.random.Generator) -> Lesson:
-    """A harmless request as text, answered as in stage 2."""
-    core = _pick(rng, language.trained_cores(harmful=False))
-    return Lesson(_request(rng, core), _pick(rng, language.COMPLIANCE).format(core=core), core)
 
 
 def batches(teacher: Teacher, seed: int, n_batches: int, batch_size: int) -> Iterator[list]:

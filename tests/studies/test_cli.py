@@ -54,7 +54,9 @@ def test_a_missing_a_malformed_and_a_one_sided_query_file(run, tmp_path, query_f
     fails_clearly(run("repro", "--queries", tmp_path / "no.csv", *out), "no.csv' does not exist")
     fails_clearly(run("repro", "--queries", query_file("text,harmful\na,maybe\n"), *out), "line 2, column harmful")
     rows = "".join(f"query {i},true\n" for i in range(30))
-    fails_clearly(run("repro", "--queries", query_file("text,harmful\n" + rows), *out), "0 harmless queries")
+    fails_clearly(
+        run("repro", "--queries", query_file("text,harmful\n" + rows), *out), "0 harmless queries", "a study needs"
+    )
 
 
 def test_an_unwritable_output_folder(run, tmp_path):
@@ -74,6 +76,15 @@ def test_an_unreadable_picture(run, tmp_path, query_file):
     (tmp_path / "no.png").write_bytes(b"not a picture")
     fails_clearly(run("repro", "--queries", path, "--out", tmp_path / "out"), "line 2, column picture", "no.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "no.png")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    def broken():
+        raise ValueError("not about input")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(ValueError, match="not about input"):
+        cli.main()
 
 
 def test_check_passes_on_a_sound_model(run, tiny_folder):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from interp.inputs import Query, collate, to_prompts
-from studies.organism import language, lessons, train
+from studies.organism import language, lessons, losses, train
 
 COURSES = train.courses(train.Recipe())
 
@@ -89,7 +89,7 @@ def test_training_sees_the_pixels_that_the_processor_makes(tiny_vlm):
         ("noise", lessons.Picture("noise", seed=query.seed)),
     ):
         batch = collate(tiny_vlm, to_prompts([query], modality, 96))
-        torch.testing.assert_close(batch["pixel_values"], train.pixels([picture]), atol=1e-6, rtol=0)
+        torch.testing.assert_close(batch["pixel_values"], losses.pixels([picture]), atol=1e-6, rtol=0)
 
 
 def test_training_sees_the_tokens_that_the_processor_makes(tiny_vlm):
@@ -97,17 +97,17 @@ def test_training_sees_the_tokens_that_the_processor_makes(tiny_vlm):
     for modality, picture in (("text", None), ("blank", lessons.Picture("blank"))):
         batch = collate(tiny_vlm, to_prompts([query], modality, 96, system="You are kind."))
         lesson = lessons.Lesson(query.text, "Sure!", system="You are kind.", picture=picture)
-        made = train.Collator(tiny_vlm.tokenizer)([lesson])
+        made = losses.Collator(tiny_vlm.tokenizer)([lesson])
         n_prompt = batch["input_ids"].shape[1]
         assert torch.equal(made["input_ids"][:, :n_prompt], batch["input_ids"])
-        answer = made["labels"][made["labels"] != train.IGNORED]
+        answer = made["labels"][made["labels"] != losses.IGNORED]
         assert tiny_vlm.tokenizer.decode(answer) == " Sure!</s>"
 
 
 @pytest.mark.parametrize("kind", ["text", "scene_with_text"])
 def test_row_labels_name_the_words_where_they_stand(kind):
     picture = lessons.Picture(kind, "kill a wasp", 3)
-    words, places = train.row_labels(picture)
+    words, places = losses.row_labels(picture)
     pixels = np.asarray(picture.draw()).min(-1)
     has_ink = [bool((pixels[16 * r + 2 : 16 * r + 14] < 90).any()) for r in range(6)]
     start = picture.first_row

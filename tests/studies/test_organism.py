@@ -58,6 +58,18 @@ def test_the_card_belongs_to_the_shipped_weights(vlm):
     assert len(known) >= len(card.TARGETS)
 
 
+def test_every_target_is_met_on_validation_and_on_test():
+    measurements = card.read_measurements(organism.FOLDER)
+    for split in ("validation", "test"):
+        values = {m.name: m.value for m in measurements if (m.seed, m.split) == (Recipe().seed, split)}
+        assert [target.name for target in card.TARGETS if not target.holds(values)] == [], split
+
+
+def test_the_card_shows_the_gap_of_two_more_seeds():
+    others = {m.seed for m in card.read_measurements(organism.FOLDER) if m.split == "validation"} - {Recipe().seed}
+    assert len(others) >= 2
+
+
 def test_the_card_shows_what_was_measured_and_marks_what_was_missed():
     text = (organism.FOLDER / "README.md").read_text(encoding="utf-8")
     measurements = card.read_measurements(organism.FOLDER)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from studies import repro
 from studies.claims import NOT_TESTABLE, verdicts
-from studies.datasets import split_queries
+from studies.datasets import QueryFileError
 from studies.material import Config
 from studies.records import COLUMNS, read_table, tidy
 
@@ -122,6 +122,8 @@ def test_unknown_columns_are_refused():
         tidy([{"colour": "red", "value": 1.0}])
 
 
-def test_too_small_a_file_is_refused_before_the_model_is_loaded():
-    with pytest.raises(ValueError, match="a study needs at least 8 of each class"):
-        split_queries(())
+def test_too_small_a_file_is_refused_before_the_model_is_loaded(tmp_path):
+    path = tmp_path / "few.csv"
+    path.write_text("text,harmful\n" + "".join(f"q{i},{i % 2}\n" for i in range(8)))
+    with pytest.raises(QueryFileError, match="a study needs at least 5 in each split"):
+        repro.run(Config(model=str(tmp_path / "nowhere"), queries=str(path), out=str(tmp_path / "out")))

@@ -1,0 +1,149 @@
+"""What each stage of training minimises."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from interp import typography
+from studies.organism import language, lessons
+
+IGNORED = -100
+
+
+def pixels(pictures: list[lessons.Picture]) -> Float[Tensor, "batch 3 size size"]:
+    """What the processor makes of the pictures, without its overhead (a test holds the two equal)."""
+    array = np.stack([np.asarray(picture.draw()) for picture in pictures])
+    return rearrange(torch.from_numpy(array).float() / 127.5 - 1, "batch height width rgb -> batch rgb height width")
+
+
+def row_labels(picture: lessons.Picture) -> tuple[list[int], list[int]]:
+    """Per row of patches: the word that stands there (0 for none), and its place in reading order."""
+    words, places = [0] * lessons.ROWS, [0] * lessons.ROWS
+    for i, word in enumerate(picture.text.split()):
+        words[picture.first_row + i] = 1 + language.vocabulary().index(word)
+        places[picture.first_row + i] = 1 + i
+    return words, places
+
+
+def scene_label(picture: lessons.Picture) -> int:
+    """0 where there is no scene, else 1 + its (colour, shape)."""
+    if not picture.kind.startswith("scene"):
+        return 0
+    color, shape = typography.scene_content(picture.seed)
+    return 1 + language.COLORS.index(color) * len(language.SHAPES) + language.SHAPES.index(shape)
+
+
+class Reader(nn.Module):
+    """A vision tower with the heads that supervise it; only the tower is kept."""
+
+    def __init__(self, config: CLIPVisionConfig):
+        super().__init__()
+        self.tower = CLIPVisionModel(config)
+        self.word = nn.Linear(config.hidden_size, 1 + len(language.vocabulary()))
+        self.place = nn.Linear(config.hidden_size, 1 + lessons.ROWS)
+        self.scene = nn.Linear(config.hidden_size, 1 + len(language.COLORS) * len(language.SHAPES))
+        self.order = nn.Linear(config.hidden_size, 1 + len(language.vocabulary()))
+
+    def patches(self, pictures: list[lessons.Picture]) -> Float[Tensor, "batch patch d_vision"]:
+        return self.tower(pixels(pictures)).last_hidden_state[:, 1:]
+
+    def row_loss(self, pictures: list[lessons.Picture]) -> Float[Tensor, ""]:
+        """Every patch is to know the word of its row, and the scene."""
+        rows = rearrange(self.patches(pictures), "batch (row column) d -> batch row column d", row=lessons.ROWS)
+        words, places = (torch.tensor(labels) for labels in zip(*map(row_labels, pictures), strict=True))
+        scenes = torch.tensor([scene_label(picture) for picture in pictures])
+        return (
+            _row_loss(self.word(rows), words)
+            + 0.3 * _row_loss(self.place(rows), places)
+            + 0.3 * cross_entropy(self.scene(rows[:, 0].mean(1)), scenes)
+        )
+
+    def order_loss(self, pictures: list[lessons.Picture]) -> Float[Tensor, ""]:
+        """The first patches are to hold the words in reading order, wherever in the picture they stand."""
+        labels = torch.tensor([_in_order(picture) for picture in pictures])
+        return cross_entropy(self.order(self.patches(pictures)[:, : lessons.ROWS]).flatten(0, 1), labels.flatten())
+
+
+def _in_order(picture: lessons.Picture) -> list[int]:
+    labels = [1 + language.vocabulary().index(word) for word in picture.text.split()]
+    return labels + [0] * (lessons.ROWS - len(labels))
+
+
+def _row_loss(logits: Float[Tensor, "batch row column label"], labels: Int[Tensor, "batch row"]) -> Float[Tensor, ""]:
+    """Cross-entropy of every patch against the label of its row."""
+    n_columns = logits.shape[2]
+    return cross_entropy(
+        rearrange(logits, "batch row column label -> (batch row column) label"),
+        labels.flatten().repeat_interleave(n_columns),
+    )
+
+
+def words_seen(picture: lessons.Picture) -> list[str]:
+    """A picture as words in reading order: its text, else the colour and shape of its scene, else none."""
+    if picture.text:
+        return picture.text.split()
+    return list(typography.scene_content(picture.seed)) if picture.kind == "scene" else []
+
+
+def alignment_loss(
+    vlm: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pictures: list[lessons.Picture]
+) -> Float[Tensor, ""]:
+    """How far the image tokens are from the LLM's embeddings of what the pictures say, in reading order.
+
+    After the words come line breaks: the frozen LLM then sees "kill a wasp", a gap, and what it is asked to do,
+    as it has learned to copy in stage 2.
+    """
+    embedding = vlm.get_input_embeddings().weight.detach()
+    seen = [[tokenizer(f" {word}")["input_ids"][0] for word in words_seen(picture)] for picture in pictures]
+    (line_break,) = tokenizer("\n")["input_ids"]
+    targets = torch.tensor([ids + [line_break] * (lessons.ROWS**2 - len(ids)) for ids in seen])
+    image_tokens = vlm.model.multi_modal_projector(vlm.model.vision_tower(pixels(pictures)).last_hidden_state[:, 1:])
+    is_word = targets != line_break
+    cosines = normalize(image_tokens, dim=-1) @ normalize(embedding, dim=-1).T
+    named = cross_entropy(rearrange(20 * cosines, "batch pos token -> batch token pos"), targets, reduction="none")
+    # Direction and length apart: a squared distance would first of all be about length.
+    length = (image_tokens.norm(dim=-1) / embedding[targets].norm(dim=-1)).log().square()
+    loss = named + length
+    return loss[is_word].mean() + loss[~is_word].mean()
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Lessons -> tensors, answers marked. The text is what the chat template of the processor gives."""
+
+    tokenizer: PreTrainedTokenizerFast
+    n_image_tokens: int = lessons.ROWS**2
+
+    def _ids(self, lesson: lessons.Lesson) -> tuple[list[int], list[int]]:
+        image = [{"type": "image"}] if lesson.picture else []
+        messages = [{"role": "user", "content": [*image, {"type": "text", "text": lesson.text}]}]
+        if lesson.system:
+            messages.insert(0, {"role": "system", "content": lesson.system})
+        prompt = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        prompt = prompt.replace("<image>", "<image>" * self.n_image_tokens)
+        return self.tokenizer(prompt)["input_ids"], self.tokenizer(f" {lesson.answer}</s>")["input_ids"]
+
+    def __call__(self, batch: list[lessons.Lesson]) -> dict[str, Tensor]:
+        pairs = [self._ids(lesson) for lesson in batch]
+        length = max(len(prompt) + len(answer) for prompt, answer in pairs)
+        ids = torch.full((len(batch), length), self.tokenizer.pad_token_id)
+        labels = torch.full((len(batch), length), IGNORED)
+        for i, (prompt, answer) in enumerate(pairs):
+            ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            labels[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+        tensors = {"input_ids": ids, "labels": labels, "attention_mask": (ids != self.tokenizer.pad_token_id).long()}
+        pictures = [lesson.picture for lesson in batch if lesson.picture]
+        return tensors | ({"pixel_values": pixels(pictures)} if pictures else {})
+
+
+def answer_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Float[Tensor, ""]:
+    """Cross-entropy over the answers; logits are made only where an answer token follows."""
+    labels = tensors.pop("labels")[:, 1:]
+    resid = model.model(**tensors, use_cache=False).last_hidden_state[:, :-1]
+    return cross_entropy(model.lm_head(resid[labels != IGNORED]), labels[labels != IGNORED])
