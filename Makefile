@@ -24,7 +24,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 
 notebook: .venv/installed  ## executes the notebook in place, from results/reference/
-	$(BIN)/jupyter-execute --inplace paper_repro.ipynb
+	PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/jupyter-execute --inplace paper_repro.ipynb
 
 organism: .venv/installed  ## trains the built-in model from nothing, and measures it
 	$(BIN)/python -m studies.organism
