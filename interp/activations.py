@@ -20,8 +20,8 @@ def fingerprint(model_identity: str, prompts: Sequence[Prompt]) -> str:
         query = prompt.query
         known = [prompt.system, prompt.text, prompt.modality, query.text, query.harmful, query.category, query.pair]
         digest.update(json.dumps(known).encode())
-        if prompt.picture is not None:
-            digest.update(repr((prompt.picture.mode, prompt.picture.size)).encode() + prompt.picture.tobytes())
+        for picture in prompt.pictures:
+            digest.update(repr((picture.mode, picture.size)).encode() + picture.tobytes())
     return digest.hexdigest()[:24]
 
 

@@ -1,6 +1,6 @@
 """A fitted guard, put on a model for the time of a `with` block."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -9,40 +9,52 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.directions import SafetyDirection
-from interp.inputs import text_prompt
+from interp.families import ModelError
+from interp.inputs import prompt_texts, text_prompt
 from interp.projection import RULES, coordinates, set_coordinates, sign_gate, target_coordinates
 from interp.trace import last_resid_post
 from interp.vlm import LLM, VLM
 
 GATES = ("always", "sign")
-POSITIONS = ("last_prefill", "all")
+POSITIONS = ("last_prefill", "generated", "last", "text", "all")
 
 
 @dataclass
 class _Places:
-    """Follows the passes through the model, and knows which positions of the current one are to be changed."""
+    """Follows the passes through the model, and knows which positions of the current one are to be changed.
+
+    A pass without a cache that repeats the last one and adds a token is generation: its places are those that a pass
+    with a cache would have had, so both give the same logits.
+    """
 
     positions: str
-    prompt_length: int = 0
+    image_positions: Callable[[Int[Tensor, "batch pos"]], Bool[Tensor, "batch pos"]]
+    prompt_length: int | None = None
     seen: Int[Tensor, "batch pos"] | None = None
     mask: Bool[Tensor, "batch pos"] | None = None
     """Of the current pass: True where a state is changed."""
 
-    def begin_pass(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        """Forward pre-hook of the whole model."""
-        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+    def begin_pass(self, ids: Int[Tensor, "batch pos"], kwargs: dict) -> bool:
+        """Finds the places of a pass; returns whether it begins a new prompt."""
         cache, attention_mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         n_cached = cache.get_seq_length() if cache is not None else 0
-        if n_cached == 0 and not self._continues(ids):
-            self.prompt_length = ids.shape[1]
+        is_new = self.prompt_length is None or (n_cached == 0 and not self._continues(ids))
+        if is_new:
+            self.prompt_length = n_cached + ids.shape[1]
         self.seen = ids if n_cached == 0 else None
         place = torch.arange(n_cached, n_cached + ids.shape[1], device=ids.device).expand_as(ids)
-        if self.positions == "last_prefill":
-            self.mask = place == self.prompt_length - 1
-        else:
-            self.mask = torch.ones_like(ids, dtype=torch.bool)
-            if attention_mask is not None:
-                self.mask = attention_mask[:, -ids.shape[1] :].bool()
+        is_token = torch.ones_like(ids, dtype=torch.bool)
+        if attention_mask is not None:
+            is_token = attention_mask[:, n_cached : n_cached + ids.shape[1]].bool()
+        in_prompt = place < self.prompt_length
+        self.mask = {
+            "last_prefill": place == self.prompt_length - 1,
+            "generated": ~in_prompt,
+            "last": place >= self.prompt_length - 1,
+            "text": in_prompt & is_token & ~self.image_positions(ids),
+            "all": is_token,
+        }[self.positions]
+        return is_new
 
     def _continues(self, ids: Int[Tensor, "batch pos"]) -> bool:
         """Whether this pass without a cache is the last one again with a token more: generation, not a new prompt."""
@@ -98,10 +110,12 @@ class Guard:
 
         Args:
             vlm: the model.
-            references: one text for each row of the batch that is about to run, or their states from `read`.
+            references: one text for each row of the batch that is about to run, or their states from `read`. By
+                default the text of each prompt itself, taken out of its `input_ids` (reference `prompt_text`).
 
         Raises:
-            ValueError: the direction is of another shape than the model, or references are needed and missing.
+            ValueError: the direction is of another shape than the model.
+            ModelError: inside the block, where the text of a prompt can't be taken out of it.
         """
         basis = self.direction.basis
         if (len(basis), basis.shape[-1]) != (vlm.n_layers, vlm.d_model):
@@ -109,33 +123,16 @@ class Guard:
                 f"the direction has {len(basis)} layers of width {basis.shape[-1]}, {vlm.name!r} has {vlm.n_layers} "
                 f"of width {vlm.d_model}; fit a direction on this model"
             )
-        if references is None and self.needs_reference:
-            raise ValueError(
-                f"rule {self.rule!r} with gate {self.gate!r} needs references: one text for each row of the batch"
-            )
         if references is not None and not isinstance(references, Tensor):
             references = self.read(vlm, references)
-        places = _Places(self.positions)
-        hooks = [vlm.model.register_forward_pre_hook(places.begin_pass, with_kwargs=True)]
+        work = _Work(self, vlm, references)
+        hooks = [vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True)]
         try:
-            for layer in self.layers:
-                state = None if references is None else references[:, layer]
-                hooks.append(vlm.blocks[layer].register_forward_hook(self._hook(layer, state, places)))
+            hooks += [vlm.blocks[layer].register_forward_hook(work.hook(layer)) for layer in self.layers]
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-
-    def _hook(self, layer: int, reference: Float[Tensor, "batch d_model"] | None, places: _Places):
-        if reference is not None:
-            reference = coordinates(reference.float(), self.basis(layer))
-
-        def change(module: torch.nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
-            resid = output[0] if isinstance(output, tuple) else output
-            resid = self.change(resid, layer, reference, places.mask)
-            return (resid, *output[1:]) if isinstance(output, tuple) else resid
-
-        return change
 
     def change(
         self,
@@ -158,3 +155,61 @@ class Guard:
             size = (changed - precise).norm(dim=-1, keepdim=True)
             changed = precise + size * self.decoy[layer].to(resid.device)
         return torch.where(mask.to(resid.device)[..., None], changed.to(resid.dtype), resid)
+
+
+class _Work:
+    """A guard at work on a model, from pass to pass."""
+
+    def __init__(self, guard: Guard, vlm: VLM, states: Float[Tensor, "batch layer d_model"] | None):
+        self._guard, self._vlm = guard, vlm
+        self._places = _Places(guard.positions, vlm.image_positions)
+        self._reads_itself = states is None and guard.needs_reference
+        self._is_reading = False
+        self._references = {}
+        if states is not None:
+            self._references = {i: coordinates(states[:, i].float(), guard.basis(i)) for i in guard.layers}
+
+    def begin_pass(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        """Forward pre-hook of the whole model."""
+        if self._is_reading:
+            return
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            raise ValueError("a guarded model needs input_ids to know the places of its tokens; got none")
+        if self._places.begin_pass(ids, kwargs) and self._reads_itself:
+            self._read(prompt_texts(self._vlm, ids, kwargs.get("attention_mask")))
+
+    @torch.no_grad()
+    def _read(self, rows: list[list[int]]) -> None:
+        """Runs the prompts without their pictures; the hooks take down the coordinates on the way."""
+        batch = self._vlm.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
+        self._is_reading = True
+        try:
+            self._vlm.model(**batch.to(self._vlm.model.device), use_cache=False)
+        finally:
+            self._is_reading = False
+        silent = [layer for layer in self._guard.layers if layer not in self._references]
+        if silent:
+            raise ModelError(
+                f"layers {silent} of {self._vlm.name!r} don't run without a picture; pass references explicitly: "
+                "guard.on(vlm, references=[...])"
+            )
+
+    def hook(self, layer: int):
+        """Forward hook of a decoder block."""
+
+        def change(module: torch.nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
+            resid = output[0] if isinstance(output, tuple) else output
+            if self._is_reading:
+                basis = self._guard.basis(layer).to(resid.device)
+                self._references[layer] = coordinates(resid[:, -1].float(), basis)
+                return None
+            if self._places.mask is None:
+                raise ModelError(
+                    f"{self._vlm.name!r} generates past its own forward pass, so the places of its tokens are "
+                    "not known; only its forward pass can be guarded"
+                )
+            resid = self._guard.change(resid, layer, self._references.get(layer), self._places.mask)
+            return (resid, *output[1:]) if isinstance(output, tuple) else resid
+
+        return change

@@ -1,13 +1,23 @@
-"""Query -> prompt in each modality -> one left-padded batch."""
+"""Query -> prompt in each modality -> one left-padded batch; and back: positions and text of a prompt."""
 
+import os
+import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
+import torch
+from jaxtyping import Int
+from jinja2 import TemplateError
 from PIL import Image
+from torch import Tensor, nn
 from transformers import BatchEncoding, BatchFeature
 
 from interp import typography
+from interp.families import ModelError
+from interp.pictures import to_rgb
 from interp.vlm import LLM, VLM
 
 TYPOGRAPHIC_REQUEST = "Read the request in the picture and answer it."
@@ -41,20 +51,19 @@ class Query:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A query in a modality: what the user says, after an optional system turn, and the picture."""
+    """A query in a modality: what the user says, after an optional system turn, and the pictures."""
 
     query: Query
     modality: str
     text: str
-    picture: Image.Image | None = None
+    pictures: tuple[Image.Image, ...] = ()
     system: str = ""
 
     @property
     def messages(self) -> list[dict]:
-        """Chat messages in Hugging Face form, the picture before the text."""
-        content = [{"type": "text", "text": self.text}]
-        if self.picture is not None:
-            content.insert(0, {"type": "image", "image": self.picture})
+        """Chat messages in Hugging Face form, the pictures before the text."""
+        shown = [{"type": "image", "image": to_rgb(picture)} for picture in self.pictures]
+        content = [*shown, {"type": "text", "text": self.text}]
         system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
         return [*system, {"role": "user", "content": content}]
 
@@ -70,7 +79,8 @@ def _scene(query: Query, size: int) -> Image.Image:
     if query.picture is None:
         return typography.scene_picture(size, query.seed)
     with Image.open(query.picture) as picture:
-        return picture.convert("RGB")
+        picture.load()
+        return picture
 
 
 MODALITIES = {
@@ -106,9 +116,9 @@ def to_prompt(query: Query, modality: str, picture_size: int, template: str = "{
         raise ValueError(f"template {template!r} has no place for the request; expected '{{request}}' in it")
     kind = MODALITIES[modality]
     text = TYPOGRAPHIC_REQUEST if kind.in_picture else query.text
-    picture = kind.picture(query, picture_size) if kind.picture else None
+    pictures = (kind.picture(query, picture_size),) if kind.picture else ()
     # Not str.format: requests may contain braces.
-    return Prompt(query, modality, template.replace("{request}", text), picture, system)
+    return Prompt(query, modality, template.replace("{request}", text), pictures, system)
 
 
 def to_prompts(queries: Sequence[Query], modality: str, picture_size: int, **kwargs) -> list[Prompt]:
@@ -127,7 +137,7 @@ def transcription_prompt(prompt: Prompt) -> Prompt:
     Raises:
         ValueError: the prompt has no picture.
     """
-    if prompt.picture is None:
+    if not prompt.pictures:
         raise ValueError(f"a prompt of modality {prompt.modality!r} has no picture to be transcribed")
     return replace(prompt, text=TRANSCRIPTION_REQUEST, system="")
 
@@ -140,25 +150,153 @@ def collate(model: VLM | LLM, prompts: Sequence[Prompt]) -> BatchFeature | Batch
     Raises:
         ValueError: no prompts, prompts with and without picture mixed, or pictures for a model without eyes.
     """
-    pictures = [prompt.picture for prompt in prompts if prompt.picture is not None]
-    if not prompts or len(pictures) not in (0, len(prompts)):
+    n_pictures = {bool(prompt.pictures) for prompt in prompts}
+    if len(n_pictures) != 1:
         raise ValueError(
-            f"a batch of {len(prompts)} prompts, {len(pictures)} of them with a picture; "
+            f"a batch of {len(prompts)} prompts, {sum(bool(p.pictures) for p in prompts)} of them with a picture; "
             "expected at least one prompt, and pictures for all or for none"
         )
-    if pictures and isinstance(model, LLM):
+    has_pictures = n_pictures.pop()
+    if has_pictures and isinstance(model, LLM):
         raise ValueError(f"{model.name!r} is a text-only model; its prompts can have no pictures")
-    template = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
-    if isinstance(model, LLM):
-        turns = [[_as_text(turn) for turn in prompt.messages] for prompt in prompts]
-        batch = model.tokenizer.apply_chat_template(turns, padding=True, **template)
-    else:
-        turns = [prompt.messages for prompt in prompts]
-        batch = model.processor.apply_chat_template(turns, processor_kwargs={"padding": True}, **template)
+    batch = _apply_template(model, [prompt.messages for prompt in prompts])
+    # Some processors add labels for training, all of them masked.
+    batch.pop("labels", None)
     # Token ids stay integers: only floating point tensors, the pixels, take the model's dtype.
-    return batch.to(model.model.device, dtype=model.model.dtype) if pictures else batch.to(model.model.device)
+    return batch.to(model.model.device, **({"dtype": model.model.dtype} if has_pictures else {}))
+
+
+def _apply_template(model: VLM | LLM, turns: list[list[dict]]) -> BatchFeature | BatchEncoding:
+    """Raises:
+    ModelError: the chat template refuses the turns, as most do that know no system role.
+    """
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    try:
+        if isinstance(model, LLM):
+            turns = [[_as_text(turn) for turn in conversation] for conversation in turns]
+            return model.tokenizer.apply_chat_template(turns, padding=True, **options)
+        if model.family.bare_text and not any(part["type"] == "image" for part in turns[0][-1]["content"]):
+            return _bare_text(model, turns)
+        return model.processor.apply_chat_template(turns, processor_kwargs={"padding": True}, **options)
+    except TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in turns[0])
+        raise ModelError(
+            f"the chat template of {model.name!r} refuses turns of {roles} ({error}); where it knows no system role, "
+            "put those words before the request: template='... {request}'"
+        ) from error
+
+
+def _bare_text(vlm: VLM, turns: list[list[dict]]) -> BatchEncoding:
+    """What a processor that wants a picture in every prompt would write around text."""
+    rendered = vlm.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    frame = vlm.family.bare_text.replace("<bos>", vlm.tokenizer.bos_token)
+    texts = [frame.replace("{text}", text) for text in rendered]
+    return vlm.tokenizer(texts, padding=True, add_special_tokens=False, return_token_type_ids=True, return_tensors="pt")
 
 
 def _as_text(turn: dict) -> dict:
     """A turn with its content as one string, as the templates of text-only models want it."""
     return {"role": turn["role"], "content": "".join(part["text"] for part in turn["content"])}
+
+
+# --- back from tokens ----------------------------------------------------------------------------------------
+
+
+def instruction_positions(
+    model: VLM | LLM, prompts: Sequence[Prompt], input_ids: Int[Tensor, "prompt pos"]
+) -> Int[Tensor, " prompt"]:
+    """Where the user's own text ends: the position of its last token in each row of a batch.
+
+    Found by decoding the very ids that the model is given, whatever its processor adds before and after.
+
+    Raises:
+        ModelError: the tokenizer changes the text, so that it is not found again.
+    """
+    found = [_instruction_end(model, prompt.text, row) for prompt, row in zip(prompts, input_ids, strict=True)]
+    return torch.tensor(found)
+
+
+def _instruction_end(model: VLM | LLM, text: str, ids: Int[Tensor, " pos"]) -> int:
+    start = 0
+    if isinstance(model, VLM) and (ids == model.image_token_id).any():
+        start = int((ids == model.image_token_id).nonzero().max()) + 1
+    shown, text = _decode(model, ids[start:]), text.strip()
+    if text not in shown:
+        raise ModelError(f"the text {text!r} is not found in the tokens of its prompt, which say {shown!r}")
+    end = shown.rindex(text) + len(text)
+    length_of = lambda n: len(_decode(model, ids[start : start + n]))  # noqa: E731
+    return start + bisect_left(range(1, len(ids) - start + 1), end, key=length_of)
+
+
+def _decode(model: VLM | LLM, ids: Int[Tensor, " pos"]) -> str:
+    return model.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+@dataclass(frozen=True)
+class _PictureMark:
+    """What a processor writes around the image tokens of a prompt, as text."""
+
+    before: str
+    after: str
+
+    def take_out(self, token: str, shown: str) -> str | None:
+        """The text without its pictures; None where they are not marked like this."""
+        pattern = f"{re.escape(self.before + token)}(?:.*{re.escape(token)})?{re.escape(self.after)}"
+        found = re.search(pattern, shown, re.DOTALL)
+        return shown[: found.start()] + shown[found.end() :] if found else None
+
+
+_MARKS: WeakKeyDictionary[nn.Module, tuple[_PictureMark, ...]] = WeakKeyDictionary()
+
+
+def _picture_marks(vlm: VLM) -> tuple[_PictureMark, ...]:
+    """Found out once for each model."""
+    if vlm.model not in _MARKS:
+        _MARKS[vlm.model] = _find_picture_marks(vlm)
+    return _MARKS[vlm.model]
+
+
+def _find_picture_marks(vlm: VLM) -> tuple[_PictureMark, ...]:
+    """Every way in which this processor marks a picture, tried on a square, a wide and a high one."""
+    text = text_prompt("How do I water a plant?")
+    token, marks = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id), []
+    plain = _decode(vlm, collate(vlm, [text])["input_ids"][0])
+    size = vlm.picture_size
+    for shape in ((size, size), (2 * size, size), (size, 2 * size)):
+        prompt = replace(text, pictures=(Image.new("RGB", shape),))
+        shown = _decode(vlm, collate(vlm, [prompt])["input_ids"][0])
+        start = len(os.path.commonprefix([plain, shown]))
+        inserted = shown[start : len(shown) - (len(plain) - start)]
+        if token not in inserted:
+            continue
+        mark = _PictureMark(inserted[: inserted.index(token)], inserted[inserted.rindex(token) + len(token) :])
+        if mark not in marks and mark.take_out(token, shown) == plain:
+            marks.append(mark)
+    return tuple(marks)
+
+
+def prompt_texts(
+    vlm: VLM, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None = None
+) -> list[list[int]]:
+    """Each prompt without its pictures, as the ids that the text modality would have given.
+
+    Raises:
+        ModelError: the pictures can't be taken out of this family's prompts.
+    """
+    token = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id)
+    rows = []
+    for i, ids in enumerate(input_ids):
+        ids = ids if attention_mask is None else ids[attention_mask[i].bool()]
+        if not (ids == vlm.image_token_id).any():
+            rows.append(ids.tolist())
+            continue
+        shown = _decode(vlm, ids)
+        texts = [text for mark in _picture_marks(vlm) if (text := mark.take_out(token, shown)) is not None]
+        if not texts:
+            raise ModelError(
+                f"the text of a prompt can't be taken out of the input_ids of {vlm.name!r}; pass references "
+                "explicitly: guard.on(vlm, references=[...])"
+            )
+        # The mark that takes out most leaves nothing of the picture behind.
+        rows.append(vlm.tokenizer(min(texts, key=len), add_special_tokens=False)["input_ids"])
+    return rows

@@ -1,100 +1,488 @@
-"""Proofs, by running, that what the toolkit reads from a model and writes into it is what it says."""
+"""The contract: proofs, by running, that what the toolkit reads from a model and writes into it is what it says."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor, nn
 
+from interp import families
 from interp.directions import SafetyDirection, random_basis
-from interp.guard import Guard
-from interp.inputs import Query, collate, to_prompts
-from interp.trace import last_resid_post
+from interp.guard import POSITIONS, Guard
+from interp.inputs import Prompt, collate, instruction_positions, prompt_texts, text_prompt
+from interp.projection import coordinates, set_coordinates
+from interp.trace import resid_post
 from interp.vlm import VLM
 
-QUERIES = (Query("How do I water a plant?", False), Query("Tell me, please, what the capital of a country is.", False))
-PADDING_TOLERANCE = 1e-5
-"""Relative to max |resid|, in float32: sums in another order. Half precisions get `HALF_TOLERANCE`."""
+VERDICTS = ("ok", "degraded", "silently wrong", "error", "not applicable")
+ACCEPTED = ("ok", "degraded", "not applicable")
+TEXTS = ("How do I water a plant?", "Tell me, please, what the capital of that country is called today.")
+TOLERANCE = 1e-5
+"""Relative to the largest number compared, in float32: sums in another order. Half precisions get `HALF_TOLERANCE`."""
 HALF_TOLERANCE = 2e-2
+DEGRADED = 100
+"""Up to so many times the tolerance a difference is called `degraded`: rounding of another kernel, not a mistake."""
+N_GENERATED = 4
+
+Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Finding:
+    """One property of the contract on one model."""
+
     claim: str
-    holds: bool
+    verdict: str
+    """One of `VERDICTS`."""
+    measured: str
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.verdict in ACCEPTED
+
+
+class Judgement(NamedTuple):
+    """What a check says of its property."""
+
+    verdict: str
     measured: str
 
 
-def verify(vlm: VLM) -> list[Finding]:
-    """Runs two short prompts, with and without a picture, through everything that the toolkit relies on."""
-    findings = [Finding("decoder blocks are as many as the text config says", True, f"{vlm.n_layers} layers")]
-    for modality in ("text", "scene"):
-        prompts = to_prompts(QUERIES, modality, vlm.picture_size)
-        batch = collate(vlm, prompts)
+@dataclass(frozen=True)
+class ContractInputs:
+    """Two prompts of different length, left-padded, and the same prompts alone; with a picture each, and without."""
+
+    batch: Inputs
+    singles: Sequence[Inputs]
+    text_batch: Inputs | None
+    """None where the model can't run without a picture."""
+    text_singles: Sequence[Inputs] | None
+    prompts: tuple[Prompt, ...] = ()
+    """What the batches were made from; empty where they were made by hand."""
+    text_prompts: tuple[Prompt, ...] = field(default=())
+
+    @classmethod
+    def of(cls, vlm: VLM) -> "ContractInputs":
+        """Through the model's own processor and chat template, with pictures of two shapes."""
+        size, random = vlm.picture_size, torch.Generator().manual_seed(0)
+        text_prompts = tuple(text_prompt(text) for text in TEXTS)
+        shapes = ((size, size), (size, size * 3 // 2))
+        prompts = tuple(
+            replace(prompt, pictures=(_noise(shape, random),))
+            for prompt, shape in zip(text_prompts, shapes, strict=True)
+        )
+        try:
+            text_batch, text_singles = collate(vlm, text_prompts), [collate(vlm, [p]) for p in text_prompts]
+        except ValueError:
+            text_batch = text_singles = None
+        return cls(
+            collate(vlm, prompts), [collate(vlm, [p]) for p in prompts], text_batch, text_singles, prompts, text_prompts
+        )
+
+
+def _noise(shape: tuple[int, int], random: torch.Generator) -> Image.Image:
+    pixels = torch.randint(0, 256, (*shape, 3), generator=random, dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+def check_vlm(vlm: VLM, inputs: ContractInputs | None = None) -> list[Finding]:
+    """Every property of the contract, in turn. Nothing raises: what fails is a finding.
+
+    Args:
+        vlm: the model.
+        inputs: made with the model's own processor by default.
+    """
+    if inputs is None:
+        try:
+            inputs = ContractInputs.of(vlm)
+        except Exception as error:
+            return [Finding("prompts with pictures can be made", "error", _in_a_line(error))]
+    return [_find(check, vlm, inputs) for check in CHECKS]
+
+
+def _find(check: Callable[[VLM, ContractInputs], Judgement], vlm: VLM, inputs: ContractInputs) -> Finding:
+    """A check's claim is the first line of what is written under its name."""
+    claim = check.__doc__.strip().splitlines()[0]
+    try:
         with torch.no_grad():
-            plain = vlm.model(**batch, use_cache=False, output_hidden_states=True)
-        resid = last_resid_post(vlm, prompts)
-        for finding in (
-            _reads_hidden_states(resid, plain.hidden_states),
-            _batch_equals_singles(vlm, prompts, resid),
-            _changes_logits(vlm, batch, plain.logits),
-            _leaves_nothing(vlm, batch, plain.logits),
-        ):
-            findings.append(Finding(f"{modality}: {finding.claim}", finding.holds, finding.measured))
-    findings.append(_image_positions(vlm))
-    return findings
+            return Finding(claim, *check(vlm, inputs))
+    except Exception as error:
+        # Models and their code fail in any way, and the other checks are to run all the same.
+        return Finding(claim, "error", _in_a_line(error))
 
 
-def _tolerance(vlm: VLM) -> float:
-    return PADDING_TOLERANCE if vlm.model.dtype == torch.float32 else HALF_TOLERANCE
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
-def _reads_hidden_states(resid: Float[Tensor, "batch layer d_model"], hidden_states: tuple[Tensor, ...]) -> Finding:
-    """All but the last layer, which Hugging Face gives after the final norm."""
-    theirs = torch.stack([state[:, -1].float().cpu() for state in hidden_states[1:-1]], dim=1)
-    holds = torch.equal(resid[:, :-1], theirs)
-    difference = (resid[:, :-1] - theirs).abs().max().item()
-    return Finding("resid_post[i] is hidden_states[i + 1], bit for bit", holds, f"largest difference {difference:.1e}")
+# --- how a property is judged --------------------------------------------------------------------------------
 
 
-def _batch_equals_singles(vlm: VLM, prompts, resid: Float[Tensor, "batch layer d_model"]) -> Finding:
-    singles = torch.cat([last_resid_post(vlm, [prompt]) for prompt in prompts])
-    difference = ((resid - singles).abs().max() / singles.abs().max()).item()
-    claim = "a left-padded batch equals its single prompts"
-    return Finding(claim, difference <= _tolerance(vlm), f"relative difference {difference:.1e}")
+def _exactly(holds: bool, measured: str) -> Judgement:
+    return Judgement("ok" if holds else "silently wrong", measured)
 
 
-def _unit_guard(vlm: VLM, layer: int, **kwargs) -> Guard:
-    basis = random_basis(torch.zeros(vlm.n_layers, 1, vlm.d_model), seed=0)
-    return Guard(SafetyDirection(basis, "random"), (layer,), gate="always", **kwargs)
+def _nearly(vlm: VLM, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> Judgement:
+    """Largest difference, relative to the largest number compared."""
+    if vlm.model.dtype != torch.float32:
+        tolerance = max(tolerance, HALF_TOLERANCE)
+    difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    # Not a number is worse than any number.
+    verdict = (
+        "ok" if difference <= tolerance else "degraded" if difference <= DEGRADED * tolerance else "silently wrong"
+    )
+    return Judgement(verdict, f"relative difference {difference:.1e}")
 
 
-def _changes_logits(vlm: VLM, batch, plain: Float[Tensor, "batch pos d_vocab"]) -> Finding:
-    """At every layer; a hook on the wrong module would leave the logits alone."""
-    silent = []
-    for layer in range(vlm.n_layers):
-        with torch.no_grad(), _unit_guard(vlm, layer, rule="ablate").on(vlm):
-            changed = vlm.model(**batch, use_cache=False).logits
-        if torch.equal(changed[:, -1], plain[:, -1]):
-            silent.append(layer)
-    measured = f"silent at layers {silent}" if silent else f"all {vlm.n_layers} layers"
-    return Finding("changing a block's output changes the logits", not silent, measured)
+def _worst(judgements: Sequence[Judgement]) -> Judgement:
+    """The same property in several settings, as one."""
+    order = ("not applicable", "ok", "degraded", "silently wrong", "error")
+    return max(judgements, key=lambda judgement: order.index(judgement.verdict))
 
 
-def _leaves_nothing(vlm: VLM, batch, plain: Float[Tensor, "batch pos d_vocab"]) -> Finding:
-    """After all of the above."""
-    with torch.no_grad():
-        after = vlm.model(**batch, use_cache=False).logits
-    n_hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in vlm.model.modules())
-    holds = torch.equal(after, plain)
-    return Finding(
-        "tracing and guarding leave nothing behind", holds, f"logits identical: {holds}, {n_hooks} hooks left"
+def _run(vlm: VLM, batch: Inputs, **kwargs):
+    return vlm.model(**batch, use_cache=False, **kwargs)
+
+
+def _last_logits(vlm: VLM, batch: Inputs) -> Float[Tensor, "batch d_vocab"]:
+    return _run(vlm, batch).logits[:, -1].float()
+
+
+def _settings(inputs: ContractInputs) -> Iterator[tuple[str, Inputs, Sequence[Inputs]]]:
+    yield "with a picture", inputs.batch, inputs.singles
+    if inputs.text_batch is not None:
+        yield "text", inputs.text_batch, inputs.text_singles
+
+
+@contextmanager
+def _outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """What each module puts out while the block is open, in the order of the calls."""
+    seen: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda m, args, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        for module in modules
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# --- the properties ------------------------------------------------------------------------------------------
+
+
+def blocks_are_the_language_models(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """decoder blocks belong to the language model, as many as its config says"""
+    expected = vlm.model.config.get_text_config().num_hidden_layers
+    inside = set(families.language_model(vlm.model).modules())
+    tower = vlm.model.get_encoder("image")
+    in_tower = set(tower.modules()) if tower is not vlm.model else set()
+    strangers = [i for i, block in enumerate(vlm.blocks) if block not in inside or block in in_tower]
+    holds = len(vlm.blocks) == expected and not strangers
+    return _exactly(
+        holds,
+        f"{len(vlm.blocks)} blocks, config {expected}, not the language model's: {strangers or 'none'}",
     )
 
 
-def _image_positions(vlm: VLM) -> Finding:
-    """The picture takes as many positions as the model gives it states."""
-    batch = collate(vlm, to_prompts(QUERIES, "scene", vlm.picture_size))
-    counts = (batch["input_ids"] == vlm.image_token_id).sum(1)
-    holds = bool((counts > 0).all())
-    return Finding("pictures take positions in the sequence", holds, f"{counts.tolist()} image tokens")
+def parts_are_found(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """final norm, unembedding, vision blocks and projector are found, and run"""
+    parts = [vlm.final_norm, vlm.unembedding, *vlm.vision_blocks, vlm.projector]
+    silent = []
+    for part in parts:
+        with _outputs_of([part]) as seen:
+            _run(vlm, inputs.batch)
+        if not seen:
+            silent.append(type(part).__name__)
+    return _exactly(
+        not silent,
+        f"{len(vlm.vision_blocks)} vision blocks; silent: {', '.join(silent) or 'none'}",
+    )
+
+
+def reads_hidden_states(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """resid_post[i] is hidden_states[i + 1] bit for bit, the last one before the norm"""
+    judgements = []
+    for _, batch, _ in _settings(inputs):
+        ran = [layer for layer in range(vlm.n_layers) if layer not in vlm.skipped_layers(batch)]
+        ours = resid_post(vlm, batch)[:, ran]
+        theirs = torch.stack([state[:, -1] for state in _hidden_states(_run(vlm, batch, output_hidden_states=True))], 1)
+        if theirs.shape[1] != ours.shape[1] + 1:
+            judgements.append(Judgement("error", f"{theirs.shape[1]} hidden states for {ours.shape[1]} layers"))
+            continue
+        theirs = theirs.float().cpu()
+        inner = (ours[:, :-1] - theirs[:, 1:-1]).abs().max().item() if ours.shape[1] > 1 else 0.0
+        last = ours[:, -1].to(vlm.model.device, vlm.model.dtype)
+        normed = (vlm.final_norm(last).float().cpu() - theirs[:, -1]).abs().max().item()
+        # The norm of one position and of a whole sequence may take another kernel.
+        near = normed <= (HALF_TOLERANCE if vlm.model.dtype != torch.float32 else TOLERANCE) * theirs.abs().max().item()
+        judgements.append(
+            _exactly(inner == 0 and near, f"largest difference {inner:.1e}; last, after the norm, {normed:.1e}")
+        )
+    return _worst(judgements)
+
+
+def _hidden_states(output) -> tuple[Tensor, ...]:
+    """Some models put those of their language model one step further in."""
+    return getattr(output, "hidden_states", None) or output.language_model_outputs.hidden_states
+
+
+def tracing_leaves_logits(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """tracing and guarding leave the model as it was: logits bit-identical, no hooks"""
+    before, n_hooks = _run(vlm, inputs.batch).logits, _n_hooks(vlm.model)
+    resid_post(vlm, inputs.batch)
+    with _random_guard(vlm, 0).on(vlm):
+        _run(vlm, inputs.batch)
+    same, left = torch.equal(_run(vlm, inputs.batch).logits, before), _n_hooks(vlm.model) - n_hooks
+    return _exactly(
+        same and not left,
+        f"logits identical: {same}, {left} hooks left",
+    )
+
+
+def _n_hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def batch_equals_singles(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """a left-padded batch equals its single prompts"""
+    judgements = []
+    for _, batch, singles in _settings(inputs):
+        together = resid_post(vlm, batch)
+        alone = torch.cat([resid_post(vlm, single) for single in singles])
+        judgements.append(_nearly(vlm, together, alone))
+    return _worst(judgements)
+
+
+def tokens_are_what_they_claim(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """`last` and `instruction` are the tokens they claim, by decoding"""
+    if not inputs.prompts:
+        return Judgement("not applicable", "inputs made by hand: there is no text")
+    wrong = []
+    for prompts, batch in ((inputs.prompts, inputs.batch), (inputs.text_prompts, inputs.text_batch)):
+        if batch is None:
+            continue
+        ids, mask = batch["input_ids"].cpu(), batch["attention_mask"].cpu().bool()
+        places = instruction_positions(vlm, prompts, ids)
+        for prompt, row, is_token, place in zip(prompts, ids, mask, places.tolist(), strict=True):
+            shown = vlm.tokenizer.decode(
+                row[is_token][: int(is_token[: place + 1].sum())], clean_up_tokenization_spaces=False
+            )
+            before = vlm.tokenizer.decode(
+                row[is_token][: int(is_token[:place].sum())], clean_up_tokenization_spaces=False
+            )
+            if not bool(is_token[-1]) or prompt.text not in shown or prompt.text in before:
+                wrong.append(prompt.text)
+    return _exactly(not wrong, f"wrong in {len(wrong)} prompts")
+
+
+def pictures_stand_where_they_claim(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """image positions are those whose embedding follows the picture, in number and place"""
+    claimed = vlm.image_positions(inputs.batch["input_ids"])
+    embedded = _embedded(vlm, inputs.batch)
+    follows = (embedded != _embedded(vlm, _other_pictures(inputs.batch))).any(-1)
+    fixed = embedded[claimed & ~follows]
+    # Line breaks between rows of patches are learned, and the same for every picture.
+    are_line_breaks = len(fixed) < follows.sum() and bool((fixed == fixed[:1]).all())
+    n_claimed, n_follow = claimed.sum(1).tolist(), follows.sum(1).tolist()
+    measured = f"{n_claimed} claimed, {n_follow} follow the picture, {len(fixed)} line breaks"
+    if not vlm.family.pictures_in_sequence and not follows.any():
+        return Judgement("not applicable", "pictures come in through cross-attention")
+    return _exactly(not (follows & ~claimed).any() and (are_line_breaks or not len(fixed)), measured)
+
+
+def _embedded(vlm: VLM, batch: Inputs) -> Float[Tensor, "batch pos d_model"]:
+    """What goes into the first decoder block."""
+    seen = []
+    hook = vlm.blocks[0].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
+    try:
+        _run(vlm, batch)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+def _other_pictures(batch: Inputs) -> Inputs:
+    random = torch.Generator().manual_seed(1)
+    pixels = batch["pixel_values"]
+    # Zeros stay: some families know padding by them.
+    other = torch.randn(pixels.shape, generator=random).to(pixels)
+    return {**batch, "pixel_values": torch.where(pixels == 0, pixels, other)}
+
+
+def writing_changes_logits(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """changing a block's output changes the logits, at every layer"""
+    plain, silent = _last_logits(vlm, inputs.batch), []
+    for layer in range(vlm.n_layers):
+        with _random_guard(vlm, layer).on(vlm):
+            if torch.equal(_last_logits(vlm, inputs.batch), plain):
+                silent.append(layer)
+    return _exactly(
+        not silent,
+        f"silent at layers {silent}" if silent else f"all {vlm.n_layers} layers",
+    )
+
+
+def _random_guard(vlm: VLM, layer: int, positions: str = "last_prefill", kind: type[Guard] = Guard) -> Guard:
+    basis = random_basis(torch.zeros(vlm.n_layers, 1, vlm.d_model), seed=0)
+    return kind(SafetyDirection(basis, "random"), (layer,), rule="ablate", gate="always", positions=positions)
+
+
+def writing_back_is_the_identity(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """writing a state's own coordinates back is the identity, bit for bit"""
+    plain = _run(vlm, inputs.batch).logits
+    basis = random_basis(torch.zeros(1, 2, vlm.d_model), seed=0)[0]
+
+    def write_back(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+        resid = output[0] if isinstance(output, tuple) else output
+        precise, there = resid.float(), basis.to(resid.device)
+        resid = set_coordinates(precise, there, coordinates(precise, there)).to(resid.dtype)
+        return (resid, *output[1:]) if isinstance(output, tuple) else resid
+
+    hooks = [block.register_forward_hook(write_back) for block in vlm.blocks]
+    try:
+        same = torch.equal(_run(vlm, inputs.batch).logits, plain)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _exactly(same, f"logits identical: {same}")
+
+
+@dataclass(frozen=True)
+class _Watched(Guard):
+    """Takes down where it was asked to change states."""
+
+    masks: list[Bool[Tensor, "batch pos"]] = field(default_factory=list)
+
+    def change(self, resid, layer, reference, mask):
+        self.masks.append(mask.cpu())
+        return super().change(resid, layer, reference, mask)
+
+
+def positions_fire_where_they_should(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """positions fire where they should, with and without a cache, and give the same logits"""
+    judgements = []
+    for positions in POSITIONS:
+        logits = {}
+        for use_cache in (True, False):
+            guard = _random_guard(vlm, 0, positions, kind=_Watched)
+            with guard.on(vlm):
+                logits[use_cache] = _generate(vlm, inputs.batch, use_cache).logits
+            fired = _fired(guard.masks, use_cache)
+            expected = _expected_places(vlm, inputs.batch, positions)
+            n_fired = len(guard.masks)
+            _run(vlm, inputs.batch)
+            holds = torch.equal(fired, expected) and len(guard.masks) == n_fired == N_GENERATED
+            where = f"{positions}, {'with' if use_cache else 'without'} cache"
+            measured = f"{where}: {fired.sum(1).tolist()} places, expected {expected.sum(1).tolist()}"
+            judgements.append(_exactly(holds, measured))
+        cached, plain = (torch.stack(logits[use_cache]).float() for use_cache in (True, False))
+        if cached.shape == plain.shape:
+            judgements.append(_nearly(vlm, cached, plain, tolerance=1e-4))
+    return _worst(judgements)
+
+
+def _generate(vlm: VLM, batch: Inputs, use_cache: bool = True):
+    return vlm.model.generate(
+        **batch,
+        max_new_tokens=N_GENERATED,
+        min_new_tokens=N_GENERATED,
+        do_sample=False,
+        use_cache=use_cache,
+        output_logits=True,
+        return_dict_in_generate=True,
+        pad_token_id=vlm.model.generation_config.pad_token_id or 0,
+    )
+
+
+def _fired(masks: list[Tensor], use_cache: bool) -> Bool[Tensor, "batch pos"]:
+    """Places that were changed in the pass that made their state: prompt, then each generated token but the last."""
+    if use_cache:
+        return torch.cat(masks, dim=1)
+    return masks[-1]
+
+
+def _expected_places(vlm: VLM, batch: Inputs, positions: str) -> Bool[Tensor, "batch pos"]:
+    """By design.md, from the inputs alone."""
+    ids, is_token = batch["input_ids"].cpu(), batch["attention_mask"].cpu().bool()
+    prompt, later = torch.zeros_like(is_token), torch.zeros(len(ids), N_GENERATED - 1, dtype=torch.bool)
+    if positions in ("last_prefill", "last"):
+        prompt[:, -1] = True
+    if positions in ("generated", "last", "all"):
+        later[:] = True
+    if positions == "all":
+        prompt = is_token
+    if positions == "text":
+        prompt = is_token & ~vlm.image_positions(ids)
+    return torch.cat([prompt, later], dim=1)
+
+
+def prefix_causality_is_known(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """whether the prefix is causal is known"""
+    batch = inputs.singles[0]
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    last = changed["input_ids"][:, -1]
+    changed["input_ids"][:, -1] = torch.where(last == batch["input_ids"][:, -2], last - 1, batch["input_ids"][:, -2])
+    before = torch.arange(batch["input_ids"].shape[1] - 1)[None]
+    ours, theirs = (resid_post(vlm, inputs_, before) for inputs_ in (batch, changed))
+    moved = ((ours - theirs).abs().max() / ours.abs().max()).item()
+    is_causal = moved <= 10 * TOLERANCE
+    word = "causal" if is_causal else "not causal"
+    return _exactly(is_causal == vlm.family.is_causal, f"{word}: earlier states move by {moved:.1e}")
+
+
+def text_runs_alone(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """text-only prompts run without a picture, and are what is left of a prompt without its picture"""
+    if inputs.text_batch is None:
+        return Judgement("not applicable", "this family can't run without a picture")
+    with _outputs_of(list(vlm.vision_blocks)) as seen:
+        finite = bool(_last_logits(vlm, inputs.text_batch).isfinite().all())
+    if not finite or seen:
+        return _exactly(False, f"logits finite: {finite}, vision blocks that ran: {len(seen)}")
+    if not inputs.prompts:
+        return Judgement("ok", "runs; inputs made by hand have no text to take out")
+    try:
+        found = prompt_texts(vlm, inputs.batch["input_ids"].cpu(), inputs.batch["attention_mask"].cpu())
+    except ValueError:
+        return Judgement("ok", "runs; references have to be passed explicitly for prompts with pictures")
+    expected = [single["input_ids"][0].tolist() for single in inputs.text_singles]
+    return _exactly(found == expected, "text taken out of picture prompts equals the text modality's tokens")
+
+
+def generation_of_a_batch_equals_singles(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """greedy generation of a batch equals that of its single prompts"""
+    wrong = []
+    for setting, batch, singles in _settings(inputs):
+        together = _generate(vlm, batch)
+        for row, single in enumerate(singles):
+            alone = _generate(vlm, single)
+            new = together.sequences[row, -N_GENERATED:], alone.sequences[0, -N_GENERATED:]
+            if not torch.equal(*new):
+                wrong.append(setting)
+    if wrong and vlm.model.dtype != torch.float32:
+        return Judgement("degraded", f"half precision: tokens differ {', '.join(wrong)}")
+    return _exactly(not wrong, f"tokens differ: {', '.join(wrong) or 'none'}")
+
+
+CHECKS = (
+    blocks_are_the_language_models,
+    parts_are_found,
+    reads_hidden_states,
+    tracing_leaves_logits,
+    batch_equals_singles,
+    tokens_are_what_they_claim,
+    pictures_stand_where_they_claim,
+    writing_changes_logits,
+    writing_back_is_the_identity,
+    positions_fire_where_they_should,
+    prefix_causality_is_known,
+    text_runs_alone,
+    generation_of_a_batch_equals_singles,
+)

@@ -1,63 +1,109 @@
-"""Load a Hugging Face image-text-to-text model, name its parts once, and prove that the names are right."""
+"""Load a Hugging Face image-text-to-text model, and one name for each part that the toolkit touches."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import psutil
 import torch
-from torch import nn
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoProcessor,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from interp import families
+from interp.families import Family, ModelError, decoder_blocks
+from interp.processors import load_processor
 
-class ModelError(ValueError):
-    """The model can't be loaded, or is not what its name says."""
-
-
-def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder blocks of the language model, layer 0 first.
-
-    Found by the model's own accessor and checked against the text config, never by searching for module
-    lists: a vision tower has one too.
-
-    Raises:
-        ModelError: the accessor leads nowhere, or to another number of blocks than the config has.
-    """
-    expected = model.config.get_text_config().num_hidden_layers
-    blocks = getattr(model.get_decoder(), "layers", None)
-    if not isinstance(blocks, nn.ModuleList) or len(blocks) != expected:
-        found = f"{len(blocks)} blocks" if isinstance(blocks, nn.ModuleList) else "no list of blocks"
-        raise ModelError(f"{type(model).__name__}: its decoder has {found}, its text config says {expected}")
-    return blocks
+__all__ = ["LLM", "VLM", "ModelError"]
 
 
 def _load(loader, name: str, **kwargs):
     """`loader.from_pretrained`, with one clear line for whatever goes wrong."""
     try:
         return loader.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ModelError(f"model {name!r} does not fit into memory: {_first_line(error)} {SMALLER}") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(
-            f"model {str(name)!r} can't be loaded: {reason} "
+            f"model {name!r} can't be loaded: {_first_line(error)} "
             "Expected a folder in Hugging Face format, a hub id that can be reached, or 'organism'."
         ) from error
 
 
-def _placement(device: str, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype | str]:
-    """On a CPU float32, which is faster there than bfloat16; elsewhere what the checkpoint is stored in."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device), dtype or (torch.float32 if device == "cpu" else "auto")
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+SMALLER = "Give dtype=torch.bfloat16, device_map='auto' (needs accelerate), or a quantization_config."
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """Where the weights go, and in which precision."""
+
+    device: torch.device
+    dtype: torch.dtype | str
+    loading: dict
+    """What `from_pretrained` is told of it."""
+
+    @classmethod
+    def of(cls, device: str, dtype: torch.dtype | str, device_map, quantization_config) -> "_Placement":
+        """On a CPU float32, which is faster there than bfloat16; elsewhere what the checkpoint is stored in."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto" and device == "cpu" and device_map is None and quantization_config is None:
+            dtype = torch.float32
+        loading = {"device_map": device_map, "quantization_config": quantization_config}
+        return cls(torch.device(device), dtype, {k: v for k, v in loading.items() if v is not None} | {"dtype": dtype})
+
+    def place(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Spread or quantised weights stay where they were loaded."""
+        return (model if len(self.loading) > 1 else model.to(self.device)).eval()
+
+
+def _check_memory(name: str, placement: _Placement) -> None:
+    """Before anything is read: a machine that runs out of memory half way is no place to learn about it.
+
+    Raises:
+        ModelError: the weights are larger than what is free.
+    """
+    if len(placement.loading) > 1 or not Path(name).is_dir():
+        return
+    stored = sum(file.stat().st_size for file in Path(name).glob("*.safetensors"))
+    # Published weights take two bytes a number.
+    needed = stored * (2 if placement.dtype == torch.float32 else 1)
+    free = psutil.virtual_memory().available
+    if placement.device.type == "cuda":
+        free = torch.cuda.mem_get_info(placement.device)[0]
+    if needed > free:
+        raise ModelError(f"model {name!r} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. {SMALLER}")
+
+
+def _load_model(auto, name: str, config: PretrainedConfig, placement: _Placement, **hub) -> PreTrainedModel:
+    """Raises:
+    ModelError: it can't be loaded, or some of its weights are not in the checkpoint.
+    """
+    _check_memory(name, placement)
+    model, found = _load(auto, name, config=config, output_loading_info=True, **placement.loading, **hub)
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model {name!r}: {len(missing)} weights ({missing[0]}, ...) are not in the checkpoint and would be "
+            "random; download it again, or check that its config belongs to it"
+        )
+    return placement.place(model)
 
 
 @dataclass(frozen=True)
@@ -69,67 +115,178 @@ class LLM:
     name: str
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, device: str = "auto", dtype: torch.dtype | None = None) -> "LLM":
-        """Loads the model and its tokenizer.
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: str = "auto",
+        dtype: torch.dtype | str = "auto",
+        device_map: str | dict | None = None,
+        attn_implementation: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        quantization_config=None,
+    ) -> "LLM":
+        """Loads the model and its tokenizer; arguments as for `VLM.from_pretrained`.
 
         Raises:
             ModelError: there is no such model, or it is no causal language model.
         """
-        place, dtype = _placement(device, dtype)
-        tokenizer = _load(AutoTokenizer, str(name_or_path))
+        name, placement = str(name_or_path), _Placement.of(device, dtype, device_map, quantization_config)
+        hub = _hub(revision, trust_remote_code)
+        config = _load(AutoConfig, name, **hub)
+        tokenizer = _load(AutoTokenizer, name, **hub)
         tokenizer.padding_side = "left"
-        model = _load(AutoModelForCausalLM, str(name_or_path), dtype=dtype).to(place).eval()
-        return cls(model, tokenizer, str(name_or_path))
+        attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
+        model = _load_model(AutoModelForCausalLM, name, config, placement, **attention, **hub)
+        return cls(model, tokenizer, name)
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
         return decoder_blocks(self.model)
 
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def d_model(self) -> int:
+        return self.model.config.get_text_config().hidden_size
+
+    def skipped_layers(self, batch: Mapping[str, Tensor]) -> frozenset[int]:
+        """None: every block runs on text."""
+        return frozenset()
+
+    def check_matches(self, vlm: "VLM") -> None:
+        """That this could be the language model that the VLM was built on.
+
+        Raises:
+            ModelError: width, depth or vocabulary differ; the message says how.
+        """
+        ours, theirs = self.model.config.get_text_config(), vlm.model.config.get_text_config()
+        for what, key in (("layers", "num_hidden_layers"), ("d_model", "hidden_size")):
+            if getattr(ours, key) != getattr(theirs, key):
+                raise ModelError(
+                    f"{self.name!r} has {getattr(ours, key)} {what}, {vlm.name!r} has {getattr(theirs, key)}; "
+                    "expected the language model that the VLM was built on"
+                )
+        # VLMs add tokens of their own at the end (<image>, padding); those before must be the same.
+        mine, its = self.tokenizer.get_vocab(), vlm.tokenizer.get_vocab()
+        moved = [token for token, i in mine.items() if its.get(token) != i]
+        if moved:
+            raise ModelError(
+                f"{len(moved)} of the {len(mine)} tokens of {self.name!r} have another id in {vlm.name!r} "
+                f"({moved[0]!r}, ...); expected the language model that the VLM was built on"
+            )
+
+
+def _hub(revision: str | None, trust_remote_code: bool) -> dict:
+    return {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
+
+
+def _refuse_what_is_no_vlm(name: str, config: PretrainedConfig) -> None:
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and "AutoModelForImageTextToText" not in (
+        getattr(config, "auto_map", None) or {}
+    ):
+        raise ModelError(
+            f"model {name!r} is of type {config.model_type!r}, which takes no pictures; "
+            "expected a vision-language model (transformers: image-text-to-text)"
+        )
+
 
 @dataclass(frozen=True)
 class VLM:
-    """A vision-language model, its processor, and one name for each part that the toolkit touches."""
+    """A vision-language model, its processor, and one name for each part that the toolkit touches.
+
+    `VLM(model, processor)` takes a model already in hand.
+    """
 
     model: PreTrainedModel
-    processor: ProcessorMixin
-    name: str
+    processor: ProcessorMixin | None
+    """None where inputs are made by hand; then nothing can be made from prompts."""
+    name: str = ""
+
+    def __post_init__(self):
+        if not self.name:
+            object.__setattr__(self, "name", self.model.config.name_or_path or type(self.model).__name__)
+        if self.processor is not None:
+            self.processor.tokenizer.padding_side = "left"
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, device: str = "auto", dtype: torch.dtype | None = None) -> "VLM":
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: str = "auto",
+        dtype: torch.dtype | str = "auto",
+        device_map: str | dict | None = None,
+        attn_implementation: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        quantization_config=None,
+    ) -> "VLM":
         """Loads any image-text-to-text model of transformers from a folder or the hub.
 
         Args:
             name_or_path: folder in Hugging Face format, or hub id.
             device: `auto` takes a GPU if there is one.
-            dtype: by default float32 on a CPU, the checkpoint's own elsewhere.
+            dtype: `auto` is float32 on a CPU, the checkpoint's own elsewhere.
+            device_map: spreads the model over devices (needs accelerate); `device` is left aside then.
+            attn_implementation: `eager`, `sdpa`, `flash_attention_2`; by default transformers chooses.
+            revision: commit, tag or branch on the hub.
+            trust_remote_code: runs code from the checkpoint. Off unless you have read that code.
+            quantization_config: of transformers, e.g. `BitsAndBytesConfig`.
 
         Raises:
-            ModelError: there is no such model, or it takes no pictures.
+            ModelError: there is no such model, it takes no pictures, it lacks weights, or it does not fit into memory.
         """
-        place, dtype = _placement(device, dtype)
-        name = str(name_or_path)
-        config = _load(AutoConfig, name)
-        if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        name, placement = str(name_or_path), _Placement.of(device, dtype, device_map, quantization_config)
+        if (Path(name) / "model_index.json").exists():
             raise ModelError(
-                f"model {name!r} is of type {config.model_type!r}, which takes no pictures; "
-                "expected a vision-language model (transformers: image-text-to-text)"
+                f"model {name!r} is a diffusion pipeline; expected a vision-language model that writes text"
             )
+        hub = _hub(revision, trust_remote_code)
+        config = _load(AutoConfig, name, **hub)
+        _refuse_what_is_no_vlm(name, config)
         with warnings.catch_warnings():
             # Without torchvision transformers takes the PIL image processor, and says so each time.
             warnings.filterwarnings("ignore", message=".*torchvision.*")
-            processor = _load(AutoProcessor, name)
-        processor.tokenizer.padding_side = "left"
-        model = _load(AutoModelForImageTextToText, name, dtype=dtype).to(place).eval()
+            processor = load_processor(name, **hub)
+        attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
+        model = _load_model(AutoModelForImageTextToText, name, config, placement, **attention, **hub)
         return cls(model, processor, name)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Raises:
+        ModelError: the model came without a processor.
+        """
+        if self.processor is None:
+            raise ModelError(f"{self.name!r} has no processor; give one: VLM(model, processor)")
         return self.processor.tokenizer
+
+    @cached_property
+    def family(self) -> Family:
+        return families.family_of(self.model.config)
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
         """The decoder blocks of the language model; `blocks[layer]` puts out `resid_post` of `layer`."""
         return decoder_blocks(self.model)
+
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        return families.final_norm(self.model)
+
+    @cached_property
+    def unembedding(self) -> nn.Module:
+        return families.unembedding(self.model)
+
+    @cached_property
+    def vision_blocks(self) -> nn.ModuleList:
+        return families.vision_blocks(self.model)
+
+    @cached_property
+    def projector(self) -> nn.Module:
+        return families.projector(self.model)
 
     @property
     def n_layers(self) -> int:
@@ -142,9 +299,22 @@ class VLM:
     @property
     def image_token_id(self) -> int:
         """The id that stands at each position which a picture takes."""
-        return self.model.config.image_token_id
+        return families.image_token_id(self.model.config)
+
+    def image_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Where pictures stand in the sequence. None where they come in through cross-attention."""
+        if not self.family.pictures_in_sequence:
+            return torch.zeros_like(input_ids, dtype=torch.bool)
+        return input_ids == self.image_token_id
+
+    def skipped_layers(self, batch: Mapping[str, Tensor]) -> frozenset[int]:
+        """Blocks that a batch without pictures passes by: those that attend to pictures and to nothing else."""
+        if self.family.pictures_in_sequence or "pixel_values" in batch:
+            return frozenset()
+        return frozenset(self.model.config.get_text_config().cross_attention_layers)
 
     @property
     def picture_size(self) -> int:
-        """Side, in pixels, of the square that the vision tower sees."""
-        return self.model.config.vision_config.image_size
+        """Side, in pixels, of the square that the vision tower sees; 336 where it takes any size."""
+        size = getattr(self.model.config.vision_config, "image_size", None) or 336
+        return size if isinstance(size, int) else max(size)

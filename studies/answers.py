@@ -29,7 +29,7 @@ class Generation:
 def _batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
     """Rows of each batch: with and without pictures apart, similar lengths together."""
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].text) + len(prompts[i].system), i))
-    halves = [[i for i in order if (prompts[i].picture is not None) == pictured] for pictured in (False, True)]
+    halves = [[i for i in order if bool(prompts[i].pictures) == pictured] for pictured in (False, True)]
     return [half[start : start + size] for half in halves for start in range(0, len(half), size)]
 
 
@@ -112,7 +112,7 @@ def reference_texts(
     if reference != "transcription":
         raise ValueError(f"reference {reference!r} does not exist; expected one of {', '.join(REFERENCES)}")
     texts = [prompt.text for prompt in prompts]
-    pictured = [i for i, prompt in enumerate(prompts) if prompt.picture is not None]
+    pictured = [i for i, prompt in enumerate(prompts) if prompt.pictures]
     read = transcriptions(vlm, [prompts[i] for i in pictured], how, advance)
     for i, text in zip(pictured, read, strict=True):
         texts[i] = text or texts[i]

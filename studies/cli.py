@@ -1,7 +1,9 @@
 """The command `vlm-guard`."""
 
+import json
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -42,17 +44,28 @@ def repro(
 
 
 @app.command()
-def check(model: Annotated[str, typer.Argument(help="Folder in Hugging Face format, hub id, or 'organism'.")]) -> None:
-    """Proves on a model that what the toolkit reads and changes is what it says."""
-    from interp.verify import verify
+def check(
+    model: Annotated[str, typer.Argument(help="Folder in Hugging Face format, hub id, or 'organism'.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON array.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code from the checkpoint. Read it first.")] = False,
+) -> None:
+    """Proves on a model that what the toolkit reads and changes is what it says. Run it before you trust a new model.
+
+    One line a property: ok, degraded (rounding), silently wrong, error, or not applicable. Exit code 1 on anything
+    worse than degraded.
+    """
+    from interp.verify import check_vlm
     from interp.vlm import VLM
     from studies import organism
 
-    vlm = VLM.from_pretrained(organism.path() if model == "organism" else model)
-    findings = verify(vlm)
-    for finding in findings:
-        print(f"{'ok   ' if finding.holds else 'FAILS'}  {finding.claim}  ({finding.measured})")
-    if not all(finding.holds for finding in findings):
+    folder = organism.path() if model == "organism" else model
+    findings = check_vlm(VLM.from_pretrained(folder, trust_remote_code=trust_remote_code))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(f"{finding.verdict:<15} {finding.claim}  ({finding.measured})")
+    if not all(finding.is_accepted for finding in findings):
         raise typer.Exit(1)
 
 

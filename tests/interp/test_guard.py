@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from interp.directions import SafetyDirection, random_basis
-from interp.guard import Guard
+from interp.families import ModelError
+from interp.guard import POSITIONS, Guard
 from interp.inputs import collate, to_prompts
 from interp.projection import coordinates
 
@@ -33,7 +34,7 @@ def blocks_output(vlm, batch, layer):
     return seen[0]
 
 
-@pytest.mark.parametrize("positions", ["last_prefill", "all"])
+@pytest.mark.parametrize("positions", ["last_prefill", "text", "all"])
 def test_exactly_the_named_positions_of_the_named_layer_change(tiny_vlm, batch, direction, positions):
     guard = Guard(direction, (1,), rule="ablate", gate="always", positions=positions)
     before = [blocks_output(tiny_vlm, batch, layer) for layer in (0, 1)]
@@ -42,6 +43,8 @@ def test_exactly_the_named_positions_of_the_named_layer_change(tiny_vlm, batch, 
     assert torch.equal(after[0], before[0])
     changed = (after[1] != before[1]).any(-1)
     expected = batch["attention_mask"].bool()
+    if positions == "text":
+        expected &= batch["input_ids"] != tiny_vlm.image_token_id
     if positions == "last_prefill":
         expected = torch.zeros_like(expected)
         expected[:, -1] = True
@@ -73,7 +76,7 @@ def test_the_sign_gate_leaves_rows_alone_whose_reference_is_harmless(tiny_vlm, b
 
 def test_with_and_without_cache_the_same_places_change(tiny_vlm, batch, direction):
     """Five generated tokens each: prefill is not mistaken for decoding, nor decoding for a new prompt."""
-    for positions in ("last_prefill", "all"):
+    for positions in POSITIONS:
         guard = Guard(direction, (1, 2), gate="always", positions=positions, strength=4.0)
         logits = []
         for use_cache in (True, False):
@@ -127,11 +130,27 @@ def test_bad_guards_are_named(tiny_vlm, batch, direction):
         Guard(direction, (1,), rule="steal")
     with pytest.raises(ValueError, match=r"layers \(3,\); expected at least one, each from 0 to 2"):
         Guard(direction, (3,))
-    with pytest.raises(ValueError, match="needs references"), Guard(direction, (1,)).on(tiny_vlm):
-        pass
     with pytest.raises(ValueError, match="2 references for a batch of 4 rows"):
         with Guard(direction, (1,)).on(tiny_vlm, REFERENCES[:2]):
             hidden(tiny_vlm, batch)
     narrow = SafetyDirection(random_basis(torch.zeros(3, 1, 8), seed=0), "random")
     with pytest.raises(ValueError, match="3 layers of width 8"), Guard(narrow, (1,), rule="ablate").on(tiny_vlm, ["x"]):
         pass
+
+
+@pytest.mark.parametrize("modality", ["text", "scene"])
+def test_without_references_a_guard_reads_the_text_of_the_prompts(tiny_vlm, queries, direction, modality):
+    prompts = to_prompts(queries, modality, 96)
+    batch, guard = collate(tiny_vlm, prompts), Guard(direction, (1,), gate="always", strength=2.0)
+    with guard.on(tiny_vlm, [prompt.text for prompt in prompts]):
+        told = hidden(tiny_vlm, batch).logits
+    with guard.on(tiny_vlm):
+        read = hidden(tiny_vlm, batch).logits
+    torch.testing.assert_close(read, told, atol=1e-5, rtol=0)
+    assert not torch.allclose(read, hidden(tiny_vlm, batch).logits, atol=1e-3)
+
+
+def test_text_that_cannot_be_taken_out_has_to_be_passed(tiny_vlm, batch, direction, monkeypatch):
+    monkeypatch.setattr("interp.inputs._picture_marks", lambda vlm: ())
+    with pytest.raises(ModelError, match="pass references explicitly"), Guard(direction, (1,)).on(tiny_vlm):
+        hidden(tiny_vlm, batch)

@@ -34,7 +34,7 @@ def test_the_request_is_beside_the_picture_or_in_it(queries):
 
 def test_the_same_query_gets_the_same_picture_and_another_query_another(queries):
     for modality in ("noise", "scene", "typographic"):
-        first, again, other = (to_prompt(q, modality, 96).picture for q in (queries[0], queries[0], queries[1]))
+        first, again, other = (to_prompt(q, modality, 96).pictures[0] for q in (queries[0], queries[0], queries[1]))
         assert first.tobytes() == again.tobytes() != other.tobytes()
 
 
@@ -51,7 +51,7 @@ def test_a_system_turn_comes_first(tiny_vlm, queries):
 def test_a_transcription_keeps_the_picture_and_asks_for_its_text(queries):
     prompt = to_prompt(queries[0], "typographic", 96, system="Be kind.")
     asked = transcription_prompt(prompt)
-    assert asked.picture is prompt.picture and "Write down the text" in asked.text and not asked.system
+    assert asked.pictures == prompt.pictures and "Write down the text" in asked.text and not asked.system
     with pytest.raises(ValueError, match="has no picture"):
         transcription_prompt(text_prompt("hello"))
 

@@ -1,9 +1,14 @@
-import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import shutil
+from types import SimpleNamespace
 
-from interp.verify import verify
-from interp.vlm import VLM, ModelError, decoder_blocks
+import pytest
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from interp.families import ModelError, decoder_blocks
+from interp.vlm import LLM, VLM
 
 
 def test_blocks_belong_to_the_language_model(tiny_vlm):
@@ -11,51 +16,6 @@ def test_blocks_belong_to_the_language_model(tiny_vlm):
     assert all(
         block is own for block, own in zip(tiny_vlm.blocks, tiny_vlm.model.model.language_model.layers, strict=True)
     )
-
-
-def test_every_property_holds_on_a_sound_model(tiny_vlm):
-    findings = verify(tiny_vlm)
-    assert len(findings) == 10 and [f for f in findings if not f.holds] == []
-
-
-def test_a_guard_that_stays_behind_is_found(tiny_vlm):
-    """Breaks the property that `verify` ends with: a hook that adds noise to every pass after the first."""
-    passes = []
-
-    def late(module, args, output):
-        passes.append(1)
-        return output + 1e-3 if len(passes) > 4 else output
-
-    hook = tiny_vlm.blocks[0].register_forward_hook(late)
-    try:
-        assert [f.claim for f in verify(tiny_vlm) if not f.holds]
-    finally:
-        hook.remove()
-
-
-def test_right_padding_is_found(tiny_vlm):
-    tiny_vlm.tokenizer.padding_side = "right"
-    try:
-        failed = [f.claim for f in verify(tiny_vlm) if not f.holds]
-    finally:
-        tiny_vlm.tokenizer.padding_side = "left"
-    assert "text: a left-padded batch equals its single prompts" in failed
-
-
-def test_a_hook_on_the_wrong_module_is_found(tiny_vlm):
-    """The blocks of another model: their count is right, changing them does nothing."""
-    broken = VLM(tiny_vlm.model, tiny_vlm.processor, "broken")
-    strangers = LlamaForCausalLM(tiny_vlm.model.config.get_text_config())
-    vars(broken)["blocks"] = decoder_blocks(strangers)
-    batch_claim = "changing a block's output changes the logits"
-    from interp.inputs import collate, to_prompts
-    from interp.verify import QUERIES, _changes_logits
-
-    batch = collate(broken, to_prompts(QUERIES, "text", 96))
-    with torch.no_grad():
-        plain = broken.model(**batch, use_cache=False).logits
-    finding = _changes_logits(broken, batch, plain)
-    assert finding.claim == batch_claim and not finding.holds
 
 
 def test_bad_models_are_one_clear_line(tiny_folder, tmp_path):
@@ -78,3 +38,54 @@ def test_a_config_that_counts_other_layers_is_refused(tiny_vlm):
             decoder_blocks(tiny_vlm.model)
     finally:
         config.num_hidden_layers = 3
+
+
+def test_a_checkpoint_with_missing_weights_is_refused(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "holes")
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in weights if "mlp.up_proj" in name)
+    save_file({name: w for name, w in weights.items() if name != lost}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights \(.*mlp.up_proj.*\) are not in the checkpoint"):
+        VLM.from_pretrained(folder)
+
+
+def test_a_diffusion_pipeline_and_an_unknown_architecture_are_named(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(ModelError, match="is a diffusion pipeline; expected a vision-language model"):
+        VLM.from_pretrained(tmp_path)
+    (tmp_path / "model_index.json").unlink()
+    (tmp_path / "config.json").write_text('{"model_type": "from_the_future"}')
+    with pytest.raises(ModelError, match="from_the_future"):
+        VLM.from_pretrained(tmp_path)
+
+
+def test_too_little_memory_is_told_before_anything_is_read(tiny_folder, monkeypatch):
+    monkeypatch.setattr("interp.vlm.psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr("interp.vlm.AutoModelForImageTextToText", None)
+    with pytest.raises(ModelError, match=r"needs 0.0 GB, 0.0 GB are free. Give dtype=torch.bfloat16, device_map"):
+        VLM.from_pretrained(tiny_folder, device="cpu")
+
+
+def test_a_model_in_hand_needs_no_folder(tiny_vlm):
+    vlm = VLM(tiny_vlm.model, tiny_vlm.processor)
+    assert vlm.n_layers == 3 and vlm.name
+    with pytest.raises(ModelError, match="has no processor"):
+        _ = VLM(tiny_vlm.model, None).tokenizer
+
+
+def test_parts_have_one_name_each(tiny_vlm):
+    inner = tiny_vlm.model.model
+    assert tiny_vlm.final_norm is inner.language_model.norm and tiny_vlm.unembedding is tiny_vlm.model.lm_head
+    assert tiny_vlm.projector is inner.multi_modal_projector and len(tiny_vlm.vision_blocks) == 1
+
+
+def test_an_llm_that_the_vlm_was_not_built_on_is_refused(tiny_vlm):
+    config = tiny_vlm.model.config.get_text_config()
+    own = LLM(LlamaForCausalLM(config), tiny_vlm.tokenizer, "own")
+    own.check_matches(tiny_vlm)
+    deeper = LlamaConfig(**{**config.to_dict(), "num_hidden_layers": 4})
+    with pytest.raises(ModelError, match="'deeper' has 4 layers, .* has 3; expected the language model"):
+        LLM(LlamaForCausalLM(deeper), tiny_vlm.tokenizer, "deeper").check_matches(tiny_vlm)
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"how": 0, "do": 1}, "how")))
+    with pytest.raises(ModelError, match="2 of the 2 tokens of 'other' have another id"):
+        LLM(own.model, other, "other").check_matches(tiny_vlm)

@@ -1,10 +1,12 @@
 """Bad input: one clear line, exit code 2, no traceback, before any long work."""
 
+import json
 import sys
 
 import pytest
 from PIL import Image
 
+from interp.verify import CHECKS
 from studies import cli
 
 
@@ -89,7 +91,20 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 
 def test_check_passes_on_a_sound_model(run, tiny_folder):
     code, out, _ = run("check", tiny_folder)
-    assert code == 0 and out.count("ok") >= 10 and "FAILS" not in out
+    assert code == 0 and len(out.splitlines()) == len(CHECKS)
+    assert all(line.startswith("ok ") for line in out.splitlines())
+
+
+def test_check_for_machines(run, tiny_folder, monkeypatch):
+    monkeypatch.setattr("interp.verify.CHECKS", CHECKS[:2])
+    code, out, _ = run("check", tiny_folder, "--json")
+    assert code == 0 and [set(row) for row in json.loads(out)] == [{"claim", "verdict", "measured"}] * 2
+
+
+def test_check_fails_on_a_model_that_is_silently_wrong(run, tiny_folder, monkeypatch):
+    monkeypatch.setattr("interp.guard.Guard.change", lambda guard, resid, layer, reference, mask: resid)
+    code, out, _ = run("check", tiny_folder)
+    assert code == 1 and "silently wrong  changing a block's output" in out
 
 
 def test_help_names_both_commands(run):

@@ -1,0 +1,166 @@
+"""The contract on every family, and on models that break it on purpose."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from interp import verify
+from interp.families import Family, decoder_blocks
+from interp.guard import Guard
+from interp.verify import ContractInputs, check_vlm
+from interp.vlm import VLM
+from tests.families import deep, handmade
+
+NOT_FOR_GENERATION = "InstructBLIP"
+# Of the libraries, not ours: PaliGemma's processor and NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
+
+@pytest.fixture(scope="module")
+def family_vlm(tmp_path_factory):
+    """Each deep family's model, built once."""
+    made = {}
+
+    def of(name: str) -> VLM:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("family")
+            next(family for family in deep.FAMILIES if family.name == name).build(folder)
+            made[name] = VLM.from_pretrained(folder, device="cpu")
+        return made[name]
+
+    return of
+
+
+def faults(findings):
+    return {finding.claim: finding for finding in findings if not finding.is_accepted}
+
+
+@pytest.mark.parametrize("family", deep.FAMILIES, ids=lambda family: family.model_type)
+def test_a_family_through_its_own_processor(family, family_vlm):
+    vlm = family_vlm(family.name)
+    assert vlm.n_layers == family.n_layers and len(vlm.vision_blocks) == family.n_vision_layers
+    findings = check_vlm(vlm)
+    assert not faults(findings), list(faults(findings).values())
+    assert len(findings) == len(verify.CHECKS)
+
+
+@pytest.mark.parametrize("family", handmade.FAMILIES, ids=lambda family: family.model_type)
+def test_a_family_on_hand_made_tensors(family):
+    model = family.build()
+    made = family.inputs(model)
+    vlm = VLM(model, None)
+    found = faults(check_vlm(vlm, ContractInputs(made.batch, made.singles, made.text_batch, made.text_singles)))
+    assert len(vlm.vision_blocks) == family.n_vision_layers
+    if family.name == NOT_FOR_GENERATION:
+        assert "only its forward pass can be guarded" in found.pop(claim_of("positions")).measured
+    assert not found, list(found.values())
+
+
+def claim_of(start: str) -> str:
+    claims = [check.__doc__.strip().splitlines()[0] for check in verify.CHECKS]
+    return next(claim for claim in claims if claim.startswith(start))
+
+
+def test_a_hook_on_the_vision_tower_is_found(family_vlm):
+    vlm = family_vlm("LLaVA-1.5")
+    broken = VLM(vlm.model, vlm.processor, "broken")
+    vars(broken)["blocks"] = vlm.vision_blocks
+    assert claim_of("decoder blocks") in faults(check_vlm(broken))
+
+
+def test_the_blocks_of_another_model_are_found(family_vlm):
+    vlm = family_vlm("LLaVA-1.5")
+    broken = VLM(vlm.model, vlm.processor, "broken")
+    vars(broken)["blocks"] = decoder_blocks(LlamaForCausalLM(vlm.model.config.get_text_config()))
+    assert {claim_of("decoder blocks"), claim_of("changing a block")} <= set(faults(check_vlm(broken)))
+
+
+def test_right_padding_is_found(family_vlm):
+    vlm = family_vlm("LLaVA-1.5")
+    vlm.tokenizer.padding_side = "right"
+    try:
+        found = faults(check_vlm(vlm))
+    finally:
+        vlm.tokenizer.padding_side = "left"
+    assert {claim_of("a left-padded batch"), claim_of("`last`")} <= set(found)
+
+
+def test_layers_that_are_off_by_one_are_found(family_vlm, monkeypatch):
+    right = verify.resid_post
+    monkeypatch.setattr(verify, "resid_post", lambda *args: right(*args).roll(1, dims=1))
+    assert claim_of("resid_post[i]") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+
+
+def test_a_last_state_after_the_norm_is_found(family_vlm, monkeypatch):
+    vlm, right = family_vlm("LLaVA-1.5"), verify.resid_post
+
+    def normed(*args):
+        resid = right(*args)
+        resid[:, -1] = vlm.final_norm(resid[:, -1])
+        return resid
+
+    monkeypatch.setattr(verify, "resid_post", normed)
+    assert set(faults(check_vlm(vlm))) == {claim_of("resid_post[i]")}
+
+
+def test_a_hook_that_stays_behind_is_found(family_vlm, monkeypatch):
+    vlm, left = family_vlm("LLaVA-1.5"), []
+
+    def leaky(*args):
+        left.append(vlm.blocks[1].register_forward_hook(lambda module, args, output: output * 1.001))
+        return torch.zeros(2, vlm.n_layers, vlm.d_model)
+
+    monkeypatch.setattr(verify, "resid_post", leaky)
+    try:
+        assert claim_of("tracing and guarding") in faults(check_vlm(vlm))
+    finally:
+        for hook in left:
+            hook.remove()
+
+
+def test_a_prefix_that_looks_ahead_is_not_taken_for_causal(family_vlm):
+    vlm = family_vlm("PaliGemma")
+    broken = VLM(vlm.model, vlm.processor, "broken")
+    vars(broken)["family"] = replace(vlm.family, is_causal=True)
+    found = faults(check_vlm(broken))
+    assert set(found) == {claim_of("whether the prefix")} and "not causal" in found[claim_of("whether")].measured
+
+
+def test_a_wrong_image_token_is_found(family_vlm):
+    vlm = family_vlm("LLaVA-1.5")
+    broken = VLM(vlm.model, vlm.processor, "broken")
+    vars(broken)["family"] = Family(pictures_in_sequence=False)
+    assert claim_of("image positions") in faults(check_vlm(broken))
+
+
+@pytest.mark.parametrize("positions", ["last_prefill", "generated", "text", "all"])
+def test_places_that_fire_too_often_are_found(family_vlm, monkeypatch, positions):
+    """A guard that mistakes every pass for a new prompt."""
+    from interp.guard import _Places
+
+    begin = _Places.begin_pass
+
+    def forgetful(places, ids, kwargs):
+        places.prompt_length = None
+        return begin(places, ids, kwargs)
+
+    monkeypatch.setattr(_Places, "begin_pass", forgetful)
+    monkeypatch.setattr(verify, "POSITIONS", (positions,))
+    found = faults(check_vlm(family_vlm("LLaVA-1.5")))
+    assert (claim_of("positions") in found) == (positions != "all")
+
+
+def test_writing_that_does_not_write_is_found(family_vlm, monkeypatch):
+    monkeypatch.setattr(Guard, "change", lambda guard, resid, layer, reference, mask: resid)
+    assert claim_of("changing a block") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+
+
+def test_a_processor_that_fails_is_an_error_and_no_traceback(family_vlm, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no pictures today")
+
+    monkeypatch.setattr(verify, "collate", refuse)
+    (finding,) = check_vlm(family_vlm("LLaVA-1.5"))
+    assert finding.verdict == "error" and "no pictures today" in finding.measured
