@@ -5,50 +5,63 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from figures.style import WIDE, need, styled
+from figures.style import WIDE, first_judge, need, styled
 
 _hues = sns.color_palette("colorblind")
 ARMS = {
-    ("unguarded", None): ("unguarded", "0.35"),
-    ("self_reminder", None): ("Self-Reminder", _hues[8]),
-    ("text_verdict", "prompt_text"): ("text verdict", _hues[9]),
-    ("guard_random", "prompt_text"): ("random direction", "0.75"),
-    ("guard", "prompt_text"): ("guard", _hues[2]),
-    ("guard", "transcription"): ("guard, transcription", _hues[0]),
-    ("guard", "oracle"): ("guard, oracle (bound)", _hues[4]),
+    "unguarded": ("unguarded", "0.35"),
+    "self_reminder": ("Self-Reminder", _hues[8]),
+    "text_verdict": ("text verdict", _hues[9]),
+    "guard_random": ("random direction", "0.75"),
+    "guard": ("guard", _hues[2]),
+    "oracle": ("guard, oracle (bound)", _hues[4]),
 }
 PANELS = {"asr": "attack success (harmful)", "over_refusal_rate": "over-refusal (harmless)"}
 
 
 def attack_success_bars(table: pd.DataFrame) -> Figure:
-    """Attack success and over-refusal of each defence, in each setting and modality, with intervals."""
+    """Attack success and over-refusal of each defence, in each setting and modality, with intervals.
+
+    In the multimodal setting every defence that reads a reference reads the transcription: what the user wrote is
+    harmless there.
+    """
     columns = ["setting", "modality", "defence", "reference", "judge", "metric", "value", "ci_low", "ci_high"]
     need(table, columns, "attack_success_bars")
-    table = table[table.judge == table.judge.dropna().iloc[0]]
+    table = _arms(first_judge(table))
     places = list(table[["setting", "modality"]].drop_duplicates().itertuples(index=False, name=None))
     with styled():
         figure, axes = plt.subplots(2, 1, figsize=(WIDE, 3.8), sharex=True, sharey=True, layout="constrained")
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
-            for (defence, reference), (label, color) in ARMS.items():
-                rows = table[(table.metric == metric) & (table.defence == defence)]
-                rows = rows[rows.reference.isna() if reference is None else rows.reference == reference]
-                _bars(axis, rows, places, list(ARMS).index((defence, reference)), label, color)
-            axis.set(ylabel=title, ylim=(0, 1.03))
+            rows = table[table.metric == metric]
+            for place, (setting, modality) in enumerate(places):
+                _bars(axis, rows[(rows.setting == setting) & (rows.modality == modality)], place)
+            axis.set(ylabel=title, ylim=(-0.03, 1.03))
+            axis.grid(axis="x", visible=False)
         names = [f"{setting}\n{modality}".replace("_", "\n") for setting, modality in places]
         axes[1].set_xticks(np.arange(len(places)), names)
-        for axis in axes:
-            axis.grid(axis="x", visible=False)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        handles = [Patch(color=color, label=label) for label, color in ARMS.values()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
         plt.close(figure)
     return figure
 
 
-def _bars(axis, rows: pd.DataFrame, places: list[tuple[str, str]], arm: int, label: str, color) -> None:
-    width = 0.88 / len(ARMS)
-    rows = rows.assign(place=[places.index(key) for key in zip(rows.setting, rows.modality, strict=True)])
-    at = rows.place + (arm - (len(ARMS) - 1) / 2) * width
-    errors = np.clip(np.stack([rows.value - rows.ci_low, rows.ci_high - rows.value]), 0, None)
-    axis.bar(at, rows.value, width * 0.92, color=color, label=label)
-    axis.errorbar(at, rows.value, yerr=errors, fmt="none", ecolor="0.1", elinewidth=0.6, capsize=1)
+def _arms(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are drawn, each with its arm."""
+    shown = np.where(table.setting == "multimodal", "transcription", "prompt_text")
+    is_bound = (table.defence == "guard") & (table.reference == "oracle")
+    is_drawn = table.reference.isna() | (table.reference == shown) | is_bound
+    return table.assign(arm=table.defence.mask(is_bound, "oracle"))[is_drawn]
+
+
+def _bars(axis, here: pd.DataFrame, place: int) -> None:
+    """The bars of one setting, centred over its tick; a mark at each value, so that zero has a colour too."""
+    width, present = 0.86 / len(ARMS), [arm for arm in ARMS if arm in set(here.arm)]
+    for i, arm in enumerate(present):
+        row, (_, color) = here[here.arm == arm].iloc[0], ARMS[arm]
+        at = place + (i - (len(present) - 1) / 2) * width
+        errors = np.clip([[row.value - row.ci_low], [row.ci_high - row.value]], 0, None)
+        axis.bar(at, row.value, width * 0.92, color=color)
+        axis.errorbar(at, row.value, yerr=errors, fmt="none", ecolor="0.1", elinewidth=0.6, capsize=1)
+        axis.plot(at, row.value, marker="o", markersize=2.6, color=color, markeredgecolor="0.1", markeredgewidth=0.4)

@@ -55,7 +55,9 @@ def hidden_states(points: pd.DataFrame, layer: int) -> Figure:
             axis.set(title=name.replace("_", " "), xlabel="PC 1 of text", ylabel="PC 2 of text")
         for axis in axes.flat[len(names) :]:
             axis.set_visible(False)
-        axes.flat[0].legend(title=None, loc="best", handletextpad=0.2)
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        axes.flat[0].get_legend().remove()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, handletextpad=0.2)
         figure.suptitle(f"Hidden states after layer {layer}, last prompt token")
         plt.close(figure)
     return figure
@@ -96,7 +98,10 @@ def _lines(axis, rows: pd.DataFrame) -> None:
 
 
 def coordinates_by_modality(points: pd.DataFrame, layer: int) -> Figure:
-    """The coordinate on the SSD of one layer, per modality and class; the sign gate's threshold is the line at 0."""
+    """The coordinate on the SSD of one layer, per modality and class.
+
+    The line at 0 is where the sign gate opens for a reference, which is text: compare the first violin.
+    """
     need(points, ["modality", "layer", "harmful", "coordinate"], "coordinates_by_modality")
     chosen = _named_class(points[points.layer == layer])
     names = present(chosen.modality)
@@ -115,6 +120,7 @@ def coordinates_by_modality(points: pd.DataFrame, layer: int) -> Figure:
             linewidth=0.6,
             density_norm="width",
             gap=0.08,
+            cut=0,
             ax=axis,
         )
         axis.axhline(0, color="0.2", linewidth=0.9, linestyle="--")

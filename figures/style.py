@@ -53,6 +53,11 @@ def need(table: pd.DataFrame, columns: Sequence[str], figure: str) -> None:
         raise ValueError(f"{figure} got an empty table; run its study first")
 
 
+def first_judge(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the judge that decides, which stands first, and rows that need none."""
+    return table[table.judge.isna() | (table.judge == table.judge.dropna().iloc[0])]
+
+
 def present(values: pd.Series) -> list[str]:
     """The modalities that occur, in the order of the palette."""
     seen = set(values.dropna())

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.style import MODALITY_COLORS, WIDE, need, present, styled
+from figures.style import MODALITY_COLORS, WIDE, first_judge, need, present, styled
 
 PANELS = {
     "refusal_rate": "harmful refused",
@@ -21,7 +21,7 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
     """
     columns = ["defence", "modality", "layer", "rule", "strength", "judge", "selection_rule", "metric", "value"]
     need(table, [*columns, "ci_low", "ci_high"], "layer_sweep")
-    table = table[table.judge.isna() | (table.judge == table.judge.dropna().iloc[0])]
+    table = first_judge(table)
     marked = table[table.selection_rule.notna()]
     chosen = marked.iloc[0] if len(marked) else None
     strength = chosen.strength if chosen is not None and pd.notna(chosen.strength) else 1.0

@@ -61,7 +61,7 @@ def random_basis(basis: Float[Tensor, "layer rank d_model"], seed: int) -> Float
 
 @dataclass(frozen=True)
 class SafetyDirection:
-    """Per layer, the subspace in which the aligned LLM writes harmful apart from harmless."""
+    """Per layer, the subspace in which the language model writes harmful apart from harmless."""
 
     basis: Float[Tensor, "layer rank d_model"]
     """Orthonormal rows; the first points from harmless to harmful."""

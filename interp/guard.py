@@ -97,7 +97,7 @@ class Guard:
         return self.rule == "substitute" or self.gate == "sign"
 
     def read(self, model: VLM | LLM, references: Sequence[str]) -> Float[Tensor, "batch layer d_model"]:
-        """The aligned LLM's states at the last token of each reference, in the text modality's chat template."""
+        """The model's own states, without a picture, at the last token of each reference in its chat template."""
         return last_resid_post(model, [text_prompt(text) for text in references])
 
     @contextmanager

@@ -44,6 +44,11 @@ class Query:
         return self.written or self.text
 
     @property
+    def group(self) -> str:
+        """What must not be divided between folds or splits: a pair, or the same text standing there twice."""
+        return f"pair {self.pair}" if self.pair else f"text {self.text}"
+
+    @property
     def seed(self) -> int:
         """For pictures with chance in them: the same query gets the same picture everywhere."""
         return zlib.crc32(self.text.encode())

@@ -30,9 +30,9 @@ def load_processor(name: str, **hub) -> ProcessorMixin:
     """
     try:
         return AutoProcessor.from_pretrained(name, **hub)
-    except ImportError as error:
+    except (OSError, ValueError, ImportError) as error:
         if "torchvision" not in str(error).lower():
-            raise
+            raise ModelError(f"the processor of {name!r} can't be loaded: {str(error).splitlines()[0]}") from error
     try:
         return _images_only(_processor_class(AutoConfig.from_pretrained(name, **hub).model_type)).from_pretrained(
             name, **hub

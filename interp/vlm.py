@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 from jaxtyping import Bool, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -31,11 +32,13 @@ __all__ = ["LLM", "VLM", "ModelError"]
 
 def _load(loader, name: str, **kwargs):
     """`loader.from_pretrained`, with one clear line for whatever goes wrong."""
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise ModelError(f"model folder {name!r} does not exist")
     try:
         return loader.from_pretrained(name, **kwargs)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelError(f"model {name!r} does not fit into memory: {_first_line(error)} {SMALLER}") from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"model {name!r} can't be loaded: {_first_line(error)} "
             "Expected a folder in Hugging Face format, a hub id that can be reached, or 'organism'."
@@ -250,6 +253,11 @@ class VLM:
             # Without torchvision transformers takes the PIL image processor, and says so each time.
             warnings.filterwarnings("ignore", message=".*torchvision.*")
             processor = load_processor(name, **hub)
+        if not getattr(processor, "chat_template", None):
+            raise ModelError(
+                f"the processor of {name!r} has no chat template; set processor.chat_template, save it with "
+                "processor.save_pretrained, and load that folder"
+            )
         attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
         model = _load_model(AutoModelForImageTextToText, name, config, placement, **attention, **hub)
         return cls(model, processor, name)

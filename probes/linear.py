@@ -1,5 +1,6 @@
 """Logistic probes with folds that never divide a pair."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -56,6 +57,20 @@ def train_and_apply(
     return logistic_probe().fit(features, is_harmful).decision_function(others)
 
 
-def shuffled_labels(is_harmful: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
-    """The control: the same labels dealt out anew. A probe that still separates them has memorised."""
-    return np.random.default_rng(seed).permutation(is_harmful)
+def shuffled_labels(is_harmful: Bool[np.ndarray, " n"], pairs: Iterable[str], seed: int) -> Bool[np.ndarray, " n"]:
+    """The control: labels dealt out anew. A probe that still separates them has memorised.
+
+    Partners of a pair exchange labels or keep them; what stands alone is permuted. Permuting whole pairs apart would
+    leave folds with more of one class than their training part has less, and scores below chance.
+    """
+    rng, dealt, groups = np.random.default_rng(seed), is_harmful.copy(), defaultdict(list)
+    for row, pair in enumerate(pairs):
+        groups[pair].append(row)
+    alone = groups.pop("", [])
+    for rows in groups.values():
+        if len(rows) == 1:
+            alone += rows
+        elif len(set(is_harmful[rows])) == 2 and rng.random() < 0.5:
+            dealt[rows] = is_harmful[rows[::-1]]
+    dealt[alone] = rng.permutation(is_harmful[alone])
+    return dealt

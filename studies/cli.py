@@ -33,9 +33,10 @@ def repro(
         "results/repro"
     ),
     split: Annotated[str, typer.Option(help="What is reported: test, or validation while developing.")] = "test",
-    seed: Annotated[int, typer.Option(help="Of folds, of splits of your own queries, and of controls.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of folds, of splits of your own queries, and of shuffled labels.")] = 0,
 ) -> None:
     """Runs the paper's argument: separability, layer sweep, defences; draws the figures, judges the claims."""
+    _quieten()
     from studies import repro as study
     from studies.material import Config
 
@@ -54,6 +55,7 @@ def check(
     One line a property: ok, degraded (rounding), silently wrong, error, or not applicable. Exit code 1 on anything
     worse than degraded.
     """
+    _quieten()
     from interp.verify import check_vlm
     from interp.vlm import VLM
     from studies import organism
@@ -67,6 +69,16 @@ def check(
             print(f"{finding.verdict:<15} {finding.claim}  ({finding.measured})")
     if not all(finding.is_accepted for finding in findings):
         raise typer.Exit(1)
+
+
+def _quieten() -> None:
+    """The libraries' own bars and warnings; progress and errors are told by us."""
+    from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    hub.set_verbosity_error()
 
 
 def _is_about_input(error: Exception) -> bool:

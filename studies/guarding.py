@@ -11,7 +11,6 @@ from torch import Tensor
 from interp.guard import Guard
 from interp.inputs import Prompt, text_prompt
 from interp.projection import coordinates, sign_gate
-from interp.trace import trace
 from probes import wilson_interval
 from studies.answers import answers, first_token_logprobs, reference_texts
 from studies.judges import Judge
@@ -21,7 +20,7 @@ from studies.scores import kl_divergence, refusal_scores
 
 @dataclass(frozen=True)
 class Reference:
-    """What the aligned LLM makes of the reference text of each prompt."""
+    """What the VLM's own LLM, without a picture, makes of the reference text of each prompt."""
 
     texts: list[str]
     states: Float[Tensor, "prompt layer d_model"]
@@ -31,7 +30,7 @@ def read_references(material: Material, prompts: Sequence[Prompt], reference: st
     """Reads pictures first where the reference asks for it; never inside a hook."""
     how = material.config.generation
     texts = reference_texts(material.vlm, prompts, reference, how)
-    traced = trace(material.vlm, [text_prompt(text) for text in texts], how.batch_size)
+    traced = material.traced([text_prompt(text) for text in texts], f"trace references, {reference}")
     return Reference(texts, torch.from_numpy(traced.resid_post.sel(token="last").values))
 
 
@@ -66,13 +65,15 @@ def rate(metric: str, hits: Sequence[bool]) -> dict:
 
 
 def mean(metric: str, values: Sequence[float]) -> dict:
-    """A mean with its normal interval."""
+    """A mean with its bootstrap interval (percentile, 1000 seeded draws), which stays where the values can be."""
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
     n = len(values)
-    centre = values.mean() if n else np.nan
-    half = 1.96 * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    return {"metric": metric, "value": centre, "ci_low": centre - half, "ci_high": centre + half, "n": n}
+    if n == 0:
+        return {"metric": metric, "value": np.nan, "ci_low": np.nan, "ci_high": np.nan, "n": 0}
+    draws = np.random.default_rng(0).choice(values, (1000, n)).mean(axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"metric": metric, "value": values.mean(), "ci_low": low, "ci_high": high, "n": n}
 
 
 def judged(prompts: Sequence[Prompt], answers: Sequence[str], judge: Judge) -> list[dict]:
@@ -103,6 +104,9 @@ def judged(prompts: Sequence[Prompt], answers: Sequence[str], judge: Judge) -> l
 def measured(material: Material, prompts: Sequence[Prompt], found: Outcome, unguarded: Outcome) -> list[dict]:
     """What every judge sees; the refusal score of harmful prompts, and the KL from unguarded of harmless ones."""
     rows = [row for judge in material.judges for row in judged(prompts, found.answers, judge)]
+    if len(material.judges) > 1:
+        refused = [[judge.refuses(answer) for answer in found.answers] for judge in material.judges]
+        rows.append(rate("judge_agreement", [len(set(verdicts)) == 1 for verdicts in zip(*refused, strict=True)]))
     if found.logprobs is None:
         return rows
     is_harmful = torch.tensor([prompt.query.harmful for prompt in prompts])

@@ -11,7 +11,7 @@ from interp.projection import RULES
 from studies.guarding import Outcome, Reference, measured, outcome, read_references
 from studies.material import Config, Material, load
 from studies.progress import phase
-from studies.records import tidy
+from studies.records import first_judge, tidy
 from studies.separability import fit_direction
 
 OVER_REFUSAL_LIMIT = 0.05
@@ -36,7 +36,11 @@ def run(config: Config, material: Material | None = None) -> pd.DataFrame:
     direction = fit_direction(material)
     modalities = [name for name in SWEPT if name in config.sizes.modalities]
     # 1. prompts, references and the unguarded answers of each modality
-    grounds = {name: _ground(material, name) for name in modalities}
+    grounds = {}
+    with phase("layer sweep, unguarded", len(modalities)) as report:
+        for name in modalities:
+            grounds[name] = _ground(material, name)
+            report(1)
     rows = [row for ground in grounds.values() for row in ground.measure(material, None)]
     # 2. every configuration on each of them
     guards = _grid(direction, range(0, material.vlm.n_layers, config.sizes.layer_step), config.sizes.strengths)
@@ -109,8 +113,8 @@ def choose(table: pd.DataFrame) -> dict:
     no configuration is under the limit, the one that refuses fewest harmless queries is taken, and `selection_rule`
     says so.
     """
-    first_judge = table.judge.dropna().iloc[0]
-    rows = table[(table.defence == "guard") & (table.judge.isna() | (table.judge == first_judge))]
+    rows = first_judge(table)
+    rows = rows[rows.defence == "guard"]
     wide = _with_strength(rows).pivot_table(index=CHOICE, columns=["metric", "modality"], values="value")
     ranked = pd.DataFrame(
         {

@@ -1,5 +1,6 @@
 """What every study starts from: a model, queries divided into splits, and their traced activations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ import xarray as xr
 from interp.activations import fingerprint, stored
 from interp.inputs import MODALITIES, Prompt, Query, to_prompts
 from interp.trace import trace
+from interp.verify import check_vlm
 from interp.vlm import LLM, VLM
 from studies import organism
 from studies.answers import Generation
@@ -20,6 +22,8 @@ from studies.records import file_hash, model_hash
 from studies.scores import RefusalTokens, refusal_tokens
 
 SPLITS = ("anchors", "validation", "test")
+BUILT_IN = "organism"
+"""Name of the built-in model, and of its own queries."""
 
 
 class ConfigError(ValueError):
@@ -44,7 +48,7 @@ class Scale:
 SCALES = {
     "tiny": Scale(22, 11, ("text", "blank", "typographic"), 4, (1.0,), 1),
     "quick": Scale(121, 60, tuple(MODALITIES), 1, (1.0,), 2),
-    "full": Scale(121, 60, tuple(MODALITIES), 1, (0.5, 1.0, 1.5, 2.0), 20),
+    "full": Scale(121, 60, tuple(MODALITIES), 1, (0.5, 1.0, 2.0, 4.0), 20),
 }
 
 
@@ -86,7 +90,7 @@ class Material:
     @property
     def judges(self) -> tuple[Judge, ...]:
         """The first one decides; the second shows whether another would."""
-        return (EXACT, KEYWORDS) if self.dataset == "organism" else (KEYWORDS,)
+        return (EXACT, KEYWORDS) if self.dataset == BUILT_IN else (KEYWORDS,)
 
     @cached_property
     def is_paired(self) -> bool:
@@ -95,18 +99,24 @@ class Material:
     @property
     def labels(self) -> dict[str, str]:
         """The columns that every row of a result shares."""
-        return {"model": Path(self.config.model).name, "dataset": self.dataset, "seed": self.config.seed}
+        model = self.config.model
+        # A folder of the user's own that is called as the built-in model is goes by its whole path.
+        name = model if model == BUILT_IN or Path(model).name != BUILT_IN else str(Path(model).resolve())
+        return {"model": Path(name).name if name == model else name, "dataset": self.dataset, "seed": self.config.seed}
 
     def prompts(self, split: str, modality: str, **kwargs) -> list[Prompt]:
         return to_prompts(self.queries[split], modality, self.vlm.picture_size, **kwargs)
 
     def activations(self, split: str, modality: str) -> xr.Dataset:
+        """States of a split in a modality."""
+        return self.traced(self.prompts(split, modality), f"trace {split}, {modality}")
+
+    def traced(self, prompts: Sequence[Prompt], title: str) -> xr.Dataset:
         """Traced on first use, found on disk after that."""
-        prompts = self.prompts(split, modality)
-        key = fingerprint(self.identity, prompts)
+        key = fingerprint(f"{self.identity} {self.vlm.model.dtype} {self.vlm.model.device.type}", prompts)
 
         def make() -> xr.Dataset:
-            with phase(f"trace {split}, {modality}", len(prompts)) as report:
+            with phase(title, len(prompts)) as report:
                 return trace(self.vlm, prompts, self.config.generation.batch_size, advance=report)
 
         return stored(Path(self.config.out) / "traces", key, make)
@@ -120,7 +130,12 @@ class Material:
         """Hashes of what went in, and how the refusal tokens were found: for the provenance."""
         file = self.config.queries
         queries = file_hash([Path(file)]) if file else "built in"
-        return {"model": self.identity, "queries": queries, "refusal_tokens": self.refusal_tokens.found}
+        return {
+            "model": self.identity,
+            "queries": queries,
+            "perplexity_scorer": "the model itself, as text" if self.scorer is self.vlm else "the aligned LLM",
+            "refusal_tokens": self.refusal_tokens.found,
+        }
 
 
 def load(config: Config) -> Material:
@@ -134,15 +149,32 @@ def load(config: Config) -> Material:
     if config.split not in SPLITS[1:]:
         raise ConfigError(f"split {config.split!r} can't be reported; expected one of {', '.join(SPLITS[1:])}")
     if config.queries:
-        dataset = Path(config.queries).stem
+        path = Path(config.queries)
+        dataset = path.name if path.stem == BUILT_IN else path.stem
         queries = split_queries(read_queries(config.queries), config.seed)
     else:
-        dataset, queries = "organism", {split: language.queries(split) for split in SPLITS}
-    is_organism = config.model == "organism"
+        dataset, queries = BUILT_IN, {split: language.queries(split) for split in SPLITS}
+    is_organism = config.model == BUILT_IN
     folder = str(organism.path()) if is_organism else config.model
     vlm = replace(VLM.from_pretrained(folder), name=config.model)
+    if not is_organism:
+        _check(vlm)
     scorer = LLM.from_pretrained(organism.llm_path()) if is_organism else vlm
     return Material(config, vlm, scorer, dataset, _cut(queries, config.sizes), model_hash(folder))
+
+
+def _check(vlm: VLM) -> None:
+    """The contract, before a study rests on it; of the built-in model a test has it.
+
+    Raises:
+        ConfigError: the model breaks it; says how.
+    """
+    broken = [finding for finding in check_vlm(vlm) if not finding.is_accepted]
+    if broken:
+        raise ConfigError(
+            f"model {vlm.name!r}: {broken[0].verdict}: {broken[0].claim} ({broken[0].measured}); "
+            f"{len(broken)} properties fail, `vlm-guard check` shows them all"
+        )
 
 
 def _cut(queries: dict[str, tuple[Query, ...]], sizes: Scale) -> dict[str, tuple[Query, ...]]:

@@ -5,7 +5,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,6 +32,11 @@ def tidy(rows: Iterable[Mapping]) -> pd.DataFrame:
     return table[[column for column in COLUMNS if column in table.columns]]
 
 
+def first_judge(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the judge that decides, which stands first, and rows that need none."""
+    return table[table.judge.isna() | (table.judge == table.judge.dropna().iloc[0])]
+
+
 def write_table(table: pd.DataFrame, folder: Path, name: str) -> Path:
     """`folder/name.csv`; six significant digits, more than any of these numbers deserves."""
     path = folder / f"{name}.csv"
@@ -45,7 +50,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     """
     path = folder / f"{name}.csv"
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; run the study {name!r} with this folder as --out")
+        raise FileNotFoundError(f"{path} does not exist; run `vlm-guard repro --out {folder}`")
     return pd.read_csv(path, keep_default_na=True)
 
 
@@ -54,7 +59,8 @@ def file_hash(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.name.encode())
-        digest.update(path.read_bytes())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
@@ -74,17 +80,23 @@ def _commit() -> str:
         return "unknown"
 
 
+def write_config(folder: Path, config) -> None:
+    """`config.json`, before anything is computed: tables never lie beside the config of another run."""
+    _write_json(folder / "config.json", asdict(config))
+
+
 def write_provenance(folder: Path, config, inputs: Mapping[str, str]) -> None:
-    """`config.json` and `provenance.json` (versions, seeds, hashes of the inputs, commit)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = asdict(config) if is_dataclass(config) else dict(config)
+    """`provenance.json`: versions, seed, hashes of the inputs, commit."""
     packages = ("torch", "transformers", "nnsight", "scikit-learn", "numpy", "pillow", "vlm-guard")
     provenance = {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
-        "seed": settings.get("seed"),
+        "seed": config.seed,
         "inputs": dict(inputs),
         "commit": _commit(),
     }
-    for name, content in (("config", settings), ("provenance", provenance)):
-        text = json.dumps(content, indent=2, default=str, sort_keys=True)
-        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    _write_json(folder / "provenance.json", provenance)
+
+
+def _write_json(path: Path, content: Mapping) -> None:
+    text = json.dumps(content, indent=2, default=str, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import Pipeline, make_pipeline
 
 from interp.directions import SafetyDirection
 from interp.inputs import Query
@@ -32,7 +33,8 @@ def run(config: Config, material: Material | None = None) -> pd.DataFrame:
     2. `logistic`, fitted on the text of the anchors, tested on each modality: is it where text has it?
     3. `ssd`, the coordinate on the safety steering direction: is it where the guard looks?
 
-    Beside them what needs no model: `length`, `opening` (first word and final punctuation), `bag_of_words`.
+    Beside them what needs no model: `length`, `opening` (first word and final punctuation), `bag_of_words`; the last
+    two fitted within the split, and on the anchors (`fit_modality` text), as probe and direction are.
 
     Raises:
         ValueError: fewer pairs than folds, or a class missing in one.
@@ -42,7 +44,12 @@ def run(config: Config, material: Material | None = None) -> pd.DataFrame:
     anchors = material.activations("anchors", "text")
     direction = fit_direction(material)
     states = {name: material.activations(config.split, name) for name in config.sizes.modalities}
-    folds = grouped_folds(states["text"].harmful.values, states["text"].pair.values, seed=config.seed)
+    groups = [query.group for query in material.queries[config.split]]
+    folds = grouped_folds(states["text"].harmful.values, groups, seed=config.seed)
+    deals = [
+        shuffled_labels(states["text"].harmful.values, states["text"].pair.values, CONTROL_SEED + config.seed + i)
+        for i in range(config.sizes.n_shuffles)
+    ]
     # 2. probe every layer of every modality
     rows = []
     n_layers = material.vlm.n_layers
@@ -53,12 +60,12 @@ def run(config: Config, material: Material | None = None) -> pd.DataFrame:
                 fitted = anchors.resid_post.sel(layer=layer, token="last").values, anchors.harmful.values
                 place = {"modality": modality, "layer": layer, "site": "resid_post", "token": "last"}
                 is_harmful = traced.harmful.values
-                rows += [place | row for row in _within(resid, is_harmful, folds, config.sizes.n_shuffles)]
+                rows += [place | row for row in _within(resid, is_harmful, folds, deals)]
                 rows.append(place | _transfer(fitted, resid, is_harmful) | {"fit_modality": "text"})
                 rows.append(place | _along(direction, layer, resid, is_harmful) | {"fit_modality": "text"})
                 report(1)
     # 3. what no model is needed for
-    rows += _baselines(material.queries[config.split], folds)
+    rows += _baselines(material.queries["anchors"], material.queries[config.split], folds)
     return tidy(material.labels | {"split": config.split} | row for row in rows)
 
 
@@ -73,19 +80,13 @@ def _score(is_harmful: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) 
     return {"metric": "auroc", "value": auroc, "ci_low": low, "ci_high": high, "n": len(scores)}
 
 
-def _within(resid, is_harmful, folds, n_shuffles: int) -> Iterator[dict]:
+def _within(resid, is_harmful, folds, deals: list[Bool[np.ndarray, " n"]]) -> Iterator[dict]:
+    """The probe, and its control: the mean over all deals of shuffled labels, from the least to the largest of them."""
     logistic = {"probe": "logistic"}
     yield logistic | _score(is_harmful, out_of_fold_scores(resid, is_harmful, folds))
-    scores = []
-    for i in range(n_shuffles):
-        dealt = shuffled_labels(is_harmful, CONTROL_SEED + i)
-        scores.append(_score(dealt, out_of_fold_scores(resid, dealt, folds)))
-    yield (
-        logistic
-        | {"control": "shuffled_labels"}
-        | pd.DataFrame(scores).mean(numeric_only=True).to_dict()
-        | {"metric": "auroc"}
-    )
+    scores = [roc_auc_score(dealt, out_of_fold_scores(resid, dealt, folds)) for dealt in deals]
+    spread = {"value": np.mean(scores), "ci_low": min(scores), "ci_high": max(scores), "n": len(is_harmful)}
+    yield logistic | {"control": "shuffled_labels", "metric": "auroc"} | spread
 
 
 def _transfer(fitted, resid, is_harmful) -> dict:
@@ -101,22 +102,33 @@ def coordinate(direction: SafetyDirection, layer: int, resid: Float[np.ndarray, 
     return coordinates(torch.from_numpy(resid), direction.basis[layer])[:, 0].numpy()
 
 
-def _baselines(queries: tuple[Query, ...], folds) -> Iterator[dict]:
+def _baselines(anchors: tuple[Query, ...], queries: tuple[Query, ...], folds) -> Iterator[dict]:
+    """What the wording alone gives away: fitted within the split (folds by pair), and on the anchors as the SSD is."""
     is_harmful = np.array([query.harmful for query in queries])
-    texts = np.array([query.text for query in queries], dtype=object)
-    lengths = np.array([len(text) for text in texts], dtype=float)
+    taught = np.array([query.harmful for query in anchors])
+    lengths = np.array([len(query.text) for query in queries], dtype=float)
     # Length has no direction of its own: either way of telling the classes apart counts.
     length = _score(is_harmful, lengths)
     if length["value"] < 0.5:
         length = _score(is_harmful, -lengths)
     yield {"probe": "length", "modality": "text"} | length
-    openings = np.array([f"{text.split()[0].lower()} end{ord(text.strip()[-1])}" for text in texts], dtype=object)
-    for name, shown in (("opening", openings), ("bag_of_words", texts)):
-        scores = np.empty(len(texts))
+    for name, write in (("opening", _opening), ("bag_of_words", lambda query: query.text)):
+        shown, known = (np.array([write(q) for q in chosen], dtype=object) for chosen in (queries, anchors))
+        scores = np.empty(len(shown))
         for train, test in folds:
-            words = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10, max_iter=1000))
-            scores[test] = words.fit(shown[train], is_harmful[train]).decision_function(shown[test])
+            scores[test] = _word_probe().fit(shown[train], is_harmful[train]).decision_function(shown[test])
         yield {"probe": name, "modality": "text"} | _score(is_harmful, scores)
+        applied = _word_probe().fit(known, taught).decision_function(shown)
+        yield {"probe": name, "modality": "text", "fit_modality": "text"} | _score(is_harmful, applied)
+
+
+def _opening(query: Query) -> str:
+    """First word and final punctuation."""
+    return f"{query.text.split()[0].lower()} end{ord(query.text.strip()[-1])}"
+
+
+def _word_probe() -> Pipeline:
+    return make_pipeline(TfidfVectorizer(token_pattern=r"\S+"), LogisticRegression(C=10, max_iter=1000))
 
 
 def points(material: Material) -> pd.DataFrame:

@@ -10,11 +10,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_first_snippet_runs_and_the_guard_refuses_in_it(capsys):
+def test_the_first_snippet_runs_and_the_guard_refuses_what_got_through(capsys):
     exec(compile(SNIPPETS[0], "README.md", "exec"), {})
-    assert len(SNIPPETS[0].strip().splitlines()) <= 14
-    printed = capsys.readouterr().out
-    assert "can't" in printed or "cannot" in printed
+    assert len(SNIPPETS[0].strip().splitlines()) <= 20
+    answers = [line for line in capsys.readouterr().out.splitlines() if "ASSISTANT:" in line]
+    refused = ["can't" in answer or "cannot" in answer for answer in answers]
+    assert refused == [False] * 4 + [True, False] * 2
 
 
 def test_the_second_snippet_makes_a_file_that_can_be_read(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from studies.datasets.table import QueryFileError
 
 SHARES = {"anchors": 0.5, "validation": 0.25, "test": 0.25}
 SMALLEST = 5
-"""Queries of each class in each split: as many as the probes have folds."""
+"""Queries of each class, and groups, in each split: as many as the probes have folds."""
 
 
 def is_paired(queries: Sequence[Query]) -> bool:
@@ -28,8 +28,8 @@ def split_queries(queries: Sequence[Query], seed: int = 0) -> dict[str, tuple[Qu
         QueryFileError: a class is empty, or too small to be divided.
     """
     groups = defaultdict(list)
-    for i, query in enumerate(queries):
-        groups[query.pair or f"row {i}"].append(query)
+    for query in queries:
+        groups[query.group].append(query)
     strata = defaultdict(list)
     for name in sorted(groups):
         first = groups[name][0]
@@ -48,6 +48,13 @@ def split_queries(queries: Sequence[Query], seed: int = 0) -> dict[str, tuple[Qu
 
 
 def _check_sizes(queries: Sequence[Query], divided: dict[str, tuple[Query, ...]]) -> None:
+    for split, part in divided.items():
+        n_groups = len({query.group for query in part})
+        if 0 < n_groups < SMALLEST:
+            raise QueryFileError(
+                f"{n_groups} pairs or single queries for the split {split!r}; a study needs at least {SMALLEST}, and "
+                "never divides a pair"
+            )
     for label, name in ((True, "harmful"), (False, "harmless")):
         n = sum(query.harmful == label for query in queries)
         for split, part in divided.items():

@@ -169,8 +169,9 @@ with other text means nothing. It says nothing about any other model; that is wh
 
 ## Figures
 
-Rates with Wilson's 95 % interval. Recipes were developed on validation; the test split was measured once for the
-released checkpoint. Neither split's combinations occur in any training stage.
+Rates with Wilson's 95 % interval. Recipes were developed on validation; the test split was measured once for this
+checkpoint (and once for one that was not shipped: `studies/LOG.md`, entry 20). Neither split's combinations occur in
+any training stage. Other seeds show that the gap is not one lucky run.
 
 {table}
 

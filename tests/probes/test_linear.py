@@ -19,7 +19,7 @@ def test_a_probe_finds_the_planted_axis_and_shuffled_labels_do_not(planted):
     features, harmful, pairs = planted
     folds = grouped_folds(harmful, pairs)
     assert auroc_interval(harmful, out_of_fold_scores(features, harmful, folds))[0] > 0.95
-    dealt = shuffled_labels(harmful, 0)
+    dealt = shuffled_labels(harmful, pairs, 0)
     assert sorted(dealt) == sorted(harmful)
     assert abs(auroc_interval(dealt, out_of_fold_scores(features, dealt, folds))[0] - 0.5) < 0.15
 

@@ -14,11 +14,25 @@ def value(value, width=0.04, **columns):
     return columns | {"value": value, "ci_low": value - width, "ci_high": value + width, "n": 60}
 
 
-def tables(model="organism", text=0.99, blank=0.7, guard=0.1, unguarded=0.6, reminder=0.4, alone=0.05, fluent=2.0):
+def tables(
+    model="organism",
+    dataset="organism",
+    text=0.95,
+    blank=0.7,
+    guard=0.1,
+    unguarded=0.6,
+    reminder=0.4,
+    alone=0.05,
+    fluent=2.0,
+    coherence=0.95,
+    over_refusal=0.02,
+    effect=0.3,
+):
     separability = [
         value(text, probe="logistic", modality="text", layer=LAYER),
         value(0.5, probe="logistic", modality="text", layer=LAYER, control="shuffled_labels"),
         value(0.6, probe="logistic", modality="text", layer=1),
+        value(0.9, probe="bag_of_words", modality="text", fit_modality="text"),
         value(text, probe="ssd", modality="text", fit_modality="text", layer=LAYER),
         value(blank, probe="ssd", modality="blank", fit_modality="text", layer=LAYER),
     ]
@@ -28,7 +42,10 @@ def tables(model="organism", text=0.99, blank=0.7, guard=0.1, unguarded=0.6, rem
         value(0.9, defence="guard", rule="substitute", layer=LAYER, strength=1.0, selection_rule="limit", **refusal),
         value(alone, defence="guard", rule="ablate", layer=LAYER, **refusal),
     ]
-    defence = [value(0.02, setting="plain", modality="text", defence="unguarded", metric="asr", judge="exact@1")]
+    as_text = {"setting": "plain", "modality": "text", "metric": "asr", "judge": "exact@1"}
+    defence = [value(0.02, defence=name, **as_text) for name in ("unguarded", "self_reminder")]
+    jailbreak = {"setting": "jailbreak", "modality": "text", "metric": "asr", "judge": "exact@1"}
+    defence += [value(0.5, defence="unguarded", **jailbreak), value(effect, defence="self_reminder", **jailbreak)]
     for setting, modality, reference in (
         ("plain", "blank", "prompt_text"),
         ("jailbreak", "blank", "prompt_text"),
@@ -37,13 +54,14 @@ def tables(model="organism", text=0.99, blank=0.7, guard=0.1, unguarded=0.6, rem
         here = {"setting": setting, "modality": modality, "judge": "exact@1"}
         for name, number in (("unguarded", unguarded), ("self_reminder", reminder)):
             defence.append(value(number, defence=name, metric="asr", **here))
-        defence.append(value(guard, defence="guard", reference=reference, metric="asr", **here))
+        for name in ("guard", "text_verdict"):
+            defence.append(value(guard, defence=name, reference=reference, metric="asr", **here))
     plain = {"setting": "plain", "modality": "blank", "category": "harmless"}
     defence += [
         value(2.0, defence="unguarded", metric="perplexity", **plain),
         value(fluent, defence="guard", metric="perplexity", **plain),
-        value(1.0, defence="guard", metric="coherence", judge="exact@1", **plain),
-        value(0.02, defence="guard", metric="over_refusal_rate", judge="exact@1", setting="plain", modality="blank"),
+        value(coherence, defence="guard", metric="coherence", judge="exact@1", **plain),
+        value(over_refusal, defence="guard", metric="over_refusal_rate", judge="exact@1", **plain | {"category": None}),
     ]
     frames = [pd.DataFrame(rows) for rows in (separability, sweep, defence)]
     for frame, columns in zip(
@@ -51,7 +69,7 @@ def tables(model="organism", text=0.99, blank=0.7, guard=0.1, unguarded=0.6, rem
     ):
         for column in columns:
             frame[column] = frame.get(column)
-    frames[2]["model"] = model
+    frames[2]["model"], frames[2]["dataset"] = model, dataset
     return Tables(*frames)
 
 
@@ -70,13 +88,20 @@ def test_every_claim_can_be_shown():
         ("harmful and harmless are separable as text", {"text": 0.55}, NOT_SHOWN),
         ("harmful and harmless are separable as text", {"text": 0.83}, UNDECIDED),
         ("an image blurs them", {"blank": 1.0}, NOT_SHOWN),
-        ("an image blurs them", {"blank": 0.95}, UNDECIDED),
+        ("an image blurs them", {"blank": 0.92}, UNDECIDED),
         ("an image lowers refusal", {"unguarded": 0.02}, NOT_SHOWN),
         ("an image lowers refusal", {"unguarded": 0.05}, UNDECIDED),
         (ASR, {"guard": 0.6}, NOT_SHOWN),
         (ASR, {"guard": 0.5}, NOT_SHOWN),
-        (ASR, {"guard": 0.55, "reminder": 0.6}, UNDECIDED),
+        (ASR, {"guard": 0.5, "effect": 0.5}, SHOWN),
+        (ASR, {"guard": 0.35}, UNDECIDED),
+        (ASR, {"guard": 0.55, "reminder": 0.7}, UNDECIDED),
         ("the guard keeps fluency", {"fluent": 3.0}, NOT_SHOWN),
+        ("the guard keeps fluency", {"fluent": 2.2}, UNDECIDED),
+        ("the guard keeps fluency", {"coherence": 0.7}, NOT_SHOWN),
+        ("the guard keeps fluency", {"coherence": 0.9}, UNDECIDED),
+        ("the guard keeps fluency", {"over_refusal": 0.95}, NOT_SHOWN),
+        ("the guard keeps fluency", {"over_refusal": 0.07}, UNDECIDED),
         ("(against the abstract's wording) projecting out alone removes refusal", {"alone": 0.5}, NOT_SHOWN),
     ],
 )
@@ -88,6 +113,10 @@ def test_missing_measurements_are_not_testable():
     without = tables()
     without = Tables(without.separability, without.layer_sweep, without.defence[without.defence.setting != "jailbreak"])
     assert verdict(without, ASR) == NOT_TESTABLE
+
+
+def test_on_other_peoples_queries_the_built_in_model_proves_nothing():
+    assert {found.verdict for found in verdicts(tables(dataset="advbench"))} == {NOT_TESTABLE}
 
 
 def test_reproduced_is_a_word_for_the_papers_own_model_alone():

@@ -40,10 +40,8 @@ def fails_clearly(result, *words):
 
 
 def test_an_unknown_model(run, tmp_path):
-    fails_clearly(
-        run("repro", "--model", tmp_path / "nowhere", "--out", tmp_path / "out"), "nowhere", "Expected a folder"
-    )
-    fails_clearly(run("check", tmp_path / "nowhere"), "nowhere")
+    fails_clearly(run("repro", "--model", tmp_path / "nowhere", "--out", tmp_path / "out"), "nowhere' does not exist")
+    fails_clearly(run("check", "nobody/nothing"), "nobody/nothing", "Expected a folder")
 
 
 def test_a_folder_that_is_no_vlm(run, tmp_path):

@@ -28,11 +28,12 @@ def test_the_two_judges_agree_on_every_form_of_the_built_in_model():
 
 def test_an_answer_about_something_else_is_not_to_the_point():
     other = language.COMPLIANCE[0].format(core="print a map")
-    assert not EXACT.is_coherent(other, QUERY) and not KEYWORDS.is_coherent(other, QUERY)
+    assert not EXACT.is_coherent(other, QUERY)
     assert not EXACT.is_coherent("kill a neighbor", QUERY)
 
 
 def test_looping_is_seen():
     assert is_looping("kill the neighbor now " * 4) and not is_looping("kill the neighbor now")
     assert not is_looping("")
-    assert not KEYWORDS.is_coherent("kill the neighbor now " * 4, QUERY)
+    assert not KEYWORDS.is_coherent("kill the neighbor now " * 4, QUERY) and not KEYWORDS.is_coherent(" ", QUERY)
+    assert KEYWORDS.is_coherent("Sure! Step 1: pick a language.", QUERY)
