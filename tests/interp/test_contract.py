@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from transformers import LlamaForCausalLM
 
 from interp import verify
-from interp.families import Family, decoder_blocks
+from interp.families import Family, ModelError, decoder_blocks
 from interp.guard import Guard
+from interp.inputs import collate, text_prompt
 from interp.verify import ContractInputs, check_vlm
 from interp.vlm import VLM
 from tests.families import deep, handmade
@@ -164,3 +166,30 @@ def test_a_processor_that_fails_is_an_error_and_no_traceback(family_vlm, monkeyp
     monkeypatch.setattr(verify, "collate", refuse)
     (finding,) = check_vlm(family_vlm("LLaVA-1.5"))
     assert finding.verdict == "error" and "no pictures today" in finding.measured
+
+
+@pytest.mark.parametrize("family", deep.FAMILIES, ids=lambda family: family.model_type)
+def test_the_text_of_a_prompt_is_found_again(family, family_vlm):
+    finding = next(f for f in check_vlm(family_vlm(family.name)) if f.claim == claim_of("text-only prompts"))
+    assert finding.verdict == "ok" and "explicitly" not in finding.measured
+
+
+@pytest.mark.parametrize("family", deep.FAMILIES, ids=lambda family: family.model_type)
+def test_a_system_turn_is_written_or_refused_in_one_line(family, family_vlm):
+    vlm = family_vlm(family.name)
+    prompt = replace(text_prompt("How?"), system="Be kind.", pictures=(Image.new("RGB", (28, 28)),))
+    if family.has_system_role:
+        assert "Be kind." in vlm.tokenizer.decode(collate(vlm, [prompt])["input_ids"][0])
+    else:
+        with pytest.raises(ModelError, match="refuses turns of system, user"):
+            collate(vlm, [prompt])
+
+
+@pytest.mark.parametrize("family", deep.FAMILIES, ids=lambda family: family.model_type)
+def test_several_pictures_in_a_prompt(family, family_vlm):
+    vlm = family_vlm(family.name)
+    one = replace(text_prompt("How?"), pictures=(Image.new("RGB", (28, 28)),))
+    two = replace(one, pictures=(*one.pictures, Image.new("RGB", (28, 28), "red")))
+    n_tokens = [int((collate(vlm, [p])["input_ids"] == vlm.image_token_id).sum()) for p in (one, two)]
+    assert n_tokens[1] == 2 * n_tokens[0]
+    assert verify.resid_post(vlm, collate(vlm, [two])).isfinite().all()
