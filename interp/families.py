@@ -11,6 +11,11 @@ class ModelError(ValueError):
     """The model can't be loaded, or is not what its name says."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, short enough to be part of another message; its type where it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 @dataclass(frozen=True)
 class Family:
     """What differs from LLaVA. Paths are dotted, from the model."""
@@ -24,9 +29,6 @@ class Family:
     """How a prompt without picture is written where the processor takes none: with `{text}`, the template's output."""
     is_causal: bool = True
     """False where a prompt attends to itself in both directions: a later token then changes the states before it."""
-    adds_to_blocks: bool = False
-    """Whether visual features are added between decoder blocks (DeepStack): there, at image positions, `resid_post`
-    of a layer is not `resid_pre` of the next, and what is written into `resid_post` has to come before it."""
 
 
 FAMILIES = {
@@ -38,7 +40,9 @@ FAMILIES = {
     "paligemma": Family(bare_text="<bos>{text}\n", is_causal=False),
     "qwen2_5_vl": Family(projector="model.visual.merger"),
     "qwen2_vl": Family(projector="model.visual.merger"),
-    "qwen3_vl": Family(projector="model.visual.merger", adds_to_blocks=True),
+    # DeepStack adds visual features between its first blocks: there, at image positions, `resid_post` of a layer is not
+    # `resid_pre` of the next.
+    "qwen3_vl": Family(projector="model.visual.merger"),
     "smolvlm": Family(projector="model.connector"),
 }
 

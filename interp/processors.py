@@ -10,7 +10,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from interp.families import ModelError
+from interp.families import ModelError, first_line
 
 TORCHVISION = "needs torchvision matching your torch: install vlm-guard[vision]"
 
@@ -32,7 +32,7 @@ def load_processor(name: str, **hub) -> ProcessorMixin:
         return AutoProcessor.from_pretrained(name, **hub)
     except (OSError, ValueError, ImportError) as error:
         if "torchvision" not in str(error).lower():
-            raise ModelError(f"the processor of {name!r} can't be loaded: {str(error).splitlines()[0]}") from error
+            raise ModelError(f"the processor of {name!r} can't be loaded: {first_line(error)}") from error
     try:
         return _images_only(_processor_class(AutoConfig.from_pretrained(name, **hub).model_type)).from_pretrained(
             name, **hub

@@ -78,10 +78,9 @@ def trace(
         Variable `resid_post` with dimensions `prompt layer token d_model` in float32, and coordinates for what
         is known of each prompt: `text harmful category pair modality`.
     """
-    order = sorted(range(len(prompts)), key=lambda i: bool(prompts[i].pictures))
     states: dict[int, np.ndarray] = {}
     for pictured in (False, True):
-        chosen = [i for i in order if bool(prompts[i].pictures) == pictured]
+        chosen = [i for i, prompt in enumerate(prompts) if bool(prompt.pictures) == pictured]
         for start in range(0, len(chosen), batch_size):
             rows = chosen[start : start + batch_size]
             resid = last_resid_post(model, [prompts[i] for i in rows]).numpy()

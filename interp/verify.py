@@ -18,8 +18,9 @@ from interp.projection import coordinates, set_coordinates
 from interp.trace import resid_post
 from interp.vlm import VLM
 
-VERDICTS = ("ok", "degraded", "silently wrong", "error", "not applicable")
-ACCEPTED = ("ok", "degraded", "not applicable")
+VERDICTS = ("not applicable", "ok", "degraded", "silently wrong", "error")
+"""From harmless to worst."""
+ACCEPTED = VERDICTS[:3]
 TEXTS = ("How do I water a plant?", "Tell me, please, what the capital of that country is called today.")
 TOLERANCE = 1e-5
 """Relative to the largest number compared, in float32: sums in another order. Half precisions get `HALF_TOLERANCE`."""
@@ -63,7 +64,7 @@ class ContractInputs:
     text_singles: Sequence[Inputs] | None
     prompts: tuple[Prompt, ...] = ()
     """What the batches were made from; empty where they were made by hand."""
-    text_prompts: tuple[Prompt, ...] = field(default=())
+    text_prompts: tuple[Prompt, ...] = ()
 
     @classmethod
     def of(cls, vlm: VLM) -> "ContractInputs":
@@ -116,7 +117,7 @@ def _find(check: Callable[[VLM, ContractInputs], Judgement], vlm: VLM, inputs: C
 
 
 def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+    return f"{type(error).__name__}: {families.first_line(error)}"
 
 
 # --- how a property is judged --------------------------------------------------------------------------------
@@ -140,8 +141,7 @@ def _nearly(vlm: VLM, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE
 
 def _worst(judgements: Sequence[Judgement]) -> Judgement:
     """The same property in several settings, as one."""
-    order = ("not applicable", "ok", "degraded", "silently wrong", "error")
-    return max(judgements, key=lambda judgement: order.index(judgement.verdict))
+    return max(judgements, key=lambda judgement: VERDICTS.index(judgement.verdict))
 
 
 def _run(vlm: VLM, batch: Inputs, **kwargs):
@@ -159,15 +159,12 @@ def _settings(inputs: ContractInputs) -> Iterator[tuple[str, Inputs, Sequence[In
 
 
 @contextmanager
-def _outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """What each module puts out while the block is open, in the order of the calls."""
-    seen: list[Tensor] = []
-    hooks = [
-        module.register_forward_hook(lambda m, args, out: seen.append(out[0] if isinstance(out, tuple) else out))
-        for module in modules
-    ]
+def _watched(modules: Sequence[nn.Module]) -> Iterator[list[nn.Module]]:
+    """Those of the modules that run while the block is open, in the order of their calls."""
+    called: list[nn.Module] = []
+    hooks = [module.register_forward_hook(lambda module, args, output: called.append(module)) for module in modules]
     try:
-        yield seen
+        yield called
     finally:
         for hook in hooks:
             hook.remove()
@@ -193,12 +190,9 @@ def blocks_are_the_language_models(vlm: VLM, inputs: ContractInputs) -> Judgemen
 def parts_are_found(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """final norm, unembedding, vision blocks and projector are found, and run"""
     parts = [vlm.final_norm, vlm.unembedding, *vlm.vision_blocks, vlm.projector]
-    silent = []
-    for part in parts:
-        with _outputs_of([part]) as seen:
-            _run(vlm, inputs.batch)
-        if not seen:
-            silent.append(type(part).__name__)
+    with _watched(parts) as called:
+        _run(vlm, inputs.batch)
+    silent = [type(part).__name__ for part in parts if part not in called]
     return _exactly(
         not silent,
         f"{len(vlm.vision_blocks)} vision blocks; silent: {', '.join(silent) or 'none'}",
@@ -442,10 +436,10 @@ def text_runs_alone(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """text-only prompts run without a picture, and are what is left of a prompt without its picture"""
     if inputs.text_batch is None:
         return Judgement("not applicable", "this family can't run without a picture")
-    with _outputs_of(list(vlm.vision_blocks)) as seen:
+    with _watched(list(vlm.vision_blocks)) as called:
         finite = bool(_last_logits(vlm, inputs.text_batch).isfinite().all())
-    if not finite or seen:
-        return _exactly(False, f"logits finite: {finite}, vision blocks that ran: {len(seen)}")
+    if not finite or called:
+        return _exactly(False, f"logits finite: {finite}, vision blocks that ran: {len(called)}")
     if not inputs.prompts:
         return Judgement("ok", "runs; inputs made by hand have no text to take out")
     try:

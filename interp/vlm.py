@@ -24,7 +24,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from interp import families
-from interp.families import Family, ModelError, decoder_blocks
+from interp.families import Family, ModelError, decoder_blocks, first_line
 from interp.processors import load_processor
 
 __all__ = ["LLM", "VLM", "ModelError"]
@@ -37,16 +37,12 @@ def _load(loader, name: str, **kwargs):
     try:
         return loader.from_pretrained(name, **kwargs)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ModelError(f"model {name!r} does not fit into memory: {_first_line(error)} {SMALLER}") from error
+        raise ModelError(f"model {name!r} does not fit into memory: {first_line(error)} {SMALLER}") from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"model {name!r} can't be loaded: {_first_line(error)} "
+            f"model {name!r} can't be loaded: {first_line(error)} "
             "Expected a folder in Hugging Face format, a hub id that can be reached, or 'organism'."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 SMALLER = "Give dtype=torch.bfloat16, device_map='auto' (needs accelerate), or a quantization_config."
@@ -94,12 +90,15 @@ def _check_memory(name: str, placement: _Placement) -> None:
         raise ModelError(f"model {name!r} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. {SMALLER}")
 
 
-def _load_model(auto, name: str, config: PretrainedConfig, placement: _Placement, **hub) -> PreTrainedModel:
+def _load_model(
+    auto, name: str, config: PretrainedConfig, placement: _Placement, attn_implementation: str | None, **hub
+) -> PreTrainedModel:
     """Raises:
     ModelError: it can't be loaded, or some of its weights are not in the checkpoint.
     """
     _check_memory(name, placement)
-    model, found = _load(auto, name, config=config, output_loading_info=True, **placement.loading, **hub)
+    attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    model, found = _load(auto, name, config=config, output_loading_info=True, **placement.loading, **attention, **hub)
     missing = sorted(found["missing_keys"])
     if missing:
         raise ModelError(
@@ -109,8 +108,27 @@ def _load_model(auto, name: str, config: PretrainedConfig, placement: _Placement
     return placement.place(model)
 
 
+class _HasDecoder:
+    """What a language model has, with eyes or without."""
+
+    model: PreTrainedModel
+
+    @cached_property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder blocks of the language model; `blocks[layer]` puts out `resid_post` of `layer`."""
+        return decoder_blocks(self.model)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def d_model(self) -> int:
+        return self.model.config.get_text_config().hidden_size
+
+
 @dataclass(frozen=True)
-class LLM:
+class LLM(_HasDecoder):
     """A causal language model without eyes: the aligned LLM as its own checkpoint."""
 
     model: PreTrainedModel
@@ -139,21 +157,8 @@ class LLM:
         config = _load(AutoConfig, name, **hub)
         tokenizer = _load(AutoTokenizer, name, **hub)
         tokenizer.padding_side = "left"
-        attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
-        model = _load_model(AutoModelForCausalLM, name, config, placement, **attention, **hub)
+        model = _load_model(AutoModelForCausalLM, name, config, placement, attn_implementation, **hub)
         return cls(model, tokenizer, name)
-
-    @cached_property
-    def blocks(self) -> nn.ModuleList:
-        return decoder_blocks(self.model)
-
-    @property
-    def n_layers(self) -> int:
-        return len(self.blocks)
-
-    @property
-    def d_model(self) -> int:
-        return self.model.config.get_text_config().hidden_size
 
     def skipped_layers(self, batch: Mapping[str, Tensor]) -> frozenset[int]:
         """None: every block runs on text."""
@@ -197,7 +202,7 @@ def _refuse_what_is_no_vlm(name: str, config: PretrainedConfig) -> None:
 
 
 @dataclass(frozen=True)
-class VLM:
+class VLM(_HasDecoder):
     """A vision-language model, its processor, and one name for each part that the toolkit touches.
 
     `VLM(model, processor)` takes a model already in hand.
@@ -258,8 +263,7 @@ class VLM:
                 f"the processor of {name!r} has no chat template; set processor.chat_template, save it with "
                 "processor.save_pretrained, and load that folder"
             )
-        attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
-        model = _load_model(AutoModelForImageTextToText, name, config, placement, **attention, **hub)
+        model = _load_model(AutoModelForImageTextToText, name, config, placement, attn_implementation, **hub)
         return cls(model, processor, name)
 
     @property
@@ -276,11 +280,6 @@ class VLM:
         return families.family_of(self.model.config)
 
     @cached_property
-    def blocks(self) -> nn.ModuleList:
-        """The decoder blocks of the language model; `blocks[layer]` puts out `resid_post` of `layer`."""
-        return decoder_blocks(self.model)
-
-    @cached_property
     def final_norm(self) -> nn.Module:
         return families.final_norm(self.model)
 
@@ -295,14 +294,6 @@ class VLM:
     @cached_property
     def projector(self) -> nn.Module:
         return families.projector(self.model)
-
-    @property
-    def n_layers(self) -> int:
-        return len(self.blocks)
-
-    @property
-    def d_model(self) -> int:
-        return self.model.config.get_text_config().hidden_size
 
     @property
     def image_token_id(self) -> int:
