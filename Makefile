@@ -37,4 +37,5 @@ bench: .venv/installed
 	$(BIN)/python -m tests.speed
 
 lock:  ## pins what is installed now
-	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > requirements.lock
+	echo '# Complete pins, used as constraints (pip install -c). Made by `make lock`.' > requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed -E 's/\+cpu$$//' >> requirements.lock

@@ -3,6 +3,8 @@
 from interp.directions import ESTIMATORS, SafetyDirection, random_basis
 from interp.guard import Guard
 from interp.inputs import MODALITIES, Prompt, Query, collate, to_prompt, to_prompts
+from interp.lens import Lens
+from interp.patching import patch, recovered
 from interp.projection import RULES, coordinates, set_coordinates
 from interp.trace import trace
 from interp.vlm import LLM, VLM, ModelError
@@ -10,6 +12,7 @@ from interp.vlm import LLM, VLM, ModelError
 __all__ = [
     "ESTIMATORS",
     "LLM",
+    "Lens",
     "MODALITIES",
     "RULES",
     "VLM",
@@ -20,7 +23,9 @@ __all__ = [
     "SafetyDirection",
     "collate",
     "coordinates",
+    "patch",
     "random_basis",
+    "recovered",
     "set_coordinates",
     "to_prompt",
     "to_prompts",

@@ -40,11 +40,17 @@ FAMILIES = {
     "paligemma": Family(bare_text="<bos>{text}\n", is_causal=False),
     "qwen2_5_vl": Family(projector="model.visual.merger"),
     "qwen2_vl": Family(projector="model.visual.merger"),
-    # DeepStack adds visual features between its first blocks: there, at image positions, `resid_post` of a layer is not
-    # `resid_pre` of the next.
     "qwen3_vl": Family(projector="model.visual.merger"),
     "smolvlm": Family(projector="model.connector"),
 }
+
+
+def deepstack_layers(config: PretrainedConfig) -> range:
+    """Decoder blocks after which visual features are added at image positions (DeepStack, arXiv:2406.04334).
+
+    There `resid_post` of a layer, its block's output, is not `resid_pre` of the next.
+    """
+    return range(len(getattr(config.vision_config, "deepstack_visual_indexes", None) or ()))
 
 
 def family_of(config: PretrainedConfig) -> Family:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from interp.directions import SafetyDirection
 from interp.families import ModelError
@@ -128,7 +129,7 @@ class Guard:
         work = _Work(self, vlm, references)
         hooks = [vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True)]
         try:
-            hooks += [vlm.blocks[layer].register_forward_hook(work.hook(layer)) for layer in self.layers]
+            hooks += [work.hook(layer) for layer in self.layers]
             yield
         finally:
             for hook in hooks:
@@ -169,7 +170,7 @@ class _Work:
         if states is not None:
             self._references = {i: coordinates(states[:, i].float(), guard.basis(i)) for i in guard.layers}
 
-    def begin_pass(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+    def begin_pass(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook of the whole model."""
         if self._is_reading:
             return
@@ -195,21 +196,36 @@ class _Work:
                 "guard.on(vlm, references=[...])"
             )
 
-    def hook(self, layer: int):
-        """Forward hook of a decoder block."""
+    def hook(self, layer: int) -> RemovableHandle:
+        """Where the state of a layer is final: what its block puts out.
 
-        def change(module: torch.nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
-            resid = output[0] if isinstance(output, tuple) else output
-            if self._is_reading:
-                basis = self._guard.basis(layer).to(resid.device)
-                self._references[layer] = coordinates(resid[:, -1].float(), basis)
-                return None
-            if self._places.mask is None:
-                raise ModelError(
-                    f"{self._vlm.name!r} generates past its own forward pass, so the places of its tokens are "
-                    "not known; only its forward pass can be guarded"
-                )
-            resid = self._guard.change(resid, layer, self._references.get(layer), self._places.mask)
-            return (resid, *output[1:]) if isinstance(output, tuple) else resid
+        With DeepStack, what the next block takes in: features that are added to image positions in between would undo
+        part of the change.
+        """
+        blocks = self._vlm.blocks
 
-        return change
+        def change_output(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+            if isinstance(output, tuple):
+                return self._change(layer, output[0]), *output[1:]
+            return self._change(layer, output)
+
+        def change_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            if args:
+                return (self._change(layer, args[0]), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": self._change(layer, kwargs["hidden_states"])}
+
+        if layer in self._vlm.deepstack_layers and layer + 1 < len(blocks):
+            return blocks[layer + 1].register_forward_pre_hook(change_input, with_kwargs=True)
+        return blocks[layer].register_forward_hook(change_output)
+
+    def _change(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        if self._is_reading:
+            basis = self._guard.basis(layer).to(resid.device)
+            self._references[layer] = coordinates(resid[:, -1].float(), basis)
+            return resid
+        if self._places.mask is None:
+            raise ModelError(
+                f"{self._vlm.name!r} generates past its own forward pass, so the places of its tokens are "
+                "not known; only its forward pass can be guarded"
+            )
+        return self._guard.change(resid, layer, self._references.get(layer), self._places.mask)

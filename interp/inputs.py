@@ -4,10 +4,11 @@ import os
 import re
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from jinja2 import TemplateError
@@ -169,6 +170,55 @@ def collate(model: VLM | LLM, prompts: Sequence[Prompt]) -> BatchFeature | Batch
     batch.pop("labels", None)
     # Token ids stay integers: only floating point tensors, the pixels, take the model's dtype.
     return batch.to(model.model.device, **({"dtype": model.model.dtype} if has_pictures else {}))
+
+
+def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
+    """Rows of each batch: with and without pictures apart, similar lengths together."""
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].text) + len(prompts[i].system), i))
+    halves = [[i for i in order if bool(prompts[i].pictures) == pictured] for pictured in (False, True)]
+    return [half[start : start + size] for half in halves for start in range(0, len(half), size)]
+
+
+def in_batches(
+    prompts: Sequence[Prompt],
+    batch_size: int,
+    run: Callable[[list[Prompt]], Mapping[str, np.ndarray]],
+    advance: Callable[[int], None] = lambda n_prompts: None,
+) -> dict[str, np.ndarray]:
+    """Runs prompts in `batches`; the results come in the order of the prompts.
+
+    Args:
+        prompts: any mixture of modalities.
+        batch_size: prompts in one call of `run`.
+        run: arrays of a batch, each with one row a prompt.
+        advance: called with the number of prompts done after each batch.
+
+    Raises:
+        ValueError: no prompts.
+    """
+    if not prompts:
+        raise ValueError("no prompts; expected at least one")
+    plan, found = batches(prompts, batch_size), []
+    for rows in plan:
+        found.append(run([prompts[i] for i in rows]))
+        advance(len(rows))
+    back = np.argsort(np.concatenate(plan))
+    return {name: np.concatenate([batch[name] for batch in found])[back] for name in found[0]}
+
+
+def labels(prompts: Sequence[Prompt]) -> dict[str, tuple[str, np.ndarray]]:
+    """What is known of each prompt, as coordinates along `prompt`: everything downstream selects by them."""
+    known = {
+        "text": [p.query.text for p in prompts],
+        "harmful": [p.query.harmful for p in prompts],
+        "category": [p.query.category for p in prompts],
+        "pair": [p.query.pair or "" for p in prompts],
+        "modality": [p.modality for p in prompts],
+    }
+    return {
+        name: ("prompt", np.array(values, dtype=object if name != "harmful" else bool))
+        for name, values in known.items()
+    }
 
 
 def _apply_template(model: VLM | LLM, turns: list[list[dict]]) -> BatchFeature | BatchEncoding:

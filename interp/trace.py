@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from nnsight import NNsight, save
 from torch import Tensor
 
-from interp.inputs import Prompt, collate
+from interp.inputs import Prompt, collate, in_batches, labels
 from interp.vlm import LLM, VLM
 
 
@@ -78,32 +78,12 @@ def trace(
         Variable `resid_post` with dimensions `prompt layer token d_model` in float32, and coordinates for what
         is known of each prompt: `text harmful category pair modality`.
     """
-    states: dict[int, np.ndarray] = {}
-    for pictured in (False, True):
-        chosen = [i for i, prompt in enumerate(prompts) if bool(prompt.pictures) == pictured]
-        for start in range(0, len(chosen), batch_size):
-            rows = chosen[start : start + batch_size]
-            resid = last_resid_post(model, [prompts[i] for i in rows]).numpy()
-            states.update(zip(rows, resid, strict=True))
-            advance(len(rows))
-    resid = np.stack([states[i] for i in range(len(prompts))])
+    run = lambda some: {"resid": last_resid_post(model, some).numpy()}  # noqa: E731
+    resid = in_batches(prompts, batch_size, run, advance)["resid"]
     return as_dataset(resid[:, :, None], prompts)
 
 
 def as_dataset(resid: Float[np.ndarray, "prompt layer token d_model"], prompts: Sequence[Prompt]) -> xr.Dataset:
     """The states with the labels that everything downstream selects by."""
-    known = {
-        "text": [p.query.text for p in prompts],
-        "harmful": [p.query.harmful for p in prompts],
-        "category": [p.query.category for p in prompts],
-        "pair": [p.query.pair or "" for p in prompts],
-        "modality": [p.modality for p in prompts],
-    }
-    return xr.Dataset(
-        {"resid_post": (("prompt", "layer", "token", "d_model"), resid)},
-        coords={"layer": np.arange(resid.shape[1]), "token": np.array(["last"], dtype=object)}
-        | {
-            name: ("prompt", np.array(values, dtype=object if name != "harmful" else bool))
-            for name, values in known.items()
-        },
-    )
+    places = {"layer": np.arange(resid.shape[1]), "token": np.array(["last"], dtype=object)}
+    return xr.Dataset({"resid_post": (("prompt", "layer", "token", "d_model"), resid)}, coords=places | labels(prompts))

@@ -14,6 +14,7 @@ from interp import families
 from interp.directions import SafetyDirection, random_basis
 from interp.guard import POSITIONS, Guard
 from interp.inputs import Prompt, collate, instruction_positions, prompt_texts, text_prompt
+from interp.lens import Lens, NotInTransformerLens
 from interp.projection import coordinates, set_coordinates
 from interp.trace import resid_post
 from interp.vlm import VLM
@@ -226,6 +227,39 @@ def _hidden_states(output) -> tuple[Tensor, ...]:
     return getattr(output, "hidden_states", None) or output.language_model_outputs.hidden_states
 
 
+def blocks_follow_each_other(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """a block takes in what the last one put out; where DeepStack adds visual features in between, that is known"""
+    judgements = []
+    for _, batch, _ in _settings(inputs):
+        stream, image = _stream(vlm, batch), vlm.image_positions(batch["input_ids"])
+        passages = zip(stream.items(), list(stream.values())[1:], strict=False)
+        changed = {layer: (put != next_taken).any(-1) for (layer, (_, put)), (next_taken, _) in passages}
+        stacked = [layer for layer, where in changed.items() if where.any()]
+        known = set(vlm.deepstack_layers) if image.any() else set()
+        holds = set(stacked) <= known and not any((changed[layer] & ~image).any() for layer in stacked)
+        judgements.append(_exactly(holds, f"DeepStack after layers {stacked}" if stacked else "nothing in between"))
+    return _worst(judgements)
+
+
+def _stream(vlm: VLM, batch: Inputs) -> dict[int, tuple[Tensor, Tensor]]:
+    """What each block that runs takes in and puts out, in the order of the layers."""
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+    layer_of = {block: layer for layer, block in enumerate(vlm.blocks)}
+
+    def see(block: nn.Module, args: tuple, kwargs: dict, output: Tensor | tuple) -> None:
+        put = output[0] if isinstance(output, tuple) else output
+        # What is added in place afterwards would otherwise not be seen.
+        seen[layer_of[block]] = (args[0] if args else kwargs["hidden_states"], put.clone())
+
+    hooks = [block.register_forward_hook(see, with_kwargs=True) for block in vlm.blocks]
+    try:
+        _run(vlm, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
 def tracing_leaves_logits(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """tracing and guarding leave the model as it was: logits bit-identical, no hooks"""
     before, n_hooks = _run(vlm, inputs.batch).logits, _n_hooks(vlm.model)
@@ -292,15 +326,7 @@ def pictures_stand_where_they_claim(vlm: VLM, inputs: ContractInputs) -> Judgeme
 
 def _embedded(vlm: VLM, batch: Inputs) -> Float[Tensor, "batch pos d_model"]:
     """What goes into the first decoder block."""
-    seen = []
-    hook = vlm.blocks[0].register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
-    )
-    try:
-        _run(vlm, batch)
-    finally:
-        hook.remove()
-    return seen[0]
+    return _stream(vlm, batch)[0][0]
 
 
 def _other_pictures(batch: Inputs) -> Inputs:
@@ -465,10 +491,25 @@ def generation_of_a_batch_equals_singles(vlm: VLM, inputs: ContractInputs) -> Ju
     return _exactly(not wrong, f"tokens differ: {', '.join(wrong) or 'none'}")
 
 
+def transformer_lens_agrees(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """TransformerLens reads the same `resid_post`: its `blocks.{layer}.hook_out`"""
+    try:
+        lens = Lens(vlm)
+    except NotInTransformerLens as error:
+        return Judgement("not applicable", families.first_line(error))
+    return _worst(
+        [
+            _nearly(vlm, lens.resid_post(batch), resid_post(vlm, batch), tolerance=1e-4)
+            for _, batch, _ in _settings(inputs)
+        ]
+    )
+
+
 CHECKS = (
     blocks_are_the_language_models,
     parts_are_found,
     reads_hidden_states,
+    blocks_follow_each_other,
     tracing_leaves_logits,
     batch_equals_singles,
     tokens_are_what_they_claim,
@@ -479,4 +520,5 @@ CHECKS = (
     prefix_causality_is_known,
     text_runs_alone,
     generation_of_a_batch_equals_singles,
+    transformer_lens_agrees,
 )

@@ -312,6 +312,11 @@ class VLM(_HasDecoder):
             return frozenset()
         return frozenset(self.model.config.get_text_config().cross_attention_layers)
 
+    @cached_property
+    def deepstack_layers(self) -> range:
+        """Layers whose state changes once more at image positions before the next block takes it."""
+        return families.deepstack_layers(self.model.config)
+
     @property
     def picture_size(self) -> int:
         """Side, in pixels, of the square that the vision tower sees; 336 where it takes any size."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.guard import Guard
-from interp.inputs import Prompt, collate, text_prompt, transcription_prompt
+from interp.inputs import Prompt, batches, collate, text_prompt, transcription_prompt
 from interp.vlm import LLM, VLM
 
 Advance = Callable[[int], None]
@@ -24,13 +24,6 @@ class Generation:
 
     max_new_tokens: int = 40
     batch_size: int = 64
-
-
-def _batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
-    """Rows of each batch: with and without pictures apart, similar lengths together."""
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].text) + len(prompts[i].system), i))
-    halves = [[i for i in order if bool(prompts[i].pictures) == pictured] for pictured in (False, True)]
-    return [half[start : start + size] for half in halves for start in range(0, len(half), size)]
 
 
 def _guarded(guard: Guard | None, vlm: VLM | LLM, references: Tensor | None, rows: list[int]):
@@ -54,7 +47,7 @@ def answers(
         references: what `read_references` gives for these prompts; only needed by the guard.
     """
     tokenizer, texts = vlm.tokenizer, [""] * len(prompts)
-    for rows in _batches(prompts, how.batch_size):
+    for rows in batches(prompts, how.batch_size):
         batch = collate(vlm, [prompts[i] for i in rows])
         with _guarded(guard, vlm, references, rows):
             ids = vlm.model.generate(
@@ -77,7 +70,7 @@ def first_token_logprobs(
 ) -> Float[Tensor, "prompt d_vocab"]:
     """Log-probabilities of the first answer token, in the order of the prompts."""
     logprobs: dict[int, Tensor] = {}
-    for rows in _batches(prompts, how.batch_size):
+    for rows in batches(prompts, how.batch_size):
         batch = collate(vlm, [prompts[i] for i in rows])
         with _guarded(guard, vlm, references, rows):
             logits = vlm.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]

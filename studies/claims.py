@@ -29,6 +29,7 @@ class Tables:
     separability: pd.DataFrame
     layer_sweep: pd.DataFrame
     defence: pd.DataFrame
+    signal_path: pd.DataFrame
 
     @property
     def layer(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from interp.guard import Guard
@@ -64,7 +64,7 @@ def rate(metric: str, hits: Sequence[bool]) -> dict:
     return {"metric": metric, "value": float(np.mean(hits)) if n else np.nan, "ci_low": low, "ci_high": high, "n": n}
 
 
-def mean(metric: str, values: Sequence[float]) -> dict:
+def mean(metric: str, values: Sequence[float] | Shaped[np.ndarray, " n"]) -> dict:
     """A mean with its bootstrap interval (percentile, 1000 seeded draws), which stays where the values can be."""
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]

@@ -43,12 +43,14 @@ class Scale:
     strengths: tuple[float, ...]
     n_shuffles: int
     """Shuffled-label controls beside each probe."""
+    n_patched: int
+    """Harmful prompts of each modality that activations are patched into."""
 
 
 SCALES = {
-    "tiny": Scale(22, 11, ("text", "blank", "typographic"), 4, (1.0,), 1),
-    "quick": Scale(121, 60, tuple(MODALITIES), 1, (1.0,), 2),
-    "full": Scale(121, 60, tuple(MODALITIES), 1, (0.5, 1.0, 2.0, 4.0), 20),
+    "tiny": Scale(22, 11, ("text", "blank", "typographic"), 4, (1.0,), 1, 3),
+    "quick": Scale(121, 60, tuple(MODALITIES), 1, (1.0,), 2, 16),
+    "full": Scale(121, 60, tuple(MODALITIES), 1, (0.5, 1.0, 2.0, 4.0), 20, 60),
 }
 
 

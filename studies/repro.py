@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from studies import claims, defence, layer_sweep, separability
+from studies import claims, defence, layer_sweep, separability, signal_path
 from studies.material import BUILT_IN, Config, ConfigError, Material, load
 from studies.records import read_table, write_config, write_provenance, write_table
 
@@ -50,6 +50,9 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     write_table(swept, out, "layer_sweep")
     defended = defence.run(config, material, swept)
     write_table(defended, out, "defence")
+    write_table(
+        signal_path.run(config, material, layer_sweep.chosen_guard(swept, material).layers[0]), out, "signal_path"
+    )
     write_provenance(out, config, material.inputs())
     # From the files, so that the verdicts are those of anyone who reads them.
     tables = read(out)
@@ -161,8 +164,7 @@ def report(console: Console, config: Config, material: Material, found, drawn: l
         if len(agreement.differing) > 10:
             console.print(f"  and {len(agreement.differing) - 10} more")
     console.print(f"{seconds:.0f} s. Written:")
-    tables = [
-        Path(config.out) / f"{name}.csv" for name in ("separability", "points", "layer_sweep", "defence", "claims")
-    ]
+    names = ("separability", "points", "layer_sweep", "defence", "signal_path", "claims")
+    tables = [Path(config.out) / f"{name}.csv" for name in names]
     for path in (*tables, *(path for path in drawn if path.suffix == ".png")):
         console.print(f"  {path}", soft_wrap=True)

@@ -1,6 +1,8 @@
 """The contract on every family, and on models that break it on purpose."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,14 +10,19 @@ from PIL import Image
 from transformers import LlamaForCausalLM
 
 from interp import verify
+from interp.directions import SafetyDirection, random_basis
 from interp.families import Family, ModelError, decoder_blocks
 from interp.guard import Guard
 from interp.inputs import collate, text_prompt
-from interp.verify import ContractInputs, check_vlm
+from interp.lens import Lens
+from interp.projection import coordinates
+from interp.verify import VERDICTS, ContractInputs, Finding, check_vlm
 from interp.vlm import VLM
 from tests.families import deep, handmade
 
 NOT_FOR_GENERATION = "InstructBLIP"
+FOUND: dict[str, list[Finding]] = {}
+"""Of the families whose test has run, for the README's table."""
 # Of the libraries, not ours: PaliGemma's processor and NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
@@ -44,16 +51,24 @@ def test_a_family_through_its_own_processor(family, family_vlm):
     vlm = family_vlm(family.name)
     assert vlm.n_layers == family.n_layers and len(vlm.vision_blocks) == family.n_vision_layers
     findings = check_vlm(vlm)
+    FOUND[family.name] = findings
     assert not faults(findings), list(faults(findings).values())
     assert len(findings) == len(verify.CHECKS)
 
 
-@pytest.mark.parametrize("family", handmade.FAMILIES, ids=lambda family: family.model_type)
-def test_a_family_on_hand_made_tensors(family):
+def hand_made(name: str) -> tuple[VLM, ContractInputs]:
+    family = next(family for family in handmade.FAMILIES if family.name == name)
     model = family.build()
     made = family.inputs(model)
-    vlm = VLM(model, None)
-    found = faults(check_vlm(vlm, ContractInputs(made.batch, made.singles, made.text_batch, made.text_singles)))
+    return VLM(model, None), ContractInputs(made.batch, made.singles, made.text_batch, made.text_singles)
+
+
+@pytest.mark.parametrize("family", handmade.FAMILIES, ids=lambda family: family.model_type)
+def test_a_family_on_hand_made_tensors(family):
+    vlm, inputs = hand_made(family.name)
+    findings = check_vlm(vlm, inputs)
+    FOUND[family.name] = findings
+    found = faults(findings)
     assert len(vlm.vision_blocks) == family.n_vision_layers
     if family.name == NOT_FOR_GENERATION:
         assert "only its forward pass can be guarded" in found.pop(claim_of("positions")).measured
@@ -104,7 +119,44 @@ def test_a_last_state_after_the_norm_is_found(family_vlm, monkeypatch):
         return resid
 
     monkeypatch.setattr(verify, "resid_post", normed)
-    assert set(faults(check_vlm(vlm))) == {claim_of("resid_post[i]")}
+    assert set(faults(check_vlm(vlm))) == {claim_of("resid_post[i]"), claim_of("TransformerLens")}
+
+
+def test_what_is_added_between_blocks_is_found(family_vlm):
+    vlm = family_vlm("LLaVA-1.5")
+    hook = vlm.blocks[2].register_forward_pre_hook(lambda block, args: (args[0] + 1, *args[1:]))
+    try:
+        found = faults(check_vlm(vlm))
+    finally:
+        hook.remove()
+    assert claim_of("a block takes in") in found
+
+
+def test_deepstack_is_known_and_said(monkeypatch):
+    vlm, inputs = hand_made("Qwen3-VL")
+    finding = next(f for f in check_vlm(vlm, inputs) if f.claim == claim_of("a block takes in"))
+    assert (finding.verdict, finding.measured) == ("ok", "DeepStack after layers [0, 1]")
+    vars(vlm)["deepstack_layers"] = range(1)
+    assert claim_of("a block takes in") in faults(check_vlm(vlm, inputs))
+
+
+def test_with_deepstack_the_state_that_the_next_block_takes_in_is_changed():
+    vlm, inputs = hand_made("Qwen3-VL")
+    basis = random_basis(torch.zeros(vlm.n_layers, 1, vlm.d_model), seed=0)
+    guard = Guard(SafetyDirection(basis, "random"), (0,), rule="ablate", gate="always", positions="all")
+    is_token = inputs.batch["attention_mask"].bool()
+    with torch.no_grad():
+        plain = verify._stream(vlm, inputs.batch)[1][0]
+        with guard.on(vlm):
+            taken = verify._stream(vlm, inputs.batch)[1][0]
+    assert (coordinates(plain, basis[0])[is_token].abs() > 1e-3).any()
+    assert (coordinates(taken, basis[0])[is_token].abs() < 1e-5).all()
+
+
+def test_another_reading_through_transformer_lens_is_found(family_vlm, monkeypatch):
+    right = Lens.resid_post
+    monkeypatch.setattr(Lens, "resid_post", lambda lens, batch: right(lens, batch).roll(1, dims=1))
+    assert set(faults(check_vlm(family_vlm("LLaVA-1.5")))) == {claim_of("TransformerLens")}
 
 
 def test_a_hook_that_stays_behind_is_found(family_vlm, monkeypatch):
@@ -193,3 +245,39 @@ def test_several_pictures_in_a_prompt(family, family_vlm):
     n_tokens = [int((collate(vlm, [p])["input_ids"] == vlm.image_token_id).sum()) for p in (one, two)]
     assert n_tokens[1] == 2 * n_tokens[0]
     assert verify.resid_post(vlm, collate(vlm, [two])).isfinite().all()
+
+
+README = Path(__file__).parents[2] / "README.md"
+HEAD = """| family | `model_type` | tested | contract | prefix | TransformerLens |
+|---|---|---|---|---|---|
+"""
+
+
+def table() -> str:
+    """What the tests of this file have found, family by family."""
+    rows = []
+    for how, families in (("deep", deep.FAMILIES), ("hand-made tensors", handmade.FAMILIES)):
+        for family in families:
+            findings = {finding.claim: finding for finding in FOUND[family.name]}
+            verdicts = [finding.verdict for finding in findings.values()]
+            counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS[1:] if verdict in verdicts]
+            prefix = findings[claim_of("whether the prefix")].measured.split(":")[0]
+            lens = findings[claim_of("TransformerLens")]
+            without = "needs torchvision" if "torchvision" in lens.measured else "not supported"
+            bridge = "yes" if lens.verdict == "ok" else without
+            cells = (family.name, f"`{family.model_type}`", how, ", ".join(counts), prefix, bridge)
+            rows.append(f"| {' | '.join(cells)} |")
+    rows.append("| any other | | not tested | `vlm-guard check MODEL` | | |")
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def test_the_readmes_table_is_what_was_found():
+    """After a change, `VLM_GUARD_WRITE_README=1 pytest tests/interp/test_contract.py` writes it anew."""
+    if len(FOUND) < len(deep.FAMILIES) + len(handmade.FAMILIES):
+        pytest.skip("needs the families' own tests, in the same run")
+    text = README.read_text(encoding="utf-8")
+    start = text.index(HEAD)
+    end = text.index("\n\n", start) + 1
+    if os.environ.get("VLM_GUARD_WRITE_README"):
+        README.write_text(text[:start] + table() + text[end:], encoding="utf-8")
+    assert README.read_text(encoding="utf-8")[start:].startswith(table() + "\n")

@@ -1,5 +1,7 @@
 """Verdicts follow from the tables: each claim is made to hold, to fail and to be undecided."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -70,7 +72,7 @@ def tables(
         for column in columns:
             frame[column] = frame.get(column)
     frames[2]["model"], frames[2]["dataset"] = model, dataset
-    return Tables(*frames)
+    return Tables(*frames, signal_path=pd.DataFrame())
 
 
 def verdict(tables, claim):
@@ -110,8 +112,8 @@ def test_a_claim_can_fail(claim, changes, expected):
 
 
 def test_missing_measurements_are_not_testable():
-    without = tables()
-    without = Tables(without.separability, without.layer_sweep, without.defence[without.defence.setting != "jailbreak"])
+    all_of_it = tables()
+    without = replace(all_of_it, defence=all_of_it.defence[all_of_it.defence.setting != "jailbreak"])
     assert verdict(without, ASR) == NOT_TESTABLE
 
 

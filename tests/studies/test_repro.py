@@ -20,7 +20,7 @@ from studies.records import COLUMNS, read_table, tidy
 
 BENCHMARKS = Path(os.environ.get("VLM_GUARD_BENCHMARKS", "benchmarks"))
 """Published files, as their authors lay them out; the project ships none."""
-TABLES = ("separability", "points", "layer_sweep", "defence", "claims")
+TABLES = ("separability", "points", "layer_sweep", "defence", "signal_path", "claims")
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def test_it_writes_tables_figures_config_and_provenance(finished):
 
 def test_tables_are_tidy_with_intervals_and_n(finished):
     _, tables, _ = finished
-    for table in (tables.separability, tables.layer_sweep, tables.defence):
+    for table in (tables.separability, tables.layer_sweep, tables.defence, tables.signal_path):
         assert list(table.columns) == [column for column in COLUMNS if column in table.columns]
-        filled = table[table.value.notna() & (table.n > 1)]
+        filled = table[table.value.notna() & (table.n > 1) & (table.metric != "attribution_error")]
         assert (filled.ci_low <= filled.value + 1e-9).all() and (filled.value <= filled.ci_high + 1e-9).all()
     assert set(tables.defence.defence) == {"unguarded", "self_reminder", "text_verdict", "guard", "guard_random"}
     assert set(tables.defence.setting) == {"plain", "jailbreak", "multimodal"}
