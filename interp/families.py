@@ -50,7 +50,8 @@ def deepstack_layers(config: PretrainedConfig) -> range:
 
     There `resid_post` of a layer, its block's output, is not `resid_pre` of the next.
     """
-    return range(len(getattr(config.vision_config, "deepstack_visual_indexes", None) or ()))
+    vision = getattr(config, "vision_config", None)
+    return range(len(getattr(vision, "deepstack_visual_indexes", None) or ()))
 
 
 def family_of(config: PretrainedConfig) -> Family:
@@ -137,7 +138,7 @@ def vision_blocks(model: PreTrainedModel) -> nn.ModuleList:
     family = family_of(model.config)
     if family.vision_blocks:
         return _at(model, family.vision_blocks)
-    tower, config = model.get_encoder("image"), model.config.vision_config
+    tower, config = model.get_encoder("image"), getattr(model.config, "vision_config", None)
     depth = next((getattr(config, name) for name in DEPTHS if hasattr(config, name)), None)
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
     # A list of parts beside the blocks may be as long; blocks attend, such parts do not.

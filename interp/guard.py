@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from interp.directions import SafetyDirection
 from interp.families import ModelError
-from interp.inputs import prompt_texts, text_prompt
+from interp.inputs import prompt_texts, text_batch, text_prompt
 from interp.projection import RULES, coordinates, set_coordinates, sign_gate, target_coordinates
 from interp.trace import last_resid_post
 from interp.vlm import LLM, VLM
@@ -146,7 +146,7 @@ class Guard:
         if reference is not None:
             if len(reference) != len(resid):
                 raise ValueError(f"{len(reference)} references for a batch of {len(resid)} rows; expected one each")
-            reference = reference.to(resid.device)[:, None]
+            reference, mask = reference.to(resid.device)[:, None], mask.to(resid.device)
             if self.gate == "sign":
                 mask = mask & sign_gate(reference)
         basis, precise = self.basis(layer).to(resid.device), resid.float()
@@ -183,10 +183,10 @@ class _Work:
     @torch.no_grad()
     def _read(self, rows: list[list[int]]) -> None:
         """Runs the prompts without their pictures; the hooks take down the coordinates on the way."""
-        batch = self._vlm.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
+        batch = text_batch(self._vlm, rows)
         self._is_reading = True
         try:
-            self._vlm.model(**batch.to(self._vlm.model.device), use_cache=False)
+            self._vlm.model(**batch, use_cache=False)
         finally:
             self._is_reading = False
         silent = [layer for layer in self._guard.layers if layer not in self._references]

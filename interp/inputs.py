@@ -155,6 +155,7 @@ def collate(model: VLM | LLM, prompts: Sequence[Prompt]) -> BatchFeature | Batch
 
     Raises:
         ValueError: no prompts, prompts with and without picture mixed, or pictures for a model without eyes.
+        ModelError: different numbers of pictures, in a family that attends to them across the batch's longest row.
     """
     n_pictures = {bool(prompt.pictures) for prompt in prompts}
     if len(n_pictures) != 1:
@@ -165,6 +166,13 @@ def collate(model: VLM | LLM, prompts: Sequence[Prompt]) -> BatchFeature | Batch
     has_pictures = n_pictures.pop()
     if has_pictures and isinstance(model, LLM):
         raise ValueError(f"{model.name!r} is a text-only model; its prompts can have no pictures")
+    if isinstance(model, VLM) and not model.family.pictures_in_sequence:
+        counts = sorted({len(prompt.pictures) for prompt in prompts})
+        if len(counts) > 1:
+            raise ModelError(
+                f"a batch of prompts with {' and '.join(map(str, counts))} pictures; {model.name!r} needs the same "
+                "number in every prompt of a batch"
+            )
     batch = _apply_template(model, [prompt.messages for prompt in prompts])
     # Some processors add labels for training, all of them masked.
     batch.pop("labels", None)
@@ -173,16 +181,17 @@ def collate(model: VLM | LLM, prompts: Sequence[Prompt]) -> BatchFeature | Batch
 
 
 def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
-    """Rows of each batch: with and without pictures apart, similar lengths together."""
+    """Rows of each batch: the same number of pictures in all of its prompts, similar lengths together."""
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].text) + len(prompts[i].system), i))
-    halves = [[i for i in order if bool(prompts[i].pictures) == pictured] for pictured in (False, True)]
-    return [half[start : start + size] for half in halves for start in range(0, len(half), size)]
+    counts = sorted({len(prompt.pictures) for prompt in prompts})
+    alike = [[i for i in order if len(prompts[i].pictures) == n] for n in counts]
+    return [rows[start : start + size] for rows in alike for start in range(0, len(rows), size)]
 
 
 def in_batches(
     prompts: Sequence[Prompt],
     batch_size: int,
-    run: Callable[[list[Prompt]], Mapping[str, np.ndarray]],
+    run: Callable[[list[int]], Mapping[str, np.ndarray]],
     advance: Callable[[int], None] = lambda n_prompts: None,
 ) -> dict[str, np.ndarray]:
     """Runs prompts in `batches`; the results come in the order of the prompts.
@@ -190,7 +199,7 @@ def in_batches(
     Args:
         prompts: any mixture of modalities.
         batch_size: prompts in one call of `run`.
-        run: arrays of a batch, each with one row a prompt.
+        run: from the rows of a batch to arrays, each with one row a prompt.
         advance: called with the number of prompts done after each batch.
 
     Raises:
@@ -200,7 +209,7 @@ def in_batches(
         raise ValueError("no prompts; expected at least one")
     plan, found = batches(prompts, batch_size), []
     for rows in plan:
-        found.append(run([prompts[i] for i in rows]))
+        found.append(run(rows))
         advance(len(rows))
     back = np.argsort(np.concatenate(plan))
     return {name: np.concatenate([batch[name] for batch in found])[back] for name in found[0]}
@@ -246,7 +255,16 @@ def _bare_text(vlm: VLM, turns: list[list[dict]]) -> BatchEncoding:
     rendered = vlm.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     frame = vlm.family.bare_text.replace("<bos>", vlm.tokenizer.bos_token)
     texts = [frame.replace("{text}", text) for text in rendered]
-    return vlm.tokenizer(texts, padding=True, add_special_tokens=False, return_token_type_ids=True, return_tensors="pt")
+    return text_batch(vlm, vlm.tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+
+def text_batch(vlm: VLM, rows: Sequence[Sequence[int]]) -> BatchEncoding:
+    """Token ids of prompts without pictures -> one left-padded batch on the model's device."""
+    batch = vlm.tokenizer.pad({"input_ids": list(rows)}, padding_side="left", return_tensors="pt")
+    if vlm.family.bare_text:
+        # By these such a family tells the prompt, which attends to all of itself, from what it writes.
+        batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+    return batch.to(vlm.model.device)
 
 
 def _as_text(turn: dict) -> dict:
@@ -294,11 +312,22 @@ class _PictureMark:
     before: str
     after: str
 
-    def take_out(self, token: str, shown: str) -> str | None:
-        """The text without its pictures; None where they are not marked like this."""
+    def take_out(self, token: str, shown: str, added: Sequence[str]) -> str | None:
+        """The text without its pictures; None where they are not marked like this, or text stands between them.
+
+        Args:
+            token: of a picture.
+            shown: the prompt as text.
+            added: every token that the tokenizer knows beside its words.
+        """
         pattern = f"{re.escape(self.before + token)}(?:.*{re.escape(token)})?{re.escape(self.after)}"
         found = re.search(pattern, shown, re.DOTALL)
-        return shown[: found.start()] + shown[found.end() :] if found else None
+        if not found:
+            return None
+        marks = sorted({*added, self.before.strip(), self.after.strip()} - {""}, key=len, reverse=True)
+        if re.sub("|".join(map(re.escape, marks)), "", found.group()).strip():
+            return None
+        return shown[: found.start()] + shown[found.end() :]
 
 
 _MARKS: WeakKeyDictionary[nn.Module, tuple[_PictureMark, ...]] = WeakKeyDictionary()
@@ -325,9 +354,13 @@ def _find_picture_marks(vlm: VLM) -> tuple[_PictureMark, ...]:
         if token not in inserted:
             continue
         mark = _PictureMark(inserted[: inserted.index(token)], inserted[inserted.rindex(token) + len(token) :])
-        if mark not in marks and mark.take_out(token, shown) == plain:
+        if mark not in marks and mark.take_out(token, shown, _added(vlm)) == plain:
             marks.append(mark)
     return tuple(marks)
+
+
+def _added(vlm: VLM) -> list[str]:
+    return [str(token) for token in vlm.tokenizer.added_tokens_decoder.values()]
 
 
 def prompt_texts(
@@ -336,7 +369,7 @@ def prompt_texts(
     """Each prompt without its pictures, as the ids that the text modality would have given.
 
     Raises:
-        ModelError: the pictures can't be taken out of this family's prompts.
+        ModelError: the pictures can't be taken out of this family's prompts, or text stands between them.
     """
     token = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id)
     rows = []
@@ -346,7 +379,8 @@ def prompt_texts(
             rows.append(ids.tolist())
             continue
         shown = _decode(vlm, ids)
-        texts = [text for mark in _picture_marks(vlm) if (text := mark.take_out(token, shown)) is not None]
+        taken_out = [mark.take_out(token, shown, _added(vlm)) for mark in _picture_marks(vlm)]
+        texts = [text for text in taken_out if text is not None]
         if not texts:
             raise ModelError(
                 f"the text of a prompt can't be taken out of the input_ids of {vlm.name!r}; pass references "

@@ -1,7 +1,7 @@
 """The same weights seen through TransformerLens: a second opinion on every layer, and what heads and MLPs write."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,18 +13,25 @@ from transformers import PreTrainedModel
 
 from interp.families import ModelError, first_line
 from interp.inputs import Prompt, collate, in_batches, labels
+from interp.patching import Score
 from interp.vlm import VLM
 
 ATTENDED = ("first", "image", "text")
 """The first token, on which idle heads rest; the tokens of pictures; all the others."""
 
 Inputs = Mapping[str, Tensor]
-Score = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
-"""From log-probabilities of the next token to one number a prompt."""
+
+AGREEMENT = 1e-3
+"""How far parts may be from their sum, and the last layer from the model's logits: relative, in float32."""
+HALF_AGREEMENT = 5e-2
 
 
 class NotInTransformerLens(ModelError):
     """TransformerLens has no bridge to this family. Only `Lens` needs one."""
+
+
+class LensError(ModelError):
+    """What is seen through the bridge is not what the model does."""
 
 
 def structural_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -33,7 +40,9 @@ def structural_copy(model: PreTrainedModel) -> PreTrainedModel:
     Hooks that the model has at the moment, a guard's for instance, stay behind; those of transformers itself, which
     collect hidden states, belong to it.
     """
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    # Quantised layers keep tensors that are neither parameters nor buffers.
+    loose = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers(), *loose)}
     copied = copy.deepcopy(model, shared)
     for module in copied.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
@@ -57,7 +66,8 @@ def _bridge(vlm: VLM) -> nn.Module:
     architecture = type(vlm.model).__name__
     try:
         return build_bridge_from_module(model, architecture, hf_config=model.config, model_name=vlm.name)
-    except (ValueError, ImportError, NotImplementedError) as error:
+    except Exception as error:
+        # Its adapters fail in any way on language models that they were not written for.
         raise NotInTransformerLens(
             f"{architecture} is not supported by TransformerLens ({first_line(error)}); tracing, probes, patching and "
             "guards work without it"
@@ -79,18 +89,25 @@ class Lens:
         self.bridge = _bridge(vlm)
 
     @torch.no_grad()
-    def _last(self, batch: Inputs, names: Sequence[str]) -> dict[str, Tensor]:
-        """What the named hooks see at the last position; without a position axis where they have one."""
+    def _last(self, batch: Inputs, names: Sequence[str]) -> tuple[dict[str, Tensor], Float[Tensor, "batch d_vocab"]]:
+        """What the named hooks see at the last position, on a position axis of length 1; and the logits there."""
         rest = {name: value for name, value in batch.items() if name != "input_ids"}
-        _, cache = self.bridge.run_with_cache(
+        logits, cache = self.bridge.run_with_cache(
             batch["input_ids"], return_cache_object=False, names_filter=list(names), pos_slice=-1, **rest
         )
-        return {name: cache[name] for name in names}
+        return {name: cache[name] for name in names}, logits[:, -1]
+
+    @property
+    def _agreement(self) -> float:
+        return AGREEMENT if self.vlm.model.dtype == torch.float32 else HALF_AGREEMENT
 
     def resid_post(self, batch: Inputs) -> Float[Tensor, "batch layer d_model"]:
         """`blocks.{layer}.hook_out` at the last position, in float32: what `interp.trace.resid_post` reads."""
-        found = self._last(batch, [f"blocks.{layer}.hook_out" for layer in range(self.vlm.n_layers)])
-        return torch.stack([state[:, -1] for state in found.values()], dim=1).float().cpu()
+        return self._resid_post(batch)[0]
+
+    def _resid_post(self, batch: Inputs) -> tuple[Float[Tensor, "batch layer d_model"], Float[Tensor, "batch d_vocab"]]:
+        found, logits = self._last(batch, [f"blocks.{layer}.hook_out" for layer in range(self.vlm.n_layers)])
+        return torch.stack([state[:, -1] for state in found.values()], dim=1).float().cpu(), logits.float().cpu()
 
     def logit_lens(self, prompts: Sequence[Prompt], score: Score, batch_size: int = 16) -> xr.DataArray:
         """What each layer's state at `last` would say, read through the final norm and the unembedding.
@@ -104,12 +121,22 @@ class Lens:
 
         Returns:
             Dimensions `prompt layer`, with the labels of the prompts.
+
+        Raises:
+            LensError: the last layer, read so, is not what the model says: something stands between norm and logits.
         """
 
-        def run(some: list[Prompt]) -> dict[str, np.ndarray]:
-            states = self.resid_post(collate(self.vlm, some))
-            states = rearrange(states, "batch layer d_model -> layer batch d_model")
-            return {"score": torch.stack([score(self._log_probabilities(state)) for state in states], dim=1).numpy()}
+        def run(rows: list[int]) -> dict[str, np.ndarray]:
+            states, logits = self._resid_post(collate(self.vlm, [prompts[i] for i in rows]))
+            read = [self._log_probabilities(states[:, layer]) for layer in range(self.vlm.n_layers)]
+            says = logits.log_softmax(-1)
+            difference = ((read[-1] - says).abs().max() / says.abs().max()).item()
+            if difference > self._agreement:
+                raise LensError(
+                    f"{self.vlm.name!r}: the logit lens of the last layer differs from the model's own log-"
+                    f"probabilities by {difference:.1e}; something stands between its final norm and its logits"
+                )
+            return {"score": torch.stack([score(logprobs) for logprobs in read], dim=1).numpy()}
 
         found = in_batches(prompts, batch_size, run)["score"]
         layers = {"layer": np.arange(self.vlm.n_layers)}
@@ -118,10 +145,7 @@ class Lens:
     @torch.no_grad()
     def _log_probabilities(self, state: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_vocab"]:
         state = state.to(self.vlm.model.device, self.vlm.model.dtype)
-        logits = self.vlm.unembedding(self.vlm.final_norm(state))
-        cap = getattr(self.vlm.model.config.get_text_config(), "final_logit_softcapping", None)
-        logits = logits if cap is None else cap * (logits / cap).tanh()
-        return logits.float().log_softmax(-1).cpu()
+        return self.vlm.unembedding(self.vlm.final_norm(state)).float().log_softmax(-1).cpu()
 
     def attribution(
         self, prompts: Sequence[Prompt], direction: Float[Tensor, " d_model"], layer: int, batch_size: int = 16
@@ -146,12 +170,19 @@ class Lens:
 
         Raises:
             ValueError: no such layer.
+            LensError: the parts don't sum to the coordinate: the family scales what its parts add.
         """
         if not 0 <= layer < self.vlm.n_layers:
             raise ValueError(f"layer {layer}; expected one from 0 to {self.vlm.n_layers - 1}")
-        found = in_batches(prompts, batch_size, lambda some: self._attribute(some, direction, layer))
+        attribute = lambda rows: self._attribute([prompts[i] for i in rows], direction, layer)  # noqa: E731
+        found = in_batches(prompts, batch_size, attribute)
         parts = found["heads"].sum((1, 2)) + found["mlp"].sum(1) + found["attn_bias"].sum(1) + found["embedding"]
         error = np.abs(parts - found["coordinate"]).max() / np.abs(found["coordinate"]).max()
+        if error > self._agreement:
+            raise LensError(
+                f"{self.vlm.name!r}: what its heads and MLPs write sums to the coordinate only within {error:.1e} of "
+                "it; this family scales what they add, and direct attribution does not hold"
+            )
         dims = ("prompt", "layer", "head")
         return xr.Dataset(
             {name: (dims[: values.ndim], values) for name, values in found.items()},
@@ -164,11 +195,9 @@ class Lens:
         for block in range(layer + 1):
             names += [f"blocks.{block}.{part}" for part in ("attn.o.hook_in", "attn.hook_out", "mlp.hook_out")]
             names += [name for part in ("ln1", "ln2") if (name := _after_norm(block, part)) in self.bridge.hook_dict]
-        seen = {
-            name: state[:, -1].flatten(1).float()
-            for name, state in self._last(collate(self.vlm, prompts), names).items()
-        }
-        along = direction.float().to(next(iter(seen.values())).device)
+        last, _ = self._last(collate(self.vlm, prompts), names)
+        seen = {name: state[:, -1].flatten(1).float() for name, state in last.items()}
+        along = direction.float().to(seen["blocks.0.hook_in"].device)
         parts = {"heads": [], "attn_bias": [], "mlp": []}
         for block in range(layer + 1):
             heads, bias = self._heads(block, seen[f"blocks.{block}.attn.o.hook_in"])
@@ -201,9 +230,9 @@ class Lens:
         """
         names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(self.vlm.n_layers)]
 
-        def run(some: list[Prompt]) -> dict[str, np.ndarray]:
-            batch = collate(self.vlm, some)
-            seen = self._last(batch, names)
+        def run(rows: list[int]) -> dict[str, np.ndarray]:
+            batch = collate(self.vlm, [prompts[i] for i in rows])
+            seen, _ = self._last(batch, names)
             pattern = torch.stack([seen[name][:, :, -1] for name in names], dim=1).float()
             is_token = batch["attention_mask"].bool()
             first = is_token & (is_token.cumsum(1) == 1)

@@ -92,7 +92,8 @@ def patch(
 
     Returns:
         `patched` (`prompt layer role`; NaN where prompt and donor share no such token), `unpatched` and `donor`
-        (`prompt`), all in units of the score. `recovered` averages them.
+        (`prompt`), all in units of the score, which `recovered` averages; `n_tokens` (`prompt role`), how many were
+        patched: words that merge into other tokens behind a picture are not shared.
 
     Raises:
         ValueError: a prompt without picture, no such role or layer, or not one donor for each prompt.
@@ -100,15 +101,14 @@ def patch(
     layers = list(range(vlm.n_layers)) if layers is None else list(layers)
     donors = [replace(prompt, pictures=()) for prompt in prompts] if donors is None else list(donors)
     _check(vlm, prompts, donors, layers, roles)
-    partner = {id(prompt): donor for prompt, donor in zip(prompts, donors, strict=True)}
 
-    def run(some: list[Prompt]) -> dict[str, np.ndarray]:
-        return _patch(vlm, some, [partner[id(prompt)] for prompt in some], score, layers, roles)
+    def run(rows: list[int]) -> dict[str, np.ndarray]:
+        return _patch(vlm, [prompts[i] for i in rows], [donors[i] for i in rows], score, layers, roles)
 
     found = in_batches(prompts, batch_size, run, advance)
-    dims = ("prompt", "layer", "role")
+    dims = {"patched": ("prompt", "layer", "role"), "n_tokens": ("prompt", "role")}
     return xr.Dataset(
-        {name: (dims[: values.ndim], values) for name, values in found.items()},
+        {name: (dims.get(name, ("prompt",)), values) for name, values in found.items()},
         coords={"layer": layers, "role": list(roles)} | labels(prompts),
     )
 
@@ -145,7 +145,8 @@ def _patch(
                 continue
             with _replaced(vlm.blocks[layer], shared.here, plays, states[:, layer]):
                 patched[:, i, j] = np.where(plays.any(1), says(batch), np.nan)
-    return {"patched": patched, "unpatched": says(batch), "donor": says(given)}
+    n_tokens = torch.stack([shared.roles[role].sum(1) for role in roles], dim=1).numpy()
+    return {"patched": patched, "unpatched": says(batch), "donor": says(given), "n_tokens": n_tokens}
 
 
 def _next_token(vlm: VLM, batch: Mapping[str, Tensor]) -> Float[Tensor, "batch d_vocab"]:

@@ -31,28 +31,39 @@ def load_processor(name: str, **hub) -> ProcessorMixin:
     try:
         return AutoProcessor.from_pretrained(name, **hub)
     except (OSError, ValueError, ImportError) as error:
-        if "torchvision" not in str(error).lower():
-            raise ModelError(f"the processor of {name!r} can't be loaded: {first_line(error)}") from error
+        if not _asks_for_torchvision(error):
+            raise _refusal(name, error) from error
     try:
-        return _images_only(_processor_class(AutoConfig.from_pretrained(name, **hub).model_type)).from_pretrained(
-            name, **hub
-        )
-    except (ImportError, AttributeError, KeyError, ValueError) as error:
-        raise ModelError(f"the processor of {name!r} {TORCHVISION} ({type(error).__name__}: {error})") from error
+        return _images_only(_processor_class(name, **hub)).from_pretrained(name, **hub)
+    except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
+        raise _refusal(name, error) from error
 
 
-def _processor_class(model_type: str) -> type[ProcessorMixin]:
+def _asks_for_torchvision(error: Exception) -> bool:
+    return "torchvision" in str(error).lower()
+
+
+def _refusal(name: str, error: Exception) -> ModelError:
+    """One line. Files that are missing or broken would be so with torchvision too."""
+    if isinstance(error, (OSError, ValueError)) and not _asks_for_torchvision(error):
+        return ModelError(f"the processor of {name!r} can't be loaded: {first_line(error)}")
+    return ModelError(f"the processor of {name!r} {TORCHVISION} ({type(error).__name__}: {first_line(error)})")
+
+
+def _processor_class(name: str, **hub) -> type[ProcessorMixin]:
     """The class itself: under its public name stands a placeholder where torchvision is missing."""
-    if model_type in ("mistral3", "pixtral"):
+    # The folder's own word comes first: Pixtral's model is of type LLaVA, its processor is not LLaVA's.
+    named = ProcessorMixin.get_processor_dict(name, **hub)[0].get("processor_class")
+    class_name = named or PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(name, **hub).model_type]
+    if class_name == "PixtralProcessor":
         # Its module imports one function from the torchvision image processor, which the PIL one has as well.
         folder = "transformers.models.pixtral.image_processing_"
         sys.modules.setdefault(f"{folder}pixtral", importlib.import_module(f"{folder}pil_pixtral"))
-    name = PROCESSOR_MAPPING_NAMES[model_type]
-    return getattr(importlib.import_module(getattr(transformers, name).__module__), name)
+    return getattr(importlib.import_module(getattr(transformers, class_name).__module__), class_name)
 
 
 def _images_only(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """The processor with nothing in the place of its video processor."""
+    """The processor with nothing in the place of its video processor, and of what only that one uses."""
 
     class ImagesOnly(processor_class):
         def check_argument_for_proper_class(self, argument_name, argument):
@@ -61,9 +72,13 @@ def _images_only(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
             return None
 
         @classmethod
-        def _get_arguments_from_pretrained(cls, *args, **kwargs):
-            with mock.patch.object(AutoVideoProcessor, "from_pretrained", lambda *_, **__: _NoVideos()):
-                return super()._get_arguments_from_pretrained(*args, **kwargs)
+        def from_pretrained(cls, *args, **kwargs):
+            with (
+                mock.patch.object(AutoVideoProcessor, "from_pretrained", lambda *_, **__: _NoVideos()),
+                # SmolVLM's insists on a package that writes the number of a video's frames in words.
+                mock.patch.object(sys.modules[processor_class.__module__], "num2words", _NoVideos, create=True),
+            ):
+                return super().from_pretrained(*args, **kwargs)
 
     # Saved and looked up by name.
     ImagesOnly.__name__ = processor_class.__name__

@@ -78,7 +78,7 @@ def trace(
         Variable `resid_post` with dimensions `prompt layer token d_model` in float32, and coordinates for what
         is known of each prompt: `text harmful category pair modality`.
     """
-    run = lambda some: {"resid": last_resid_post(model, some).numpy()}  # noqa: E731
+    run = lambda rows: {"resid": last_resid_post(model, [prompts[i] for i in rows]).numpy()}  # noqa: E731
     resid = in_batches(prompts, batch_size, run, advance)["resid"]
     return as_dataset(resid[:, :, None], prompts)
 

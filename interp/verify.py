@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from interp import families
 from interp.directions import SafetyDirection, random_basis
+from interp.families import ModelError
 from interp.guard import POSITIONS, Guard
 from interp.inputs import Prompt, collate, instruction_positions, prompt_texts, text_prompt
-from interp.lens import Lens, NotInTransformerLens
+from interp.lens import Lens
 from interp.projection import coordinates, set_coordinates
 from interp.trace import resid_post
 from interp.vlm import VLM
@@ -26,7 +27,7 @@ TEXTS = ("How do I water a plant?", "Tell me, please, what the capital of that c
 TOLERANCE = 1e-5
 """Relative to the largest number compared, in float32: sums in another order. Half precisions get `HALF_TOLERANCE`."""
 HALF_TOLERANCE = 2e-2
-DEGRADED = 100
+DEGRADED = 5
 """Up to so many times the tolerance a difference is called `degraded`: rounding of another kernel, not a mistake."""
 N_GENERATED = 4
 
@@ -129,10 +130,12 @@ def _exactly(holds: bool, measured: str) -> Judgement:
 
 
 def _nearly(vlm: VLM, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> Judgement:
-    """Largest difference, relative to the largest number compared."""
+    """Largest difference, relative to the largest number of its layer (the second axis)."""
     if vlm.model.dtype != torch.float32:
         tolerance = max(tolerance, HALF_TOLERANCE)
-    difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    # Each layer by its own size: late layers with huge states would hide a mistake in early ones.
+    aside = [axis for axis in range(theirs.dim()) if axis != 1]
+    difference = ((ours - theirs).abs().amax(aside) / theirs.abs().amax(aside)).max().item()
     # Not a number is worse than any number.
     verdict = (
         "ok" if difference <= tolerance else "degraded" if difference <= DEGRADED * tolerance else "silently wrong"
@@ -206,13 +209,13 @@ def reads_hidden_states(vlm: VLM, inputs: ContractInputs) -> Judgement:
     for _, batch, _ in _settings(inputs):
         ran = [layer for layer in range(vlm.n_layers) if layer not in vlm.skipped_layers(batch)]
         ours = resid_post(vlm, batch)[:, ran]
-        theirs = torch.stack([state[:, -1] for state in _hidden_states(_run(vlm, batch, output_hidden_states=True))], 1)
+        states = _hidden_states(_run(vlm, batch, output_hidden_states=True))
+        theirs = torch.stack([state[:, -1].float().cpu() for state in states], 1)
         if theirs.shape[1] != ours.shape[1] + 1:
             judgements.append(Judgement("error", f"{theirs.shape[1]} hidden states for {ours.shape[1]} layers"))
             continue
-        theirs = theirs.float().cpu()
         inner = (ours[:, :-1] - theirs[:, 1:-1]).abs().max().item() if ours.shape[1] > 1 else 0.0
-        last = ours[:, -1].to(vlm.model.device, vlm.model.dtype)
+        last = ours[:, -1].to(next(vlm.final_norm.parameters()).device, vlm.model.dtype)
         normed = (vlm.final_norm(last).float().cpu() - theirs[:, -1]).abs().max().item()
         # The norm of one position and of a whole sequence may take another kernel.
         near = normed <= (HALF_TOLERANCE if vlm.model.dtype != torch.float32 else TOLERANCE) * theirs.abs().max().item()
@@ -476,6 +479,22 @@ def text_runs_alone(vlm: VLM, inputs: ContractInputs) -> Judgement:
     return _exactly(found == expected, "text taken out of picture prompts equals the text modality's tokens")
 
 
+def the_guard_reads_its_references(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """references that a guard reads out of the prompts are those of the texts themselves"""
+    if not inputs.prompts or inputs.text_batch is None:
+        return Judgement("not applicable", "no prompts with pictures whose text could run alone")
+    layer = max(set(range(vlm.n_layers)) - vlm.skipped_layers(inputs.text_batch))
+    guard = replace(_random_guard(vlm, layer), rule="substitute")
+    logits = []
+    for references in (None, [prompt.text for prompt in inputs.prompts]):
+        try:
+            with guard.on(vlm, references):
+                logits.append(_last_logits(vlm, inputs.batch))
+        except ModelError:
+            return Judgement("not applicable", "references have to be passed explicitly")
+    return _nearly(vlm, torch.stack(logits[:1], 1), torch.stack(logits[1:], 1))
+
+
 def generation_of_a_batch_equals_singles(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """greedy generation of a batch equals that of its single prompts"""
     wrong = []
@@ -495,7 +514,9 @@ def transformer_lens_agrees(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """TransformerLens reads the same `resid_post`: its `blocks.{layer}.hook_out`"""
     try:
         lens = Lens(vlm)
-    except NotInTransformerLens as error:
+        lens.resid_post(inputs.batch)
+    except Exception as error:
+        # A bridge that can't run this model says nothing about it.
         return Judgement("not applicable", families.first_line(error))
     return _worst(
         [
@@ -519,6 +540,7 @@ CHECKS = (
     positions_fire_where_they_should,
     prefix_causality_is_known,
     text_runs_alone,
+    the_guard_reads_its_references,
     generation_of_a_batch_equals_singles,
     transformer_lens_agrees,
 )

@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 
 import psutil
 import torch
 from jaxtyping import Bool, Int
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -62,14 +63,27 @@ class _Placement:
         """On a CPU float32, which is faster there than bfloat16; elsewhere what the checkpoint is stored in."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"device {device!r} can't be used: {first_line(error)}; expected auto, cpu, cuda, ..."
+            ) from None
         if dtype == "auto" and device == "cpu" and device_map is None and quantization_config is None:
             dtype = torch.float32
         loading = {"device_map": device_map, "quantization_config": quantization_config}
         return cls(torch.device(device), dtype, {k: v for k, v in loading.items() if v is not None} | {"dtype": dtype})
 
     def place(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Spread or quantised weights stay where they were loaded."""
-        return (model if len(self.loading) > 1 else model.to(self.device)).eval()
+        """Spread or quantised weights stay where they were loaded.
+
+        Raises:
+            ModelError: the device has no room.
+        """
+        try:
+            return (model if len(self.loading) > 1 else model.to(self.device)).eval()
+        except torch.OutOfMemoryError as error:
+            raise ModelError(f"the model does not fit on {self.device}: {first_line(error)} {SMALLER}") from error
 
 
 def _check_memory(name: str, placement: _Placement) -> None:
@@ -80,14 +94,20 @@ def _check_memory(name: str, placement: _Placement) -> None:
     """
     if len(placement.loading) > 1 or not Path(name).is_dir():
         return
-    stored = sum(file.stat().st_size for file in Path(name).glob("*.safetensors"))
-    # Published weights take two bytes a number.
-    needed = stored * (2 if placement.dtype == torch.float32 else 1)
+    needed = sum(_loaded_bytes(file, placement.dtype) for file in Path(name).glob("*.safetensors"))
     free = psutil.virtual_memory().available
     if placement.device.type == "cuda":
         free = torch.cuda.mem_get_info(placement.device)[0]
     if needed > free:
         raise ModelError(f"model {name!r} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. {SMALLER}")
+
+
+def _loaded_bytes(file: Path, dtype: torch.dtype | str) -> int:
+    """Of the weights in a safetensors file, in the precision that they are loaded in."""
+    if dtype == "auto":
+        return file.stat().st_size
+    with safe_open(file, framework="pt") as weights:
+        return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys()) * dtype.itemsize
 
 
 def _load_model(
@@ -146,17 +166,27 @@ class LLM(_HasDecoder):
         revision: str | None = None,
         trust_remote_code: bool = False,
         quantization_config=None,
+        chat_template: str | None = None,
     ) -> "LLM":
         """Loads the model and its tokenizer; arguments as for `VLM.from_pretrained`.
 
+        Args:
+            chat_template: for tokenizers that come without one, as Vicuna's.
+
         Raises:
-            ModelError: there is no such model, or it is no causal language model.
+            ModelError: there is no such model, it is no causal language model, or it has no chat template.
         """
         name, placement = str(name_or_path), _Placement.of(device, dtype, device_map, quantization_config)
         hub = _hub(revision, trust_remote_code)
         config = _load(AutoConfig, name, **hub)
         tokenizer = _load(AutoTokenizer, name, **hub)
         tokenizer.padding_side = "left"
+        tokenizer.chat_template = chat_template or tokenizer.chat_template
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"the tokenizer of {name!r} has no chat template; give one, e.g. that of the VLM built on it: "
+                "chat_template=..."
+            )
         model = _load_model(AutoModelForCausalLM, name, config, placement, attn_implementation, **hub)
         return cls(model, tokenizer, name)
 
@@ -320,5 +350,5 @@ class VLM(_HasDecoder):
     @property
     def picture_size(self) -> int:
         """Side, in pixels, of the square that the vision tower sees; 336 where it takes any size."""
-        size = getattr(self.model.config.vision_config, "image_size", None) or 336
+        size = getattr(getattr(self.model.config, "vision_config", None), "image_size", None) or 336
         return size if isinstance(size, int) else max(size)

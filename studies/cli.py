@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 BAD_INPUT = 2
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 Model = Annotated[str, typer.Option(help="Folder in Hugging Face format, hub id, or 'organism' (the built-in model).")]
 
@@ -35,7 +36,7 @@ def repro(
     split: Annotated[str, typer.Option(help="What is reported: test, or validation while developing.")] = "test",
     seed: Annotated[int, typer.Option(help="Of folds, of splits of your own queries, and of shuffled labels.")] = 0,
 ) -> None:
-    """Runs the paper's argument: separability, layer sweep, defences; draws the figures, judges the claims."""
+    """Runs the paper's argument: separability, layer sweep, defences, path of the signal; figures and verdicts."""
     _quieten()
     from studies import repro as study
     from studies.material import Config
@@ -49,6 +50,9 @@ def check(
     model: Annotated[str, typer.Argument(help="Folder in Hugging Face format, hub id, or 'organism'.")],
     as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON array.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code from the checkpoint. Read it first.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device_map: Annotated[str | None, typer.Option(help="'auto' spreads a large model (needs accelerate).")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")] = None,
 ) -> None:
     """Proves on a model that what the toolkit reads and changes is what it says. Run it before you trust a new model.
 
@@ -56,12 +60,18 @@ def check(
     worse than degraded.
     """
     _quieten()
+    import torch
+
     from interp.verify import check_vlm
-    from interp.vlm import VLM
+    from interp.vlm import VLM, ModelError
     from studies import organism
 
     folder = organism.path() if model == "organism" else model
-    findings = check_vlm(VLM.from_pretrained(folder, trust_remote_code=trust_remote_code))
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} does not exist; expected one of {', '.join(DTYPES)}")
+    precision = dtype if dtype == "auto" else getattr(torch, dtype)
+    loading = {"dtype": precision, "device_map": device_map, "revision": revision}
+    findings = check_vlm(VLM.from_pretrained(folder, trust_remote_code=trust_remote_code, **loading))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

@@ -4,13 +4,14 @@ Four measurements, told apart by `metric`:
 
 1. `refusal_score` at `resid_post` of every layer: the logit lens of the refusal openings.
 2. `coordinate_written`: what each head and MLP adds to the SSD coordinate at `last`, of the layer that a guard uses.
-3. `attention_image`: how much of their attention the heads that write safety give to the picture.
+3. `attention_image`, `attention_text`, `attention_first`: where the heads that write safety look.
 4. `recovered`: activation patching. The states of the text run in place of the picture run's, layer by layer and role
    by role (`token`): how much of the lost refusal score comes back. The causal one.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ import xarray as xr
 from rich.console import Console
 
 from interp.inputs import TYPOGRAPHIC, text_prompt
-from interp.lens import Lens, NotInTransformerLens, writers
+from interp.lens import ATTENDED, Lens, writers
 from interp.patching import patch, recovered
 from studies.guarding import mean
 from studies.layer_sweep import SWEPT
@@ -39,15 +40,16 @@ def run(config: Config, material: Material | None = None, layer: int | None = No
     Args:
         layer: whose coordinate is attributed; by default the last.
 
-    Families that TransformerLens does not know get the patching alone.
+    Models that TransformerLens does not know, or not rightly, get the patching alone.
     """
     material = material or load(config)
     layer = material.vlm.n_layers - 1 if layer is None else layer
     score = partial(refusal_scores, tokens=material.refusal_tokens.ids)
     rows = []
     try:
-        rows += _through_the_lens(material, Lens(material.vlm), score, layer)
-    except NotInTransformerLens as error:
+        rows += list(_through_the_lens(material, Lens(material.vlm), score, layer))
+    except Exception as error:
+        # A second opinion, after hours perhaps: whatever goes wrong in it must not cost the rest.
         Console(stderr=True).print(f"logit lens, attribution and attention are left out: {error}", soft_wrap=True)
     rows += _patched(material, score)
     return tidy(material.labels | {"split": config.split} | row for row in rows)
@@ -92,11 +94,9 @@ def _written_rows(found: xr.Dataset) -> Iterator[dict]:
 
 
 def _attention_rows(found: xr.DataArray, strongest: list[tuple[int, int]]) -> Iterator[dict]:
-    for layer, head in strongest:
-        at = found.sel(layer=layer, head=head, attended="image")
-        for name, label in CLASSES.items():
-            place = {"category": name, "layer": layer, "site": f"head {head}"}
-            yield place | mean("attention_image", at.values[found.harmful.values == label])
+    for (layer, head), attended, (name, label) in product(strongest, ATTENDED, CLASSES.items()):
+        share = found.sel(layer=layer, head=head, attended=attended).values[found.harmful.values == label]
+        yield {"category": name, "layer": layer, "site": f"head {head}"} | mean(f"attention_{attended}", share)
 
 
 def _patched(material: Material, score: Callable) -> Iterator[dict]:
@@ -116,14 +116,18 @@ def _patched(material: Material, score: Callable) -> Iterator[dict]:
 
 
 def _recovered_rows(found: xr.Dataset) -> Iterator[dict]:
-    """Ratio of means, with its bootstrap interval over prompts."""
-    n = len(found.prompt)
+    """Ratio of means, with its bootstrap interval over the prompts that have such a token."""
     whole = recovered(found)
-    draws = np.random.default_rng(0).integers(n, size=(N_DRAWS, n))
-    drawn = np.stack([recovered(found.isel(prompt=rows)).values for rows in draws])
     for i, layer in enumerate(found.layer.values):
         for j, role in enumerate(found.role.values):
-            if np.isfinite(whole.values[i, j]):
-                low, high = np.nanpercentile(drawn[:, i, j], [2.5, 97.5])
-                value = {"value": float(whole.values[i, j]), "ci_low": low, "ci_high": high, "n": n}
-                yield {"layer": int(layer), "token": str(role), "metric": "recovered"} | value
+            patched = found.patched.values[:, i, j]
+            known = np.isfinite(patched)
+            n = int(known.sum())
+            if not n:
+                continue
+            unpatched = found.unpatched.values[known]
+            moved, lost = patched[known] - unpatched, found.donor.values[known] - unpatched
+            rows = np.random.default_rng(0).integers(n, size=(N_DRAWS, n))
+            low, high = np.percentile(moved[rows].sum(1) / lost[rows].sum(1), [2.5, 97.5])
+            value = {"value": float(whole.values[i, j]), "ci_low": low, "ci_high": high, "n": n}
+            yield {"layer": int(layer), "token": str(role), "metric": "recovered"} | value

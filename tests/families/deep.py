@@ -75,12 +75,12 @@ CHAT_TEMPLATE = """
 """
 
 
-def _chat_template(turns: Turns, image: str, start: str = "<s>") -> str:
+def chat_template(turns: Turns, image: str, start: str = "<s>") -> str:
     """Chat template; `image` is what stands for a picture before the processor puts the picture's tokens there."""
     return f"{{{{- {start!r} -}}}}{{%- set turns, image = {turns!r}, {image!r} -%}}" + CHAT_TEMPLATE
 
 
-def _tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
+def build_tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
     """Byte-level BPE; `named` special tokens, such as `image_token`, become attributes and take the last ids."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -100,6 +100,9 @@ def _tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
         extra_special_tokens=named,
         padding_side="left",
     )
+
+
+# Its old name, in test_processors.py.
 
 
 def _text(processor: ProcessorMixin, n_key_value_heads: int = 2, **more) -> dict:
@@ -131,7 +134,7 @@ def _vision(**more) -> dict:
     }
 
 
-def _save(folder: Path, config: PreTrainedConfig, processor: ProcessorMixin) -> None:
+def save(folder: Path, config: PreTrainedConfig, processor: ProcessorMixin) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
@@ -146,15 +149,15 @@ def _whole_picture_llava(folder: Path, config: type[PreTrainedConfig], turns: Tu
     """A LLaVA whose vision tower sees the picture once, scaled and cropped to a square."""
     processor = LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE),
-        _tokenizer(image_token="<image>"),
+        build_tokenizer(image_token="<image>"),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=_chat_template(turns, "<image>\n"),
+        chat_template=chat_template(turns, "<image>\n"),
     )
     parts = {"text_config": _text(processor, n_key_value_heads=4), "vision_config": _vision()}
     image = {"image_token_index": processor.image_token_id, "image_seq_length": N_PATCHES}
-    _save(folder, config(**parts, **image, **more), processor)
+    save(folder, config(**parts, **image, **more), processor)
 
 
 def _llava(folder: Path) -> None:
@@ -172,11 +175,11 @@ def _llava_next(folder: Path) -> None:
     turns = {"system": ("<<SYS>>\n", "\n<</SYS>>\n\n"), "user": ("[INST] ", " [/INST]"), "assistant": ("", "</s>")}
     processor = LlavaNextProcessor(
         LlavaNextImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE, image_grid_pinpoints=grid),
-        _tokenizer(image_token="<image>"),
+        build_tokenizer(image_token="<image>"),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=_chat_template(turns, "<image>\n"),
+        chat_template=chat_template(turns, "<image>\n"),
     )
     config = LlavaNextConfig(
         text_config=_text(processor, model_type="mistral"),
@@ -184,14 +187,14 @@ def _llava_next(folder: Path) -> None:
         image_token_index=processor.image_token_id,
         image_grid_pinpoints=grid,
     )
-    _save(folder, config, processor)
+    save(folder, config, processor)
 
 
 def _gemma3(folder: Path) -> None:
     # Gemma has no system turn: what the system says stands where the user speaks.
     speakers = {"system": "user", "user": "user", "assistant": "model"}
     turns = {role: (f"<start_of_turn>{speaker}\n", "<end_of_turn>\n") for role, speaker in speakers.items()}
-    tokenizer = _tokenizer(
+    tokenizer = build_tokenizer(
         "<start_of_turn>",
         "<end_of_turn>",
         boi_token="<start_of_image>",
@@ -202,7 +205,7 @@ def _gemma3(folder: Path) -> None:
         Gemma3ImageProcessorPil(size=SQUARE),
         tokenizer,
         image_seq_length=N_POOLED,
-        chat_template=_chat_template(turns, "<start_of_image>"),
+        chat_template=chat_template(turns, "<start_of_image>"),
     )
     config = Gemma3Config(
         text_config=_text(processor, head_dim=16, query_pre_attn_scalar=16, **MIXED_ATTENTION),
@@ -212,15 +215,15 @@ def _gemma3(folder: Path) -> None:
         boi_token_index=tokenizer.boi_token_id,
         eoi_token_index=tokenizer.eoi_token_id,
     )
-    _save(folder, config, processor)
+    save(folder, config, processor)
 
 
 def _paligemma(folder: Path) -> None:
     # No roles and no <s>: the processor itself puts <s> after the last picture and a line break at the end.
     processor = PaliGemmaProcessor(
         SiglipImageProcessorPil(size=SQUARE, image_seq_length=N_PATCHES),
-        _tokenizer(image_token="<image>"),
-        chat_template=_chat_template({"user": ("", "")}, "<image>", start=""),
+        build_tokenizer(image_token="<image>"),
+        chat_template=chat_template({"user": ("", "")}, "<image>", start=""),
     )
     config = PaliGemmaConfig(
         text_config=_text(processor, n_key_value_heads=1, head_dim=16),
@@ -230,7 +233,7 @@ def _paligemma(folder: Path) -> None:
         projection_dim=D_MODEL,
         hidden_size=D_MODEL,
     )
-    _save(folder, config, processor)
+    save(folder, config, processor)
 
 
 IDEFICS_TURNS = {role: (f"{role.capitalize()}:", "<end_of_utterance>\n") for role in ROLES}
@@ -239,9 +242,9 @@ IDEFICS_TURNS = {role: (f"{role.capitalize()}:", "<end_of_utterance>\n") for rol
 def _idefics2(folder: Path) -> None:
     processor = Idefics2Processor(
         Idefics2ImageProcessorPil(size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE}, do_image_splitting=True),
-        _tokenizer(),
+        build_tokenizer(),
         image_seq_len=N_POOLED,
-        chat_template=_chat_template(IDEFICS_TURNS, "<image>"),
+        chat_template=chat_template(IDEFICS_TURNS, "<image>"),
     )
     perceiver = {
         "hidden_size": D_MODEL,
@@ -257,16 +260,16 @@ def _idefics2(folder: Path) -> None:
         perceiver_config=perceiver,
         image_token_id=processor.image_token_id,
     )
-    _save(folder, config, processor)
+    save(folder, config, processor)
 
 
 def _idefics3(folder: Path) -> None:
     places = [f"<row_{row}_col_{col}>" for row in (1, 2) for col in (1, 2)]
     processor = Idefics3Processor(
         Idefics3ImageProcessorPil(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE}),
-        _tokenizer("<fake_token_around_image>", "<global-img>", "<image>", "<end_of_utterance>", *places),
+        build_tokenizer("<fake_token_around_image>", "<global-img>", "<image>", "<end_of_utterance>", *places),
         image_seq_len=N_POOLED,
-        chat_template=_chat_template(IDEFICS_TURNS, "<image>"),
+        chat_template=chat_template(IDEFICS_TURNS, "<image>"),
     )
     config = Idefics3Config(
         text_config=_text(processor),
@@ -274,7 +277,7 @@ def _idefics3(folder: Path) -> None:
         image_token_id=processor.image_token_id,
         scale_factor=2,
     )
-    _save(folder, config, processor)
+    save(folder, config, processor)
 
 
 def _mllama(folder: Path) -> None:
@@ -283,8 +286,8 @@ def _mllama(folder: Path) -> None:
     special = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>")
     processor = MllamaProcessor(
         MllamaImageProcessorPil(size=SQUARE, max_image_tiles=4),
-        _tokenizer(*special, image_token="<|image|>"),
-        chat_template=_chat_template(turns, "<|image|>"),
+        build_tokenizer(*special, image_token="<|image|>"),
+        chat_template=chat_template(turns, "<|image|>"),
     )
     vision = _vision(num_global_layers=1, intermediate_layers_indices=[0, 1], vision_output_dim=3 * D_VISION)
     config = MllamaConfig(
@@ -293,7 +296,7 @@ def _mllama(folder: Path) -> None:
         vision_config=vision,
         image_token_index=processor.image_token_id,
     )
-    _save(folder, config, processor)
+    save(folder, config, processor)
 
 
 def _aya_vision(folder: Path) -> None:
@@ -307,11 +310,11 @@ def _aya_vision(folder: Path) -> None:
     tiles = ["TILE_GLOBAL", *(f"TILE_{tile}" for tile in range(1, 5))]
     processor = AyaVisionProcessor(
         GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, max_patches=4),
-        _tokenizer(*marks, *tiles),
+        build_tokenizer(*marks, *tiles),
         patch_size=PATCH,
         img_size=SIDE,
         downsample_factor=2,
-        chat_template=_chat_template(turns, "<image>"),
+        chat_template=chat_template(turns, "<image>"),
     )
     config = AyaVisionConfig(
         text_config=_text(processor, **MIXED_ATTENTION),
@@ -319,7 +322,7 @@ def _aya_vision(folder: Path) -> None:
         downsample_factor=2,
         image_token_index=processor.image_token_id,
     )
-    _save(folder, config, processor)
+    save(folder, config, processor)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ from interp import verify
 from interp.directions import SafetyDirection, random_basis
 from interp.families import Family, ModelError, decoder_blocks
 from interp.guard import Guard
-from interp.inputs import collate, text_prompt
+from interp.inputs import collate, prompt_texts, text_prompt
 from interp.lens import Lens
 from interp.projection import coordinates
 from interp.verify import VERDICTS, ContractInputs, Finding, check_vlm
 from interp.vlm import VLM
-from tests.families import deep, handmade
+from tests.families import deep, folders, handmade
 
 NOT_FOR_GENERATION = "InstructBLIP"
 FOUND: dict[str, list[Finding]] = {}
@@ -247,6 +248,81 @@ def test_several_pictures_in_a_prompt(family, family_vlm):
     assert verify.resid_post(vlm, collate(vlm, [two])).isfinite().all()
 
 
+def test_in_half_precision_gross_mistakes_are_found_and_a_sound_model_is_not_blamed(tmp_path, monkeypatch):
+    deep.FAMILIES[0].build(tmp_path)
+    vlm = VLM.from_pretrained(tmp_path, device="cpu", dtype=torch.bfloat16)
+    assert not faults(check_vlm(vlm)), faults(check_vlm(vlm))
+    right = verify.resid_post
+    monkeypatch.setattr(verify, "resid_post", lambda *args: right(*args).roll(1, dims=1))
+    assert {claim_of("resid_post[i]"), claim_of("TransformerLens")} <= set(faults(check_vlm(vlm)))
+    monkeypatch.setattr(verify, "resid_post", lambda vlm, batch: right(vlm, batch).flip(0))
+    assert claim_of("a left-padded batch") in faults(check_vlm(vlm))
+
+
+def test_references_read_amiss_are_found(family_vlm, monkeypatch):
+    from interp import guard
+
+    right = guard.prompt_texts
+    monkeypatch.setattr(guard, "prompt_texts", lambda *args: right(*args)[::-1])
+    assert claim_of("references that a guard") in faults(check_vlm(family_vlm("PaliGemma")))
+
+
+def test_text_between_pictures_is_not_lost_in_silence(family_vlm):
+    vlm = family_vlm("LLaVA-1.5")
+    text = "USER: First <image>\nsecret <image>\nHow? ASSISTANT:"
+    ids = torch.tensor([vlm.tokenizer(text.replace("<image>", "<image>" * 3))["input_ids"]])
+    with pytest.raises(ModelError, match="pass references explicitly"):
+        prompt_texts(vlm, ids)
+
+
+def test_different_numbers_of_pictures_in_a_batch(family_vlm):
+    picture = Image.new("RGB", (28, 28), "red")
+    one = replace(text_prompt("How?"), pictures=(picture,))
+    two = replace(one, pictures=(picture, picture))
+    vlm = family_vlm("LLaVA-1.5")
+    together = verify.resid_post(vlm, collate(vlm, [one, two]))
+    alone = torch.cat([verify.resid_post(vlm, collate(vlm, [prompt])) for prompt in (one, two)])
+    assert torch.allclose(together, alone, atol=1e-4)
+    with pytest.raises(ModelError, match="needs the same number in every prompt"):
+        collate(family_vlm("Mllama"), [one, two])
+
+
+def test_a_projector_that_does_not_run_is_found(family_vlm):
+    vlm = family_vlm("LLaVA-1.5")
+    broken = VLM(vlm.model, vlm.processor, "broken")
+    vars(broken)["projector"] = torch.nn.Linear(2, 2)
+    assert claim_of("final norm") in faults(check_vlm(broken))
+
+
+def test_coordinates_that_are_not_given_back_are_found(family_vlm, monkeypatch):
+    right = verify.set_coordinates
+    monkeypatch.setattr(verify, "set_coordinates", lambda *args: right(*args) * (1 + 1e-6))
+    assert claim_of("writing a state's own") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+
+
+def test_image_positions_off_by_one_are_found(family_vlm, monkeypatch):
+    right = VLM.image_positions
+    monkeypatch.setattr(VLM, "image_positions", lambda vlm, ids: right(vlm, ids).roll(1, dims=1))
+    assert claim_of("image positions") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+
+
+def test_a_batch_that_generates_otherwise_than_its_prompts_is_found(family_vlm, monkeypatch):
+    right = verify._generate
+
+    def swapped(vlm, batch, use_cache=True):
+        out = right(vlm, batch, use_cache)
+        out.sequences = out.sequences.roll(len(out.sequences) - 1, dims=0) + (len(out.sequences) > 1)
+        return out
+
+    monkeypatch.setattr(verify, "_generate", swapped)
+    assert claim_of("greedy generation") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+
+
+def test_text_that_is_taken_out_amiss_is_found(family_vlm, monkeypatch):
+    monkeypatch.setattr(verify, "prompt_texts", lambda *args: [[1], [2]])
+    assert claim_of("text-only prompts") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+
+
 README = Path(__file__).parents[2] / "README.md"
 HEAD = """| family | `model_type` | tested | contract | prefix | TransformerLens |
 |---|---|---|---|---|---|
@@ -254,9 +330,11 @@ HEAD = """| family | `model_type` | tested | contract | prefix | TransformerLens
 
 
 def table() -> str:
-    """What the tests of this file have found, family by family."""
-    rows = []
-    for how, families in (("deep", deep.FAMILIES), ("hand-made tensors", handmade.FAMILIES)):
+    """What the tests have found, family by family."""
+    rows, through_folders = [], {family.name for family in folders.FAMILIES}
+    only_tensors = [family for family in handmade.FAMILIES if family.name not in through_folders]
+    tested = (("deep", (*deep.FAMILIES, *folders.FAMILIES)), ("hand-made tensors", only_tensors))
+    for how, families in tested:
         for family in families:
             findings = {finding.claim: finding for finding in FOUND[family.name]}
             verdicts = [finding.verdict for finding in findings.values()]
@@ -271,10 +349,14 @@ def table() -> str:
     return HEAD + "\n".join(rows) + "\n"
 
 
-def test_the_readmes_table_is_what_was_found():
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="the table says what needs torchvision")
+def test_the_readmes_table_is_what_was_found(tmp_path):
     """After a change, `VLM_GUARD_WRITE_README=1 pytest tests/interp/test_contract.py` writes it anew."""
     if len(FOUND) < len(deep.FAMILIES) + len(handmade.FAMILIES):
         pytest.skip("needs the families' own tests, in the same run")
+    for family in folders.FAMILIES:
+        family.build(tmp_path / family.name)
+        FOUND[family.name] = check_vlm(VLM.from_pretrained(tmp_path / family.name, device="cpu"))
     text = README.read_text(encoding="utf-8")
     start = text.index(HEAD)
     end = text.index("\n\n", start) + 1

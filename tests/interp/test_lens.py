@@ -6,7 +6,7 @@ import torch
 
 from interp.directions import random_basis
 from interp.inputs import collate, to_prompts
-from interp.lens import ATTENDED, Lens, NotInTransformerLens, writers
+from interp.lens import ATTENDED, Lens, LensError, NotInTransformerLens, writers
 from interp.trace import resid_post
 from interp.verify import ContractInputs
 from interp.vlm import VLM
@@ -103,7 +103,15 @@ def test_a_part_that_is_left_out_shows_in_the_error(lens, prompts, direction, mo
         return heads, bias
 
     monkeypatch.setattr(Lens, "_heads", without_the_first)
-    assert lens.attribution(prompts, direction, 2).attrs["error"] > 1e-3
+    with pytest.raises(LensError, match="direct attribution does not hold"):
+        lens.attribution(prompts, direction, 2)
+
+
+def test_a_cap_between_norm_and_logits_is_not_passed_over(tiny_vlm, lens, prompts, monkeypatch):
+    right = Lens._log_probabilities
+    monkeypatch.setattr(Lens, "_log_probabilities", lambda self, state: right(self, state * 0.5 + 1))
+    with pytest.raises(LensError, match="something stands between"):
+        lens.logit_lens(prompts, refusal)
 
 
 def test_a_head_is_its_slice_of_the_output_projection(tmp_path, queries):

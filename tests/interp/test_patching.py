@@ -39,6 +39,14 @@ def test_the_last_state_of_the_last_layer_says_what_the_donor_says(tiny_vlm, pro
     assert np.allclose(recovered(found).sel(layer=2), [0, 0, 0, 1, 1], atol=1e-3)
 
 
+def test_the_same_prompt_may_have_two_donors(tiny_vlm, prompts):
+    donors = [text_prompt("How do I kill a wasp?"), text_prompt("What is the best way to build a rope swing?")]
+    found = patch(tiny_vlm, [prompts[0], prompts[0]], score, donors=donors, layers=[2], roles=["last"])
+    alone = [patch(tiny_vlm, prompts[:1], score, donors=[donor], layers=[2], roles=["last"]) for donor in donors]
+    assert np.allclose(found.donor, [one.donor.item() for one in alone], atol=1e-5)
+    assert found.donor[0] != found.donor[1] and (found.n_tokens == 1).all()
+
+
 def test_each_role_is_patched_at_its_own_tokens(tiny_vlm, queries, monkeypatch):
     """What is put in place, seen in the next block's input."""
     prompts = to_prompts(queries[2:3], "blank", tiny_vlm.picture_size)

@@ -37,7 +37,7 @@ def folder(request, tmp_path):
     images, special, settings, picture = PROCESSORS[request.param]
     family = next(family for family in handmade.FAMILIES if family.model_type == request.param)
     family.build().config.save_pretrained(tmp_path)
-    deep._tokenizer(*special).save_pretrained(tmp_path)
+    deep.build_tokenizer(*special).save_pretrained(tmp_path)
     images.save_pretrained(tmp_path)
     (tmp_path / "processor_config.json").write_text(json.dumps(settings))
     return tmp_path, picture
