@@ -102,9 +102,6 @@ def build_tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
     )
 
 
-# Its old name, in test_processors.py.
-
-
 def _text(processor: ProcessorMixin, n_key_value_heads: int = 2, **more) -> dict:
     """Text config; asked of the processor because some processors add tokens of their own to the tokenizer."""
     tokenizer = processor.tokenizer
