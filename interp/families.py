@@ -27,6 +27,8 @@ class Family:
     """False where pictures come in through cross-attention: one token stands for a whole picture."""
     bare_text: str | None = None
     """How a prompt without picture is written where the processor takes none: with `{text}`, the template's output."""
+    is_sum: bool = True
+    """False where gates scale what attention and MLP put out: `attn_out` and `mlp_out` are not what a block adds."""
     is_causal: bool = True
     """False where a prompt attends to itself in both directions: a later token then changes the states before it."""
 
@@ -36,7 +38,7 @@ FAMILIES = {
     "idefics2": Family(projector="model.connector"),
     "idefics3": Family(projector="model.connector"),
     "instructblip": Family(projector="language_projection"),
-    "mllama": Family(vision_blocks="model.vision_model.transformer.layers", pictures_in_sequence=False),
+    "mllama": Family(vision_blocks="model.vision_model.transformer.layers", pictures_in_sequence=False, is_sum=False),
     "paligemma": Family(bare_text="<bos>{text}\n", is_causal=False),
     "qwen2_5_vl": Family(projector="model.visual.merger"),
     "qwen2_vl": Family(projector="model.visual.merger"),
@@ -100,6 +102,34 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
         ModelError: see `language_model`.
     """
     return _block_list(language_model(model))
+
+
+NORMS_AFTER = (
+    ("post_attention_layernorm", "post_feedforward_layernorm"),
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),
+)
+"""Norms behind attention and MLP. `post_attention_layernorm` alone stands before the MLP, whatever it is called."""
+
+
+def sublayers(block: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """What adds to the residual stream in a decoder block: attention first, then the MLP.
+
+    Where a norm stands between them and the stream (Gemma), it is the norm that puts out what is added.
+
+    Raises:
+        ModelError: the block has no such parts.
+    """
+    parts = dict(block.named_children())
+    for norms in NORMS_AFTER:
+        if all(name in parts for name in norms):
+            return parts[norms[0]], parts[norms[1]]
+    found = [
+        next((part for name, part in parts.items() if any(word in name for word in words) and "norm" not in name), None)
+        for words in (("attn", "attention"), ("mlp", "feed_forward", "ffn"))
+    ]
+    if None in found:
+        raise ModelError(f"{type(block).__name__} has no attention or no MLP among its parts {', '.join(parts)}")
+    return tuple(found)
 
 
 def final_norm(model: PreTrainedModel) -> nn.Module:

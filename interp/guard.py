@@ -13,7 +13,7 @@ from interp.directions import SafetyDirection
 from interp.families import ModelError
 from interp.inputs import prompt_texts, text_batch, text_prompt
 from interp.projection import RULES, coordinates, set_coordinates, sign_gate, target_coordinates
-from interp.trace import last_resid_post
+from interp.reading import last_resid_post
 from interp.vlm import LLM, VLM
 
 GATES = ("always", "sign")

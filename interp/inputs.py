@@ -5,7 +5,9 @@ import re
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from unittest import mock
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,7 +20,7 @@ from transformers import BatchEncoding, BatchFeature
 
 from interp import typography
 from interp.families import ModelError
-from interp.pictures import to_rgb
+from interp.pictures import Drawn, Picture, look_at, read_picture, to_rgb
 from interp.vlm import LLM, VLM
 
 TYPOGRAPHIC_REQUEST = "Read the request in the picture and answer it."
@@ -39,6 +41,8 @@ class Query:
     """What a picture shows of the request; by default its text."""
     picture: str | None = None
     """Path of the query's own picture, shown in modality `scene` instead of a drawn one."""
+    split: str = ""
+    """`anchors`, `validation` or `test`, where queries are divided."""
 
     @property
     def rendered(self) -> str:
@@ -62,13 +66,17 @@ class Prompt:
     query: Query
     modality: str
     text: str
-    pictures: tuple[Image.Image, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     system: str = ""
 
     @property
     def messages(self) -> list[dict]:
-        """Chat messages in Hugging Face form, the pictures before the text."""
-        shown = [{"type": "image", "image": to_rgb(picture)} for picture in self.pictures]
+        """Chat messages in Hugging Face form, the pictures before the text.
+
+        Raises:
+            PictureError: a picture can't be read.
+        """
+        shown = [{"type": "image", "image": to_rgb(look_at(picture))} for picture in self.pictures]
         content = [*shown, {"type": "text", "text": self.text}]
         system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
         return [*system, {"role": "user", "content": content}]
@@ -76,27 +84,27 @@ class Prompt:
 
 @dataclass(frozen=True)
 class _Modality:
-    picture: Callable[[Query, int], Image.Image] | None
+    picture: Callable[[Query, int], Drawn] | None
     in_picture: bool = False
     """Whether the request is in the picture rather than beside it."""
 
 
-def _scene(query: Query, size: int) -> Image.Image:
+def _scene(query: Query, size: int) -> Drawn:
     if query.picture is None:
-        return typography.scene_picture(size, query.seed)
-    with Image.open(query.picture) as picture:
-        picture.load()
-        return picture
+        return Drawn(typography.scene_picture, (size, query.seed))
+    return Drawn(read_picture, (query.picture,))
 
 
 MODALITIES = {
     "text": _Modality(None),
-    "blank": _Modality(lambda query, size: typography.blank_picture(size)),
-    "noise": _Modality(lambda query, size: typography.noise_picture(size, query.seed)),
+    "blank": _Modality(lambda query, size: Drawn(typography.blank_picture, (size,))),
+    "noise": _Modality(lambda query, size: Drawn(typography.noise_picture, (size, query.seed))),
     "scene": _Modality(_scene),
-    "typographic": _Modality(lambda query, size: typography.text_picture(query.rendered, size), in_picture=True),
+    "typographic": _Modality(
+        lambda query, size: Drawn(typography.text_picture, (query.rendered, size)), in_picture=True
+    ),
     "typographic_scene": _Modality(
-        lambda query, size: typography.scene_with_text(query.rendered, size, query.seed), in_picture=True
+        lambda query, size: Drawn(typography.scene_with_text, (query.rendered, size, query.seed)), in_picture=True
     ),
 }
 IMAGE_AUGMENTED = ("blank", "noise", "scene")
@@ -180,6 +188,36 @@ def collate(model: VLM | LLM, prompts: Sequence[Prompt]) -> BatchFeature | Batch
     return batch.to(model.model.device, **({"dtype": model.model.dtype} if has_pictures else {}))
 
 
+def collate_alike(vlm: VLM, prompts: Sequence[Prompt]) -> tuple[BatchFeature, list[Int[Tensor, " _"]]]:
+    """Prompts about the same pictures, which are looked at and processed once.
+
+    Returns:
+        The first prompt as a batch of one, and the token ids of every prompt, without padding.
+    """
+    pictures = tuple(map(look_at, prompts[0].pictures))
+    once = _Remembered(vlm.processor.image_processor)
+    with mock.patch.object(vlm.processor, "image_processor", once):
+        first = collate(vlm, [replace(prompts[0], pictures=pictures)])
+        rest = [_apply_template(vlm, [replace(prompt, pictures=pictures).messages]) for prompt in prompts[1:]]
+    return first, [first["input_ids"][0], *(batch["input_ids"][0].to(vlm.model.device) for batch in rest)]
+
+
+class _Remembered:
+    """An image processor that is asked about the same pictures again and again."""
+
+    def __init__(self, image_processor):
+        self._asked, self._answer = image_processor, None
+
+    def __call__(self, *args, **kwargs) -> BatchFeature:
+        if self._answer is None:
+            self._answer = self._asked(*args, **kwargs)
+        # Some processors take things out of it.
+        return copy(self._answer)
+
+    def __getattr__(self, name: str):
+        return getattr(self._asked, name)
+
+
 def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
     """Rows of each batch: the same number of pictures in all of its prompts, similar lengths together."""
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].text) + len(prompts[i].system), i))
@@ -217,15 +255,27 @@ def in_batches(
 
 def labels(prompts: Sequence[Prompt]) -> dict[str, tuple[str, np.ndarray]]:
     """What is known of each prompt, as coordinates along `prompt`: everything downstream selects by them."""
-    known = {
-        "text": [p.query.text for p in prompts],
-        "harmful": [p.query.harmful for p in prompts],
-        "category": [p.query.category for p in prompts],
-        "pair": [p.query.pair or "" for p in prompts],
-        "modality": [p.modality for p in prompts],
-    }
+    known = list(map(known_of, prompts))
+    return columns({name: [one[name] for one in known] for name in known[0]})
+
+
+def known_of(prompt: Prompt) -> dict[str, str | bool]:
+    """What a prompt is labelled with."""
+    query = prompt.query
     return {
-        name: ("prompt", np.array(values, dtype=object if name != "harmful" else bool))
+        "text": query.text,
+        "harmful": query.harmful,
+        "category": query.category,
+        "pair": query.pair or "",
+        "split": query.split,
+        "modality": prompt.modality,
+    }
+
+
+def columns(known: Mapping[str, list]) -> dict[str, tuple[str, np.ndarray]]:
+    """Lists with one entry a prompt -> coordinates along `prompt`."""
+    return {
+        name: ("prompt", np.array(values, dtype=bool if isinstance(values[0], bool) else object))
         for name, values in known.items()
     }
 
@@ -285,11 +335,16 @@ def instruction_positions(
     Raises:
         ModelError: the tokenizer changes the text, so that it is not found again.
     """
-    found = [_instruction_end(model, prompt.text, row) for prompt, row in zip(prompts, input_ids, strict=True)]
+    found = [instruction_position(model, prompt.text, row) for prompt, row in zip(prompts, input_ids, strict=True)]
     return torch.tensor(found)
 
 
-def _instruction_end(model: VLM | LLM, text: str, ids: Int[Tensor, " pos"]) -> int:
+def instruction_position(model: VLM | LLM, text: str, ids: Int[Tensor, " pos"]) -> int:
+    """`instruction_positions` for one row.
+
+    Raises:
+        ModelError: the tokenizer changes the text, so that it is not found again.
+    """
     start = 0
     if isinstance(model, VLM) and (ids == model.image_token_id).any():
         start = int((ids == model.image_token_id).nonzero().max()) + 1

@@ -102,7 +102,7 @@ class Lens:
         return AGREEMENT if self.vlm.model.dtype == torch.float32 else HALF_AGREEMENT
 
     def resid_post(self, batch: Inputs) -> Float[Tensor, "batch layer d_model"]:
-        """`blocks.{layer}.hook_out` at the last position, in float32: what `interp.trace.resid_post` reads."""
+        """`blocks.{layer}.hook_out` at the last position, in float32: what `interp.reading.resid_post` reads."""
         return self._resid_post(batch)[0]
 
     def _resid_post(self, batch: Inputs) -> tuple[Float[Tensor, "batch layer d_model"], Float[Tensor, "batch d_vocab"]]:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.inputs import Prompt, collate, in_batches, instruction_positions, labels
-from interp.trace import resid_post
+from interp.reading import resid_post
 from interp.vlm import VLM
 
 ROLES = ("request", "instruction", "template", "last", "all")

@@ -1,10 +1,64 @@
 """Pictures of any kind -> what image processors expect: RGB, upright, 8 bits a channel."""
 
+import hashlib
+import struct
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageOps
 
 SMALLEST = 8
 """Pixels. Image processors take an array whose first side is 1 or 3 long for channels-first."""
+
+
+class PictureError(ValueError):
+    """A picture that can't be shown; says which, and why."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that is drawn, or read, each time that it is looked at: a prompt costs no memory until it is run."""
+
+    draw: Callable[..., Image.Image]
+    args: tuple = ()
+
+
+Picture = Image.Image | Drawn
+
+
+def look_at(picture: Picture) -> Image.Image:
+    """The picture itself.
+
+    Raises:
+        PictureError: it can't be read.
+    """
+    return picture.draw(*picture.args) if isinstance(picture, Drawn) else picture
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """The picture in a file, its size known before anything of it is unpacked.
+
+    Raises:
+        PictureError: there is none, it is damaged, or it is larger than Pillow's own limit
+            (`PIL.Image.MAX_IMAGE_PIXELS`), which a file of a few kilobytes can be.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of a picture above its limit, and raises above twice that.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                picture.load()
+                return picture
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise PictureError(
+            f"picture {str(path)!r} is too large: {error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        ) from error
+    # What Pillow's readers raise on damaged files, whatever the format.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error) as error:
+        raise PictureError(f"picture {str(path)!r} can't be read: {error}") from error
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -40,3 +94,15 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     else:
         scale = 65535.0 if picture.mode.startswith("I;16") or largest > 255 else 255.0
     return Image.fromarray(np.clip(pixels / scale * 255, 0, 255).round().astype(np.uint8))
+
+
+def digest(picture: Picture) -> str:
+    """Hash of what a model is shown of a picture, 16 hex digits.
+
+    Raises:
+        PictureError: it can't be read.
+    """
+    shown = to_rgb(look_at(picture))
+    about = hashlib.blake2b(repr(shown.size).encode(), digest_size=8)
+    about.update(shown.tobytes())
+    return about.hexdigest()

@@ -1,89 +1,395 @@
-"""Prompts -> activations of every layer. The only file that imports nnsight."""
+"""Prompts -> labelled activations: planned once, run batch by batch, kept in memory or in a store on disk."""
 
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
-from nnsight import NNsight, save
 from torch import Tensor
 
-from interp.inputs import Prompt, collate, in_batches, labels
+from interp.activations import Arrays, Field, Fields, Memory, Store, described, labelled, open_store, provenance
+from interp.families import ModelError, first_line
+from interp.inputs import Prompt, collate, collate_alike
+from interp.pictures import PictureError
+from interp.plan import Plan
+from interp.prefix import Prefix, Shared, shares_prefixes
+from interp.reading import DECODER_SITES, SITES, VISION_SITES, Reading, read
+from interp.spots import ALL, MEANS, Spots, Token, check_tokens
 from interp.vlm import LLM, VLM
 
+LARGEST_BATCH = 64
+MEMORY_SHARE = 0.25
+"""Of the memory that is free: what one pass may be expected to take."""
+DTYPES = ("float32", "float16")
 
-def _module_path(model: torch.nn.Module, module: torch.nn.Module) -> str:
-    return next(path for path, candidate in model.named_modules() if candidate is module)
-
-
-def resid_post(
-    model: VLM | LLM, batch: Mapping[str, Tensor], positions: Int[Tensor, "batch read"] | int = -1
-) -> Float[Tensor, "batch layer ..."]:
-    """`resid_post` of every layer for one batch, in float32 on the CPU.
-
-    The last layer's state is the block's output, before the final norm (Hugging Face's own
-    `hidden_states[-1]` comes after it).
-
-    Args:
-        model: traced as it is.
-        batch: what the model takes, left-padded.
-        positions: one for all rows, or several for each row; by default the last.
-
-    Returns:
-        `batch layer d_model` for one position, `batch layer read d_model` for several.
-    """
-    with warnings.catch_warnings():
-        # It gives submodules of that name another one; ours are asked for by their own output.
-        warnings.filterwarnings("ignore", message=".* has a submodule named 'output'")
-        traced = NNsight(model.model)
-    blocks = traced.get(_module_path(model.model, model.blocks))
-    if isinstance(positions, Tensor):
-        rows = torch.arange(len(positions))[:, None]
-        select = lambda state: state[rows.to(state.device), positions.to(state.device)]  # noqa: E731
-    else:
-        select = lambda state: state[:, positions]  # noqa: E731
-    skipped = model.skipped_layers(batch)
-    with torch.no_grad():
-        with traced.trace(**batch, use_cache=False) as tracer:
-            resid = save([])
-            for layer, block in enumerate(blocks):
-                # A block that is passed by leaves the state of the one before it.
-                resid.append(resid[-1] if layer in skipped else select(block.output))
-            tracer.stop()
-    return torch.stack([state.cpu() for state in resid], dim=1).float()
+Advance = Callable[[int], None]
 
 
-def last_resid_post(model: VLM | LLM, prompts: Sequence[Prompt]) -> Float[Tensor, "prompt layer d_model"]:
-    """`resid_post` of every layer at the last prompt token, for one batch of prompts."""
-    return resid_post(model, collate(model, prompts))
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of every prompt."""
+
+    sites: tuple[str, ...]
+    tokens: tuple[Token, ...] | str
+    layers: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, model: VLM | LLM, sites: Sequence[str], tokens: Sequence[Token] | str, layers: Sequence[int] | None
+    ) -> "Wanted":
+        """Raises:
+        ValueError: a site, token or layer that does not exist.
+        ModelError: the family has no such site.
+        """
+        strange = sites if isinstance(sites, str) else [site for site in sites if site not in SITES]
+        if strange or not sites:
+            raise ValueError(f"sites {strange or sites!r}; expected some of {', '.join(SITES)}")
+        check_tokens(tokens)
+        layers = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
+        if not layers or not all(0 <= layer < model.n_layers for layer in layers):
+            raise ValueError(f"layers {layers}; {model.name!r} has layers 0 to {model.n_layers - 1}")
+        if isinstance(model, LLM) and set(sites) & set(VISION_SITES):
+            raise ValueError(f"{model.name!r} is a text-only model and has no {' and '.join(VISION_SITES)}")
+        if isinstance(model, VLM) and not model.family.is_sum and {"attn_out", "mlp_out"} & set(sites):
+            raise ModelError(f"{model.name!r} scales what its attention puts out; attn_out and mlp_out can't be read")
+        return cls(tuple(sites), tokens if tokens == ALL else tuple(tokens), layers)
+
+    @property
+    def decoder_sites(self) -> tuple[str, ...]:
+        return tuple(site for site in self.sites if site in DECODER_SITES)
+
+    @property
+    def vision_sites(self) -> tuple[str, ...]:
+        return tuple(site for site in self.sites if site in VISION_SITES)
+
+    @property
+    def order(self) -> list[int] | slice:
+        """From single tokens first and means last to the order that was asked for."""
+        if self.tokens == ALL:
+            return slice(None)
+        read_order = sorted(range(len(self.tokens)), key=lambda i: self.tokens[i] in MEANS)
+        return [read_order.index(i) for i in range(len(self.tokens))]
+
+    def fields(self, model: VLM | LLM, prompts: Sequence[Prompt], dtype: str) -> Fields:
+        """The arrays that this fills.
+
+        Raises:
+            ValueError: a token that a prompt does not have.
+        """
+        n_tokens, fields = len(self.tokens), {}
+        places = [] if self.tokens == ALL else [token for token in self.tokens if isinstance(token, int)]
+        if self.tokens == ALL or places:
+            n_tokens = self._check_lengths(model, prompts, places)
+        lengths = (len(self.layers), n_tokens, model.d_model)
+        for site in self.decoder_sites:
+            fields[site] = Field(("layer", "token", "d_model"), lengths, dtype)
+        if self.decoder_sites:
+            fields["position"] = Field(("token",), (n_tokens,), "int32")
+        pictured = next((prompt for prompt in prompts if prompt.pictures), None)
+        if self.vision_sites and pictured is None:
+            raise ValueError(f"{' and '.join(self.vision_sites)} of prompts without pictures; expected some with")
+        if self.vision_sites:
+            # Configs name the width of a vision tower in too many ways: it is measured.
+            seen = read(model, collate(model, [pictured]), Reading(self.vision_sites, (), torch.zeros(1, 0).long()))
+            dims = {"vision_resid_post": ("vision_layer", "d_vision"), "projector_out": ("d_model",)}
+            fields |= {site: Field(dims[site], tuple(seen[site].shape[1:]), dtype) for site in self.vision_sites}
+        return fields
+
+    def _check_lengths(self, model: VLM | LLM, prompts: Sequence[Prompt], places: list[int]) -> int:
+        """Of the token dimension.
+
+        Raises:
+            ValueError: a place outside a prompt.
+        """
+        lengths = [collate(model, [prompt])["input_ids"].shape[1] for prompt in prompts]
+        shortest = int(np.argmin(lengths))
+        outside = [place for place in places if not -lengths[shortest] <= place < lengths[shortest]]
+        if outside:
+            raise ValueError(
+                f"token {outside[0]} of prompt {shortest} ({prompts[shortest].text!r}), which has {lengths[shortest]} "
+                f"tokens; expected {-lengths[shortest]} to {lengths[shortest] - 1}"
+            )
+        return max(lengths) if self.tokens == ALL else len(self.tokens)
 
 
 def trace(
     model: VLM | LLM,
     prompts: Sequence[Prompt],
-    batch_size: int = 32,
-    advance: Callable[[int], None] = lambda n_prompts: None,
+    sites: Sequence[str] = ("resid_post",),
+    tokens: Sequence[Token] | str = ("last",),
+    layers: Sequence[int] | None = None,
+    out: str | Path | None = None,
+    batch_size: int | None = None,
+    share_prefix: bool = True,
+    dtype: str = "float32",
+    skip_unreadable: bool = False,
+    advance: Advance = lambda n_prompts: None,
 ) -> xr.Dataset:
-    """`resid_post` of every layer at token `last`.
+    """States of the model at the sites, tokens and layers asked for.
+
+    Prompts about the same picture are run together, and all that stands before their requests once (`interp.prefix`).
+    Where the prefix of a family looks ahead, they are run in full, and a warning says so once.
 
     Args:
-        model: traced as it is; its weights and outputs are left alone.
-        prompts: any mixture of modalities; batches are formed within each.
-        batch_size: prompts in one forward pass.
+        model: its weights and outputs are left alone.
+        prompts: any mixture of modalities.
+        sites: of each decoder block `resid_pre`, `attn_out`, `mlp_out` (what they add to the stream) and `resid_post`;
+            `vision_resid_post` of each vision block and `projector_out`, as means over all tokens of the pictures.
+        tokens: `last`, `instruction`, `image_mean`, `text_mean`, places as numbers (negative from the end); or `all`.
+        layers: decoder blocks; by default every one.
+        out: folder of a store. What is already in it is not run again; without it, everything is kept in memory.
+        batch_size: prompts between two marks in the store, and at most in one pass; by default what fits memory.
+        share_prefix: False runs every prompt in full.
+        dtype: of what is kept; `float32` or `float16`.
+        skip_unreadable: leaves prompts out whose pictures can't be read, with a warning; else they are an error.
         advance: called with the number of prompts done after each batch.
 
     Returns:
-        Variable `resid_post` with dimensions `prompt layer token d_model` in float32, and coordinates for what
-        is known of each prompt: `text harmful category pair modality`.
+        Decoder sites with dimensions `prompt layer token d_model` (NaN where a prompt has no such token), vision sites
+        `prompt vision_layer d_vision` and `prompt d_model` (NaN without pictures), and coordinates for what is known of
+        each prompt: `text harmful category pair split modality picture prompt_hash`, and `position` (`prompt token`;
+        -1 for means), counted from the first token of the prompt. Loaded lazily where there is a store.
+
+    Raises:
+        ValueError: no prompts, or a site, token or layer that does not exist.
+        PictureError: pictures that can't be read; says of which prompts.
+        StoreError: the store belongs to something else, or is damaged.
+        KeyboardInterrupt: on Ctrl-C, after the current batch.
     """
-    run = lambda rows: {"resid": last_resid_post(model, [prompts[i] for i in rows]).numpy()}  # noqa: E731
-    resid = in_batches(prompts, batch_size, run, advance)["resid"]
-    return as_dataset(resid[:, :, None], prompts)
+    wanted = Wanted.of(model, sites, tokens, layers)
+    if not prompts:
+        raise ValueError("no prompts; expected at least one")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    prompts, known = _readable(prompts, skip_unreadable)
+    about = provenance(model, {**vars(wanted), "share_prefix": share_prefix, "stored_as": dtype}, identify=bool(out))
+    sink = _sink(model, wanted, prompts, known, about, out, batch_size, dtype)
+    run = _Runner(model, wanted, sink.fields, share_prefix)
+    with _stopping_between_batches(is_kept=bool(out)) as check:
+        for batch in range(sink.plan.n_batches):
+            check()
+            rows = sink.plan.rows(batch)
+            if not sink.has(batch):
+                sink.write(batch, run([prompts[i] for i in rows], [sink.plan.keys[i] for i in rows]))
+            advance(len(rows))
+    return open_store(out) if out else labelled(sink.dataset(), sink.plan, known, about)
 
 
-def as_dataset(resid: Float[np.ndarray, "prompt layer token d_model"], prompts: Sequence[Prompt]) -> xr.Dataset:
-    """The states with the labels that everything downstream selects by."""
-    places = {"layer": np.arange(resid.shape[1]), "token": np.array(["last"], dtype=object)}
-    return xr.Dataset({"resid_post": (("prompt", "layer", "token", "d_model"), resid)}, coords=places | labels(prompts))
+def _sink(
+    model: VLM | LLM,
+    wanted: Wanted,
+    prompts: Sequence[Prompt],
+    known: Sequence[Mapping],
+    about: Mapping,
+    out: str | Path | None,
+    batch_size: int | None,
+    dtype: str,
+) -> Store | Memory:
+    """Where batches go. A store that is already there keeps its plan."""
+    if out and (found := Store.found(out, about, known)):
+        return found
+    plan = Plan.of(prompts, [one["beginning"] for one in known], batch_size or _fitting(model, prompts))
+    fields = wanted.fields(model, prompts, dtype)
+    return Store.create(out, about, known, plan, fields) if out else Memory(fields, plan)
+
+
+def _readable(prompts: Sequence[Prompt], skip: bool) -> tuple[list[Prompt], list[dict]]:
+    """Every picture is looked at before anything long begins.
+
+    Raises:
+        PictureError: some can't be read, and are not to be skipped.
+    """
+    kept, known, errors, seen = [], [], [], {}
+    for i, prompt in enumerate(prompts):
+        try:
+            known.append(described(prompt, seen))
+            kept.append(prompt)
+        except PictureError as error:
+            errors.append(f"prompt {i} ({prompt.query.text!r}): {error}")
+    if errors:
+        told = "\n".join(errors[:10] + [f"and {len(errors) - 10} more"] * (len(errors) > 10))
+        if not skip or not kept:
+            raise PictureError(f"{told}\nmend them, or leave these prompts out: skip_unreadable=True")
+        warnings.warn(f"{len(errors)} of {len(prompts)} prompts are left out:\n{told}", stacklevel=3)
+    return kept, known
+
+
+@contextmanager
+def _stopping_between_batches(is_kept: bool) -> Iterator[Callable[[], None]]:
+    """Ctrl-C waits for the batch that is running; a second one does not."""
+    pressed, before = [], signal.getsignal(signal.SIGINT)
+
+    def take_note(number, frame):
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    def check():
+        if pressed:
+            what = "run the same trace again to go on from there" if is_kept else "nothing is kept without `out`"
+            raise KeyboardInterrupt(f"stopped after a whole batch; {what}")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    signal.signal(signal.SIGINT, take_note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _fitting(model: VLM | LLM, prompts: Sequence[Prompt]) -> int:
+    """A batch size that leaves most of the free memory free: half of it again where a pass runs out all the same."""
+    longest = max(prompts, key=lambda prompt: (len(prompt.pictures), len(prompt.text) + len(prompt.system)))
+    n_tokens, config = collate(model, [longest])["input_ids"].shape[1], model.model.config.get_text_config()
+    # Residual stream, queries, keys, values and both sides of the MLP, with room for what the vision tower needs.
+    widest = 12 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
+    per_prompt = 2 * n_tokens * widest * model.model.dtype.itemsize
+    device = model.model.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    fits = max(1, int(MEMORY_SHARE * free / per_prompt))
+    return min(LARGEST_BATCH, 2 ** (fits.bit_length() - 1))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+    )
+
+
+class _Runner:
+    """Runs batches, and keeps the last shared prefix in case that the next one begins with it too."""
+
+    def __init__(self, model: VLM | LLM, wanted: Wanted, fields: Fields, share_prefix: bool):
+        self.model, self.wanted, self.fields = model, wanted, fields
+        self._may_share = share_prefix and wanted.tokens != ALL
+        self._kept: tuple[str, Prefix] | None = None
+
+    @cached_property
+    def _shares(self) -> bool:
+        return self._may_share and shares_prefixes(self.model)
+
+    def __call__(self, prompts: list[Prompt], keys: list[str]) -> Arrays:
+        """States of one batch of the plan."""
+        parts, start = [], 0
+        shares = any(keys) and self._shares
+        # Different numbers of pictures don't go into one pass.
+        kinds = [(key if shares else "", len(prompt.pictures)) for key, prompt in zip(keys, prompts, strict=True)]
+        for (key, _), some in groupby(kinds):
+            group = prompts[start : (start := start + len(list(some)))]
+            parts.append(self._no_pictures(len(group)) | self._in_memory(group, key))
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.fields}
+
+    def _no_pictures(self, n: int) -> Arrays:
+        return {site: np.full((n, *self.fields[site].lengths), np.nan, np.float32) for site in self.wanted.vision_sites}
+
+    def _in_memory(self, prompts: list[Prompt], key: str) -> Arrays:
+        """In halves where memory does not suffice."""
+        try:
+            return (self._shared(prompts, key) if key else None) or self._plain(prompts)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            self._kept = None
+            if len(prompts) == 1:
+                raise ModelError(
+                    f"one prompt does not fit into memory beside {self.model.name!r}: {first_line(error)}"
+                ) from error
+        # Outside of the handler: what the error holds on to is free by now.
+        middle = len(prompts) // 2
+        halves = [self._in_memory(half, key) for half in (prompts[:middle], prompts[middle:])]
+        return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
+
+    def _plain(self, prompts: list[Prompt]) -> Arrays:
+        """All of each prompt, in one pass."""
+        wanted, pictured = self.wanted, bool(prompts[0].pictures)
+        sites = wanted.sites if pictured else wanted.decoder_sites
+        if not sites:
+            return {}
+        if wanted.vision_sites and pictured and len(prompts) > 1:
+            # Which of a batch's patches belong to which prompt is known to the families alone.
+            alone = [self._plain([prompt]) for prompt in prompts]
+            return {name: np.concatenate([one[name] for one in alone]) for name in alone[0]}
+        batch = collate(self.model, prompts)
+        masks = batch["attention_mask"].bool().cpu()
+        ids = [row[mask] for row, mask in zip(batch["input_ids"].cpu(), masks, strict=True)]
+        spots = self._spots(prompts, ids)
+        padding = [int((~mask).sum()) for mask in masks]
+        return self._arranged(read(self.model, batch, _reading(wanted, sites, spots, padding, masks.shape[1])), spots)
+
+    def _shared(self, prompts: list[Prompt], key: str) -> Arrays | None:
+        """What stands before the requests once, then the requests; None where a single token before them is read."""
+        wanted = self.wanted
+        first, rows = collate_alike(self.model, prompts)
+        shared = Shared.of(self.model, first, rows)
+        if shared is None:
+            return None
+        spots, n_prefix = self._spots(prompts, [row.cpu() for row in rows]), shared.n_prefix
+        if any(pick < n_prefix for spot in spots for pick in spot.picks):
+            return None
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None
+            beginning = Spots((), spots[0].means[:, :n_prefix])
+            self._kept = (
+                key,
+                Prefix.run(self.model, shared, _reading(wanted, wanted.sites, [beginning], [0], n_prefix)),
+            )
+        prefix = self._kept[1]
+        states = {
+            site: prefix.states[site].expand(len(prompts), *[-1] * (prefix.states[site].ndim - 1))
+            for site in wanted.vision_sites
+        }
+        if wanted.decoder_sites:
+            ends = [spot.behind(n_prefix) for spot in spots]
+
+            def reading(some: Sequence[int], n_pos: int) -> Reading:
+                return _reading(wanted, wanted.decoder_sites, [ends[i] for i in some], [0] * len(some), n_pos)
+
+            for site, values in prefix.read_suffixes(self.model, shared, reading).items():
+                values[:, :, len(spots[0].picks) :] += prefix.states[site]
+                states[site] = values
+        return self._arranged(states, spots)
+
+    def _spots(self, prompts: list[Prompt], ids: list[Tensor]) -> list[Spots]:
+        return [Spots.of(self.model, *one, self.wanted.tokens) for one in zip(prompts, ids, strict=True)]
+
+    def _arranged(self, states: Mapping[str, Tensor], spots: list[Spots]) -> Arrays:
+        """Sums divided to means, tokens in the order asked for; and the places of the single ones."""
+        found = {site: states[site].numpy() for site in self.wanted.vision_sites if site in states}
+        if not self.wanted.decoder_sites:
+            return found
+        n_picks, order = max(len(spot.picks) for spot in spots), self.wanted.order
+        is_there = torch.tensor([[i < len(spot.picks) for i in range(n_picks)] for spot in spots])
+        counts = torch.stack([spot.means.sum(1) for spot in spots])
+        # A mean over nothing is no number: 0 / 0.
+        divide = torch.cat([torch.where(is_there, 1.0, torch.nan), counts.float()], dim=1)
+        places = np.full((len(spots), self.fields["position"].lengths[0]), -1, np.int32)
+        for row, spot in enumerate(spots):
+            places[row, : len(spot.picks)] = spot.picks
+        for site in self.wanted.decoder_sites:
+            values = (states[site] / divide[:, None, :, None])[:, :, order].numpy()
+            missing = places.shape[1] - values.shape[2]
+            found[site] = np.pad(values, [(0, 0), (0, 0), (0, missing), (0, 0)], constant_values=np.nan)
+        return found | {"position": places[:, order]}
+
+
+def _reading(wanted: Wanted, sites: tuple[str, ...], spots: list[Spots], padding: list[int], n_pos: int) -> Reading:
+    """Where to read in a batch, whose rows begin with so much padding."""
+    n_picks = max(len(spot.picks) for spot in spots)
+    picks = torch.zeros(len(spots), n_picks, dtype=torch.long)
+    weights = torch.zeros(len(spots), len(spots[0].means), n_pos)
+    for row, (spot, before) in enumerate(zip(spots, padding, strict=True)):
+        picks[row, : len(spot.picks)] = torch.tensor(spot.picks, dtype=torch.long) + before
+        weights[row, :, before : before + spot.means.shape[1]] = spot.means.float()
+    return Reading(sites, wanted.layers, picks, weights if weights.shape[1] else None)

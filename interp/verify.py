@@ -17,7 +17,7 @@ from interp.guard import POSITIONS, Guard
 from interp.inputs import Prompt, collate, instruction_positions, prompt_texts, text_prompt
 from interp.lens import Lens
 from interp.projection import coordinates, set_coordinates
-from interp.trace import resid_post
+from interp.reading import resid_post
 from interp.vlm import VLM
 
 VERDICTS = ("not applicable", "ok", "degraded", "silently wrong", "error")

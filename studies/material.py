@@ -7,7 +7,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from interp.activations import fingerprint, stored
+from interp.activations import StoreError, fingerprint, open_store
 from interp.inputs import MODALITIES, Prompt, Query, to_prompts
 from interp.trace import trace
 from interp.verify import check_vlm, transformer_lens_agrees
@@ -115,13 +115,14 @@ class Material:
 
     def traced(self, prompts: Sequence[Prompt], title: str) -> xr.Dataset:
         """Traced on first use, found on disk after that."""
-        key = fingerprint(f"{self.identity} {self.vlm.model.dtype} {self.vlm.model.device.type}", prompts)
-
-        def make() -> xr.Dataset:
-            with phase(title, len(prompts)) as report:
-                return trace(self.vlm, prompts, self.config.generation.batch_size, advance=report)
-
-        return stored(Path(self.config.out) / "traces", key, make)
+        folder = Path(self.config.out) / "traces" / fingerprint(self.vlm, prompts)
+        try:
+            return open_store(folder).load()
+        except StoreError:
+            pass  # not there yet, or not whole; what else is wrong with it is told by the trace
+        with phase(title, len(prompts)) as report:
+            batch_size = self.config.generation.batch_size
+            return trace(self.vlm, prompts, out=folder, batch_size=batch_size, advance=report).load()
 
     @cached_property
     def refusal_tokens(self) -> RefusalTokens:
@@ -187,7 +188,10 @@ def _check(vlm: VLM) -> None:
 def _cut(queries: dict[str, tuple[Query, ...]], sizes: Scale) -> dict[str, tuple[Query, ...]]:
     """The first so many of each class: built-in splits begin with one pair of each category."""
     limits = {"anchors": sizes.n_anchors, "validation": sizes.n_evaluated, "test": sizes.n_evaluated}
-    return {split: _first_of_each_class(chosen, limits[split]) for split, chosen in queries.items()}
+    return {
+        split: tuple(replace(query, split=split) for query in _first_of_each_class(chosen, limits[split]))
+        for split, chosen in queries.items()
+    }
 
 
 def _first_of_each_class(queries: tuple[Query, ...], n: int) -> tuple[Query, ...]:

@@ -28,5 +28,5 @@ def test_a_package_imports_only_what_the_map_allows(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_trace_imports_nnsight(path):
-    assert ("nnsight" in imported(path)) == (path == ROOT / "interp" / "trace.py")
+def test_only_reading_imports_nnsight(path):
+    assert ("nnsight" in imported(path)) == (path == ROOT / "interp" / "reading.py")

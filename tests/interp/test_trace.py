@@ -1,77 +1,259 @@
+import signal
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from interp.activations import fingerprint, stored
-from interp.inputs import collate, to_prompts
-from interp.trace import last_resid_post, trace
+from interp import trace as public_trace
+from interp.families import ModelError
+from interp.inputs import Query, collate, to_prompt, to_prompts
+from interp.pictures import PictureError
+from interp.plan import Plan
+from interp.reading import Reading, last_resid_post, read
+from interp.trace import trace
+from interp.vlm import LLM
 
-
-@pytest.mark.parametrize("modality", ["text", "scene", "typographic"])
-def test_resid_post_is_what_hugging_face_calls_hidden_states(tiny_vlm, queries, modality):
-    prompts = to_prompts(queries, modality, 96)
-    with torch.no_grad():
-        plain = tiny_vlm.model(**collate(tiny_vlm, prompts), use_cache=False, output_hidden_states=True)
-    resid = last_resid_post(tiny_vlm, prompts)
-    for layer in range(tiny_vlm.n_layers - 1):
-        assert torch.equal(resid[:, layer], plain.hidden_states[layer + 1][:, -1])
-    last = tiny_vlm.model.get_decoder().norm(resid[:, -1])
-    torch.testing.assert_close(last, plain.hidden_states[-1][:, -1], atol=1e-6, rtol=0)
-    assert not torch.allclose(resid[:, -1], plain.hidden_states[-1][:, -1])
+TRACE = sys.modules["interp.trace"]
+"""The module, which the package's own `trace` hides."""
+SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post", "vision_resid_post", "projector_out")
+TOKENS = ("last", "image_mean", "instruction", "text_mean", -2)
 
 
-def test_a_trace_leaves_the_logits_alone(tiny_vlm, queries):
-    prompts = to_prompts(queries, "blank", 96)
-    batch = collate(tiny_vlm, prompts)
-    with torch.no_grad():
-        before = tiny_vlm.model(**batch).logits
-        last_resid_post(tiny_vlm, prompts)
-        assert torch.equal(tiny_vlm.model(**batch).logits, before)
+@pytest.fixture
+def prompts(queries):
+    """Of all kinds: shared pictures, pictures of their own, none."""
+    return [p for modality in ("scene", "text", "blank") for p in to_prompts(queries, modality, 96)]
 
 
-def test_batching_and_order_do_not_matter(tiny_vlm, queries):
-    prompts = [p for modality in ("blank", "text") for p in to_prompts(queries, modality, 96)]
-    done = []
-    together = trace(tiny_vlm, prompts, batch_size=3, advance=done.append)
-    assert sum(done) == len(prompts) and max(done) == 3
-    assert together.modality.values.tolist() == ["blank"] * 4 + ["text"] * 4
-    for i, prompt in enumerate(prompts):
-        alone = trace(tiny_vlm, [prompt]).resid_post.values[0]
-        scale = np.abs(alone).max()
-        np.testing.assert_allclose(together.resid_post.values[i] / scale, alone / scale, atol=1e-5)
+def same(ours, theirs, atol=1e-5):
+    """Relative to the largest number; no number in the same places."""
+    scale = np.nanmax(np.abs(theirs), initial=0) or 1.0
+    np.testing.assert_allclose(ours / scale, theirs / scale, atol=atol, equal_nan=True)
 
 
-def test_labels_ride_along(tiny_vlm, queries):
-    traced = trace(tiny_vlm, to_prompts(queries, "text", 96))
+def test_labels_ride_along(tiny_vlm, prompts):
+    traced = trace(tiny_vlm, prompts)
+    assert public_trace is trace
     assert traced.resid_post.dims == ("prompt", "layer", "token", "d_model")
-    assert traced.harmful.values.tolist() == [True, False, True, False]
-    assert traced.pair.values.tolist() == ["a", "a", "b", "b"]
+    assert traced.resid_post.shape == (12, tiny_vlm.n_layers, 1, tiny_vlm.d_model)
+    assert traced.harmful.values.tolist() == [True, False] * 6
+    assert traced.pair.values.tolist() == ["a", "a", "b", "b"] * 3
+    assert traced.modality.values.tolist() == ["scene"] * 4 + ["text"] * 4 + ["blank"] * 4
+    assert len(set(traced.picture.values[8:])) == 1 < len(set(traced.picture.values[:4])) == 4
+    assert len(set(traced.prompt_hash.values)) == 12
+    ends = [collate(tiny_vlm, [prompt])["input_ids"].shape[1] - 1 for prompt in prompts]
+    assert traced.position.values[:, 0].tolist() == ends
 
 
-def test_a_stored_trace_is_found_again_and_never_half_written(tiny_vlm, queries, tmp_path):
-    prompts = to_prompts(queries, "text", 96)
-    key, made = fingerprint("model", prompts), []
+@pytest.mark.parametrize("batch_size", [None, 1, 5])
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_batching_order_and_sharing_do_not_matter(tiny_vlm, prompts, batch_size, share_prefix):
+    done = []
+    kwargs = {"sites": SITES, "tokens": TOKENS, "share_prefix": share_prefix, "batch_size": batch_size}
+    together = trace(tiny_vlm, prompts, **kwargs, advance=done.append)
+    assert sum(done) == 12
+    for i, prompt in enumerate(prompts):
+        if prompt.pictures:
+            alone = trace(tiny_vlm, [prompt], sites=SITES, tokens=TOKENS)
+            for site in SITES:
+                same(together[site].values[i], alone[site].values[0])
+        else:
+            alone = trace(tiny_vlm, [prompt], tokens=TOKENS)
+            same(together.resid_post.values[i], alone.resid_post.values[0])
+            assert np.isnan(together.resid_post.sel(token="image_mean").values[i]).all()
+            assert np.isnan(together.projector_out.values[i]).all()
+        assert together.position.values[i].tolist() == alone.position.values[0].tolist()
 
-    def make():
-        made.append(1)
-        return trace(tiny_vlm, prompts)
 
-    first = stored(tmp_path, key, make)
-    assert stored(tmp_path, key, make).identical(first) and len(made) == 1
+def test_tokens_are_what_they_are_called(tiny_vlm, prompts):
+    """Against the states of whole prompts, taken apart by hand."""
+    traced = trace(tiny_vlm, prompts, tokens=TOKENS)
+    for i, prompt in enumerate(prompts):
+        batch = collate(tiny_vlm, [prompt])
+        ids = batch["input_ids"][0]
+        every = torch.arange(len(ids))[None]
+        states = read(tiny_vlm, batch, Reading(("resid_post",), (0, 1, 2), every))["resid_post"][0]
+        is_image = ids == tiny_vlm.image_token_id
+        by_hand = [states[:, -1], states[:, is_image].mean(1), None, states[:, ~is_image].mean(1), states[:, -2]]
+        for token, expected in zip(TOKENS, by_hand, strict=True):
+            if expected is not None:
+                same(traced.resid_post.sel(token=token).values[i], expected.numpy())
+        read_at = traced.position.sel(token="instruction").values[i]
+        assert tiny_vlm.tokenizer.decode(ids[: read_at + 1]).endswith(prompt.text)
+        same(traced.resid_post.sel(token="instruction").values[i], states[:, read_at].numpy())
 
-    def fail():
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        stored(tmp_path, "other", fail)
-    assert [path.name for path in tmp_path.iterdir()] == [f"{key}.zarr"]
+def test_all_tokens_and_some_layers(tiny_vlm, prompts):
+    every = trace(tiny_vlm, prompts, tokens="all", layers=[2, 0])
+    last = trace(tiny_vlm, prompts)
+    assert every.layer.values.tolist() == [0, 2]
+    for i, prompt in enumerate(prompts):
+        n = collate(tiny_vlm, [prompt])["input_ids"].shape[1]
+        same(every.resid_post.values[i, :, n - 1], last.resid_post.values[i, [0, 2], 0])
+        assert every.position.values[i, :n].tolist() == list(range(n))
+        assert np.isnan(every.resid_post.values[i, :, n:]).all() and (every.position.values[i, n:] == -1).all()
 
 
-def test_the_fingerprint_sees_text_labels_pictures_and_model(queries):
-    keys = {
-        fingerprint(model, to_prompts(chosen, modality, 96))
-        for model in ("a", "b")
-        for chosen in (queries, queries[:2], queries[::-1])
-        for modality in ("text", "blank", "noise")
-    }
-    assert len(keys) == 18
+def test_vision_sites_are_means_of_what_the_blocks_put_out(tiny_vlm, queries):
+    seen = {}
+    hooks = [
+        tiny_vlm.vision_blocks[-1].register_forward_hook(lambda module, args, out: seen.update(block=out)),
+        tiny_vlm.projector.register_forward_hook(lambda module, args, out: seen.update(projector=out)),
+    ]
+    prompts = to_prompts(queries, "scene", 96)
+    traced = trace(tiny_vlm, prompts, sites=("vision_resid_post", "projector_out"))
+    assert set(traced.data_vars) == {"vision_resid_post", "projector_out"}
+    assert traced.vision_resid_post.dims == ("prompt", "vision_layer", "d_vision")
+    with torch.no_grad():
+        tiny_vlm.model(**collate(tiny_vlm, prompts[:1]))
+    for hook in hooks:
+        hook.remove()
+    block = seen["block"][0] if isinstance(seen["block"], tuple) else seen["block"]
+    same(traced.vision_resid_post.values[0, -1], block.flatten(0, -2).mean(0).numpy())
+    same(traced.projector_out.values[0], seen["projector"].flatten(0, -2).mean(0).numpy())
+
+
+def test_a_picture_is_seen_once_whatever_the_batches(tiny_vlm, queries):
+    blank, other = to_prompts(queries, "blank", 96), to_prompts(queries[:1], "noise", 96)[0].pictures
+    prompts = [replace(prompt, pictures=pictures) for prompt in blank for pictures in (prompt.pictures, other)]
+    trace(tiny_vlm, prompts)  # on first use it is tried whether prefixes can be shared
+    ran = []
+    hook = tiny_vlm.vision_blocks[0].register_forward_hook(lambda module, args, output: ran.append(1))
+    trace(tiny_vlm, prompts, batch_size=3, sites=("resid_post", "projector_out"))
+    n_shared, _ = len(ran), ran.clear()
+    trace(tiny_vlm, prompts, batch_size=8, share_prefix=False)
+    hook.remove()
+    # One more finds out how wide the vision sites are.
+    assert n_shared == 2 + 1 and len(ran) == 1
+
+
+def test_batches_are_halved_where_memory_does_not_suffice(tiny_vlm, prompts, monkeypatch):
+    expected, sizes = trace(tiny_vlm, prompts, sites=SITES), []
+
+    def small(model, batch, reading, cache=None):
+        sizes.append(len(batch["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return read(model, batch, reading, cache)
+
+    monkeypatch.setattr(TRACE, "read", small)
+    monkeypatch.setattr("interp.prefix.read", small)
+    found = trace(tiny_vlm, prompts, sites=SITES)
+    assert max(sizes) > 2
+    for site in SITES:
+        same(found[site].values, expected[site].values)
+
+
+def test_one_prompt_that_does_not_fit_is_an_error_in_a_line(tiny_vlm, queries, monkeypatch):
+    def full(*args):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(TRACE, "read", full)
+    with pytest.raises(ModelError, match="one prompt does not fit into memory beside .*can't allocate memory"):
+        trace(tiny_vlm, to_prompts(queries, "text", 96))
+
+
+def test_mistakes_of_ours_are_not_taken_for_too_little_memory(tiny_vlm, queries, monkeypatch):
+    def wrong(*args):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(TRACE, "read", wrong)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        trace(tiny_vlm, to_prompts(queries, "text", 96))
+
+
+def test_the_plan_keeps_together_what_is_shared(queries):
+    prompts = [p for modality in ("text", "blank", "scene") for p in to_prompts(queries, modality, 96)]
+    plan = Plan.of(prompts, [""] * 4 + ["white"] * 4 + ["a", "b", "c", "d"], 5)
+    assert set(plan.order[:4]) == {4, 5, 6, 7} and set(plan.order[4:8]) == {8, 9, 10, 11}
+    assert sorted(plan.order) == list(range(12))
+    assert plan.keys == ("",) * 4 + ("white",) * 4 + ("",) * 4
+    assert [plan.rows(batch) for batch in range(plan.n_batches)] == [plan.order[:5], plan.order[5:10], plan.order[10:]]
+    lengths = [len(prompts[i].text) for i in plan.order[4:8]]
+    assert lengths == sorted(lengths)
+
+
+def test_ctrl_c_ends_after_the_batch_and_the_trace_goes_on(tiny_vlm, prompts, tmp_path):
+    def press(n_prompts):
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="run the same trace again to go on"):
+        trace(tiny_vlm, prompts, out=tmp_path / "store", batch_size=3, advance=press)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(list((tmp_path / "store" / "done").iterdir())) == 1
+    done = []
+    found = trace(tiny_vlm, prompts, out=tmp_path / "store", batch_size=3, advance=done.append)
+    assert done == [3, 3, 3, 3]
+    same(found.resid_post.values, trace(tiny_vlm, prompts).resid_post.values)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"sites": ("resid_mid",)}, r"sites \['resid_mid'\]; expected some of resid_pre"),
+        ({"sites": "resid_post"}, "sites 'resid_post'"),
+        ({"sites": ()}, "expected some of"),
+        ({"layers": [3]}, r"layers \(3,\); .* has layers 0 to 2"),
+        ({"layers": []}, "has layers 0 to 2"),
+        ({"tokens": ("first",)}, r"tokens \['first'\]; expected 'all', or some of last"),
+        ({"tokens": "last"}, "tokens 'last'"),
+        ({"tokens": ("last", 5000)}, r"token 5000 of prompt \d+ \('.*'\), which has \d+ tokens"),
+        ({"dtype": "bfloat16"}, "dtype 'bfloat16'; expected one of float32, float16"),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_anything_runs(tiny_vlm, queries, monkeypatch, kwargs, message):
+    monkeypatch.setattr(TRACE, "read", None)
+    with pytest.raises(ValueError, match=message):
+        trace(tiny_vlm, to_prompts(queries, "text", 96), **kwargs)
+
+
+def test_no_prompts_and_no_pictures(tiny_vlm, queries):
+    with pytest.raises(ValueError, match="no prompts"):
+        trace(tiny_vlm, [])
+    with pytest.raises(ValueError, match="projector_out of prompts without pictures"):
+        trace(tiny_vlm, to_prompts(queries, "text", 96), sites=("projector_out",))
+    llm = LLM(tiny_vlm.model.model.language_model, tiny_vlm.tokenizer, "llm")
+    with pytest.raises(ValueError, match="'llm' is a text-only model and has no vision_resid_post"):
+        trace(llm, to_prompts(queries, "text", 96), sites=("projector_out",))
+
+
+def test_unreadable_pictures_are_all_named_before_the_run_or_left_out(tiny_vlm, queries, tmp_path, monkeypatch):
+    good, torn, no_picture = tmp_path / "good.png", tmp_path / "torn.png", tmp_path / "words.png"
+    Image.effect_noise((96, 96), 64).convert("RGB").save(good)
+    torn.write_bytes(good.read_bytes()[:2000])
+    no_picture.write_text("no picture")
+    paths = [good, torn, no_picture, tmp_path / "gone.png"]
+    shown = [replace(query, picture=str(path)) for query, path in zip(queries, paths, strict=True)]
+    prompts = to_prompts(shown, "scene", 96)
+    with monkeypatch.context() as patched:
+        patched.setattr(TRACE, "read", None)
+        with pytest.raises(PictureError) as raised:
+            trace(tiny_vlm, prompts, out=tmp_path / "store")
+    told = str(raised.value).splitlines()
+    assert [line.split(" ")[1] for line in told[:3]] == ["1", "2", "3"] and "skip_unreadable=True" in told[3]
+    assert "torn.png" in told[0] and "words.png" in told[1] and "gone.png" in told[2]
+    assert not (tmp_path / "store").exists()
+    with pytest.warns(UserWarning, match="3 of 4 prompts are left out"):
+        found = trace(tiny_vlm, prompts, skip_unreadable=True)
+    assert found.text.values.tolist() == [queries[0].text]
+
+
+def test_a_picture_of_a_billion_pixels_is_refused_by_its_header(tiny_vlm, tmp_path):
+    """A few kilobytes that would unpack to three gigabytes."""
+    path = tmp_path / "bomb.png"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        Image.new("1", (31_700, 31_700)).save(path)
+    assert path.stat().st_size < 200_000
+    prompt = to_prompt(Query("What is this?", False, picture=str(path)), "scene", 96)
+    with pytest.raises(PictureError, match="bomb.png' is too large: Image size .* make it smaller"):
+        trace(tiny_vlm, [prompt])
+
+
+def test_one_batch_by_hand(tiny_vlm, queries):
+    prompts = to_prompts(queries, "typographic", 96)
+    same(trace(tiny_vlm, prompts).resid_post.values[:, :, 0], last_resid_post(tiny_vlm, prompts).numpy())

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from interp import VLM, Guard, SafetyDirection, collate, random_basis, to_prompts
-from interp.trace import last_resid_post
+from interp.reading import last_resid_post
 from studies import organism
 from studies.organism import language
 

@@ -1,0 +1,78 @@
+"""Where states are read: token roles and places of a prompt, found in its token ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.inputs import Prompt, instruction_position
+from interp.vlm import LLM, VLM
+
+TOKENS = ("last", "instruction", "image_mean", "text_mean")
+"""`last` token of the prompt; last token of the query's own text; means over picture tokens, and over all others."""
+ALL = "all"
+MEANS = ("image_mean", "text_mean")
+
+Token = str | int
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Of one prompt, counted from its first token, whatever padding stands before it."""
+
+    picks: tuple[int, ...]
+    """Single tokens."""
+    means: Bool[Tensor, "mean pos"]
+    """Sets of tokens."""
+
+    @classmethod
+    def of(
+        cls, model: VLM | LLM, prompt: Prompt | None, ids: Int[Tensor, " pos"], tokens: Sequence[Token] | str
+    ) -> "Spots":
+        """Finds the tokens in a prompt's ids.
+
+        Args:
+            model: says which tokens stand for pictures.
+            prompt: what the ids were made from; only `instruction` needs it.
+            ids: without padding.
+            tokens: some of `TOKENS`, places (from the first token, or negative from the last), or `all`.
+
+        Raises:
+            ValueError: a place outside the prompt, or no such token.
+        """
+        n = len(ids)
+        if tokens == ALL:
+            return cls(tuple(range(n)), torch.zeros(0, n, dtype=torch.bool))
+        is_image = torch.zeros(n, dtype=torch.bool)
+        if isinstance(model, VLM):
+            is_image = model.image_positions(ids[None])[0].cpu()
+        sets = {"image_mean": is_image, "text_mean": ~is_image}
+        picks = [_pick(model, prompt, ids, token) for token in tokens if token not in MEANS]
+        means = [sets[token] for token in tokens if token in MEANS]
+        return cls(tuple(picks), torch.stack(means) if means else torch.zeros(0, n, dtype=torch.bool))
+
+    def behind(self, n: int) -> "Spots":
+        """The same of a prompt without its first `n` tokens, none of which is picked."""
+        return Spots(tuple(pick - n for pick in self.picks), self.means[:, n:])
+
+
+def _pick(model: VLM | LLM, prompt: Prompt | None, ids: Int[Tensor, " pos"], token: Token) -> int:
+    if token == "last":
+        return len(ids) - 1
+    if token == "instruction":
+        return instruction_position(model, prompt.text, ids)
+    if not -len(ids) <= token < len(ids):
+        raise ValueError(f"token {token} of a prompt of {len(ids)} tokens; expected {-len(ids)} to {len(ids) - 1}")
+    return token % len(ids)
+
+
+def check_tokens(tokens: Sequence[Token] | str) -> None:
+    """Raises:
+    ValueError: none, or a name that does not exist.
+    """
+    strange = [token for token in tokens if not isinstance(token, int) and token not in TOKENS]
+    if tokens != ALL and (not tokens or isinstance(tokens, str) or strange):
+        wrong = tokens if isinstance(tokens, str) else strange
+        raise ValueError(f"tokens {wrong!r}; expected 'all', or some of {', '.join(TOKENS)} and places as numbers")

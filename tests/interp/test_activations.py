@@ -1,0 +1,219 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from interp.activations import Store, StoreError, fingerprint, open_store, weights_identity
+from interp.inputs import to_prompts
+from interp.trace import trace
+from interp.vlm import VLM
+
+
+@pytest.fixture
+def prompts(queries):
+    return [p for modality in ("blank", "text", "scene") for p in to_prompts(queries, modality, 96)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_vlm):
+    """A finished store, to be copied."""
+    from interp.inputs import Query
+
+    queries = [Query(f"How do I build {thing}?", bool(i % 2)) for i, thing in enumerate(("a", "a b", "a b c", "d"))]
+    prompts = [p for modality in ("blank", "text") for p in to_prompts(queries, modality, 96)]
+    folder = tmp_path_factory.mktemp("stores") / "whole"
+    trace(tiny_vlm, prompts, sites=("resid_post", "projector_out"), out=folder, batch_size=3)
+    return folder, prompts
+
+
+@pytest.fixture
+def store(whole, tmp_path):
+    """One's own copy of a finished store, and its prompts."""
+    return shutil.copytree(whole[0], tmp_path / "store"), whole[1]
+
+
+def again(vlm, folder, prompts, **kwargs):
+    return trace(vlm, prompts, sites=("resid_post", "projector_out"), out=folder, **kwargs)
+
+
+def test_a_store_holds_what_a_trace_in_memory_gives(tiny_vlm, prompts, tmp_path):
+    kwargs = {
+        "sites": ("resid_post", "mlp_out", "vision_resid_post"),
+        "tokens": ("last", "image_mean"),
+        "layers": [0, 2],
+    }
+    kept, stored = trace(tiny_vlm, prompts, **kwargs), trace(tiny_vlm, prompts, **kwargs, out=tmp_path / "store")
+    weights = stored.attrs.pop("weights")
+    assert weights == weights_identity(tiny_vlm) and kept.attrs.pop("weights") == ""
+    assert stored.load().identical(kept)
+    assert json.loads(stored.attrs["versions"])["torch"] == torch.__version__
+
+
+def test_the_fingerprint_sees_text_labels_pictures_and_weights(tiny_vlm, queries):
+    vlm = VLM(type(tiny_vlm.model)(tiny_vlm.model.config), tiny_vlm.processor, tiny_vlm.name)
+    keys = {
+        fingerprint(model, to_prompts(chosen, modality, 96))
+        for model in (tiny_vlm, vlm)
+        for chosen in (queries, queries[:2], queries[::-1])
+        for modality in ("text", "blank", "noise")
+    }
+    assert len(keys) == 18
+
+
+def test_weights_changed_in_place_are_other_weights(tiny_vlm):
+    vlm = VLM(type(tiny_vlm.model)(tiny_vlm.model.config), tiny_vlm.processor, tiny_vlm.name)
+    before = weights_identity(vlm)
+    assert weights_identity(vlm) == before
+    with torch.no_grad():
+        vlm.unembedding.weight[0, 0] += 1
+    assert weights_identity(vlm) != before
+    vlm.model.config._commit_hash = "abc"
+    with torch.no_grad():
+        vlm.unembedding.weight[0, 0] += 1
+    assert weights_identity(vlm) == "commit abc"
+
+
+def test_one_layer_is_read_without_the_others(store):
+    folder, _ = store
+    expected = open_store(folder).resid_post.sel(layer=1).values
+    for chunk in (folder / "states.zarr" / "resid_post" / "c").glob("*/*/*/*"):
+        if chunk.parts[-3] != "1":
+            chunk.write_bytes(b"torn")
+    lazily = open_store(folder)
+    np.testing.assert_array_equal(lazily.resid_post.sel(layer=1).values, expected)
+    with pytest.raises((ValueError, RuntimeError)):
+        lazily.resid_post.sel(layer=0).load()
+
+
+def test_nothing_runs_again_where_everything_is_there(tiny_vlm, store, monkeypatch):
+    folder, prompts = store
+    monkeypatch.setattr("interp.prefix.read", None)
+    done = []
+    assert again(tiny_vlm, folder, prompts, advance=done.append).sizes["prompt"] == 8 and sum(done) == 8
+
+
+def test_the_stored_plan_stays(tiny_vlm, store):
+    folder, prompts = store
+    (folder / "done" / "000001").unlink()
+    assert Store(folder).plan.batch_size == 3
+    again(tiny_vlm, folder, prompts, batch_size=2)
+    assert Store(folder).plan.batch_size == 3 and Store(folder).n_done == 3
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda vlm, prompts: (vlm, prompts[:-1], {}), "prompts: 8 in the store, 7 now, 0 of them others"),
+        (lambda vlm, prompts: (vlm, prompts[:-1] + prompts[:1], {}), "prompts: 8 in the store, 8 now"),
+        (lambda vlm, prompts: (vlm, prompts, {"layers": [0]}), r"layers: \[0, 1, 2\] in the store, \[0\] now"),
+        (lambda vlm, prompts: (vlm, prompts, {"tokens": ("instruction",)}), r"tokens: \['last'\] in the store"),
+        (lambda vlm, prompts: (vlm, prompts, {"dtype": "float16"}), "stored_as: 'float32' in the store, 'float16' now"),
+        (
+            lambda vlm, prompts: (VLM(type(vlm.model)(vlm.model.config), vlm.processor, vlm.name), prompts, {}),
+            "made from something else .weights: 'blake2b",
+        ),
+        (
+            lambda vlm, prompts: (VLM(vlm.model, vlm.processor, "other"), prompts, {}),
+            "model: '.*tiny_vlm0' in the store, 'other'",
+        ),
+    ],
+    ids=["fewer prompts", "other prompts", "layers", "tokens", "dtype", "weights", "name"],
+)
+def test_a_store_of_something_else_says_what_differs(tiny_vlm, store, change, message):
+    folder, prompts = store
+    before = sorted(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    vlm, prompts, kwargs = change(tiny_vlm, prompts)
+    with pytest.raises(StoreError, match=message) as raised:
+        again(vlm, folder, prompts, **kwargs)
+    assert "give another folder" in str(raised.value)
+    assert sorted(path.read_bytes() for path in folder.rglob("*") if path.is_file()) == before
+
+
+def test_folders_that_are_no_stores(tiny_vlm, queries, tmp_path):
+    prompts = to_prompts(queries, "text", 96)
+    with pytest.raises(StoreError, match="holds no store: it has no header.json"):
+        open_store(tmp_path)
+    (tmp_path / "thesis.tex").write_text("all my work")
+    with pytest.raises(StoreError, match="is there and holds no store; give another folder"):
+        trace(tiny_vlm, prompts, out=tmp_path)
+    with pytest.raises(StoreError, match="is there and holds no store"):
+        trace(tiny_vlm, prompts, out=tmp_path / "thesis.tex")
+    with pytest.raises(StoreError, match="can't be written to: Not a directory"):
+        trace(tiny_vlm, prompts, out=tmp_path / "thesis.tex" / "store")
+    assert (tmp_path / "thesis.tex").read_text() == "all my work"
+
+
+def test_a_half_written_header_and_one_of_another_format(tiny_vlm, store):
+    folder, prompts = store
+    header = (folder / "header.json").read_text()
+    for torn in (header[: len(header) // 2], "", "[]"):
+        (folder / "header.json").write_text(torn)
+        with pytest.raises(StoreError, match="header of store .* is damaged"):
+            again(tiny_vlm, folder, prompts)
+    (folder / "header.json").write_text(json.dumps(json.loads(header) | {"format": 99}))
+    with pytest.raises(StoreError, match="has format 99; this version reads 1"):
+        again(tiny_vlm, folder, prompts)
+
+
+def test_what_a_process_leaves_that_dies_before_the_header_is_in_nobody_s_way(tiny_vlm, store):
+    folder, prompts = store
+    (folder / "header.json").unlink()
+    for mark in (folder / "done").iterdir():
+        mark.unlink()
+    (folder / "header.json.new").write_text("{")
+    assert again(tiny_vlm, folder, prompts).sizes["prompt"] == 8
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "gone"])
+def test_damaged_chunks_are_found_and_mended(tiny_vlm, store, harm):
+    folder, prompts = store
+    expected = open_store(folder).load()
+    chunk = folder / "states.zarr" / "resid_post" / "c" / "1" / "2" / "0" / "0"
+    content = chunk.read_bytes()
+    if harm == "gone":
+        chunk.unlink()
+    elif harm == "truncated":
+        chunk.write_bytes(content[:-20])
+    else:
+        chunk.write_bytes(content[:30] + bytes([content[30] ^ 1]) + content[31:])
+    if harm != "gone":
+        with pytest.raises((ValueError, RuntimeError)):
+            open_store(folder).load()
+    assert Store(folder).damaged() == [1]
+    Store(folder).forget(1)
+    with pytest.raises(StoreError, match="not complete: 1 of 3 batches are missing; run the same trace again"):
+        open_store(folder)
+    assert again(tiny_vlm, folder, prompts).load().identical(expected) and Store(folder).damaged() == []
+
+
+def test_a_full_disk_leaves_a_store_that_goes_on(tiny_vlm, prompts, tmp_path, monkeypatch):
+    written, write = [], zarr.Group.__getitem__
+
+    def full(group, name):
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(name)
+        return write(group, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zarr.Group, "__getitem__", full)
+        with pytest.raises(StoreError, match=r"batch 1 can't be written \(No space left on device\); .* make room"):
+            trace(tiny_vlm, prompts, out=tmp_path / "store", batch_size=4)
+    assert Store(tmp_path / "store").n_done == 1
+    found = trace(tiny_vlm, prompts, out=tmp_path / "store", batch_size=4)
+    assert np.isfinite(found.resid_post.values).all()
+
+
+def test_half_precision_and_numbers_too_large_for_it(tiny_vlm, prompts, tmp_path):
+    exact = trace(tiny_vlm, prompts).resid_post.values
+    half = trace(tiny_vlm, prompts, out=tmp_path / "store", dtype="float16")
+    assert half.resid_post.dtype == np.float16
+    np.testing.assert_allclose(half.resid_post.values, exact, atol=np.abs(exact).max() * 1e-3)
+    vlm = VLM(type(tiny_vlm.model)(tiny_vlm.model.config).eval(), tiny_vlm.processor, "loud")
+    with torch.no_grad():
+        vlm.model.get_input_embeddings().weight *= 1e7
+    with pytest.raises(StoreError, match="resid_post reaches .* more than float16 holds .65504.; use dtype='float32'"):
+        trace(vlm, prompts[4:8], dtype="float16")

@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from interp.inputs import collate, to_prompts
+from interp.reading import Reading, last_resid_post, read
+
+
+@pytest.mark.parametrize("modality", ["text", "scene", "typographic"])
+def test_resid_post_is_what_hugging_face_calls_hidden_states(tiny_vlm, queries, modality):
+    prompts = to_prompts(queries, modality, 96)
+    with torch.no_grad():
+        plain = tiny_vlm.model(**collate(tiny_vlm, prompts), use_cache=False, output_hidden_states=True)
+    resid = last_resid_post(tiny_vlm, prompts)
+    for layer in range(tiny_vlm.n_layers - 1):
+        assert torch.equal(resid[:, layer], plain.hidden_states[layer + 1][:, -1])
+    last = tiny_vlm.model.get_decoder().norm(resid[:, -1])
+    torch.testing.assert_close(last, plain.hidden_states[-1][:, -1], atol=1e-6, rtol=0)
+    assert not torch.allclose(resid[:, -1], plain.hidden_states[-1][:, -1])
+
+
+def test_a_trace_leaves_the_logits_alone(tiny_vlm, queries):
+    prompts = to_prompts(queries, "blank", 96)
+    batch = collate(tiny_vlm, prompts)
+    with torch.no_grad():
+        before = tiny_vlm.model(**batch).logits
+        last_resid_post(tiny_vlm, prompts)
+        assert torch.equal(tiny_vlm.model(**batch).logits, before)
+
+
+def test_a_pass_stops_behind_the_last_thing_that_is_read(tiny_vlm, queries):
+    """No block behind it runs, nor the unembedding."""
+    ran = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args, name=name: ran.append(name))
+        for name, module in [*enumerate(tiny_vlm.blocks), ("unembedding", tiny_vlm.unembedding)]
+    ]
+    batch, end = collate(tiny_vlm, to_prompts(queries, "blank", 96)), torch.full((4, 1), -1)
+    try:
+        read(tiny_vlm, batch, Reading(("resid_post",), (0, 1), end))
+        assert ran == [0, 1]
+        ran.clear()
+        read(tiny_vlm, batch, Reading(("projector_out",), (0, 1), end))
+        assert ran == []
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_what_attention_and_mlp_add_is_what_a_block_adds(tiny_vlm, queries):
+    batch = collate(tiny_vlm, to_prompts(queries, "scene", 96))
+    seen = read(
+        tiny_vlm, batch, Reading(("resid_pre", "attn_out", "mlp_out", "resid_post"), (0, 2), torch.full((4, 1), -1))
+    )
+    assert torch.equal(seen["resid_pre"] + seen["attn_out"] + seen["mlp_out"], seen["resid_post"])
+    assert seen["resid_post"].shape == (4, 2, 1, tiny_vlm.d_model)

@@ -1,0 +1,92 @@
+"""The bench's own model, and its prompts: fixed, so that numbers can be compared over the years."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from interp import VLM, Prompt, Query
+from interp.typography import noise_picture
+from studies import organism
+from studies.organism import networks
+
+PICTURE, PATCH = 336, 14
+WORDS = (10, 20)
+"""Shortest and longest request, in tokens."""
+
+
+def bench_vlm() -> VLM:
+    """A random LLaVA: CLIP of 6 x 128 at 336/14, Llama of 12 x 256 with 8 heads, MLP 704, vocabulary 32,000."""
+    torch.manual_seed(0)
+    tokenizer = networks.build_tokenizer()
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        image_size=PICTURE,
+        patch_size=PATCH,
+    )
+    text = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=(PICTURE // PATCH) ** 2,
+        vision_feature_layer=-1,
+    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": PICTURE}, crop_size={"height": PICTURE, "width": PICTURE})
+    processor = LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=networks.CHAT_TEMPLATE,
+    )
+    return VLM(LlavaForConditionalGeneration(config).eval(), processor, "bench")
+
+
+def built_in_vlm() -> VLM:
+    return VLM.from_pretrained(organism.path(), device="cpu")
+
+
+@dataclass(frozen=True)
+class Load:
+    """So many prompts about so many pictures."""
+
+    n_prompts: int
+    n_pictures: int
+
+    @property
+    def pictures(self) -> str:
+        """In words."""
+        return {1: "one shared", self.n_prompts: "all different"}.get(self.n_pictures, f"{self.n_pictures} shared")
+
+    def prompts(self, vlm: VLM) -> list[Prompt]:
+        """Requests of 10 to 20 tokens, each about one of the pictures."""
+        rng = np.random.default_rng(0)
+        # Whole words of the tokenizer, each of them one token behind a space.
+        words = sorted(word[1:] for word in vlm.tokenizer.get_vocab() if word[0] == "Ġ" and word[1:].isalpha())
+        pictures = [noise_picture(vlm.picture_size, seed) for seed in range(self.n_pictures)]
+        texts = [" ".join(rng.choice(words, rng.integers(WORDS[0], WORDS[1] + 1))) for _ in range(self.n_prompts)]
+        return [
+            Prompt(Query(text, harmful=False), "noise", text, (pictures[i % self.n_pictures],))
+            for i, text in enumerate(texts)
+        ]
