@@ -8,6 +8,7 @@ from interp.lens import Lens
 from interp.patching import patch, recovered
 from interp.pictures import PictureError
 from interp.projection import RULES, coordinates, set_coordinates
+from interp.spots import TraceError
 from interp.trace import trace
 from interp.vlm import LLM, VLM, ModelError
 
@@ -25,6 +26,7 @@ __all__ = [
     "Query",
     "SafetyDirection",
     "StoreError",
+    "TraceError",
     "collate",
     "coordinates",
     "open_store",

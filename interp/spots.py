@@ -18,6 +18,10 @@ MEANS = ("image_mean", "text_mean")
 Token = str | int
 
 
+class TraceError(ValueError):
+    """Something was asked for that does not exist."""
+
+
 @dataclass(frozen=True)
 class Spots:
     """Of one prompt, counted from its first token, whatever padding stands before it."""
@@ -40,7 +44,7 @@ class Spots:
             tokens: some of `TOKENS`, places (from the first token, or negative from the last), or `all`.
 
         Raises:
-            ValueError: a place outside the prompt, or no such token.
+            TraceError: a place outside the prompt.
         """
         n = len(ids)
         if tokens == ALL:
@@ -64,15 +68,15 @@ def _pick(model: VLM | LLM, prompt: Prompt | None, ids: Int[Tensor, " pos"], tok
     if token == "instruction":
         return instruction_position(model, prompt.text, ids)
     if not -len(ids) <= token < len(ids):
-        raise ValueError(f"token {token} of a prompt of {len(ids)} tokens; expected {-len(ids)} to {len(ids) - 1}")
+        raise TraceError(f"token {token} of a prompt of {len(ids)} tokens; expected {-len(ids)} to {len(ids) - 1}")
     return token % len(ids)
 
 
 def check_tokens(tokens: Sequence[Token] | str) -> None:
     """Raises:
-    ValueError: none, or a name that does not exist.
+    TraceError: none, or a name that does not exist.
     """
     strange = [token for token in tokens if not isinstance(token, int) and token not in TOKENS]
     if tokens != ALL and (not tokens or isinstance(tokens, str) or strange):
         wrong = tokens if isinstance(tokens, str) else strange
-        raise ValueError(f"tokens {wrong!r}; expected 'all', or some of {', '.join(TOKENS)} and places as numbers")
+        raise TraceError(f"tokens {wrong!r}; expected 'all', or some of {', '.join(TOKENS)} and places as numbers")

@@ -23,7 +23,7 @@ from interp.pictures import PictureError
 from interp.plan import Plan
 from interp.prefix import Prefix, Shared, shares_prefixes
 from interp.reading import DECODER_SITES, SITES, VISION_SITES, Reading, read
-from interp.spots import ALL, MEANS, Spots, Token, check_tokens
+from interp.spots import ALL, MEANS, Spots, Token, TraceError, check_tokens
 from interp.vlm import LLM, VLM
 
 LARGEST_BATCH = 64
@@ -47,18 +47,18 @@ class Wanted:
         cls, model: VLM | LLM, sites: Sequence[str], tokens: Sequence[Token] | str, layers: Sequence[int] | None
     ) -> "Wanted":
         """Raises:
-        ValueError: a site, token or layer that does not exist.
+        TraceError: a site, token or layer that does not exist.
         ModelError: the family has no such site.
         """
         strange = sites if isinstance(sites, str) else [site for site in sites if site not in SITES]
         if strange or not sites:
-            raise ValueError(f"sites {strange or sites!r}; expected some of {', '.join(SITES)}")
+            raise TraceError(f"sites {strange or sites!r}; expected some of {', '.join(SITES)}")
         check_tokens(tokens)
         layers = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
         if not layers or not all(0 <= layer < model.n_layers for layer in layers):
-            raise ValueError(f"layers {layers}; {model.name!r} has layers 0 to {model.n_layers - 1}")
+            raise TraceError(f"layers {layers}; {model.name!r} has layers 0 to {model.n_layers - 1}")
         if isinstance(model, LLM) and set(sites) & set(VISION_SITES):
-            raise ValueError(f"{model.name!r} is a text-only model and has no {' and '.join(VISION_SITES)}")
+            raise TraceError(f"{model.name!r} is a text-only model and has no {' and '.join(VISION_SITES)}")
         if isinstance(model, VLM) and not model.family.is_sum and {"attn_out", "mlp_out"} & set(sites):
             raise ModelError(f"{model.name!r} scales what its attention puts out; attn_out and mlp_out can't be read")
         return cls(tuple(sites), tokens if tokens == ALL else tuple(tokens), layers)
@@ -83,7 +83,7 @@ class Wanted:
         """The arrays that this fills.
 
         Raises:
-            ValueError: a token that a prompt does not have.
+            TraceError: a token that a prompt does not have, or vision sites where there are no pictures.
         """
         n_tokens, fields = len(self.tokens), {}
         places = [] if self.tokens == ALL else [token for token in self.tokens if isinstance(token, int)]
@@ -96,7 +96,7 @@ class Wanted:
             fields["position"] = Field(("token",), (n_tokens,), "int32")
         pictured = next((prompt for prompt in prompts if prompt.pictures), None)
         if self.vision_sites and pictured is None:
-            raise ValueError(f"{' and '.join(self.vision_sites)} of prompts without pictures; expected some with")
+            raise TraceError(f"{' and '.join(self.vision_sites)} of prompts without pictures; expected some with")
         if self.vision_sites:
             # Configs name the width of a vision tower in too many ways: it is measured.
             seen = read(model, collate(model, [pictured]), Reading(self.vision_sites, (), torch.zeros(1, 0).long()))
@@ -108,13 +108,13 @@ class Wanted:
         """Of the token dimension.
 
         Raises:
-            ValueError: a place outside a prompt.
+            TraceError: a place outside a prompt.
         """
         lengths = [collate(model, [prompt])["input_ids"].shape[1] for prompt in prompts]
         shortest = int(np.argmin(lengths))
         outside = [place for place in places if not -lengths[shortest] <= place < lengths[shortest]]
         if outside:
-            raise ValueError(
+            raise TraceError(
                 f"token {outside[0]} of prompt {shortest} ({prompts[shortest].text!r}), which has {lengths[shortest]} "
                 f"tokens; expected {-lengths[shortest]} to {lengths[shortest] - 1}"
             )
@@ -160,16 +160,16 @@ def trace(
         -1 for means), counted from the first token of the prompt. Loaded lazily where there is a store.
 
     Raises:
-        ValueError: no prompts, or a site, token or layer that does not exist.
+        TraceError: no prompts, or a site, token, layer or precision that does not exist.
         PictureError: pictures that can't be read; says of which prompts.
         StoreError: the store belongs to something else, or is damaged.
         KeyboardInterrupt: on Ctrl-C, after the current batch.
     """
     wanted = Wanted.of(model, sites, tokens, layers)
     if not prompts:
-        raise ValueError("no prompts; expected at least one")
+        raise TraceError("no prompts; expected at least one")
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+        raise TraceError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     prompts, known = _readable(prompts, skip_unreadable)
     about = provenance(model, {**vars(wanted), "share_prefix": share_prefix, "stored_as": dtype}, identify=bool(out))
     sink = _sink(model, wanted, prompts, known, about, out, batch_size, dtype)

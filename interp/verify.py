@@ -1,5 +1,6 @@
 """The contract: proofs, by running, that what the toolkit reads from a model and writes into it is what it says."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,8 +17,10 @@ from interp.families import ModelError
 from interp.guard import POSITIONS, Guard
 from interp.inputs import Prompt, collate, instruction_positions, prompt_texts, text_prompt
 from interp.lens import Lens
+from interp.prefix import AGREEMENT, shares_prefixes
 from interp.projection import coordinates, set_coordinates
-from interp.reading import resid_post
+from interp.reading import DECODER_SITES, Reading, read, resid_post
+from interp.trace import trace
 from interp.vlm import VLM
 
 VERDICTS = ("not applicable", "ok", "degraded", "silently wrong", "error")
@@ -461,6 +464,33 @@ def prefix_causality_is_known(vlm: VLM, inputs: ContractInputs) -> Judgement:
     return _exactly(is_causal == vlm.family.is_causal, f"{word}: earlier states move by {moved:.1e}")
 
 
+def parts_add_up(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """`attn_out` and `mlp_out` are what a block adds: with `resid_pre` they sum to `resid_post`"""
+    if not vlm.family.is_sum:
+        return Judgement("not applicable", "gates scale them on the way to the residual stream")
+    judged = []
+    for _, batch, _ in _settings(inputs):
+        last = torch.full((len(batch["input_ids"]), 1), -1)
+        seen = read(vlm, batch, Reading(DECODER_SITES, tuple(range(vlm.n_layers)), last))
+        judged.append(_nearly(vlm, seen["resid_pre"] + seen["attn_out"] + seen["mlp_out"], seen["resid_post"]))
+    return _worst(judged)
+
+
+def a_shared_picture_changes_nothing(vlm: VLM, inputs: ContractInputs) -> Judgement:
+    """prompts that share a picture's prefix have the states of whole prompts"""
+    if not inputs.prompts:
+        return Judgement("not applicable", "no prompts to put the same picture into")
+    prompts = [replace(prompt, pictures=inputs.prompts[0].pictures) for prompt in inputs.prompts]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if not shares_prefixes(vlm):
+            return Judgement("not applicable", str(told[-1].message) if told else "every prompt runs in full")
+    shared, whole = (
+        torch.from_numpy(trace(vlm, prompts, share_prefix=share).resid_post.values[:, :, 0]) for share in (True, False)
+    )
+    return _nearly(vlm, shared, whole, tolerance=AGREEMENT)
+
+
 def text_runs_alone(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """text-only prompts run without a picture, and are what is left of a prompt without its picture"""
     if inputs.text_batch is None:
@@ -539,6 +569,8 @@ CHECKS = (
     writing_back_is_the_identity,
     positions_fire_where_they_should,
     prefix_causality_is_known,
+    a_shared_picture_changes_nothing,
+    parts_add_up,
     text_runs_alone,
     the_guard_reads_its_references,
     generation_of_a_batch_equals_singles,

@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,10 @@ app = typer.Typer(
 BAD_INPUT = 2
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the checkpoint. Read it first.")]
+Precision = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")]
+DeviceMap = Annotated[str | None, typer.Option(help="'auto' spreads a large model (needs accelerate).")]
+Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")]
 Model = Annotated[str, typer.Option(help="Folder in Hugging Face format, hub id, or 'organism' (the built-in model).")]
 
 
@@ -49,10 +53,10 @@ def repro(
 def check(
     model: Annotated[str, typer.Argument(help="Folder in Hugging Face format, hub id, or 'organism'.")],
     as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON array.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code from the checkpoint. Read it first.")] = False,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device_map: Annotated[str | None, typer.Option(help="'auto' spreads a large model (needs accelerate).")] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")] = None,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
 ) -> None:
     """Proves on a model that what the toolkit reads and changes is what it says. Run it before you trust a new model.
 
@@ -60,18 +64,9 @@ def check(
     worse than degraded.
     """
     _quieten()
-    import torch
-
     from interp.verify import check_vlm
-    from interp.vlm import VLM, ModelError
-    from studies import organism
 
-    folder = organism.path() if model == "organism" else model
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} does not exist; expected one of {', '.join(DTYPES)}")
-    precision = dtype if dtype == "auto" else getattr(torch, dtype)
-    loading = {"dtype": precision, "device_map": device_map, "revision": revision}
-    findings = check_vlm(VLM.from_pretrained(folder, trust_remote_code=trust_remote_code, **loading))
+    findings = check_vlm(_load(model, trust_remote_code, dtype, device_map, revision))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
@@ -79,6 +74,84 @@ def check(
             print(f"{finding.verdict:<15} {finding.claim}  ({finding.measured})")
     if not all(finding.is_accepted for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def trace(
+    out: Annotated[Path, typer.Option(help="Folder of the store; a trace that was stopped goes on.")],
+    model: Model = "organism",
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="CSV with columns text,harmful[,category,pair,picture]; by default the built-in queries."),
+    ] = None,
+    modality: Annotated[str, typer.Option(help="One or several: text,blank,noise,scene,typographic,...")] = "text",
+    sites: Annotated[
+        str, typer.Option(help="resid_post,resid_pre,attn_out,mlp_out,vision_resid_post,projector_out.")
+    ] = "resid_post",
+    tokens: Annotated[
+        str, typer.Option(help="last,instruction,image_mean,text_mean, places as numbers; or all.")
+    ] = "last",
+    layers: Annotated[str | None, typer.Option(help="As 0,5,8-12; by default every one.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="By default what fits memory.")] = None,
+    stored_as: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave prompts out whose pictures can't be read.")
+    ] = False,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+) -> None:
+    """Traces activations into a store. Run it again to go on where it was stopped."""
+    _quieten()
+    from studies import tracing
+
+    asked = tracing.Asked.of(modality, sites, tokens, layers, batch_size, stored_as, skip_unreadable)
+    chosen = tracing.queries_of(queries)
+    vlm = _load(model, trust_remote_code, dtype, device_map, revision)
+    tracing.run(vlm, chosen, asked, out)
+    print(f"{out} is complete; `vlm-guard store {out}` tells what it holds")
+
+
+@app.command()
+def store(
+    folder: Annotated[Path, typer.Argument(help="Written by `vlm-guard trace`, or by interp.trace(out=...).")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Read everything, and name the batches that are damaged.")
+    ] = False,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="As --check; the next run of the same trace does the damaged ones again.")
+    ] = False,
+) -> None:
+    """Tells what a store holds. Exit code 1 where --check finds damage."""
+    from studies import tracing
+
+    print(tracing.summary(folder))
+    if check or mend:
+        damaged = tracing.damaged(folder, mend)
+        print(f"damaged batches: {', '.join(map(str, damaged)) or 'none'}{'; forgotten' if damaged and mend else ''}")
+        raise typer.Exit(1 if damaged else 0)
+
+
+def _load(model: str, trust_remote_code: bool, dtype: str, device_map: str | None, revision: str | None):
+    """Raises:
+    ModelError: see `VLM.from_pretrained`; or no such precision.
+    """
+    import torch
+
+    from interp.vlm import VLM, ModelError
+    from studies import organism
+
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} does not exist; expected one of {', '.join(DTYPES)}")
+    vlm = VLM.from_pretrained(
+        organism.path() if model == "organism" else model,
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        device_map=device_map,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    return replace(vlm, name=model)
 
 
 def _quieten() -> None:
@@ -93,16 +166,18 @@ def _quieten() -> None:
 
 def _is_about_input(error: Exception) -> bool:
     """Apart from mistakes of ours, which keep their traceback. Imports late: `--help` answers at once."""
-    from interp.vlm import ModelError
+    from interp import ModelError, PictureError, StoreError, TraceError
     from studies.datasets import QueryFileError
     from studies.material import ConfigError
 
-    return isinstance(error, (ModelError, QueryFileError, ConfigError, OSError))
+    known = (ModelError, PictureError, StoreError, TraceError, QueryFileError, ConfigError, OSError)
+    return isinstance(error, known)
 
 
 def main() -> None:
     """Bad input is one line and exit code 2, never a traceback."""
     warnings.filterwarnings("ignore")
+    warnings.showwarning = lambda message, *where: print(f"vlm-guard: {message}", file=sys.stderr)
     try:
         app()
     except (ValueError, OSError) as error:
@@ -110,6 +185,7 @@ def main() -> None:
             raise
         print(f"vlm-guard: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        print("vlm-guard: stopped; traces that were finished are kept and will be used again", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        told = str(stop) or "stopped; traces that were finished are kept and will be used again"
+        print(f"vlm-guard: {told}", file=sys.stderr)
         sys.exit(130)

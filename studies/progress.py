@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 PLAIN_EVERY = 10.0
 """Seconds between lines where the output is no terminal."""
+WINDOW = 10
+"""Reports that the time left is judged by: what an earlier run had done goes by at once."""
 
 Report = Callable[..., None]
 """Called with the number of units done since the last call, and perhaps `note=`."""
@@ -43,15 +46,16 @@ def _bar(name: str, total: int, console: Console) -> Iterator[Report]:
 @contextmanager
 def _lines(name: str, total: int) -> Iterator[Report]:
     began = last = time.monotonic()
-    done = 0
+    done, recent = 0, deque([(began, 0)], maxlen=WINDOW)
 
     def report(n: int = 1, note: str = "") -> None:
         nonlocal done, last
         done += n
         now = time.monotonic()
+        (since, before), _ = recent[0], recent.append((now, done))
         if done and (now - last >= PLAIN_EVERY or done >= total):
             last = now
-            left = (now - began) / done * max(0, total - done)
+            left = (now - since) / max(1, done - before) * max(0, total - done)
             print(
                 f"{name:<32} {done}/{total}  {now - began:.0f} s  left {left:.0f} s  {note}".rstrip(), file=sys.stderr
             )

@@ -4,13 +4,14 @@ import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
 from PIL import Image
 from transformers import LlamaForCausalLM
 
-from interp import verify
+from interp import families, prefix, verify
 from interp.directions import SafetyDirection, random_basis
 from interp.families import Family, ModelError, decoder_blocks
 from interp.guard import Guard
@@ -181,6 +182,18 @@ def test_a_prefix_that_looks_ahead_is_not_taken_for_causal(family_vlm):
     vars(broken)["family"] = replace(vlm.family, is_causal=True)
     found = faults(check_vlm(broken))
     assert set(found) == {claim_of("whether the prefix")} and "not causal" in found[claim_of("whether")].measured
+
+
+def test_a_prefix_that_is_shared_where_it_looks_ahead_is_found(family_vlm, monkeypatch):
+    monkeypatch.setattr(prefix, "_why_not", lambda vlm: None)
+    monkeypatch.setattr(prefix, "_SHARING", WeakKeyDictionary())
+    assert set(faults(check_vlm(family_vlm("PaliGemma")))) == {claim_of("prompts that share")}
+
+
+def test_parts_that_are_not_what_a_block_adds_are_found(family_vlm, monkeypatch):
+    """Gemma 3 has a norm behind each part, which puts out what is added."""
+    monkeypatch.setattr(families, "NORMS_AFTER", ())
+    assert set(faults(check_vlm(family_vlm("Gemma 3")))) == {claim_of("`attn_out` and `mlp_out`")}
 
 
 def test_a_wrong_image_token_is_found(family_vlm):
