@@ -30,6 +30,8 @@ CACHE_BYTES = 256e6
 """Of the copies of a prefix's keys and values, on a CPU. More rows than that are slower there, not faster."""
 CACHE_SHARE = 0.2
 """The same on an accelerator, of the memory that is free."""
+ROOM = 32
+"""Tokens. Suffixes have room for the next multiple of it, so that somewhat longer ones need no new copies."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,10 @@ class Prefix:
     def _make_room(self, n_rows: int, n_room: int) -> None:
         """Copies are made again only where those that are there do not suffice."""
         if n_rows > self._n_rows or n_room > self._n_room:
-            self._roomy = None
-            self._n_rows, self._n_room = max(n_rows, self._n_rows), max(n_room, self._n_room)
+            for layer in self._roomy.layers if self._roomy else ():
+                # The last trace holds on to the cache that it was given: two such caches would be there for a while.
+                layer.keys = layer.values = None
+            self._n_rows, self._n_room = max(n_rows, self._n_rows), max(-(-n_room // ROOM) * ROOM, self._n_room)
             self._roomy = _roomy_cache(self._filled, self._n_rows, self._n_room)
 
 

@@ -347,8 +347,8 @@ def table() -> str:
     rows, through_folders = [], {family.name for family in folders.FAMILIES}
     only_tensors = [family for family in handmade.FAMILIES if family.name not in through_folders]
     tested = (("deep", (*deep.FAMILIES, *folders.FAMILIES)), ("hand-made tensors", only_tensors))
-    for how, families in tested:
-        for family in families:
+    for how, those in tested:
+        for family in those:
             findings = {finding.claim: finding for finding in FOUND[family.name]}
             verdicts = [finding.verdict for finding in findings.values()]
             counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS[1:] if verdict in verdicts]

@@ -1,84 +1,212 @@
-"""`make bench`: what tracing and guarding cost, as ratios to the plain forward pass measured beside them in one run."""
+"""`make bench`: what tracing and guarding cost, beside what a user would write instead, by turns in one run.
 
+`make bench` takes half an hour on two cores; `python -m tests.speed --rounds 1 --only guard` a part of it.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 
-from interp import VLM, Guard, SafetyDirection, collate, random_basis, to_prompts
-from interp.reading import last_resid_post
-from studies import organism
-from studies.organism import language
+from interp import VLM, Guard, SafetyDirection, collate, random_basis
+from interp.inputs import text_batch
+from interp.reading import Reading, read
+from tests.speed import contenders
+from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, plain, raw_hooks, transformer_lens
+from tests.speed.model import Load, bench_vlm, built_in_vlm
 
-REPETITIONS = 15
-N_PROMPTS = 16
-OUT = Path("results/bench")
+OURS = "trace"
+WHOLE = "trace, nothing shared"
+AGREEMENT = 1e-4
+"""All must find the same states, relative to the largest; else their times are of no interest."""
+N_PROMPTS_IN_MEMORY = (200, 2000)
 
 
-def alternating(contenders: dict[str, Callable[[], object]]) -> dict[str, np.ndarray]:
-    """Seconds of each contender, taken by turns so that a noisy moment hits all of them."""
-    seconds = {name: [] for name in contenders}
-    for round_ in range(REPETITIONS + 1):
-        for name, call in contenders.items():
+def by_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each, taken by turns so that a noisy moment hits all of them; one round before warms up."""
+    seconds = {name: [] for name in calls}
+    for round_ in range(rounds + 1):
+        for name, call in calls.items():
             began = time.perf_counter()
             call()
-            if round_:  # the first round warms up
+            if round_:
                 seconds[name].append(time.perf_counter() - began)
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def ratios(seconds: dict[str, np.ndarray], base: str) -> pd.DataFrame:
-    """Median of the ratios round by round, with its quartiles."""
+def quartiles(values: np.ndarray) -> dict[str, float]:
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return {"value": middle, "q25": low, "q75": high}
+
+
+def contest(vlm: VLM, load: Load, others: Mapping[str, Contender], rounds: int) -> list[dict]:
+    """How many times as long as ours each of the others takes, round by round."""
+    prompts, found = load.prompts(vlm), {}
+    one_by_one = next((other for other in others.values() if isinstance(other, OneByOne)), None)
+    on_disk = []
+
+    def call(name: str, contender: Contender) -> Callable[[], object]:
+        def run():
+            found[name] = contender(prompts)
+            if contender is one_by_one:
+                on_disk.append(one_by_one.on_disk)
+
+        return run
+
+    seconds = by_turns({name: call(name, one) for name, one in ({OURS: ours(vlm)} | dict(others)).items()}, rounds)
+    for name, states in found.items():
+        difference = ((states - found[OURS]).abs().max() / found[OURS].abs().max()).item()
+        assert difference < AGREEMENT, f"{name} finds other states: {difference:.1e}"
+    about = {"model": vlm.name, "n_prompts": load.n_prompts, "pictures": load.pictures, "n": rounds}
     rows = []
     for name, values in seconds.items():
-        low, middle, high = np.percentile(values / seconds[base], [25, 50, 75])
+        values = values - np.array(on_disk[1:]) if one_by_one and others.get(name) is one_by_one else values
+        mine = about | {"contender": name}
+        rows.append(mine | {"measure": "seconds"} | quartiles(values))
+        rows.append(mine | {"measure": "prompts_per_s"} | quartiles(load.n_prompts / values))
+        rows.append(mine | {"measure": "times_as_long_as_trace"} | quartiles(values / seconds[OURS]))
+    if on_disk:
         rows.append(
-            {"contender": name, "base": base, "ratio": middle, "q25": low, "q75": high, "seconds": np.median(values)}
+            about | {"contender": "one by one", "measure": "seconds_in_sqlite"} | quartiles(np.array(on_disk[1:]))
         )
-    return pd.DataFrame(rows)
+    return rows
 
 
-def main() -> None:
-    warnings.filterwarnings("ignore")
-    vlm = VLM.from_pretrained(organism.path(), device="cpu")
-    prompts = to_prompts(language.queries("validation")[:N_PROMPTS], "blank", vlm.picture_size)
-    references = [prompt.text for prompt in prompts]
+def tracing(rounds: int) -> list[dict]:
+    """Our trace and everyone else's, on the bench model."""
+    vlm, rows = bench_vlm(), []
+    careful, careless = {"forward, careful": plain(vlm, **CAREFUL)}, {"forward, careless": plain(vlm)}
+    some = careful | careless | {"raw hooks": raw_hooks(vlm)}
+    slow = {"one by one": OneByOne(vlm), "TransformerLens": transformer_lens(vlm)}
+    eagerly = {"forward, careful, eager": plain(eager(vlm), **CAREFUL)}
+    whole = {WHOLE: ours(vlm, share_prefix=False, batch_size=contenders.BATCH_SIZE)}
+    for load, others in (
+        (Load(16, 1), some | slow | eagerly | whole),
+        (Load(16, 16), some | slow | eagerly | whole),
+        (Load(128, 1), some | slow),
+        (Load(128, 8), careful),
+        (Load(128, 128), careful | whole),
+    ):
+        print(f"{load.n_prompts} prompts, pictures {load.pictures}", file=sys.stderr, flush=True)
+        rows += contest(vlm, load, others, rounds if load.n_prompts < 128 else max(1, rounds // 2))
+    return rows
+
+
+def built_in(rounds: int) -> list[dict]:
+    """The same on the built-in model, whose pictures are small."""
+    vlm, rows = built_in_vlm(), []
+    for load in (Load(128, 1), Load(128, 128)):
+        rows += contest(vlm, load, {"forward, careful": plain(vlm, **CAREFUL), "raw hooks": raw_hooks(vlm)}, 2 * rounds)
+    return rows
+
+
+def nnsight(rounds: int) -> list[dict]:
+    """What nnsight itself costs: a pass over a few tokens, read through it and through hooks."""
+    vlm = bench_vlm()
+    batch = text_batch(vlm, [[5, 6, 7]])
+    end, n = torch.full((1, 1), -1), vlm.n_layers
+
+    def through_it(layers: Sequence[int]) -> Callable[[], object]:
+        return lambda: read(vlm, batch, Reading(("resid_post",), tuple(layers), end))
+
+    def hooked() -> None:
+        # Without the unembedding, before which a trace stops.
+        with torch.no_grad(), contenders.hooked(vlm.blocks):
+            vlm.model.base_model(**batch, use_cache=False)
+
+    seconds = by_turns({"one": through_it([n - 1]), "all": through_it(range(n)), "hooks": hooked}, 40 * rounds)
+    about = {"model": vlm.name, "n_prompts": 1, "pictures": "none", "contender": "nnsight", "n": 40 * rounds}
+    per_read = (seconds["all"] - seconds["one"]) / (n - 1)
+    return [
+        about | {"measure": "ms_per_trace"} | quartiles(1000 * (seconds["all"] - seconds["hooks"] - n * per_read)),
+        about | {"measure": "ms_per_layer_read"} | quartiles(1000 * per_read),
+    ]
+
+
+def guard(rounds: int) -> list[dict]:
+    """What a guard adds to generation."""
+    vlm = built_in_vlm()
+    prompts = Load(16, 1).prompts(vlm)
     guard = Guard(SafetyDirection(random_basis(torch.zeros(vlm.n_layers, 1, vlm.d_model), 0), "random"), (3,))
     batch = collate(vlm, prompts)
 
-    @torch.no_grad()
-    def forward(careful: bool):
-        kwargs = {"use_cache": False, "logits_to_keep": 1} if careful else {}
-        return vlm.model(**collate(vlm, prompts), output_hidden_states=True, **kwargs)
+    def generate() -> None:
+        vlm.model.generate(**batch, max_new_tokens=16, min_new_tokens=16, do_sample=False)
 
-    def generate():
-        return vlm.model.generate(**batch, max_new_tokens=16, min_new_tokens=16, do_sample=False)
+    def guarded() -> None:
+        with guard.on(vlm, [prompt.text for prompt in prompts]):
+            generate()
 
-    def guarded():
-        with guard.on(vlm, references):
-            return generate()
+    seconds = by_turns({"generate": generate, "guarded": guarded}, 4 * rounds)
+    about = {"model": vlm.name, "n_prompts": 16, "pictures": "one shared", "contender": "guard", "n": 4 * rounds}
+    return [about | {"measure": "times_as_long_as_unguarded"} | quartiles(seconds["guarded"] / seconds["generate"])]
 
-    tables = [
-        ratios(
-            alternating(
-                {
-                    "forward, careful": lambda: forward(True),
-                    "forward, careless": lambda: forward(False),
-                    "trace, every layer": lambda: last_resid_post(vlm, prompts),
-                }
-            ),
-            "forward, careful",
-        ),
-        ratios(alternating({"generate 16 tokens": generate, "the same, guarded": guarded}), "generate 16 tokens"),
-    ]
-    table = pd.concat(tables, ignore_index=True)
-    OUT.mkdir(parents=True, exist_ok=True)
-    table.to_csv(OUT / "bench.csv", index=False, float_format="%.4g")
-    print(table.to_string(index=False, float_format="%.3g"))
+
+def memory(rounds: int) -> list[dict]:
+    """Peak memory of traces into stores, each in a process of its own."""
+    rows = []
+    for model, pictures in (("bench", "one shared"), ("built-in", "all different")):
+        peaks = []
+        for n in N_PROMPTS_IN_MEMORY:
+            command = [sys.executable, "-m", "tests.speed.memory", model, str(n)]
+            ran = subprocess.run(command, check=True, capture_output=True, text=True)
+            peaks.append(float(ran.stdout.strip().splitlines()[-1]))
+            rows.append({"model": model, "n_prompts": n, "measure": "peak_mb", "value": peaks[-1]})
+        rows.append({"model": model, "measure": "growth_mb", "value": peaks[-1] - peaks[0]})
+        for row in rows[-3:]:
+            row |= {"pictures": pictures, "contender": OURS, "n": 1}
+    return rows
+
+
+PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, memory)}
+
+
+def machine() -> dict[str, str | int | float]:
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    } | {name: version(name) for name in ("torch", "transformers", "nnsight", "transformer-lens")}
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--rounds", type=int, default=6, help="repetitions; half of it for 128 prompts")
+    options.add_argument("--only", choices=PARTS, action="append", help="a part; may be given several times")
+    options.add_argument("--out", type=Path, default=Path("results/bench"))
+    asked = options.parse_args()
+    warnings.filterwarnings("ignore")
+    rows = []
+    asked.out.mkdir(parents=True, exist_ok=True)
+    (asked.out / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
+    columns = ["model", "n_prompts", "pictures", "contender", "measure", "value", "q25", "q75", "n"]
+    for name in asked.only or PARTS:
+        print(f"bench: {name}", file=sys.stderr, flush=True)
+        rows += PARTS[name](asked.rounds)
+        table = pd.DataFrame(rows).reindex(columns=columns).astype({"n_prompts": "Int64"})
+        table.to_csv(asked.out / "bench.csv", index=False, float_format="%.4g")
+    told = table[~table.measure.isin(["seconds", "prompts_per_s"])]
+    print(told.to_string(index=False, float_format="%.3g", na_rep=""))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def _hidden(output: Tensor | tuple) -> Tensor:
 
 
 @contextmanager
-def _hooked(blocks: nn.ModuleList) -> Iterator[list[Tensor]]:
+def hooked(blocks: nn.ModuleList) -> Iterator[list[Tensor]]:
     seen = []
     hooks = [
         block.register_forward_hook(lambda module, args, output: seen.append(_hidden(output)[:, -1].float().cpu()))
@@ -72,7 +72,7 @@ def raw_hooks(vlm: VLM) -> Contender:
     """PyTorch's own forward hooks on every block."""
 
     def run(batch: Mapping[str, Tensor]) -> Tensor:
-        with _hooked(vlm.blocks) as seen:
+        with hooked(vlm.blocks) as seen:
             vlm.model(**batch, **CAREFUL)
         return torch.stack(seen, dim=1)
 
@@ -104,7 +104,7 @@ class OneByOne:
         with TemporaryDirectory() as folder, sqlite3.connect(Path(folder) / "tensors.db") as disk:
             disk.execute("CREATE TABLE tensors (name TEXT, layer INTEGER, tensor BLOB)")
             for prompt in prompts:
-                with _hooked(self.vlm.blocks) as seen:
+                with hooked(self.vlm.blocks) as seen:
                     self.vlm.model(**collate(self.vlm, [prompt]))
                 found.append(torch.cat(seen))
                 began = time.perf_counter()

@@ -1,6 +1,6 @@
 """The bench's own model, and its prompts: fixed, so that numbers can be compared over the years."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ def bench_vlm() -> VLM:
 
 
 def built_in_vlm() -> VLM:
-    return VLM.from_pretrained(organism.path(), device="cpu")
+    return replace(VLM.from_pretrained(organism.path(), device="cpu"), name="built-in")
 
 
 @dataclass(frozen=True)
