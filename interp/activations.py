@@ -320,6 +320,8 @@ def weights_identity(model: VLM | LLM) -> str:
 
     Found out once for each model, and again where weights have been changed in place.
     """
+    if model.model.device.type == "meta":
+        return "on a server"
     changes = sum(tensor._version for tensor in model.model.parameters())
     if _IDENTITIES.get(model.model, (None,))[0] != changes:
         commit = getattr(model.model.config, "_commit_hash", None)

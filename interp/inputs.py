@@ -185,7 +185,7 @@ def collate(model: VLM | LLM, prompts: Sequence[Prompt]) -> BatchFeature | Batch
     # Some processors add labels for training, all of them masked.
     batch.pop("labels", None)
     # Token ids stay integers: only floating point tensors, the pixels, take the model's dtype.
-    return batch.to(model.model.device, **({"dtype": model.model.dtype} if has_pictures else {}))
+    return batch.to(model.device, **({"dtype": model.model.dtype} if has_pictures else {}))
 
 
 def collate_alike(vlm: VLM, prompts: Sequence[Prompt]) -> tuple[BatchFeature, list[Int[Tensor, " _"]]]:
@@ -199,7 +199,7 @@ def collate_alike(vlm: VLM, prompts: Sequence[Prompt]) -> tuple[BatchFeature, li
     with mock.patch.object(vlm.processor, "image_processor", once):
         first = collate(vlm, [replace(prompts[0], pictures=pictures)])
         rest = [_apply_template(vlm, [replace(prompt, pictures=pictures).messages]) for prompt in prompts[1:]]
-    return first, [first["input_ids"][0], *(batch["input_ids"][0].to(vlm.model.device) for batch in rest)]
+    return first, [first["input_ids"][0], *(batch["input_ids"][0].to(vlm.device) for batch in rest)]
 
 
 class _Remembered:
@@ -314,7 +314,7 @@ def text_batch(vlm: VLM, rows: Sequence[Sequence[int]]) -> BatchEncoding:
     if vlm.family.bare_text:
         # By these such a family tells the prompt, which attends to all of itself, from what it writes.
         batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
-    return batch.to(vlm.model.device)
+    return batch.to(vlm.device)
 
 
 def _as_text(turn: dict) -> dict:

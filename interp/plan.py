@@ -44,3 +44,8 @@ class Plan:
     def rows(self, batch: int) -> tuple[int, ...]:
         """The batch's prompts."""
         return self.order[self.part(batch)]
+
+    def batch(self, batch: int, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
+        """The batch's prompts, and the keys of what they share."""
+        rows = self.rows(batch)
+        return [prompts[i] for i in rows], [self.keys[i] for i in rows]

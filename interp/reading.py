@@ -1,19 +1,18 @@
 """One pass through a model, and what is read in it. The only file that imports nnsight."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
-from einops import einsum
 from jaxtyping import Float, Int
-from nnsight import NNsight, save
+from nnsight import Envoy, NNsight, TransformersModel, save
 from torch import Tensor, nn
 from transformers import Cache
-from transformers.utils import ModelOutput
 
 from interp import families
+from interp.families import ModelError
 from interp.inputs import Prompt, collate
 from interp.vlm import LLM, VLM
 
@@ -21,6 +20,9 @@ DECODER_SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 """In the order in which a block runs."""
 VISION_SITES = ("vision_resid_post", "projector_out")
 SITES = (*DECODER_SITES, *VISION_SITES)
+
+Remote = bool | str
+"""True for NDIF, `local` for a simulation of it here, False for neither."""
 
 
 @dataclass(frozen=True)
@@ -38,45 +40,68 @@ class Reading:
     def decoder_sites(self) -> tuple[str, ...]:
         return tuple(site for site in DECODER_SITES if site in self.sites)
 
-    def take(self, state: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch token d_model"]:
-        """Picks, then sums, in float32."""
-        rows = torch.arange(len(self.picks), device=state.device)[:, None]
-        taken = state[rows, self.picks.to(state.device)].float()
-        if self.weights is None:
-            return taken
-        weights = self.weights.to(state.device)
-        # Padding may hold anything, even what is no number.
-        state = state.float().masked_fill((weights == 0).all(1)[..., None], 0)
-        return torch.cat([taken, einsum(state, weights, "batch pos d, batch sum pos -> batch sum d")], dim=1)
-
 
 class _Traceable:
     """A model as nnsight sees it, and its modules by the way that nnsight asks for them."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, seen_by_nnsight: Envoy):
+        self.model = seen_by_nnsight
+        self.paths = {module: path for path, module in model.named_modules()}
+
+
+_TRACEABLE: WeakKeyDictionary[VLM | LLM, dict[Remote, _Traceable]] = WeakKeyDictionary()
+
+
+def _traceable(model: VLM | LLM, remote: Remote) -> _Traceable:
+    """Made once for each model: it walks through every module."""
+    made = _TRACEABLE.setdefault(model, {})
+    if remote not in made:
         with warnings.catch_warnings():
             # It gives submodules of that name another one; ours are asked for by their own output.
             warnings.filterwarnings("ignore", message=".* has a submodule named 'output'")
-            self.model = NNsight(model)
-        self._paths = {module: path for path, module in model.named_modules()}
-
-    def __getitem__(self, module: nn.Module):
-        return self.model.get(self._paths[module])
+            made[remote] = _Traceable(model.model, _on_a_server(model, remote) if remote else NNsight(model.model))
+    return made[remote]
 
 
-_TRACEABLE: WeakKeyDictionary[VLM | LLM, _Traceable] = WeakKeyDictionary()
+def _on_a_server(model: VLM | LLM, remote: Remote) -> Envoy:
+    """The model under the name that the server knows it by; without weights here, but for a simulation.
+
+    Raises:
+        ModelError: it was made by hand, and has no such name.
+    """
+    if model.loading is None:
+        raise ModelError(f"a server knows no {model.name!r}, made by hand: load it by its name with from_pretrained")
+    task = "image-text-to-text" if isinstance(model, VLM) else "text-generation"
+    told = {key: model.loading[key] for key in ("revision", "trust_remote_code") if model.loading[key]}
+    if remote == "local":
+        told |= {"dispatch": True, "dtype": model.model.dtype}
+    return TransformersModel(str(model.loading["name_or_path"]), task=task, **told)
 
 
-def _traceable(model: VLM | LLM) -> _Traceable:
-    """Made once for each model: it walks through every module."""
-    if model not in _TRACEABLE:
-        _TRACEABLE[model] = _Traceable(model.model)
-    return _TRACEABLE[model]
+def _places(model: VLM | LLM, reading: Reading, ran: Sequence[int]) -> Iterator[tuple[tuple, nn.Module, str]]:
+    """What is read, in the order in which it comes by: its key, its module, and the side of it."""
+    if "vision_resid_post" in reading.sites:
+        yield from ((("vision_resid_post", i), block, "mean") for i, block in enumerate(model.vision_blocks))
+    if "projector_out" in reading.sites:
+        yield ("projector_out", 0), model.projector, "mean"
+    for layer in ran:
+        block = model.blocks[layer]
+        if "resid_pre" in reading.sites:
+            yield ("resid_pre", layer), block, "input"
+        if {"attn_out", "mlp_out"} & set(reading.sites):
+            for site, part in zip(("attn_out", "mlp_out"), families.sublayers(block), strict=True):
+                if site in reading.sites:
+                    yield (site, layer), part, "output"
+        yield ("resid_post", layer), block, "output"
 
 
 @torch.no_grad()
 def read(
-    model: VLM | LLM, batch: Mapping[str, Tensor], reading: Reading, cache: Cache | None = None
+    model: VLM | LLM,
+    batch: Mapping[str, Tensor],
+    reading: Reading,
+    cache: Cache | None = None,
+    remote: Remote = False,
 ) -> dict[str, Float[Tensor, "batch ..."]]:
     """One traced pass, which stops after the last thing that is asked for.
 
@@ -85,57 +110,61 @@ def read(
         batch: what the model takes.
         reading: sites, layers and positions.
         cache: keys and values that the pass continues and fills; none by default.
+        remote: True runs it on NDIF, `local` simulates that here.
 
     Returns:
-        In float32 on the CPU: `batch layer token d_model` for the decoder's sites. Vision blocks and projector are read
-        of a batch of one prompt: `1 vision_layer d_vision` and `1 d_model`, means over all their tokens.
+        In float32 on the CPU: `batch layer token d_model` for the decoder's sites, single positions first, sums after
+        them. Vision blocks and projector are read of a batch of one prompt: `1 vision_layer d_vision` and `1 d_model`,
+        means over all their tokens.
     """
-    traced, skipped = _traceable(model), model.skipped_layers(batch)
+    traced, skipped = _traceable(model, remote), model.skipped_layers(batch)
     # A block that is passed by leaves the state of the one before it.
     source = {layer: max(i for i in range(layer + 1) if i not in skipped) for layer in reading.layers}
     ran = sorted(set(source.values())) if reading.decoder_sites else []
-    wants_parts = bool({"attn_out", "mlp_out"} & set(reading.sites))
-    parts = {layer: families.sublayers(model.blocks[layer]) if wants_parts else () for layer in ran}
-    vision = model.vision_blocks if "vision_resid_post" in reading.sites else ()
+    places = list(_places(model, reading, ran))
+    keys, route = [key for key, _, _ in places], [(traced.paths[module], side) for _, module, side in places]
     kwargs = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
-    with traced.model.trace(**batch, **kwargs) as tracer:
-        seen, pictures = save({layer: {} for layer in ran}), save({site: [] for site in VISION_SITES})
-        for block in vision:
-            pictures["vision_resid_post"].append(_mean(traced[block].output))
-        if "projector_out" in reading.sites:
-            pictures["projector_out"].append(_mean(traced[model.projector].output))
-        for layer in ran:
-            block = traced[model.blocks[layer]]
-            if "resid_pre" in reading.sites:
-                seen[layer]["resid_pre"] = reading.take(block.input)
-            for site, part in zip(("attn_out", "mlp_out"), parts[layer], strict=False):
-                if site in reading.sites:
-                    seen[layer][site] = reading.take(_hidden(traced[part].output))
-            seen[layer]["resid_post"] = reading.take(_hidden(block.output))
+    if remote:
+        kwargs["remote"] = remote
+    sees, picks, weights = traced.model, reading.picks, reading.weights
+    rows, has_sums = torch.arange(len(picks))[:, None], weights is not None
+    # What stands in the block may run on a server that has torch and nnsight, and nothing of ours.
+    with sees.trace(**batch, **kwargs) as tracer:
+        taken = save([])
+        for path, side in route:
+            module = sees.get(path)
+            state = module.input if side == "input" else module.output
+            state = state if isinstance(state, torch.Tensor) else state[0]
+            if side == "mean":
+                taken.append(state.float().flatten(0, -2).mean(0, keepdim=True))
+                continue
+            found = state[rows.to(state.device), picks.to(state.device)].float()
+            if has_sums:
+                shares = weights.to(state.device)
+                # Padding may hold anything, even what is no number.
+                state = state.float().masked_fill((shares == 0).all(1)[..., None], 0)
+                found = torch.cat([found, shares @ state], dim=1)
+            taken.append(found)
         tracer.stop()
+    seen = dict(zip(keys, taken, strict=True))
     states = {
-        site: torch.stack([_of_layer(site, layer, seen[at], layer == at) for layer, at in source.items()], dim=1)
+        site: torch.stack([_of_layer(site, layer, at, seen) for layer, at in source.items()], dim=1)
         for site in reading.decoder_sites
     }
-    means = {site: torch.stack(taken, dim=1) for site, taken in pictures.items() if taken}
-    if "projector_out" in means:
-        means["projector_out"] = means["projector_out"][:, 0]
-    return {site: values.cpu() for site, values in (states | means).items()}
+    if "vision_resid_post" in reading.sites:
+        blocks = [key for key in keys if key[0] == "vision_resid_post"]
+        states["vision_resid_post"] = torch.stack([seen[key] for key in blocks], dim=1)
+    if "projector_out" in reading.sites:
+        states["projector_out"] = seen["projector_out", 0]
+    return {site: values.cpu() for site, values in states.items()}
 
 
-def _of_layer(site: str, layer: int, seen: Mapping[str, Tensor], has_run: bool) -> Tensor:
+def _of_layer(site: str, layer: int, at: int, seen: Mapping[tuple[str, int], Tensor]) -> Tensor:
     """Of a block that did not run: it added nothing."""
-    if has_run:
-        return seen[site]
-    return torch.zeros_like(seen["resid_post"]) if site in ("attn_out", "mlp_out") else seen["resid_post"]
-
-
-def _hidden(output: Tensor | tuple | ModelOutput) -> Tensor:
-    return output if isinstance(output, Tensor) else output[0]
-
-
-def _mean(output: Tensor | tuple | ModelOutput) -> Float[Tensor, "1 d"]:
-    return _hidden(output).float().flatten(0, -2).mean(0, keepdim=True)
+    if layer == at:
+        return seen[site, at]
+    state = seen["resid_post", at]
+    return torch.zeros_like(state) if site in ("attn_out", "mlp_out") else state
 
 
 def resid_post(

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -116,6 +116,9 @@ def _load_model(
     """Raises:
     ModelError: it can't be loaded, or some of its weights are not in the checkpoint.
     """
+    if placement.device.type == "meta":
+        with placement.device:
+            return auto.from_config(config, trust_remote_code=hub["trust_remote_code"]).eval()
     _check_memory(name, placement)
     attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
     model, found = _load(auto, name, config=config, output_loading_info=True, **placement.loading, **attention, **hub)
@@ -143,6 +146,11 @@ class _HasDecoder:
         return len(self.blocks)
 
     @property
+    def device(self) -> torch.device:
+        """Where inputs go. A model whose weights are on a server takes them from here."""
+        return torch.device("cpu") if self.model.device.type == "meta" else self.model.device
+
+    @property
     def d_model(self) -> int:
         return self.model.config.get_text_config().hidden_size
 
@@ -154,6 +162,8 @@ class LLM(_HasDecoder):
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    loading: dict | None = field(default=None, repr=False, compare=False)
+    """What `from_pretrained` was told, for processes that load the same; None for a model already in hand."""
 
     @classmethod
     def from_pretrained(
@@ -176,6 +186,7 @@ class LLM(_HasDecoder):
         Raises:
             ModelError: there is no such model, it is no causal language model, or it has no chat template.
         """
+        loading = {key: value for key, value in locals().items() if key != "cls"}
         name, placement = str(name_or_path), _Placement.of(device, dtype, device_map, quantization_config)
         hub = _hub(revision, trust_remote_code)
         config = _load(AutoConfig, name, **hub)
@@ -188,7 +199,7 @@ class LLM(_HasDecoder):
                 "chat_template=..."
             )
         model = _load_model(AutoModelForCausalLM, name, config, placement, attn_implementation, **hub)
-        return cls(model, tokenizer, name)
+        return cls(model, tokenizer, name, loading)
 
     def skipped_layers(self, batch: Mapping[str, Tensor]) -> frozenset[int]:
         """None: every block runs on text."""
@@ -242,6 +253,8 @@ class VLM(_HasDecoder):
     processor: ProcessorMixin | None
     """None where inputs are made by hand; then nothing can be made from prompts."""
     name: str = ""
+    loading: dict | None = field(default=None, repr=False, compare=False)
+    """What `from_pretrained` was told, for processes that load the same; None for a model already in hand."""
 
     def __post_init__(self):
         if not self.name:
@@ -265,7 +278,7 @@ class VLM(_HasDecoder):
 
         Args:
             name_or_path: folder in Hugging Face format, or hub id.
-            device: `auto` takes a GPU if there is one.
+            device: `auto` takes a GPU if there is one; `meta` loads no weights, for traces on a server.
             dtype: `auto` is float32 on a CPU, the checkpoint's own elsewhere.
             device_map: spreads the model over devices (needs accelerate); `device` is left aside then.
             attn_implementation: `eager`, `sdpa`, `flash_attention_2`; by default transformers chooses.
@@ -276,6 +289,7 @@ class VLM(_HasDecoder):
         Raises:
             ModelError: there is no such model, it takes no pictures, it lacks weights, or it does not fit into memory.
         """
+        loading = {key: value for key, value in locals().items() if key != "cls"}
         name, placement = str(name_or_path), _Placement.of(device, dtype, device_map, quantization_config)
         if (Path(name) / "model_index.json").exists():
             raise ModelError(
@@ -294,7 +308,7 @@ class VLM(_HasDecoder):
                 "processor.save_pretrained, and load that folder"
             )
         model = _load_model(AutoModelForImageTextToText, name, config, placement, attn_implementation, **hub)
-        return cls(model, processor, name)
+        return cls(model, processor, name, loading)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

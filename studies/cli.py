@@ -97,6 +97,10 @@ def trace(
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave prompts out whose pictures can't be read.")
     ] = False,
+    ray: Annotated[
+        str | None, typer.Option(help="Spread over a Ray cluster: its address, 'auto', or 'local' (this machine).")
+    ] = None,
+    cpus_per_worker: Annotated[int, typer.Option(min=1, help="Of a cluster without GPUs.")] = 1,
     trust_remote_code: Trust = False,
     dtype: Precision = "auto",
     device_map: DeviceMap = None,
@@ -109,7 +113,7 @@ def trace(
     asked = tracing.Asked.of(modality, sites, tokens, layers, batch_size, stored_as, skip_unreadable)
     chosen = tracing.queries_of(queries)
     vlm = _load(model, trust_remote_code, dtype, device_map, revision)
-    tracing.run(vlm, chosen, asked, out)
+    tracing.run(vlm, chosen, asked, out, ray, cpus_per_worker)
     print(f"{out} is complete; `vlm-guard store {out}` tells what it holds")
 
 

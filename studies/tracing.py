@@ -79,7 +79,9 @@ def queries_of(file: Path | None) -> tuple[Query, ...]:
     return tuple(replace(query, split=split) for split in SPLITS for query in language.queries(split))
 
 
-def run(vlm: VLM, queries: Sequence[Query], asked: Asked, out: Path) -> xr.Dataset:
+def run(
+    vlm: VLM, queries: Sequence[Query], asked: Asked, out: Path, ray: str | None = None, cpus_per_worker: int = 1
+) -> xr.Dataset:
     """Traces, and shows how far it is: prompts a second, the time left, memory.
 
     Raises:
@@ -103,7 +105,8 @@ def run(vlm: VLM, queries: Sequence[Query], asked: Asked, out: Path) -> xr.Datas
             rate = f"{n / took:.1f} prompts/s" if took > 1e-3 else "was there"
             report(n, note=f"{rate}, {memory:.1f} GB")
 
-        return trace(vlm, prompts, out=out, advance=advance, **asked.options)
+        cluster = {"ray": ray, "cpus_per_worker": cpus_per_worker}
+        return trace(vlm, prompts, out=out, advance=advance, **asked.options, **cluster)
 
 
 def summary(folder: Path) -> str:

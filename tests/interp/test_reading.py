@@ -1,8 +1,12 @@
 import pytest
 import torch
 
+from interp.families import ModelError
 from interp.inputs import collate, to_prompts
 from interp.reading import Reading, last_resid_post, read
+from interp.spots import TraceError
+from interp.trace import trace
+from interp.vlm import VLM
 
 
 @pytest.mark.parametrize("modality", ["text", "scene", "typographic"])
@@ -53,3 +57,31 @@ def test_what_attention_and_mlp_add_is_what_a_block_adds(tiny_vlm, queries):
     )
     assert torch.equal(seen["resid_pre"] + seen["attn_out"] + seen["mlp_out"], seen["resid_post"])
     assert seen["resid_post"].shape == (4, 2, 1, tiny_vlm.d_model)
+
+
+def test_a_pass_on_a_server_is_the_same(tiny_vlm, queries):
+    """nnsight's simulation of one: our own modules are hidden from what runs there."""
+    prompts = [p for modality in ("scene", "text") for p in to_prompts(queries[:2], modality, 96)]
+    kwargs = {"sites": ("resid_pre", "mlp_out", "resid_post", "projector_out"), "tokens": ("last", "text_mean")}
+    here, there = (trace(tiny_vlm, prompts, **kwargs, remote=remote) for remote in (False, "local"))
+    for site in kwargs["sites"]:
+        torch.testing.assert_close(
+            torch.from_numpy(there[site].values), torch.from_numpy(here[site].values), atol=1e-5, rtol=0, equal_nan=True
+        )
+
+
+def test_a_server_knows_no_model_made_by_hand(tiny_vlm, queries):
+    in_hand = VLM(tiny_vlm.model, tiny_vlm.processor, "in hand")
+    with pytest.raises(ModelError, match="a server knows no 'in hand', made by hand"):
+        trace(in_hand, to_prompts(queries, "text", 96), remote="local")
+    with pytest.raises(TraceError, match="ray and remote exclude each other"):
+        trace(in_hand, to_prompts(queries, "text", 96), remote="local", ray="local")
+
+
+def test_a_model_without_weights_makes_the_same_batches(tiny_vlm, queries):
+    empty = VLM.from_pretrained(tiny_vlm.name, device="meta")
+    assert {parameter.device.type for parameter in empty.model.parameters()} == {"meta"}
+    prompts = to_prompts(queries, "scene", 96)
+    ours, theirs = collate(empty, prompts), collate(tiny_vlm, prompts)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert empty.n_layers == tiny_vlm.n_layers and len(empty.vision_blocks) == len(tiny_vlm.vision_blocks)

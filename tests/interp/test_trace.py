@@ -1,5 +1,4 @@
 import signal
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +15,6 @@ from interp.reading import Reading, last_resid_post, read
 from interp.trace import trace
 from interp.vlm import LLM
 
-TRACE = sys.modules["interp.trace"]
-"""The module, which the package's own `trace` hides."""
 SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post", "vision_resid_post", "projector_out")
 TOKENS = ("last", "image_mean", "instruction", "text_mean", -2)
 
@@ -133,13 +130,13 @@ def test_a_picture_is_seen_once_whatever_the_batches(tiny_vlm, queries):
 def test_batches_are_halved_where_memory_does_not_suffice(tiny_vlm, prompts, monkeypatch):
     expected, sizes = trace(tiny_vlm, prompts, sites=SITES), []
 
-    def small(model, batch, reading, cache=None):
+    def small(model, batch, reading, cache=None, remote=False):
         sizes.append(len(batch["input_ids"]))
         if sizes[-1] > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return read(model, batch, reading, cache)
+        return read(model, batch, reading, cache, remote)
 
-    monkeypatch.setattr(TRACE, "read", small)
+    monkeypatch.setattr("interp.running.read", small)
     monkeypatch.setattr("interp.prefix.read", small)
     found = trace(tiny_vlm, prompts, sites=SITES)
     assert max(sizes) > 2
@@ -148,19 +145,19 @@ def test_batches_are_halved_where_memory_does_not_suffice(tiny_vlm, prompts, mon
 
 
 def test_one_prompt_that_does_not_fit_is_an_error_in_a_line(tiny_vlm, queries, monkeypatch):
-    def full(*args):
+    def full(*args, **kwargs):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
-    monkeypatch.setattr(TRACE, "read", full)
+    monkeypatch.setattr("interp.running.read", full)
     with pytest.raises(ModelError, match="one prompt does not fit into memory beside .*can't allocate memory"):
         trace(tiny_vlm, to_prompts(queries, "text", 96))
 
 
 def test_mistakes_of_ours_are_not_taken_for_too_little_memory(tiny_vlm, queries, monkeypatch):
-    def wrong(*args):
+    def wrong(*args, **kwargs):
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(TRACE, "read", wrong)
+    monkeypatch.setattr("interp.running.read", wrong)
     with pytest.raises(RuntimeError, match="shapes differ"):
         trace(tiny_vlm, to_prompts(queries, "text", 96))
 
@@ -206,7 +203,7 @@ def test_ctrl_c_ends_after_the_batch_and_the_trace_goes_on(tiny_vlm, prompts, tm
     ],
 )
 def test_what_does_not_exist_is_refused_before_anything_runs(tiny_vlm, queries, monkeypatch, kwargs, message):
-    monkeypatch.setattr(TRACE, "read", None)
+    monkeypatch.setattr("interp.running.read", None)
     with pytest.raises(ValueError, match=message):
         trace(tiny_vlm, to_prompts(queries, "text", 96), **kwargs)
 
@@ -230,7 +227,7 @@ def test_unreadable_pictures_are_all_named_before_the_run_or_left_out(tiny_vlm, 
     shown = [replace(query, picture=str(path)) for query, path in zip(queries, paths, strict=True)]
     prompts = to_prompts(shown, "scene", 96)
     with monkeypatch.context() as patched:
-        patched.setattr(TRACE, "read", None)
+        patched.setattr("interp.running.read", None)
         with pytest.raises(PictureError) as raised:
             trace(tiny_vlm, prompts, out=tmp_path / "store")
     told = str(raised.value).splitlines()

@@ -1,0 +1,242 @@
+"""What is asked of every prompt, and batches of prompts run for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.activations import Arrays, Field, Fields
+from interp.families import ModelError, first_line
+from interp.inputs import Prompt, collate, collate_alike
+from interp.prefix import Prefix, Shared, shares_prefixes
+from interp.reading import DECODER_SITES, SITES, VISION_SITES, Reading, Remote, read
+from interp.spots import ALL, MEANS, Spots, Token, TraceError, check_tokens
+from interp.vlm import LLM, VLM
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of every prompt."""
+
+    sites: tuple[str, ...]
+    tokens: tuple[Token, ...] | str
+    layers: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, model: VLM | LLM, sites: Sequence[str], tokens: Sequence[Token] | str, layers: Sequence[int] | None
+    ) -> "Wanted":
+        """Raises:
+        TraceError: a site, token or layer that does not exist.
+        ModelError: the family has no such site.
+        """
+        strange = sites if isinstance(sites, str) else [site for site in sites if site not in SITES]
+        if strange or not sites:
+            raise TraceError(f"sites {strange or sites!r}; expected some of {', '.join(SITES)}")
+        check_tokens(tokens)
+        layers = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
+        if not layers or not all(0 <= layer < model.n_layers for layer in layers):
+            raise TraceError(f"layers {layers}; {model.name!r} has layers 0 to {model.n_layers - 1}")
+        if isinstance(model, LLM) and set(sites) & set(VISION_SITES):
+            raise TraceError(f"{model.name!r} is a text-only model and has no {' and '.join(VISION_SITES)}")
+        if isinstance(model, VLM) and not model.family.is_sum and {"attn_out", "mlp_out"} & set(sites):
+            raise ModelError(f"{model.name!r} scales what its attention puts out; attn_out and mlp_out can't be read")
+        return cls(tuple(sites), tokens if tokens == ALL else tuple(tokens), layers)
+
+    @property
+    def decoder_sites(self) -> tuple[str, ...]:
+        return tuple(site for site in self.sites if site in DECODER_SITES)
+
+    @property
+    def vision_sites(self) -> tuple[str, ...]:
+        return tuple(site for site in self.sites if site in VISION_SITES)
+
+    @property
+    def order(self) -> list[int] | slice:
+        """From single tokens first and means last to the order that was asked for."""
+        if self.tokens == ALL:
+            return slice(None)
+        read_order = sorted(range(len(self.tokens)), key=lambda i: self.tokens[i] in MEANS)
+        return [read_order.index(i) for i in range(len(self.tokens))]
+
+    def fields(self, model: VLM | LLM, prompts: Sequence[Prompt], dtype: str, remote: Remote = False) -> Fields:
+        """The arrays that this fills.
+
+        Raises:
+            TraceError: a token that a prompt does not have, or vision sites where there are no pictures.
+        """
+        n_tokens, fields = len(self.tokens), {}
+        places = [] if self.tokens == ALL else [token for token in self.tokens if isinstance(token, int)]
+        if self.tokens == ALL or places:
+            n_tokens = self._check_lengths(model, prompts, places)
+        lengths = (len(self.layers), n_tokens, model.d_model)
+        for site in self.decoder_sites:
+            fields[site] = Field(("layer", "token", "d_model"), lengths, dtype)
+        if self.decoder_sites:
+            fields["position"] = Field(("token",), (n_tokens,), "int32")
+        pictured = next((prompt for prompt in prompts if prompt.pictures), None)
+        if self.vision_sites and pictured is None:
+            raise TraceError(f"{' and '.join(self.vision_sites)} of prompts without pictures; expected some with")
+        if self.vision_sites:
+            # Configs name the width of a vision tower in too many ways: it is measured.
+            nothing_else = Reading(self.vision_sites, (), torch.zeros(1, 0).long())
+            seen = read(model, collate(model, [pictured]), nothing_else, remote=remote)
+            dims = {"vision_resid_post": ("vision_layer", "d_vision"), "projector_out": ("d_model",)}
+            fields |= {site: Field(dims[site], tuple(seen[site].shape[1:]), dtype) for site in self.vision_sites}
+        return fields
+
+    def _check_lengths(self, model: VLM | LLM, prompts: Sequence[Prompt], places: list[int]) -> int:
+        """Of the token dimension.
+
+        Raises:
+            TraceError: a place outside a prompt.
+        """
+        lengths = [collate(model, [prompt])["input_ids"].shape[1] for prompt in prompts]
+        shortest = int(np.argmin(lengths))
+        outside = [place for place in places if not -lengths[shortest] <= place < lengths[shortest]]
+        if outside:
+            raise TraceError(
+                f"token {outside[0]} of prompt {shortest} ({prompts[shortest].text!r}), which has {lengths[shortest]} "
+                f"tokens; expected {-lengths[shortest]} to {lengths[shortest] - 1}"
+            )
+        return max(lengths) if self.tokens == ALL else len(self.tokens)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+    )
+
+
+class Runner:
+    """Runs batches, and keeps the last shared prefix in case that the next one begins with it too."""
+
+    def __init__(self, model: VLM | LLM, wanted: Wanted, fields: Fields, share_prefix: bool, remote: Remote = False):
+        self.model, self.wanted, self.fields, self.remote = model, wanted, fields, remote
+        # What a server keeps of a pass can't be given to the next one.
+        self._may_share = share_prefix and wanted.tokens != ALL and not remote
+        self._kept: tuple[str, Prefix] | None = None
+
+    @cached_property
+    def _shares(self) -> bool:
+        return self._may_share and shares_prefixes(self.model)
+
+    def __call__(self, prompts: list[Prompt], keys: list[str]) -> Arrays:
+        """States of one batch of the plan."""
+        parts, start = [], 0
+        shares = any(keys) and self._shares
+        # Different numbers of pictures don't go into one pass.
+        kinds = [(key if shares else "", len(prompt.pictures)) for key, prompt in zip(keys, prompts, strict=True)]
+        for (key, _), some in groupby(kinds):
+            group = prompts[start : (start := start + len(list(some)))]
+            parts.append(self._no_pictures(len(group)) | self._in_memory(group, key))
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.fields}
+
+    def _no_pictures(self, n: int) -> Arrays:
+        return {site: np.full((n, *self.fields[site].lengths), np.nan, np.float32) for site in self.wanted.vision_sites}
+
+    def _in_memory(self, prompts: list[Prompt], key: str) -> Arrays:
+        """In halves where memory does not suffice."""
+        try:
+            return (self._shared(prompts, key) if key else None) or self._plain(prompts)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            self._kept = None
+            if len(prompts) == 1:
+                raise ModelError(
+                    f"one prompt does not fit into memory beside {self.model.name!r}: {first_line(error)}"
+                ) from error
+        # Outside of the handler: what the error holds on to is free by now.
+        middle = len(prompts) // 2
+        halves = [self._in_memory(half, key) for half in (prompts[:middle], prompts[middle:])]
+        return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
+
+    def _plain(self, prompts: list[Prompt]) -> Arrays:
+        """All of each prompt, in one pass."""
+        wanted, pictured = self.wanted, bool(prompts[0].pictures)
+        sites = wanted.sites if pictured else wanted.decoder_sites
+        if not sites:
+            return {}
+        if wanted.vision_sites and pictured and len(prompts) > 1:
+            # Which of a batch's patches belong to which prompt is known to the families alone.
+            alone = [self._plain([prompt]) for prompt in prompts]
+            return {name: np.concatenate([one[name] for one in alone]) for name in alone[0]}
+        batch = collate(self.model, prompts)
+        masks = batch["attention_mask"].bool().cpu()
+        ids = [row[mask] for row, mask in zip(batch["input_ids"].cpu(), masks, strict=True)]
+        spots = self._spots(prompts, ids)
+        padding = [int((~mask).sum()) for mask in masks]
+        reading = _reading(wanted, sites, spots, padding, masks.shape[1])
+        return self._arranged(read(self.model, batch, reading, remote=self.remote), spots)
+
+    def _shared(self, prompts: list[Prompt], key: str) -> Arrays | None:
+        """What stands before the requests once, then the requests; None where a single token before them is read."""
+        wanted = self.wanted
+        first, rows = collate_alike(self.model, prompts)
+        shared = Shared.of(self.model, first, rows)
+        if shared is None:
+            return None
+        spots, n_prefix = self._spots(prompts, [row.cpu() for row in rows]), shared.n_prefix
+        if any(pick < n_prefix for spot in spots for pick in spot.picks):
+            return None
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None
+            beginning = Spots((), spots[0].means[:, :n_prefix])
+            self._kept = (
+                key,
+                Prefix.run(self.model, shared, _reading(wanted, wanted.sites, [beginning], [0], n_prefix)),
+            )
+        prefix = self._kept[1]
+        states = {
+            site: prefix.states[site].expand(len(prompts), *[-1] * (prefix.states[site].ndim - 1))
+            for site in wanted.vision_sites
+        }
+        if wanted.decoder_sites:
+            ends = [spot.behind(n_prefix) for spot in spots]
+
+            def reading(some: Sequence[int], n_pos: int) -> Reading:
+                return _reading(wanted, wanted.decoder_sites, [ends[i] for i in some], [0] * len(some), n_pos)
+
+            for site, values in prefix.read_suffixes(self.model, shared, reading).items():
+                values[:, :, len(spots[0].picks) :] += prefix.states[site]
+                states[site] = values
+        return self._arranged(states, spots)
+
+    def _spots(self, prompts: list[Prompt], ids: list[Tensor]) -> list[Spots]:
+        return [Spots.of(self.model, *one, self.wanted.tokens) for one in zip(prompts, ids, strict=True)]
+
+    def _arranged(self, states: Mapping[str, Tensor], spots: list[Spots]) -> Arrays:
+        """Sums divided to means, tokens in the order asked for; and the places of the single ones."""
+        found = {site: states[site].numpy() for site in self.wanted.vision_sites if site in states}
+        if not self.wanted.decoder_sites:
+            return found
+        n_picks, order = max(len(spot.picks) for spot in spots), self.wanted.order
+        is_there = torch.tensor([[i < len(spot.picks) for i in range(n_picks)] for spot in spots])
+        counts = torch.stack([spot.means.sum(1) for spot in spots])
+        # A mean over nothing is no number: 0 / 0.
+        divide = torch.cat([torch.where(is_there, 1.0, torch.nan), counts.float()], dim=1)
+        places = np.full((len(spots), self.fields["position"].lengths[0]), -1, np.int32)
+        for row, spot in enumerate(spots):
+            places[row, : len(spot.picks)] = spot.picks
+        for site in self.wanted.decoder_sites:
+            values = (states[site] / divide[:, None, :, None])[:, :, order].numpy()
+            missing = places.shape[1] - values.shape[2]
+            found[site] = np.pad(values, [(0, 0), (0, 0), (0, missing), (0, 0)], constant_values=np.nan)
+        return found | {"position": places[:, order]}
+
+
+def _reading(wanted: Wanted, sites: tuple[str, ...], spots: list[Spots], padding: list[int], n_pos: int) -> Reading:
+    """Where to read in a batch, whose rows begin with so much padding."""
+    n_picks = max(len(spot.picks) for spot in spots)
+    picks = torch.zeros(len(spots), n_picks, dtype=torch.long)
+    weights = torch.zeros(len(spots), len(spots[0].means), n_pos)
+    for row, (spot, before) in enumerate(zip(spots, padding, strict=True)):
+        picks[row, : len(spot.picks)] = torch.tensor(spot.picks, dtype=torch.long) + before
+        weights[row, :, before : before + spot.means.shape[1]] = spot.means.float()
+    return Reading(sites, wanted.layers, picks, weights if weights.shape[1] else None)
