@@ -5,7 +5,7 @@ A store is a folder:
     header.json     what the activations were made from, and the plan; written once, before anything else is
     prompts.jsonl   one line a prompt: its text, its labels, the hashes of its pictures
     states.zarr     an array a site, one chunk a batch and layer, with checksums
-    done/           one empty file a batch, written after the batch's chunks
+    done/           one file a batch, with the hash of what is in its chunks, written after them
 
 A batch without a mark is run again, whole: a process killed at any moment leaves nothing that looks finished.
 """
@@ -13,14 +13,15 @@ A batch without a mark is run again, whole: a process killed at any moment leave
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import numpy as np
+import psutil
 import torch
 import xarray as xr
 import zarr
@@ -33,8 +34,6 @@ from interp.spots import ALL
 from interp.vlm import LLM, VLM
 
 FORMAT = 1
-UNFINISHED = {"done", "states.zarr", "prompts.jsonl", "prompts.jsonl.new", "header.json.new"}
-"""What a process leaves that is killed before it has written the header."""
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -82,8 +81,11 @@ def checked(name: str, values: np.ndarray, field: Field) -> np.ndarray:
     if field.dtype == "float16":
         largest = np.nanmax(np.abs(values), initial=0)
         if largest > np.finfo(np.float16).max:
-            raise StoreError(f"{name} reaches {largest:.3g}, more than float16 holds (65504); use dtype='float32'")
-    return values.astype(field.dtype, copy=False)
+            raise StoreError(
+                f"{name} reaches {largest:.3g}, more than float16 holds (65504); use dtype='float32', in a new folder"
+            )
+    # A mean over nothing is no number with a sign, which zarr does not keep where nothing else is in a chunk.
+    return np.where(np.isnan(values), np.nan, values).astype(field.dtype)
 
 
 class Store:
@@ -112,8 +114,11 @@ class Store:
         if (folder / "header.json").exists():
             store = cls(folder)
             store._refuse_others(about, _lines(known))
+            if store.n_done < store.plan.n_batches:
+                # What a process leaves that is killed while it writes.
+                _remove([*(folder / "states.zarr").rglob("*.partial"), *(folder / "done").glob("*.new")])
             return store
-        if folder.exists() and (not folder.is_dir() or any(path.name not in UNFINISHED for path in folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise StoreError(f"{str(folder)!r} is there and holds no store; give another folder, or empty it")
         return None
 
@@ -133,18 +138,23 @@ class Store:
         Raises:
             StoreError: the folder can't be written to.
         """
-        folder, lines = Path(folder), _lines(known)
+        folder, lines = Path(folder).absolute(), _lines(known)
+        # Elsewhere first: under its name a store is there whole, whoever else may make one at the same time.
+        made = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+        planned = {"order": plan.order, "keys": plan.keys, "batch_size": plan.batch_size}
+        planned["fields"] = {name: vars(field) for name, field in fields.items()}
+        content = {"format": FORMAT, "about": about, "prompts": _hash("".join(lines)), "plan": planned}
         try:
-            (folder / "done").mkdir(parents=True, exist_ok=True)
-            _write_whole(folder / "prompts.jsonl", "".join(lines))
-            root = zarr.open_group(folder / "states.zarr", mode="w", zarr_format=3)
+            _remove_leftovers(folder.parent.glob(f".{folder.name}.*.new"))
+            (made / "done").mkdir(parents=True)
+            (made / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+            root = zarr.open_group(made / "states.zarr", mode="w", zarr_format=3)
             for name, field in fields.items():
                 _create_array(root, name, field, plan)
-            planned = {"order": plan.order, "keys": plan.keys, "batch_size": plan.batch_size}
-            planned["fields"] = {name: vars(field) for name, field in fields.items()}
-            content = {"format": FORMAT, "about": about, "prompts": _hash("".join(lines)), "plan": planned}
-            _write_whole(folder / "header.json", json.dumps(content))
+            (made / "header.json").write_text(json.dumps(content), encoding="utf-8")
+            made.rename(folder)
         except OSError as error:
+            shutil.rmtree(made, ignore_errors=True)
             raise StoreError(f"folder {str(folder)!r} can't be written to: {error.strerror or error}") from error
         return cls(folder)
 
@@ -159,7 +169,7 @@ class Store:
             if ours.get(key) != self.header["about"].get(key)
         ]
         if _hash("".join(lines)) != self.header["prompts"]:
-            stored = (self.folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+            stored = self._lines()
             n_new = len(set(lines) - set(stored))
             differing.append(f"prompts: {len(stored)} in the store, {len(lines)} now, {n_new} of them others")
         if differing:
@@ -215,8 +225,21 @@ class Store:
     @property
     def prompts(self) -> list[dict]:
         """What is known of each prompt."""
-        with (self.folder / "prompts.jsonl").open(encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        return [json.loads(line) for line in self._lines()]
+
+    def _lines(self) -> list[str]:
+        """Raises:
+        StoreError: they are not those that the store was made with.
+        """
+        try:
+            lines = (self.folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        except (OSError, UnicodeDecodeError):
+            lines = []
+        if _hash("".join(lines)) != self.header["prompts"]:
+            raise StoreError(
+                f"prompts.jsonl of store {str(self.folder)!r} is damaged; delete the folder, and trace again"
+            )
+        return lines
 
     def damaged(self) -> list[int]:
         """Batches that are not what was written, or can't be read at all."""
@@ -265,12 +288,12 @@ def labelled(states: xr.Dataset, plan: Plan, prompts: Sequence[Mapping], about: 
     return states.assign_coords(places | known).assign_attrs(flat)
 
 
-def described(prompt: Prompt, seen: dict[Drawn, str]) -> dict[str, str | bool]:
+def described(prompt: Prompt, seen: dict[Drawn | int, str]) -> dict[str, str | bool]:
     """Everything that is known of a prompt, and hashes of what it consists of.
 
     Args:
         prompt: its pictures are looked at.
-        seen: hashes of drawn pictures so far, each of which is drawn only once.
+        seen: hashes of pictures so far, each of which is looked at only once.
 
     Raises:
         PictureError: a picture can't be read.
@@ -284,12 +307,12 @@ def described(prompt: Prompt, seen: dict[Drawn, str]) -> dict[str, str | bool]:
     }
 
 
-def _digest(picture: Picture, seen: dict[Drawn, str]) -> str:
-    if not isinstance(picture, Drawn):
-        return digest(picture)
-    if picture not in seen:
-        seen[picture] = digest(picture)
-    return seen[picture]
+def _digest(picture: Picture, seen: dict[Drawn | int, str]) -> str:
+    # Images can't be compared for less than it takes to hash them; prompts keep them, and so their ids, alive.
+    key = picture if isinstance(picture, Drawn) else id(picture)
+    if key not in seen:
+        seen[key] = digest(picture)
+    return seen[key]
 
 
 def provenance(model: VLM | LLM, asked: Mapping, identify: bool) -> dict:
@@ -300,60 +323,64 @@ def provenance(model: VLM | LLM, asked: Mapping, identify: bool) -> dict:
         asked: what is read of it.
         identify: whether to hash the weights, which takes a second for each gigabyte the first time.
     """
-    processor = model.processor if isinstance(model, VLM) else model.tokenizer
+    processor, config = model.processor if isinstance(model, VLM) else model.tokenizer, model.model.config
     return {
         "model": model.name,
         "weights": weights_identity(model) if identify else "",
         "dtype": str(model.model.dtype).removeprefix("torch."),
         "processor": _hash(repr(processor)),
-        "template": _hash(getattr(processor, "chat_template", None) or ""),
+        "template": _hash(json.dumps(getattr(processor, "chat_template", None))),
+        "revision": str((model.loading or {}).get("revision") or ""),
+        "attention": str(getattr(config, "_attn_implementation", "")),
+        "quantization": str(getattr(config, "quantization_config", None) or ""),
         **asked,
         "versions": {name: version(name) for name in ("torch", "transformers", "nnsight", "tokenizers", "pillow")},
     }
 
 
-_IDENTITIES: WeakKeyDictionary[torch.nn.Module, tuple[int, str]] = WeakKeyDictionary()
-
-
 def weights_identity(model: VLM | LLM) -> str:
-    """The hub's commit where the weights came from there, else a hash of their numbers.
+    """Hash of the sums over each row and each column of all weights, as the integers that their bits are.
 
-    Found out once for each model, and again where weights have been changed in place.
+    Found out anew each time, since weights may be changed in place: some seconds for 7B on a CPU, less on a GPU.
     """
     if model.model.device.type == "meta":
         return "on a server"
-    changes = sum(tensor._version for tensor in model.model.parameters())
-    if _IDENTITIES.get(model.model, (None,))[0] != changes:
-        commit = getattr(model.model.config, "_commit_hash", None)
-        found = f"commit {commit}" if commit else f"blake2b {_weights_hash(model.model)}"
-        _IDENTITIES[model.model] = (changes, found)
-    return _IDENTITIES[model.model][1]
-
-
-def _weights_hash(model: torch.nn.Module) -> str:
     about = hashlib.blake2b(digest_size=8)
-    for name, tensor in model.state_dict().items():
-        about.update(name.encode())
-        # Bytes: NumPy has no bfloat16.
-        about.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return about.hexdigest()
+    for name, tensor in model.model.state_dict().items():
+        about.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        # Offloaded weights are elsewhere at the moment; their names and shapes stand for them.
+        for sums in () if tensor.is_meta else _sums(tensor.detach()):
+            about.update(sums.cpu().numpy())
+    return f"blake2b {about.hexdigest()}"
+
+
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By the bytes of a number."""
+
+
+def _sums(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = tensor.contiguous().flatten(1) if tensor.dim() > 1 else tensor.contiguous().reshape(1, -1)
+    words = rows.view(WORDS[tensor.element_size()])
+    return words.sum(0, dtype=torch.int64), words.sum(1, dtype=torch.int64)
 
 
 def fingerprint(model: VLM | LLM, prompts: Sequence[Prompt]) -> str:
     """Hash of all that a trace depends on: a name for its store."""
-    known = [described(prompt, {}) for prompt in prompts]
+    seen = {}
+    known = [described(prompt, seen) for prompt in prompts]
     return _hash(json.dumps([provenance(model, {}, identify=True), known]))
 
 
 def _lines(known: Sequence[Mapping]) -> list[str]:
-    return [json.dumps(one, ensure_ascii=False) + "\n" for one in known]
+    return [json.dumps(one) + "\n" for one in known]
 
 
 def _contents(arrays: Arrays) -> str:
     """Hash of what a batch consists of, by name."""
     about = hashlib.blake2b(digest_size=8)
     for name in sorted(arrays):
-        about.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        about.update(name.encode())
+        about.update(np.ascontiguousarray(arrays[name]))
     return about.hexdigest()
 
 
@@ -376,9 +403,21 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folders: Iterable[Path]) -> None:
+    """Of processes that are no more."""
+    for folder in folders:
+        if not psutil.pid_exists(int(folder.suffixes[-2].removeprefix("."))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _write_whole(path: Path, text: str) -> None:
     """Under its name it is there whole, or not at all."""
-    new = path.with_name(path.name + ".new")
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)
 

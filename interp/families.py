@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import reduce
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -14,6 +15,13 @@ class ModelError(ValueError):
 def first_line(error: Exception) -> str:
     """What an error says, short enough to be part of another message; its type where it says nothing."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    words = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+    )
 
 
 @dataclass(frozen=True)

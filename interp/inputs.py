@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from unittest import mock
 from weakref import WeakKeyDictionary
 
@@ -92,7 +93,8 @@ class _Modality:
 def _scene(query: Query, size: int) -> Drawn:
     if query.picture is None:
         return Drawn(typography.scene_picture, (size, query.seed))
-    return Drawn(read_picture, (query.picture,))
+    # Whoever reads it may be another process, in another folder.
+    return Drawn(read_picture, (str(Path(query.picture).absolute()),))
 
 
 MODALITIES = {
@@ -192,14 +194,44 @@ def collate_alike(vlm: VLM, prompts: Sequence[Prompt]) -> tuple[BatchFeature, li
     """Prompts about the same pictures, which are looked at and processed once.
 
     Returns:
-        The first prompt as a batch of one, and the token ids of every prompt, without padding.
+        The first prompt as a batch of one on the model's device, and the token ids of every prompt, without padding,
+        on the CPU.
     """
     pictures = tuple(map(look_at, prompts[0].pictures))
-    once = _Remembered(vlm.processor.image_processor)
-    with mock.patch.object(vlm.processor, "image_processor", once):
-        first = collate(vlm, [replace(prompts[0], pictures=pictures)])
-        rest = [_apply_template(vlm, [replace(prompt, pictures=pictures).messages]) for prompt in prompts[1:]]
-    return first, [first["input_ids"][0], *(batch["input_ids"][0].to(vlm.device) for batch in rest)]
+    prompts = [replace(prompt, pictures=pictures) for prompt in prompts]
+    with mock.patch.object(vlm.processor, "image_processor", _Remembered(vlm.processor.image_processor)):
+        first = collate(vlm, prompts[:1])
+        ids = first["input_ids"][0].cpu()
+        if len(prompts) == 1:
+            return first, [ids]
+        slow = lambda prompt: _apply_template(vlm, [prompt.messages])["input_ids"][0]  # noqa: E731
+        last = slow(prompts[-1])
+        rows = _spliced(vlm, prompts, ids)
+        if rows is None or not torch.equal(rows[-1], last):
+            rows = [ids, *map(slow, prompts[1:-1]), last]
+    return first, rows
+
+
+def _spliced(vlm: VLM, prompts: Sequence[Prompt], first: Int[Tensor, " pos"]) -> list[Int[Tensor, " _"]] | None:
+    """The first prompt's tokens up to the end of its pictures, and each prompt's own behind them.
+
+    So hundreds of picture tokens are not put through the tokenizer again for each prompt. None where the processor does
+    more than to write tokens in the place of a picture.
+    """
+    texts = vlm.processor.apply_chat_template(
+        [prompt.messages for prompt in prompts], tokenize=False, add_generation_prompt=True
+    )
+    for special in (False, True):
+        bare = vlm.tokenizer(texts, add_special_tokens=special)["input_ids"]
+        n_before = len(os.path.commonprefix([bare[0], first.tolist()]))
+        n_after = min(len(os.path.commonprefix([bare[0][::-1], first.tolist()[::-1]])), len(bare[0]) - n_before)
+        n_same = len(bare[0]) - n_after
+        if n_before and all(row[:n_same] == bare[0][:n_same] for row in bare):
+            shown = first[: len(first) - n_after]
+            rows = [torch.cat([shown, torch.tensor(row[n_same:], dtype=shown.dtype)]) for row in bare]
+            if torch.equal(rows[0], first):
+                return rows
+    return None
 
 
 class _Remembered:

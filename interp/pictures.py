@@ -18,6 +18,10 @@ class PictureError(ValueError):
     """A picture that can't be shown; says which, and why."""
 
 
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, NotImplementedError, struct.error)
+"""What Pillow's readers raise on damaged files, whatever the format."""
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A picture that is drawn, or read, each time that it is looked at: a prompt costs no memory until it is run."""
@@ -56,8 +60,7 @@ def read_picture(path: str | Path) -> Image.Image:
         raise PictureError(
             f"picture {str(path)!r} is too large: {error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
-    # What Pillow's readers raise on damaged files, whatever the format.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error) as error:
+    except UNREADABLE as error:
         raise PictureError(f"picture {str(path)!r} can't be read: {error}") from error
 
 
@@ -102,7 +105,13 @@ def digest(picture: Picture) -> str:
     Raises:
         PictureError: it can't be read.
     """
-    shown = to_rgb(look_at(picture))
+    try:
+        shown = to_rgb(look_at(picture))
+    except PictureError:
+        raise
+    except UNREADABLE as error:
+        # Pillow opens a file without reading it; what is wrong with it shows here.
+        raise PictureError(f"a picture given as an image can't be read: {error}") from error
     about = hashlib.blake2b(repr(shown.size).encode(), digest_size=8)
     about.update(shown.tobytes())
     return about.hexdigest()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from interp.families import first_line
+from interp.families import first_line, is_out_of_memory
 from interp.inputs import collate, collate_alike, text_prompt
 from interp.reading import Reading, read
 from interp.typography import noise_picture
@@ -28,8 +28,10 @@ AGREEMENT = 1e-4
 HALF_AGREEMENT = 2e-2
 CACHE_BYTES = 256e6
 """Of the copies of a prefix's keys and values, on a CPU. More rows than that are slower there, not faster."""
-CACHE_SHARE = 0.2
-"""The same on an accelerator, of the memory that is free."""
+CACHE_SHARE = 0.1
+"""The same on an accelerator, of all its memory: what happens to be free would change with every run."""
+FEWEST_ROWS = 4
+"""In a pass, whatever the copies take."""
 ROOM = 32
 """Tokens. Suffixes have room for the next multiple of it, so that somewhat longer ones need no new copies."""
 
@@ -71,7 +73,7 @@ class Shared:
         chosen = [self.suffixes[row] for row in rows]
         longest = max(map(len, chosen))
         ids = torch.stack([pad(row, (0, longest - len(row))) for row in chosen])
-        return {"input_ids": ids}
+        return {"input_ids": ids.to(self.prefix["input_ids"].device)}
 
 
 class _PrefixLayer(DynamicLayer):
@@ -161,8 +163,10 @@ class Prefix:
     def _most_rows(self, n: int) -> int:
         copied = sum(states.nbytes for layer in self._filled.layers for states in (layer.keys, layer.values))
         device = self._filled.layers[0].keys.device
-        room = CACHE_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else CACHE_BYTES
-        return max(1, min(n, int(room / copied)))
+        room = CACHE_BYTES
+        if device.type == "cuda":
+            room = CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
+        return min(n, max(FEWEST_ROWS, int(room / copied)))
 
     def _make_room(self, n_rows: int, n_room: int) -> None:
         """Copies are made again only where those that are there do not suffice."""
@@ -222,7 +226,7 @@ def _why_not(vlm: VLM) -> str | None:
         ends = [len(suffix) - 1 for suffix in shared.suffixes]
         ours = prefix.read_suffixes(vlm, shared, lambda rows, n: last([ends[i] for i in rows]))["resid_post"]
     except (ValueError, RuntimeError, AttributeError, TypeError, KeyError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         return f"its code takes no such prefix ({type(error).__name__}: {first_line(error)})"
     whole = torch.cat([read(vlm, collate(vlm, [prompt]), last([-1]))["resid_post"] for prompt in prompts])

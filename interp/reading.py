@@ -148,15 +148,20 @@ def read(
         tracer.stop()
     seen = dict(zip(keys, taken, strict=True))
     states = {
-        site: torch.stack([_of_layer(site, layer, at, seen) for layer, at in source.items()], dim=1)
+        site: _stacked([_of_layer(site, layer, at, seen) for layer, at in source.items()])
         for site in reading.decoder_sites
     }
     if "vision_resid_post" in reading.sites:
         blocks = [key for key in keys if key[0] == "vision_resid_post"]
-        states["vision_resid_post"] = torch.stack([seen[key] for key in blocks], dim=1)
+        states["vision_resid_post"] = _stacked([seen[key] for key in blocks])
     if "projector_out" in reading.sites:
         states["projector_out"] = seen["projector_out", 0]
     return {site: values.cpu() for site, values in states.items()}
+
+
+def _stacked(states: Sequence[Tensor]) -> Tensor:
+    """Layers on axis 1; each may lie on a device of its own."""
+    return torch.stack([state.to(states[0].device) for state in states], dim=1)
 
 
 def _of_layer(site: str, layer: int, at: int, seen: Mapping[tuple[str, int], Tensor]) -> Tensor:

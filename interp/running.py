@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from operator import index
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from interp.activations import Arrays, Field, Fields
-from interp.families import ModelError, first_line
+from interp.families import ModelError, first_line, is_out_of_memory
 from interp.inputs import Prompt, collate, collate_alike
 from interp.prefix import Prefix, Shared, shares_prefixes
 from interp.reading import DECODER_SITES, SITES, VISION_SITES, Reading, Remote, read
-from interp.spots import ALL, MEANS, Spots, Token, TraceError, check_tokens
+from interp.spots import ALL, MEANS, Layers, Spots, Token, Tokens, TraceError, check_tokens
 from interp.vlm import LLM, VLM
 
 
@@ -27,9 +28,7 @@ class Wanted:
     layers: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, model: VLM | LLM, sites: Sequence[str], tokens: Sequence[Token] | str, layers: Sequence[int] | None
-    ) -> "Wanted":
+    def of(cls, model: VLM | LLM, sites: Sequence[str], tokens: Tokens, layers: Layers | None) -> "Wanted":
         """Raises:
         TraceError: a site, token or layer that does not exist.
         ModelError: the family has no such site.
@@ -37,15 +36,16 @@ class Wanted:
         strange = sites if isinstance(sites, str) else [site for site in sites if site not in SITES]
         if strange or not sites:
             raise TraceError(f"sites {strange or sites!r}; expected some of {', '.join(SITES)}")
-        check_tokens(tokens)
-        layers = tuple(range(model.n_layers)) if layers is None else tuple(sorted(set(layers)))
+        tokens = check_tokens(tokens)
+        # Also NumPy's integers: layers of another trace, for instance.
+        layers = tuple(range(model.n_layers)) if layers is None else tuple(sorted({index(layer) for layer in layers}))
         if not layers or not all(0 <= layer < model.n_layers for layer in layers):
             raise TraceError(f"layers {layers}; {model.name!r} has layers 0 to {model.n_layers - 1}")
         if isinstance(model, LLM) and set(sites) & set(VISION_SITES):
             raise TraceError(f"{model.name!r} is a text-only model and has no {' and '.join(VISION_SITES)}")
         if isinstance(model, VLM) and not model.family.is_sum and {"attn_out", "mlp_out"} & set(sites):
             raise ModelError(f"{model.name!r} scales what its attention puts out; attn_out and mlp_out can't be read")
-        return cls(tuple(sites), tokens if tokens == ALL else tuple(tokens), layers)
+        return cls(tuple(sites), tokens, layers)
 
     @property
     def decoder_sites(self) -> tuple[str, ...]:
@@ -70,9 +70,8 @@ class Wanted:
             TraceError: a token that a prompt does not have, or vision sites where there are no pictures.
         """
         n_tokens, fields = len(self.tokens), {}
-        places = [] if self.tokens == ALL else [token for token in self.tokens if isinstance(token, int)]
-        if self.tokens == ALL or places:
-            n_tokens = self._check_lengths(model, prompts, places)
+        if self.tokens == ALL or not set(self.tokens) <= {"last", *MEANS}:
+            n_tokens = self._check_tokens(model, prompts)
         lengths = (len(self.layers), n_tokens, model.d_model)
         for site in self.decoder_sites:
             fields[site] = Field(("layer", "token", "d_model"), lengths, dtype)
@@ -89,28 +88,36 @@ class Wanted:
             fields |= {site: Field(dims[site], tuple(seen[site].shape[1:]), dtype) for site in self.vision_sites}
         return fields
 
-    def _check_lengths(self, model: VLM | LLM, prompts: Sequence[Prompt], places: list[int]) -> int:
-        """Of the token dimension.
+    def _check_tokens(self, model: VLM | LLM, prompts: Sequence[Prompt]) -> int:
+        """Looks for the tokens in every prompt before anything is run. How long the token dimension is.
 
         Raises:
-            TraceError: a place outside a prompt.
+            TraceError: a prompt has no such token; says which.
         """
-        lengths = [collate(model, [prompt])["input_ids"].shape[1] for prompt in prompts]
-        shortest = int(np.argmin(lengths))
-        outside = [place for place in places if not -lengths[shortest] <= place < lengths[shortest]]
-        if outside:
-            raise TraceError(
-                f"token {outside[0]} of prompt {shortest} ({prompts[shortest].text!r}), which has {lengths[shortest]} "
-                f"tokens; expected {-lengths[shortest]} to {lengths[shortest] - 1}"
-            )
-        return max(lengths) if self.tokens == ALL else len(self.tokens)
+        longest = 0
+        for pictures, group in groupby(range(len(prompts)), key=lambda i: prompts[i].pictures):
+            rows = list(group)
+            some = [prompts[i] for i in rows]
+            if pictures:
+                ids = collate_alike(model, some)[1]
+            else:
+                ids = [collate(model, [prompt])["input_ids"][0].cpu() for prompt in some]
+            for i, prompt, row in zip(rows, some, ids, strict=True):
+                try:
+                    Spots.of(model, prompt, row, self.tokens)
+                except ValueError as error:
+                    raise TraceError(f"prompt {i} ({prompt.query.text!r}): {error}") from error
+            longest = max(longest, *map(len, ids))
+        return longest if self.tokens == ALL else len(self.tokens)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    words = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
-    )
+@dataclass(frozen=True)
+class _Kept:
+    """The last shared prefix, in case that the next batch begins with it too."""
+
+    key: str
+    ids: Tensor
+    prefix: Prefix
 
 
 class Runner:
@@ -120,7 +127,9 @@ class Runner:
         self.model, self.wanted, self.fields, self.remote = model, wanted, fields, remote
         # What a server keeps of a pass can't be given to the next one.
         self._may_share = share_prefix and wanted.tokens != ALL and not remote
-        self._kept: tuple[str, Prefix] | None = None
+        self._kept: _Kept | None = None
+        self._fits: int | None = None
+        """Prompts in a pass, where more have not fitted."""
 
     @cached_property
     def _shares(self) -> bool:
@@ -134,7 +143,12 @@ class Runner:
         kinds = [(key if shares else "", len(prompt.pictures)) for key, prompt in zip(keys, prompts, strict=True)]
         for (key, _), some in groupby(kinds):
             group = prompts[start : (start := start + len(list(some)))]
-            parts.append(self._no_pictures(len(group)) | self._in_memory(group, key))
+            if self._kept and self._kept.key != key:
+                self._kept = None
+            size = self._fits or len(group)
+            pieces = [self._in_memory(group[i : i + size], key) for i in range(0, len(group), size)]
+            found = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+            parts.append(self._no_pictures(len(group)) | found)
         return {name: np.concatenate([part[name] for part in parts]) for name in self.fields}
 
     def _no_pictures(self, n: int) -> Arrays:
@@ -145,7 +159,7 @@ class Runner:
         try:
             return (self._shared(prompts, key) if key else None) or self._plain(prompts)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self._kept = None
             if len(prompts) == 1:
@@ -153,7 +167,7 @@ class Runner:
                     f"one prompt does not fit into memory beside {self.model.name!r}: {first_line(error)}"
                 ) from error
         # Outside of the handler: what the error holds on to is free by now.
-        middle = len(prompts) // 2
+        middle = self._fits = len(prompts) // 2
         halves = [self._in_memory(half, key) for half in (prompts[:middle], prompts[middle:])]
         return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
 
@@ -182,17 +196,15 @@ class Runner:
         shared = Shared.of(self.model, first, rows)
         if shared is None:
             return None
-        spots, n_prefix = self._spots(prompts, [row.cpu() for row in rows]), shared.n_prefix
+        spots, n_prefix = self._spots(prompts, rows), shared.n_prefix
         if any(pick < n_prefix for spot in spots for pick in spot.picks):
             return None
-        if self._kept is None or self._kept[0] != key:
+        if self._kept is None or not torch.equal(self._kept.ids, shared.prefix["input_ids"]):
             self._kept = None
             beginning = Spots((), spots[0].means[:, :n_prefix])
-            self._kept = (
-                key,
-                Prefix.run(self.model, shared, _reading(wanted, wanted.sites, [beginning], [0], n_prefix)),
-            )
-        prefix = self._kept[1]
+            reading = _reading(wanted, wanted.sites, [beginning], [0], n_prefix)
+            self._kept = _Kept(key, shared.prefix["input_ids"], Prefix.run(self.model, shared, reading))
+        prefix = self._kept.prefix
         states = {
             site: prefix.states[site].expand(len(prompts), *[-1] * (prefix.states[site].ndim - 1))
             for site in wanted.vision_sites
@@ -200,10 +212,10 @@ class Runner:
         if wanted.decoder_sites:
             ends = [spot.behind(n_prefix) for spot in spots]
 
-            def reading(some: Sequence[int], n_pos: int) -> Reading:
+            def behind(some: Sequence[int], n_pos: int) -> Reading:
                 return _reading(wanted, wanted.decoder_sites, [ends[i] for i in some], [0] * len(some), n_pos)
 
-            for site, values in prefix.read_suffixes(self.model, shared, reading).items():
+            for site, values in prefix.read_suffixes(self.model, shared, behind).items():
                 values[:, :, len(spots[0].picks) :] += prefix.states[site]
                 states[site] = values
         return self._arranged(states, spots)
@@ -217,7 +229,7 @@ class Runner:
         if not self.wanted.decoder_sites:
             return found
         n_picks, order = max(len(spot.picks) for spot in spots), self.wanted.order
-        is_there = torch.tensor([[i < len(spot.picks) for i in range(n_picks)] for spot in spots])
+        is_there = torch.tensor([[i < len(spot.picks) for i in range(n_picks)] for spot in spots], dtype=torch.bool)
         counts = torch.stack([spot.means.sum(1) for spot in spots])
         # A mean over nothing is no number: 0 / 0.
         divide = torch.cat([torch.where(is_there, 1.0, torch.nan), counts.float()], dim=1)

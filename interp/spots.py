@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -16,6 +18,9 @@ ALL = "all"
 MEANS = ("image_mean", "text_mean")
 
 Token = str | int
+Tokens = Sequence[Token] | np.ndarray | str
+Layers = Sequence[int] | np.ndarray
+"""Arrays are coordinates of another trace."""
 
 
 class TraceError(ValueError):
@@ -72,11 +77,18 @@ def _pick(model: VLM | LLM, prompt: Prompt | None, ids: Int[Tensor, " pos"], tok
     return token % len(ids)
 
 
-def check_tokens(tokens: Sequence[Token] | str) -> None:
-    """Raises:
-    TraceError: none, or a name that does not exist.
+def check_tokens(tokens: Tokens) -> tuple[Token, ...] | str:
+    """As plain numbers and words.
+
+    Raises:
+        TraceError: none, or a name that does not exist.
     """
-    strange = [token for token in tokens if not isinstance(token, int) and token not in TOKENS]
-    if tokens != ALL and (not tokens or isinstance(tokens, str) or strange):
-        wrong = tokens if isinstance(tokens, str) else strange
+    if isinstance(tokens, str):
+        found = tokens
+    else:
+        found = tuple(index(token) if hasattr(token, "__index__") else token for token in tokens)
+    strange = [token for token in found if not isinstance(token, int) and token not in TOKENS]
+    if found != ALL and (not found or isinstance(found, str) or strange):
+        wrong = found if isinstance(found, str) else strange
         raise TraceError(f"tokens {wrong!r}; expected 'all', or some of {', '.join(TOKENS)} and places as numbers")
+    return found

@@ -4,6 +4,7 @@ The store is the only thing that they share. A batch belongs to one worker at a 
 a worker that dies is replaced, and its batch done again.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from interp.activations import Store, StoreError, weights_identity
 from interp.families import ModelError, first_line
 from interp.inputs import Prompt
+from interp.prefix import shares_prefixes
 from interp.running import Runner, Wanted
 from interp.spots import TraceError
 from interp.vlm import LLM, VLM
@@ -106,7 +108,13 @@ def spread(
     try:
         needs = _needs(cpus_per_worker)
         folder = str(store.folder.absolute())
-        job = _Job(type(model), model.loading, wanted, prompts, folder, share_prefix)
+        # As here, but each on a device of its own; `auto` would be float32 on a CPU and something else on a GPU.
+        loading = model.loading | {"dtype": model.model.dtype, "device": "auto"}
+        if Path(loading["name_or_path"]).is_dir():
+            loading["name_or_path"] = Path(loading["name_or_path"]).absolute()
+        if share_prefix and any(store.plan.keys):
+            shares_prefixes(model)  # a warning of a worker would be seen by nobody
+        job = _Job(type(model), loading, wanted, prompts, folder, share_prefix)
         _Crew(job, needs, min(_room(needs), len(missing))).work(missing, store, advance, check)
     finally:
         if is_ours:
@@ -121,9 +129,11 @@ def _connect(address: str) -> bool:
     """
     if ray.is_initialized():
         return False
+    # Ray reports on a cluster that it starts to its makers, unless told otherwise.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    alone = {"include_dashboard": False} if address == "local" else {}
     try:
-        quiet = {"log_to_driver": False, "include_dashboard": False} if address == "local" else {"log_to_driver": False}
-        ray.init(address, **quiet)
+        ray.init(address, log_to_driver=False, **alone)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise TraceError(
             f"no Ray cluster answers at {address!r} ({first_line(error)}); start one with `ray start --head`, or give "
@@ -172,17 +182,22 @@ class _Crew:
                 finished, _ = ray.wait(list(self.at_work), num_returns=1, timeout=1.0)
                 for result in finished:
                     worker, batch = self.at_work.pop(result)
-                    if self._is_done(result, batch):
-                        self.idle.append(worker)
+                    self.idle.append(worker if self._lives(result, batch) else self._hire())
+                    # One that dies may have written all of its batch before.
+                    if store.has(batch):
                         advance(len(store.plan.rows(batch)))
                     else:
                         waiting.append(batch)
-                        self.idle.append(self._hire())
+        except KeyboardInterrupt:
+            # Nothing new is handed out; what is begun is finished.
+            if self.at_work:
+                ray.wait(list(self.at_work), num_returns=len(self.at_work))
+            raise
         finally:
             for worker in self.idle + [worker for worker, _ in self.at_work.values()]:
                 ray.kill(worker)
 
-    def _is_done(self, result: "ray.ObjectRef", batch: int) -> bool:
+    def _lives(self, result: "ray.ObjectRef", batch: int) -> bool:
         """False where the worker died.
 
         Raises:
@@ -190,7 +205,10 @@ class _Crew:
         """
         try:
             ray.get(result)
-        except ray.exceptions.RayActorError as error:
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            # The process was killed, the memory of its machine ran out, or the machine is gone.
             self._deaths[batch] += 1
             if self._deaths[batch] >= MOST_DEATHS:
                 raise ModelError(
@@ -198,6 +216,4 @@ class _Crew:
                     "a smaller batch_size in a new folder"
                 ) from error
             return False
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
         return True

@@ -17,7 +17,7 @@ from interp.pictures import PictureError
 from interp.plan import Plan
 from interp.reading import Remote
 from interp.running import Runner, Wanted
-from interp.spots import Token, TraceError
+from interp.spots import ALL, Layers, Tokens, TraceError
 from interp.vlm import LLM, VLM
 
 LARGEST_BATCH = {"cpu": 16}
@@ -25,17 +25,23 @@ LARGEST_BATCH = {"cpu": 16}
 LARGEST_ELSEWHERE = 64
 MEMORY_SHARE = 0.25
 """Of the memory that is free: what one pass may be expected to take."""
+LARGEST_CHUNK = 2**30
+"""Bytes of a batch of one layer: half of what the compressor takes."""
 DTYPES = ("float32", "float16")
 
 Advance = Callable[[int], None]
+
+
+class LeftOut(UserWarning):
+    """Prompts whose pictures can't be read, left out on request."""
 
 
 def trace(
     model: VLM | LLM,
     prompts: Sequence[Prompt],
     sites: Sequence[str] = ("resid_post",),
-    tokens: Sequence[Token] | str = ("last",),
-    layers: Sequence[int] | None = None,
+    tokens: Tokens = ("last",),
+    layers: Layers | None = None,
     out: str | Path | None = None,
     batch_size: int | None = None,
     share_prefix: bool = True,
@@ -55,8 +61,10 @@ def trace(
         model: its weights and outputs are left alone.
         prompts: any mixture of modalities.
         sites: of each decoder block `resid_pre`, `attn_out`, `mlp_out` (what they add to the stream) and `resid_post`;
-            `vision_resid_post` of each vision block and `projector_out`, as means over all tokens of the pictures.
+            `vision_resid_post` of each vision block and `projector_out`, as means over all tokens of the pictures, a
+            class token and padding of a family that has them included.
         tokens: `last`, `instruction`, `image_mean`, `text_mean`, places as numbers (negative from the end); or `all`.
+            Prompts of which places before the end of the picture are read, or all, run in full.
         layers: decoder blocks; by default every one.
         out: folder of a store. What is already in it is not run again; without it, everything is kept in memory.
         batch_size: prompts between two marks in the store, and at most in one pass; by default what fits memory.
@@ -89,6 +97,8 @@ def trace(
         raise TraceError("no prompts; expected at least one")
     if dtype not in DTYPES:
         raise TraceError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if remote not in (True, False, "local"):
+        raise TraceError(f"remote={remote!r}; expected True (NDIF), 'local' (a simulation of it) or False")
     if ray and remote:
         raise TraceError("ray and remote exclude each other; expected one of them")
     if ray and not out:
@@ -107,6 +117,7 @@ def trace(
                 if not sink.has(batch):
                     sink.write(batch, run(*sink.plan.batch(batch, prompts)))
                 advance(len(sink.plan.rows(batch)))
+        check()
     return open_store(out) if out else labelled(sink.dataset(), sink.plan, known, about)
 
 
@@ -131,7 +142,7 @@ def _sink(
     """Where batches go. A store that is already there keeps its plan."""
     if out and (found := Store.found(out, about, known)):
         return found
-    plan = Plan.of(prompts, [one["beginning"] for one in known], batch_size or _fitting(model, prompts))
+    plan = Plan.of(prompts, [one["beginning"] for one in known], batch_size or _fitting(model, prompts, wanted))
     fields = wanted.fields(model, prompts, dtype, remote)
     return Store.create(out, about, known, plan, fields) if out else Memory(fields, plan)
 
@@ -151,9 +162,11 @@ def _readable(prompts: Sequence[Prompt], skip: bool) -> tuple[list[Prompt], list
             errors.append(f"prompt {i} ({prompt.query.text!r}): {error}")
     if errors:
         told = "\n".join(errors[:10] + [f"and {len(errors) - 10} more"] * (len(errors) > 10))
-        if not skip or not kept:
+        if not kept:
+            raise PictureError(f"{told}\nno prompt is left")
+        if not skip:
             raise PictureError(f"{told}\nmend them, or leave these prompts out: skip_unreadable=True")
-        warnings.warn(f"{len(errors)} of {len(prompts)} prompts are left out:\n{told}", stacklevel=3)
+        warnings.warn(f"{len(errors)} of {len(prompts)} prompts are left out:\n{told}", LeftOut, stacklevel=3)
     return kept, known
 
 
@@ -182,14 +195,23 @@ def _stopping_between_batches(is_kept: bool) -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _fitting(model: VLM | LLM, prompts: Sequence[Prompt]) -> int:
+def _fitting(model: VLM | LLM, prompts: Sequence[Prompt], wanted: Wanted) -> int:
     """A batch size that leaves most of the free memory free: half of it again where a pass runs out all the same."""
     longest = max(prompts, key=lambda prompt: (len(prompt.pictures), len(prompt.text) + len(prompt.system)))
     n_tokens, config = collate(model, [longest])["input_ids"].shape[1], model.model.config.get_text_config()
     # Residual stream, queries, keys, values and both sides of the MLP, with room for what the vision tower needs.
     widest = 12 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
-    per_prompt = 2 * n_tokens * widest * model.model.dtype.itemsize
-    device = model.device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    fits = max(1, int(MEMORY_SHARE * free / per_prompt))
-    return min(LARGEST_BATCH.get(device.type, LARGEST_ELSEWHERE), 2 ** (fits.bit_length() - 1))
+    n_read = n_tokens if wanted.tokens == ALL else len(wanted.tokens)
+    chunk = n_read * model.d_model * 4
+    # What is read is there several times: on the device, stacked, in the order asked for, and being written.
+    per_prompt = 2 * n_tokens * widest * model.model.dtype.itemsize + 5 * len(wanted.sites) * len(wanted.layers) * chunk
+    fits = max(1, int(min(MEMORY_SHARE * _free_memory(model.device) / per_prompt, LARGEST_CHUNK / chunk)))
+    return min(LARGEST_BATCH.get(model.device.type, LARGEST_ELSEWHERE), 2 ** (fits.bit_length() - 1))
+
+
+def _free_memory(device: torch.device) -> int:
+    """With what torch keeps for itself, and would use first."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept

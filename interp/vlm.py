@@ -118,7 +118,8 @@ def _load_model(
     """
     if placement.device.type == "meta":
         with placement.device:
-            return auto.from_config(config, trust_remote_code=hub["trust_remote_code"]).eval()
+            told = {"dtype": placement.dtype} if placement.dtype != "auto" else {}
+            return auto.from_config(config, trust_remote_code=hub["trust_remote_code"], **told).eval()
     _check_memory(name, placement)
     attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
     model, found = _load(auto, name, config=config, output_loading_info=True, **placement.loading, **attention, **hub)

@@ -14,6 +14,7 @@ from interp import VLM, Query, TraceError, to_prompts, trace
 from interp.activations import Store
 from interp.prefix import RunsInFull
 from interp.spots import ALL
+from interp.trace import LeftOut
 from studies.datasets import read_queries
 from studies.material import SPLITS
 from studies.organism import language
@@ -54,7 +55,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _as_place(token: str) -> str | int:
-    return int(token) if token.lstrip("-").isdigit() else token
+    return int(token) if token.removeprefix("-").isdecimal() else token
 
 
 def _numbers(layers: str) -> list[int]:
@@ -62,7 +63,7 @@ def _numbers(layers: str) -> list[int]:
     found = []
     for part in _words(layers):
         first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit()):
+        if not (first.isdecimal() and (last.isdecimal() or part == first)):
             raise TraceError(f"layers {layers!r}; expected numbers and ranges, as 0,5,8-12")
         found += range(int(first), int(last or first) + 1)
     return found
@@ -75,7 +76,8 @@ def queries_of(file: Path | None) -> tuple[Query, ...]:
         QueryFileError: bad queries.
     """
     if file:
-        return read_queries(str(file))
+        # The trace looks at every picture, and names all that can't be read.
+        return read_queries(file, look=False)
     return tuple(replace(query, split=split) for split in SPLITS for query in language.queries(split))
 
 
@@ -95,7 +97,8 @@ def run(
         raise TraceError(str(error)) from error
     last, process = time.monotonic(), psutil.Process()
     with warnings.catch_warnings(), phase("trace", len(prompts)) as report:
-        warnings.simplefilter("default", RunsInFull)
+        for told in (RunsInFull, LeftOut):
+            warnings.simplefilter("default", told)
 
         def advance(n: int) -> None:
             nonlocal last

@@ -30,6 +30,14 @@ def test_the_second_snippet_makes_a_file_that_can_be_read(tmp_path, monkeypatch)
     assert sum(query.harmful for query in read_queries("my_queries.csv")) == 100
 
 
+def test_the_third_snippet_writes_a_store_and_reads_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(SNIPPETS[2], "README.md", "exec"), names)
+    n_harmful = sum(query.harmful for query in names["queries"])
+    assert names["harmful"].shape == (n_harmful, names["vlm"].d_model) and names["harmful"].harmful.all()
+
+
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
 def test_links_lead_somewhere(target):
     assert target.startswith("https://") or (ROOT / target).exists()

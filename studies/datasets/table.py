@@ -3,9 +3,8 @@
 import csv
 from pathlib import Path
 
-from PIL import Image
-
 from interp.inputs import Query
+from interp.pictures import PictureError, read_picture
 
 TRUE, FALSE = ("true", "1", "yes", "harmful"), ("false", "0", "no", "harmless")
 COLUMNS = ("text", "harmful", "category", "pair", "picture")
@@ -15,11 +14,15 @@ class QueryFileError(ValueError):
     """The file can't be read as queries; the message says which line and column."""
 
 
-def read_queries(path: str | Path) -> tuple[Query, ...]:
+def read_queries(path: str | Path, look: bool = True) -> tuple[Query, ...]:
     """Reads a CSV with columns `text,harmful[,category,pair,picture]`; other columns are left alone.
 
     Cells may span lines. `harmful` is true/false, 1/0, yes/no or harmful/harmless, in any case. `picture` is a path,
     relative to the file, of what modality `scene` shows beside this query.
+
+    Args:
+        path: of the file.
+        look: whether every picture is read once: better now than in the middle of a run.
 
     Raises:
         QueryFileError: no such file, not UTF-8, a missing column, an empty text, a label that is neither, a picture
@@ -28,7 +31,7 @@ def read_queries(path: str | Path) -> tuple[Query, ...]:
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return tuple(_parse(path, file))
+            return tuple(_parse(path, file, look))
     except FileNotFoundError:
         raise QueryFileError(f"query file {str(path)!r} does not exist; expected a CSV with text,harmful") from None
     except UnicodeDecodeError as error:
@@ -39,7 +42,7 @@ def read_queries(path: str | Path) -> tuple[Query, ...]:
         raise QueryFileError(f"{path}: not a CSV file ({error})") from None
 
 
-def _parse(path: Path, file) -> list[Query]:
+def _parse(path: Path, file, look: bool) -> list[Query]:
     reader = csv.DictReader(file, strict=True)
     missing = [column for column in COLUMNS[:2] if column not in (reader.fieldnames or ())]
     if missing:
@@ -49,12 +52,12 @@ def _parse(path: Path, file) -> list[Query]:
         )
     queries, first_line = [], reader.line_num + 1
     for row in reader:
-        queries.append(_query(path, first_line, row))
+        queries.append(_query(path, first_line, row, look))
         first_line = reader.line_num + 1
     return queries
 
 
-def _query(path: Path, line: int, row: dict) -> Query:
+def _query(path: Path, line: int, row: dict, look: bool) -> Query:
     if None in row:
         raise QueryFileError(f"{path}: line {line} has more cells than the header; put text with commas in quotes")
     text, label = (row["text"] or "").strip(), (row["harmful"] or "").strip().lower()
@@ -63,19 +66,11 @@ def _query(path: Path, line: int, row: dict) -> Query:
     if label not in TRUE + FALSE:
         raise QueryFileError(f"{path}: line {line}, column harmful: got {row['harmful']!r}, expected true or false")
     category, pair, picture = ((row.get(column) or "").strip() for column in COLUMNS[2:])
-    if picture:
-        picture = str(_readable(path, line, path.parent / picture))
-    return Query(text, label in TRUE, category, pair or None, picture=picture or None)
-
-
-def _readable(path: Path, line: int, picture: Path) -> Path:
-    """Decodes it once: better now than in the middle of a run."""
-    try:
-        with Image.open(picture) as opened:
-            opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0]
-        raise QueryFileError(
-            f"{path}: line {line}, column picture: {str(picture)!r} can't be read ({reason})"
-        ) from None
-    return picture
+    picture = str(path.parent / picture) if picture else None
+    if picture and look:
+        try:
+            read_picture(picture)
+        except PictureError as error:
+            reason = str(error).splitlines()[0]
+            raise QueryFileError(f"{path}: line {line}, column picture: {reason}") from None
+    return Query(text, label in TRUE, category, pair or None, picture=picture)

@@ -1,4 +1,6 @@
+import copy
 import json
+import os
 import shutil
 
 import numpy as np
@@ -70,10 +72,22 @@ def test_weights_changed_in_place_are_other_weights(tiny_vlm):
     with torch.no_grad():
         vlm.unembedding.weight[0, 0] += 1
     assert weights_identity(vlm) != before
-    vlm.model.config._commit_hash = "abc"
+    changed = weights_identity(vlm)
+    # How published code takes directions out of weights; torch counts no change.
+    vlm.unembedding.weight.data.mul_(1.5)
+    assert weights_identity(vlm) != changed
+
+
+def test_weights_that_are_elsewhere_or_of_any_kind(tiny_vlm):
+    half, copied = copy.deepcopy(tiny_vlm.model).bfloat16(), copy.deepcopy(tiny_vlm.model)
+    identities = {weights_identity(VLM(model, tiny_vlm.processor)) for model in (tiny_vlm.model, half)}
+    assert len(identities) == 2
+    assert weights_identity(VLM(copied, tiny_vlm.processor)) == weights_identity(tiny_vlm)
     with torch.no_grad():
-        vlm.unembedding.weight[0, 0] += 1
-    assert weights_identity(vlm) == "commit abc"
+        rows = copied.get_input_embeddings().weight
+        rows[[5, 6]] = rows[[6, 5]]
+    assert weights_identity(VLM(copied, tiny_vlm.processor)) not in identities
+    assert weights_identity(VLM(half.to("meta"), tiny_vlm.processor)) == "on a server"
 
 
 def test_one_layer_is_read_without_the_others(store):
@@ -158,13 +172,52 @@ def test_a_half_written_header_and_one_of_another_format(tiny_vlm, store):
         again(tiny_vlm, folder, prompts)
 
 
-def test_what_a_process_leaves_that_dies_before_the_header_is_in_nobody_s_way(tiny_vlm, store):
+def test_a_store_without_its_header_is_nobody_s(tiny_vlm, store):
+    """Its marks would vouch for chunks that a new store has wiped."""
     folder, prompts = store
     (folder / "header.json").unlink()
-    for mark in (folder / "done").iterdir():
-        mark.unlink()
-    (folder / "header.json.new").write_text("{")
-    assert again(tiny_vlm, folder, prompts).sizes["prompt"] == 8
+    with pytest.raises(StoreError, match="is there and holds no store"):
+        again(tiny_vlm, folder, prompts)
+
+
+def test_two_processes_that_make_the_same_store(tiny_vlm, store, tmp_path):
+    """The one that comes second does not wipe what the first has written."""
+    folder, prompts = store
+    made = Store(folder)
+    before = open_store(folder).load()
+    with pytest.raises(StoreError, match="can't be written to"):
+        Store.create(folder, made.header["about"], made.prompts, made.plan, made.fields)
+    assert open_store(folder).load().identical(before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
+
+
+def test_leftovers_of_dead_processes_go_and_those_of_the_living_stay(tiny_vlm, whole, tmp_path):
+    prompts = whole[1]
+    dead, alive = tmp_path / ".store.999999999.new", tmp_path / f".store.{os.getppid()}.new"
+    for folder in (dead, alive):
+        folder.mkdir()
+    again(tiny_vlm, tmp_path / "store", prompts, batch_size=4)
+    assert not dead.exists() and alive.exists()
+    (tmp_path / "store" / "done" / "000001").unlink()
+    torn = tmp_path / "store" / "states.zarr" / "resid_post" / "c" / "0.abc.partial"
+    torn.write_bytes(b"torn")
+    again(tiny_vlm, tmp_path / "store", prompts)
+    assert not torn.exists()
+
+
+def test_a_truncated_list_of_prompts_is_found(tiny_vlm, store):
+    folder, prompts = store
+    lines = (folder / "prompts.jsonl").read_text()
+    (folder / "prompts.jsonl").write_text(lines[:-30])
+    with pytest.raises(StoreError, match="prompts.jsonl of store .* is damaged"):
+        open_store(folder)
+
+
+def test_a_store_with_nothing_in_places_is_sound(tiny_vlm, queries, tmp_path):
+    """Text prompts have no picture tokens: all that there is of those is no number."""
+    trace(tiny_vlm, to_prompts(queries, "text", 96), tokens=("image_mean",), out=tmp_path / "store")
+    assert Store(tmp_path / "store").damaged() == []
+    assert np.isnan(open_store(tmp_path / "store").resid_post.values).all()
 
 
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "gone"])

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from interp import trace as public_trace
+from interp.activations import open_store
 from interp.families import ModelError
 from interp.inputs import Query, collate, to_prompt, to_prompts
 from interp.pictures import PictureError
@@ -138,8 +139,10 @@ def test_batches_are_halved_where_memory_does_not_suffice(tiny_vlm, prompts, mon
 
     monkeypatch.setattr("interp.running.read", small)
     monkeypatch.setattr("interp.prefix.read", small)
+    found = trace(tiny_vlm, prompts, sites=("resid_post",), batch_size=4)
+    # What does not fit is tried once, not in every batch.
+    assert sum(size > 2 for size in sizes) == 1
     found = trace(tiny_vlm, prompts, sites=SITES)
-    assert max(sizes) > 2
     for site in SITES:
         same(found[site].values, expected[site].values)
 
@@ -173,6 +176,28 @@ def test_the_plan_keeps_together_what_is_shared(queries):
     assert lengths == sorted(lengths)
 
 
+def test_means_alone(tiny_vlm, prompts):
+    both = trace(tiny_vlm, prompts, tokens=("text_mean", "last"))
+    alone = trace(tiny_vlm, prompts, tokens=("text_mean",))
+    same(alone.resid_post.values, both.resid_post.values[:, :, :1])
+    assert (alone.position.values == -1).all()
+
+
+def test_layers_and_tokens_of_another_trace(tiny_vlm, prompts, tmp_path):
+    first = trace(tiny_vlm, prompts, layers=[0, 2], tokens=("last", -2))
+    again = trace(tiny_vlm, prompts, layers=first.layer.values, tokens=first.token.values, out=tmp_path / "store")
+    assert again.layer.values.tolist() == [0, 2] and again.token.values.tolist() == ["last", -2]
+    same(again.resid_post.values, first.resid_post.values)
+
+
+def test_ctrl_c_in_the_last_batch_is_not_lost(tiny_vlm, prompts, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trace(
+            tiny_vlm, prompts, out=tmp_path / "s", batch_size=12, advance=lambda n: signal.raise_signal(signal.SIGINT)
+        )
+    assert open_store(tmp_path / "s").sizes["prompt"] == 12
+
+
 def test_ctrl_c_ends_after_the_batch_and_the_trace_goes_on(tiny_vlm, prompts, tmp_path):
     def press(n_prompts):
         signal.raise_signal(signal.SIGINT)
@@ -198,7 +223,8 @@ def test_ctrl_c_ends_after_the_batch_and_the_trace_goes_on(tiny_vlm, prompts, tm
         ({"layers": []}, "has layers 0 to 2"),
         ({"tokens": ("first",)}, r"tokens \['first'\]; expected 'all', or some of last"),
         ({"tokens": "last"}, "tokens 'last'"),
-        ({"tokens": ("last", 5000)}, r"token 5000 of prompt \d+ \('.*'\), which has \d+ tokens"),
+        ({"tokens": ("last", 5000)}, r"prompt 0 \('.*'\): token 5000 of a prompt of \d+ tokens; expected"),
+        ({"remote": "locl"}, r"remote='locl'; expected True \(NDIF\), 'local'"),
         ({"dtype": "bfloat16"}, "dtype 'bfloat16'; expected one of float32, float16"),
     ],
 )
@@ -237,6 +263,16 @@ def test_unreadable_pictures_are_all_named_before_the_run_or_left_out(tiny_vlm, 
     with pytest.warns(UserWarning, match="3 of 4 prompts are left out"):
         found = trace(tiny_vlm, prompts, skip_unreadable=True)
     assert found.text.values.tolist() == [queries[0].text]
+
+
+def test_an_image_that_was_opened_and_never_read_is_looked_at_too(tiny_vlm, queries, tmp_path):
+    path = tmp_path / "torn.png"
+    Image.effect_noise((96, 96), 64).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with Image.open(path) as torn:
+        prompt = replace(to_prompt(queries[0], "blank", 96), pictures=(torn,))
+        with pytest.raises(PictureError, match="prompt 0 .* given as an image can't be read"):
+            trace(tiny_vlm, [prompt])
 
 
 def test_a_picture_of_a_billion_pixels_is_refused_by_its_header(tiny_vlm, tmp_path):

@@ -27,7 +27,7 @@ from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, pl
 from tests.speed.model import Load, bench_vlm, built_in_vlm
 
 OURS = "trace"
-WHOLE = "trace, nothing shared"
+WHOLE = "trace in full"
 AGREEMENT = 1e-4
 """All must find the same states, relative to the largest; else their times are of no interest."""
 N_PROMPTS_IN_MEMORY = (200, 2000)
@@ -86,10 +86,10 @@ def contest(vlm: VLM, load: Load, others: Mapping[str, Contender], rounds: int) 
 def tracing(rounds: int) -> list[dict]:
     """Our trace and everyone else's, on the bench model."""
     vlm, rows = bench_vlm(), []
-    careful, careless = {"forward, careful": plain(vlm, **CAREFUL)}, {"forward, careless": plain(vlm)}
+    careful, careless = {"careful forward": plain(vlm, **CAREFUL)}, {"careless forward": plain(vlm)}
     some = careful | careless | {"raw hooks": raw_hooks(vlm)}
     slow = {"one by one": OneByOne(vlm), "TransformerLens": transformer_lens(vlm)}
-    eagerly = {"forward, careful, eager": plain(eager(vlm), **CAREFUL)}
+    eagerly = {"eager forward": plain(eager(vlm), **CAREFUL)}
     whole = {WHOLE: ours(vlm, share_prefix=False, batch_size=contenders.BATCH_SIZE)}
     for load, others in (
         (Load(16, 1), some | slow | eagerly | whole),
@@ -107,7 +107,7 @@ def built_in(rounds: int) -> list[dict]:
     """The same on the built-in model, whose pictures are small."""
     vlm, rows = built_in_vlm(), []
     for load in (Load(128, 1), Load(128, 128)):
-        rows += contest(vlm, load, {"forward, careful": plain(vlm, **CAREFUL), "raw hooks": raw_hooks(vlm)}, 2 * rounds)
+        rows += contest(vlm, load, {"careful forward": plain(vlm, **CAREFUL), "raw hooks": raw_hooks(vlm)}, 2 * rounds)
     return rows
 
 

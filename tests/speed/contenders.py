@@ -30,19 +30,18 @@ def _in_batches(vlm: VLM, run: Callable[[Mapping[str, Tensor]], Float[Tensor, "b
     return of
 
 
-def _of_hidden_states(vlm: VLM, hidden_states: Sequence[Tensor], last: Tensor) -> Float[Tensor, "batch layer d_model"]:
+def _of_hidden_states(hidden_states: Sequence[Tensor], last: Tensor) -> Float[Tensor, "batch layer d_model"]:
     """Hugging Face gives the last state after the final norm; what comes before it is a hook's."""
-    return torch.stack([*(state[:, -1] for state in hidden_states[1:-1]), last], dim=1).float().cpu()
+    return torch.stack([*(state[:, -1].float().cpu() for state in hidden_states[1:-1]), last], dim=1)
 
 
 def plain(vlm: VLM, **kwargs) -> Contender:
     """The forward pass with `output_hidden_states=True`, and what it is told beside that."""
-    seen = []
-    vlm.blocks[-1].register_forward_hook(lambda module, args, output: seen.append(_hidden(output)[:, -1]))
 
     def run(batch: Mapping[str, Tensor]) -> Tensor:
-        seen.clear()
-        return _of_hidden_states(vlm, vlm.model(**batch, output_hidden_states=True, **kwargs).hidden_states, seen[-1])
+        with hooked(vlm.blocks[-1:]) as last:
+            states = vlm.model(**batch, output_hidden_states=True, **kwargs).hidden_states
+        return _of_hidden_states(states, last[0])
 
     return _in_batches(vlm, run)
 
