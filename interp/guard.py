@@ -1,65 +1,41 @@
 """A fitted guard, put on a model for the time of a `with` block."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from huggingface_hub import HfApi
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from interp.directions import SafetyDirection
+from interp import guard_files
+from interp.directions import SafetyDirection, random_basis
 from interp.families import ModelError
-from interp.inputs import prompt_texts, text_batch, text_prompt
-from interp.projection import RULES, coordinates, set_coordinates, sign_gate, target_coordinates
+from interp.inputs import Prompt, collate, text_prompt
+from interp.passes import Work, bare, marked_as_guarded
+from interp.projection import (
+    GATE_SCOPES,
+    GATES,
+    RULES,
+    Known,
+    ProbeGate,
+    check_rule,
+    coordinates,
+    rescaled,
+    set_coordinates,
+    sign_gate,
+    slant,
+    target_coordinates,
+)
 from interp.reading import last_resid_post
 from interp.vlm import LLM, VLM
 
-GATES = ("always", "sign")
 POSITIONS = ("last_prefill", "generated", "last", "text", "all")
-
-
-@dataclass
-class _Places:
-    """Follows the passes through the model, and knows which positions of the current one are to be changed.
-
-    A pass without a cache that repeats the last one and adds a token is generation: its places are those that a pass
-    with a cache would have had, so both give the same logits.
-    """
-
-    positions: str
-    image_positions: Callable[[Int[Tensor, "batch pos"]], Bool[Tensor, "batch pos"]]
-    prompt_length: int | None = None
-    seen: Int[Tensor, "batch pos"] | None = None
-    mask: Bool[Tensor, "batch pos"] | None = None
-    """Of the current pass: True where a state is changed."""
-
-    def begin_pass(self, ids: Int[Tensor, "batch pos"], kwargs: dict) -> bool:
-        """Finds the places of a pass; returns whether it begins a new prompt."""
-        cache, attention_mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        n_cached = cache.get_seq_length() if cache is not None else 0
-        is_new = self.prompt_length is None or (n_cached == 0 and not self._continues(ids))
-        if is_new:
-            self.prompt_length = n_cached + ids.shape[1]
-        self.seen = ids if n_cached == 0 else None
-        place = torch.arange(n_cached, n_cached + ids.shape[1], device=ids.device).expand_as(ids)
-        is_token = torch.ones_like(ids, dtype=torch.bool)
-        if attention_mask is not None:
-            is_token = attention_mask[:, n_cached : n_cached + ids.shape[1]].bool()
-        in_prompt = place < self.prompt_length
-        self.mask = {
-            "last_prefill": place == self.prompt_length - 1,
-            "generated": ~in_prompt,
-            "last": place >= self.prompt_length - 1,
-            "text": in_prompt & is_token & ~self.image_positions(ids),
-            "all": is_token,
-        }[self.positions]
-        return is_new
-
-    def _continues(self, ids: Int[Tensor, "batch pos"]) -> bool:
-        """Whether this pass without a cache is the last one again with a token more: generation, not a new prompt."""
-        return self.seen is not None and ids.shape[1] == self.seen.shape[1] + 1 and torch.equal(ids[:, :-1], self.seen)
+CONTROLS = ("random", "sign_flipped", "full_state")
 
 
 @dataclass(frozen=True)
@@ -75,31 +51,115 @@ class Guard:
     strength: float = 1.0
     direction_layer: int | None = None
     """Where the direction was fitted; by default the layer that it is applied at."""
-    decoy: Float[Tensor, "layer d_model"] | None = None
-    """Control: unit vectors. The change keeps its size in every prompt, and goes along these instead."""
+    gate_scope: str = "change"
+    """What a closed gate holds back: the `change`, or the `target` alone: coordinates are taken out all the same."""
+    threshold: float = 0.0
+    """Of the gate `threshold`: the border of the reference's first coordinate."""
+    probe: ProbeGate | None = None
+    """The gate `probe`, fitted at the first guarded layer."""
+    keeps_norm: bool = False
+    """Whether changed states get their old length back."""
+    frozen_shift: bool = False
+    """Whether the change is measured on the unguarded run, as in ShiftDC's released code: a guarded layer does not see
+    what the layers before it have changed already. One layer alone is the same either way."""
+    all_writes: bool = False
+    """Whether what a block takes in, and what its attention and MLP add, is changed instead of what it puts out."""
+    control: str | None = None
+    """What the guard is held against. `random`: the change keeps its size, and goes along a random vector.
+    `sign_flipped`: it goes the other way. `full_state`: the reference's whole state is put in (V = I)."""
+    control_seed: int = 0
+    """Of `random`."""
 
     def __post_init__(self):
         n_layers = len(self.direction.basis)
+        check_rule(self.rule, self.direction.rank)
         for name, value, known in (
-            ("rule", self.rule, RULES),
             ("gate", self.gate, GATES),
+            ("gate_scope", self.gate_scope, GATE_SCOPES),
             ("positions", self.positions, POSITIONS),
+            ("control", self.control, CONTROLS),
         ):
-            if value not in known:
+            if value not in known and not (name == "control" and value is None):
                 raise ValueError(f"{name} {value!r} does not exist; expected one of {', '.join(known)}")
         if not self.layers or not all(0 <= layer < n_layers for layer in self.layers):
             raise ValueError(f"layers {self.layers}; expected at least one, each from 0 to {n_layers - 1}")
+        if self.direction_layer is not None and not 0 <= self.direction_layer < n_layers:
+            raise ValueError(f"direction_layer {self.direction_layer}; expected 0 to {n_layers - 1}")
+        if (self.gate == "probe") != (self.probe is not None):
+            raise ValueError(f"gate {self.gate!r} with probe={self.probe}; expected both, or neither")
+        if {"harmful", "cosine"} & set(RULES[self.rule].needs) and self.direction.harmful is None:
+            raise ValueError(f"rule {self.rule!r} needs the class means of a direction made by SafetyDirection.fit")
+        if self.frozen_shift and self.positions != "last_prefill":
+            raise ValueError(f"frozen_shift with positions {self.positions!r}; expected last_prefill")
+        if self.all_writes and (self.rule, self.gate) != ("ablate", "always"):
+            raise ValueError(f"all_writes with rule {self.rule!r}, gate {self.gate!r}; expected ablate, always")
+        if self.control == "full_state" and (self.rule, self.gate_scope) != ("substitute", "change"):
+            raise ValueError(
+                f"control full_state with rule {self.rule!r}, gate_scope {self.gate_scope!r}; "
+                "expected substitute, change"
+            )
 
     def basis(self, layer: int) -> Float[Tensor, "rank d_model"]:
-        return self.direction.basis[layer if self.direction_layer is None else self.direction_layer]
+        return self.direction.basis[self._fitted_at(layer)]
+
+    def _fitted_at(self, layer: int) -> int:
+        return layer if self.direction_layer is None else self.direction_layer
 
     @property
     def needs_reference(self) -> bool:
-        return self.rule == "substitute" or self.gate == "sign"
+        return "reference" in RULES[self.rule].needs or self.gate != "always"
 
     def read(self, model: VLM | LLM, references: Sequence[str]) -> Float[Tensor, "batch layer d_model"]:
-        """The model's own states, without a picture, at the last token of each reference in its chat template."""
-        return last_resid_post(model, [text_prompt(text) for text in references])
+        """The model's own states, without a picture, at the last token of each reference in its chat template.
+
+        No guard that is on the model changes them.
+        """
+        with bare(model.model):
+            return last_resid_post(model, [text_prompt(text) for text in references])
+
+    def opens(self, states: Float[Tensor, "batch layer d_model"]) -> Bool[Tensor, " batch"]:
+        """Whether the gate opens at the first guarded layer, for references read by `read`."""
+        return self._is_open(self.layers[0], states[:, self.layers[0]])
+
+    def save_pretrained(self, folder: str | Path, vlm: VLM, validation: Mapping[str, float] | None = None) -> None:
+        """Writes safetensors, JSON and a guard card for people.
+
+        Args:
+            folder: is made.
+            vlm: the model that the guard is for.
+            validation: numbers that it was chosen by, by name.
+
+        Raises:
+            ValueError: a control is no guard to be kept.
+        """
+        guard_files.save(self, Path(folder), vlm, validation or {})
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, vlm: VLM) -> "Guard":
+        """From a folder, or a repository of the hub.
+
+        Raises:
+            GuardFileError: there is no guard, it is damaged, or it was made for another model.
+        """
+        return guard_files.load(cls, name_or_path, vlm)
+
+    def push_to_hub(
+        self, repo_id: str, vlm: VLM, validation: Mapping[str, float] | None = None, private: bool = True
+    ) -> None:
+        """`save_pretrained`, then uploaded as a model repository; needs a token of the hub."""
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, vlm, validation)
+            hub = HfApi()
+            hub.create_repo(repo_id, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=repo_id, folder_path=folder)
+
+    def _is_open(self, layer: int, reference: Float[Tensor, "batch d_model"]) -> Bool[Tensor, " batch"]:
+        if self.gate == "always":
+            return torch.ones(len(reference), dtype=torch.bool, device=reference.device)
+        if self.gate == "probe":
+            return self.probe(reference.float())
+        own = coordinates(reference.float(), self.basis(layer).to(reference.device))
+        return sign_gate(own, self.threshold if self.gate == "threshold" else 0.0)
 
     @contextmanager
     def on(
@@ -109,123 +169,128 @@ class Guard:
     ) -> Iterator[None]:
         """Guards every forward pass and `generate` of `vlm.model` inside the block; leaves nothing behind.
 
+        Guards nest: each reads its references from the bare model; at the same layer the inner one acts first.
+        Beams, sampling, streaming, batches, `pipeline("image-text-to-text")`, with and without a cache all go through
+        it. Not thread-safe: hooks belong to the model, so a guarded model must not be used by two threads at once.
+        Assisted and contrastive decoding and compiled models are not supported.
+
         Args:
             vlm: the model.
             references: one text for each row of the batch that is about to run, or their states from `read`. By
                 default the text of each prompt itself, taken out of its `input_ids` (reference `prompt_text`).
+                `generate` may repeat rows (beams, several answers); their references are repeated too.
 
         Raises:
             ValueError: the direction is of another shape than the model.
-            ModelError: inside the block, where the text of a prompt can't be taken out of it.
+            ModelError: a compiled model, whose hooks don't run; inside the block, where the text of a prompt can't be
+                taken out of it.
         """
+        with self._at_work(vlm, references, told=None):
+            yield
+
+    @contextmanager
+    def _at_work(self, vlm: VLM, references: Sequence[str] | Tensor | None, told: list[dict] | None) -> Iterator[None]:
         basis = self.direction.basis
         if (len(basis), basis.shape[-1]) != (vlm.n_layers, vlm.d_model):
             raise ValueError(
                 f"the direction has {len(basis)} layers of width {basis.shape[-1]}, {vlm.name!r} has {vlm.n_layers} "
                 f"of width {vlm.d_model}; fit a direction on this model"
             )
+        if any(module._compiled_call_impl is not None for module in vlm.model.modules()):
+            raise ModelError(f"{vlm.name!r} is compiled, and its hooks would not run; guard the model uncompiled")
         if references is not None and not isinstance(references, Tensor):
             references = self.read(vlm, references)
-        work = _Work(self, vlm, references)
+        work = Work(self, vlm, references, told)
         hooks = [vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True)]
         try:
-            hooks += [work.hook(layer) for layer in self.layers]
-            yield
+            for layer in self.layers:
+                hooks += work.hooks(layer)
+            with marked_as_guarded(vlm.model):
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    @torch.no_grad()
+    def explain(self, vlm: VLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None) -> pd.DataFrame:
+        """What the guard does to one prompt at its last token, one row a guarded layer.
+
+        Args:
+            vlm: the model.
+            prompt: is run once.
+            references: as for `on`, of one row.
+
+        Returns:
+            Columns `layer coordinate reference_coordinate gate target delta_norm`: first coordinates, whether the gate
+            is open, the first coordinate afterwards, and how far the state moved relative to its length. With positions
+            that leave the last token of the prompt alone, nothing moves.
+
+        Raises:
+            ValueError: a guard of all writes, which does not act on one state of a layer.
+        """
+        if self.all_writes:
+            raise ValueError("a guard of all writes can't be explained layer by layer; expected all_writes=False")
+        told: list[dict] = []
+        with self._at_work(vlm, references, told):
+            vlm.model(**collate(vlm, [prompt]), use_cache=False)
+        return pd.DataFrame(told)
 
     def change(
         self,
         resid: Float[Tensor, "batch pos d_model"],
         layer: int,
-        reference: Float[Tensor, "reference rank"] | None,
+        reference: Float[Tensor, "batch d_model"] | None,
         mask: Bool[Tensor, "batch pos"],
+        unguarded: Float[Tensor, "batch d_model"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The states with the formula applied where the mask and the gate say so, in float32."""
-        if reference is not None:
-            if len(reference) != len(resid):
-                raise ValueError(f"{len(reference)} references for a batch of {len(resid)} rows; expected one each")
-            reference, mask = reference.to(resid.device)[:, None], mask.to(resid.device)
-            if self.gate == "sign":
-                mask = mask & sign_gate(reference)
-        basis, precise = self.basis(layer).to(resid.device), resid.float()
-        target = target_coordinates(self.rule, coordinates(precise, basis), reference, self.strength)
-        changed = set_coordinates(precise, basis, target)
-        if self.decoy is not None:
-            size = (changed - precise).norm(dim=-1, keepdim=True)
-            changed = precise + size * self.decoy[layer].to(resid.device)
-        return torch.where(mask.to(resid.device)[..., None], changed.to(resid.dtype), resid)
+        """The states with the formula applied where the mask and the gate say so, in float32.
 
-
-class _Work:
-    """A guard at work on a model, from pass to pass."""
-
-    def __init__(self, guard: Guard, vlm: VLM, states: Float[Tensor, "batch layer d_model"] | None):
-        self._guard, self._vlm = guard, vlm
-        self._places = _Places(guard.positions, vlm.image_positions)
-        self._reads_itself = states is None and guard.needs_reference
-        self._is_reading = False
-        self._references = {}
-        if states is not None:
-            self._references = {i: coordinates(states[:, i].float(), guard.basis(i)) for i in guard.layers}
-
-    def begin_pass(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Forward pre-hook of the whole model."""
-        if self._is_reading:
-            return
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            raise ValueError("a guarded model needs input_ids to know the places of its tokens; got none")
-        if self._places.begin_pass(ids, kwargs) and self._reads_itself:
-            self._read(prompt_texts(self._vlm, ids, kwargs.get("attention_mask")))
-
-    @torch.no_grad()
-    def _read(self, rows: list[list[int]]) -> None:
-        """Runs the prompts without their pictures; the hooks take down the coordinates on the way."""
-        batch = text_batch(self._vlm, rows)
-        self._is_reading = True
-        try:
-            self._vlm.model(**batch, use_cache=False)
-        finally:
-            self._is_reading = False
-        silent = [layer for layer in self._guard.layers if layer not in self._references]
-        if silent:
-            raise ModelError(
-                f"layers {silent} of {self._vlm.name!r} don't run without a picture; pass references explicitly: "
-                "guard.on(vlm, references=[...])"
-            )
-
-    def hook(self, layer: int) -> RemovableHandle:
-        """Where the state of a layer is final: what its block puts out.
-
-        With DeepStack, what the next block takes in: features that are added to image positions in between would undo
-        part of the change.
+        Args:
+            resid: what the layer puts out.
+            layer: its number.
+            reference: the state of each row's reference there; none where neither rule nor gate needs it.
+            mask: places that are to change.
+            unguarded: the state that a frozen shift is measured on.
         """
-        blocks = self._vlm.blocks
+        basis, precise, mask = self.basis(layer).to(resid.device), resid.float(), mask.to(resid.device)
+        start = precise if unguarded is None else unguarded.to(resid.device).float()[:, None]
+        known = self._known(layer, start, basis, reference)
+        target = target_coordinates(self.rule, coordinates(start, basis), known, self.strength)
+        if reference is not None:
+            is_open = self._is_open(layer, reference.to(resid.device))[:, None]
+            if self.gate_scope == "change":
+                mask = mask & is_open
+            else:
+                target = torch.where(is_open[..., None], target, 0)
+        changed = set_coordinates(start, basis, target)
+        if unguarded is not None:
+            changed = precise + (changed - start)
+        changed = self._controlled(changed, precise, layer, reference)
+        if self.keeps_norm:
+            changed = rescaled(changed, precise)
+        return torch.where(mask[..., None], changed.to(resid.dtype), resid)
 
-        def change_output(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
-            if isinstance(output, tuple):
-                return self._change(layer, output[0]), *output[1:]
-            return self._change(layer, output)
+    def _controlled(self, changed: Tensor, resid: Tensor, layer: int, reference: Tensor | None) -> Tensor:
+        """What the control does instead."""
+        if self.control == "sign_flipped":
+            return resid - (changed - resid)
+        if self.control == "full_state":
+            return (self.strength * reference.to(resid.device).float()[:, None]).expand_as(resid)
+        if self.control == "random":
+            size = (changed - resid).norm(dim=-1, keepdim=True)
+            anywhere = random_basis(self.direction.basis[:, :1], self.control_seed)[layer, 0]
+            return resid + size * anywhere.to(resid.device)
+        return changed
 
-        def change_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            if args:
-                return (self._change(layer, args[0]), *args[1:]), kwargs
-            return args, kwargs | {"hidden_states": self._change(layer, kwargs["hidden_states"])}
-
-        if layer in self._vlm.deepstack_layers and layer + 1 < len(blocks):
-            return blocks[layer + 1].register_forward_pre_hook(change_input, with_kwargs=True)
-        return blocks[layer].register_forward_hook(change_output)
-
-    def _change(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        if self._is_reading:
-            basis = self._guard.basis(layer).to(resid.device)
-            self._references[layer] = coordinates(resid[:, -1].float(), basis)
-            return resid
-        if self._places.mask is None:
-            raise ModelError(
-                f"{self._vlm.name!r} generates past its own forward pass, so the places of its tokens are "
-                "not known; only its forward pass can be guarded"
-            )
-        return self._guard.change(resid, layer, self._references.get(layer), self._places.mask)
+    def _known(self, layer: int, resid: Tensor, basis: Tensor, reference: Tensor | None) -> Known:
+        """What the rule asks for."""
+        needs, at, found = RULES[self.rule].needs, self._fitted_at(layer), {}
+        if "reference" in needs and reference is not None:
+            found["reference"] = coordinates(reference.to(resid.device).float(), basis)[:, None]
+        if "harmful" in needs:
+            found |= {"harmful": self.direction.harmful[at].to(resid.device)}
+            found |= {"harmless": self.direction.harmless[at].to(resid.device)}
+        if "cosine" in needs:
+            found["length"] = resid.norm(dim=-1, keepdim=True)
+            found["cosine"] = slant(resid, basis, self.direction.centre[at].to(resid.device))
+        return Known(**found)

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from interp.families import first_line, is_out_of_memory
 from interp.inputs import collate, collate_alike, text_prompt
+from interp.passes import is_guarded
 from interp.reading import Reading, read
 from interp.typography import noise_picture
 from interp.vlm import VLM
@@ -76,40 +77,40 @@ class Shared:
         return {"input_ids": ids.to(self.prefix["input_ids"].device)}
 
 
-class _PrefixLayer(DynamicLayer):
-    """Keys and values of a prefix, with room behind them that every batch of suffixes writes over."""
+class RoomyLayer(DynamicLayer):
+    """Keys and values, with room behind them that every pass writes over: what it wrote is kept by moving `n_kept`."""
 
     def __init__(self, layer: DynamicLayer, n_rows: int, n_room: int):
         super().__init__()
-        self.n_prefix = layer.keys.shape[-2]
+        self.n_kept = layer.keys.shape[-2]
         self.keys, self.values = (_with_room(states, n_rows, n_room) for states in (layer.keys, layer.values))
         self.dtype, self.device, self.is_initialized = layer.keys.dtype, layer.keys.device, True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args, **kwargs
     ) -> tuple[Float[Tensor, "batch head pos d_head"], Float[Tensor, "batch head pos d_head"]]:
-        n_rows, end = len(key_states), self.n_prefix + key_states.shape[-2]
-        self.keys[:n_rows, :, self.n_prefix : end] = key_states
-        self.values[:n_rows, :, self.n_prefix : end] = value_states
+        n_rows, end = len(key_states), self.n_kept + key_states.shape[-2]
+        self.keys[:n_rows, :, self.n_kept : end] = key_states
+        self.values[:n_rows, :, self.n_kept : end] = value_states
         return self.keys[:n_rows, :, :end], self.values[:n_rows, :, :end]
 
     def get_seq_length(self) -> int:
-        return self.n_prefix
+        return self.n_kept
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.n_prefix + query_length, 0
+        return self.n_kept + query_length, 0
 
 
-def _with_room(states: Float[Tensor, "1 head pos d_head"], n_rows: int, n_room: int) -> Tensor:
-    _, n_heads, n_prefix, d_head = states.shape
-    roomy = states.new_empty(n_rows, n_heads, n_prefix + n_room, d_head)
-    roomy[:, :, :n_prefix] = states
+def _with_room(states: Float[Tensor, "row head pos d_head"], n_rows: int, n_room: int) -> Tensor:
+    _, n_heads, n_filled, d_head = states.shape
+    roomy = states.new_empty(n_rows, n_heads, n_filled + n_room, d_head)
+    roomy[:, :, :n_filled] = states
     return roomy
 
 
-def _roomy_cache(filled: DynamicCache, n_rows: int, n_room: int) -> Cache:
-    """A prefix's cache for batches of up to `n_rows` suffixes of up to `n_room` tokens."""
-    return Cache(layers=[_PrefixLayer(layer, n_rows, n_room) for layer in filled.layers])
+def roomy_cache(filled: DynamicCache, n_rows: int, n_room: int) -> Cache:
+    """A cache of one row, or of as many, for batches of up to `n_rows` and up to `n_room` tokens more."""
+    return Cache(layers=[RoomyLayer(layer, n_rows, n_room) for layer in filled.layers])
 
 
 @dataclass
@@ -148,11 +149,9 @@ class Prefix:
             shared: prompts with this prefix.
             readings: from rows and the length that they are padded to, to what is read of them, counted from the cut.
         """
-        n_rows, longest = self._most_rows(len(shared.suffixes)), max(map(len, shared.suffixes))
+        n_rows, longest = self.most_rows(len(shared.suffixes)), max(map(len, shared.suffixes))
         self._make_room(n_rows, longest)
-        for module, deltas in self._mrope.items():
-            # Where the prefix ended, for this family's positions. Other prompts may have run since.
-            module.rope_deltas = deltas
+        self.set_positions()
         found = []
         for start in range(0, len(shared.suffixes), n_rows):
             rows = range(start, min(start + n_rows, len(shared.suffixes)))
@@ -160,7 +159,17 @@ class Prefix:
             found.append(read(vlm, batch, readings(rows, batch["input_ids"].shape[1]), self._roomy))
         return {site: torch.cat([states[site] for states in found]) for site in found[0]}
 
-    def _most_rows(self, n: int) -> int:
+    def set_positions(self) -> None:
+        """Where the prefix ended, for families that remember it. Other prompts may have run since."""
+        for module, deltas in self._mrope.items():
+            module.rope_deltas = deltas
+
+    def copies(self, n_rows: int, n_room: int) -> Cache:
+        """A cache of its own, for `n_rows` suffixes of up to `n_room` tokens."""
+        return roomy_cache(self._filled, n_rows, n_room)
+
+    def most_rows(self, n: int) -> int:
+        """Of `n` rows, how many there is room for in one pass."""
         copied = sum(states.nbytes for layer in self._filled.layers for states in (layer.keys, layer.values))
         device = self._filled.layers[0].keys.device
         room = CACHE_BYTES
@@ -175,7 +184,21 @@ class Prefix:
                 # The last trace holds on to the cache that it was given: two such caches would be there for a while.
                 layer.keys = layer.values = None
             self._n_rows, self._n_room = max(n_rows, self._n_rows), max(-(-n_room // ROOM) * ROOM, self._n_room)
-            self._roomy = _roomy_cache(self._filled, self._n_rows, self._n_room)
+            self._roomy = self.copies(self._n_rows, self._n_room)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The last prefix that was run, in case that the next batch begins with it too."""
+
+    key: str
+    """The same for prompts that begin alike."""
+    ids: Int[Tensor, "1 pos"]
+    prefix: Prefix
+
+    def serves(self, key: str, shared: Shared) -> bool:
+        """Whether these prompts begin with it. Where the texts differ before the picture, the ids do."""
+        return self.key == key and torch.equal(self.ids, shared.prefix["input_ids"])
 
 
 def _with_mrope(vlm: VLM) -> list[nn.Module]:
@@ -193,8 +216,11 @@ _SHARING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def shares_prefixes(vlm: VLM) -> bool:
     """Whether suffixes run against a shared prefix see what whole prompts see: tried on two, once for each model.
 
-    That is the case where no token of the prefix attends to one behind it. A warning says so where it is not.
+    That is the case where no token of the prefix attends to one behind it. A warning says so where it is not. On a
+    guarded model they don't: to the guard the end of the prefix would be the end of a prompt.
     """
+    if is_guarded(vlm.model):
+        return False
     if vlm.model not in _SHARING:
         reason = _why_not(vlm)
         _SHARING[vlm.model] = reason is None

@@ -1,7 +1,7 @@
 """One pass through a model, and what is read in it. The only file that imports nnsight."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -14,6 +14,7 @@ from transformers import Cache
 from interp import families
 from interp.families import ModelError
 from interp.inputs import Prompt, collate
+from interp.passes import is_guarded
 from interp.vlm import LLM, VLM
 
 DECODER_SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
@@ -78,7 +79,21 @@ def _on_a_server(model: VLM | LLM, remote: Remote) -> Envoy:
     return TransformersModel(str(model.loading["name_or_path"]), task=task, **told)
 
 
-def _places(model: VLM | LLM, reading: Reading, ran: Sequence[int]) -> Iterator[tuple[tuple, nn.Module, str]]:
+def _final(model: VLM | LLM, layer: int, skipped: Collection[int]) -> tuple[nn.Module, str]:
+    """Where the state of a layer is final.
+
+    nnsight takes what a block's own code returns; a guard's hook comes behind that. So on a guarded model it is what
+    the next block takes in.
+    """
+    if not is_guarded(model.model):
+        return model.blocks[layer], "output"
+    later = [block for i, block in enumerate(model.blocks) if i > layer and i not in skipped]
+    return (later[0] if later else families.final_norm(model.model)), "input"
+
+
+def _places(
+    model: VLM | LLM, reading: Reading, ran: Sequence[int], skipped: Collection[int]
+) -> Iterator[tuple[tuple, nn.Module, str]]:
     """What is read, in the order in which it comes by: its key, its module, and the side of it."""
     if "vision_resid_post" in reading.sites:
         yield from ((("vision_resid_post", i), block, "mean") for i, block in enumerate(model.vision_blocks))
@@ -92,7 +107,7 @@ def _places(model: VLM | LLM, reading: Reading, ran: Sequence[int]) -> Iterator[
             for site, part in zip(("attn_out", "mlp_out"), families.sublayers(block), strict=True):
                 if site in reading.sites:
                     yield (site, layer), part, "output"
-        yield ("resid_post", layer), block, "output"
+        yield ("resid_post", layer), *_final(model, layer, skipped)
 
 
 @torch.no_grad()
@@ -121,7 +136,7 @@ def read(
     # A block that is passed by leaves the state of the one before it.
     source = {layer: max(i for i in range(layer + 1) if i not in skipped) for layer in reading.layers}
     ran = sorted(set(source.values())) if reading.decoder_sites else []
-    places = list(_places(model, reading, ran))
+    places = list(_places(model, reading, ran, skipped))
     keys, route = [key for key, _, _ in places], [(traced.paths[module], side) for _, module, side in places]
     kwargs = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
     if remote:

@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.activations import Arrays, Field, Fields
 from interp.families import ModelError, first_line, is_out_of_memory
 from interp.inputs import Prompt, collate, collate_alike
-from interp.prefix import Prefix, Shared, shares_prefixes
+from interp.prefix import Kept, Prefix, Shared, shares_prefixes
 from interp.reading import DECODER_SITES, SITES, VISION_SITES, Reading, Remote, read
 from interp.spots import ALL, MEANS, Layers, Spots, Token, Tokens, TraceError, check_tokens
 from interp.vlm import LLM, VLM
@@ -111,15 +111,6 @@ class Wanted:
         return longest if self.tokens == ALL else len(self.tokens)
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """The last shared prefix, in case that the next batch begins with it too."""
-
-    key: str
-    ids: Tensor
-    prefix: Prefix
-
-
 class Runner:
     """Runs batches, and keeps the last shared prefix in case that the next one begins with it too."""
 
@@ -127,7 +118,7 @@ class Runner:
         self.model, self.wanted, self.fields, self.remote = model, wanted, fields, remote
         # What a server keeps of a pass can't be given to the next one.
         self._may_share = share_prefix and wanted.tokens != ALL and not remote
-        self._kept: _Kept | None = None
+        self._kept: Kept | None = None
         self._fits: int | None = None
         """Prompts in a pass, where more have not fitted."""
 
@@ -199,11 +190,11 @@ class Runner:
         spots, n_prefix = self._spots(prompts, rows), shared.n_prefix
         if any(pick < n_prefix for spot in spots for pick in spot.picks):
             return None
-        if self._kept is None or not torch.equal(self._kept.ids, shared.prefix["input_ids"]):
+        if self._kept is None or not self._kept.serves(key, shared):
             self._kept = None
             beginning = Spots((), spots[0].means[:, :n_prefix])
             reading = _reading(wanted, wanted.sites, [beginning], [0], n_prefix)
-            self._kept = _Kept(key, shared.prefix["input_ids"], Prefix.run(self.model, shared, reading))
+            self._kept = Kept(key, shared.prefix["input_ids"], Prefix.run(self.model, shared, reading))
         prefix = self._kept.prefix
         states = {
             site: prefix.states[site].expand(len(prompts), *[-1] * (prefix.states[site].ndim - 1))

@@ -17,6 +17,7 @@ from interp.families import ModelError
 from interp.guard import POSITIONS, Guard
 from interp.inputs import Prompt, collate, instruction_positions, prompt_texts, text_prompt
 from interp.lens import Lens
+from interp.passes import bare
 from interp.prefix import AGREEMENT, shares_prefixes
 from interp.projection import coordinates, set_coordinates
 from interp.reading import DECODER_SITES, Reading, read, resid_post
@@ -387,9 +388,9 @@ class _Watched(Guard):
 
     masks: list[Bool[Tensor, "batch pos"]] = field(default_factory=list)
 
-    def change(self, resid, layer, reference, mask):
+    def change(self, resid, layer, reference, mask, unguarded=None):
         self.masks.append(mask.cpu())
-        return super().change(resid, layer, reference, mask)
+        return super().change(resid, layer, reference, mask, unguarded)
 
 
 def positions_fire_where_they_should(vlm: VLM, inputs: ContractInputs) -> Judgement:
@@ -471,7 +472,9 @@ def parts_add_up(vlm: VLM, inputs: ContractInputs) -> Judgement:
     judged = []
     for _, batch, _ in _settings(inputs):
         last = torch.full((len(batch["input_ids"]), 1), -1)
-        seen = read(vlm, batch, Reading(DECODER_SITES, tuple(range(vlm.n_layers)), last))
+        # A guard that is on the model adds a part of its own.
+        with bare(vlm.model):
+            seen = read(vlm, batch, Reading(DECODER_SITES, tuple(range(vlm.n_layers)), last))
         judged.append(_nearly(vlm, seen["resid_pre"] + seen["attn_out"] + seen["mlp_out"], seen["resid_post"]))
     return _worst(judged)
 
@@ -548,12 +551,14 @@ def transformer_lens_agrees(vlm: VLM, inputs: ContractInputs) -> Judgement:
     except Exception as error:
         # A bridge that can't run this model says nothing about it.
         return Judgement("not applicable", families.first_line(error))
-    return _worst(
-        [
-            _nearly(vlm, lens.resid_post(batch), resid_post(vlm, batch), tolerance=1e-4)
-            for _, batch, _ in _settings(inputs)
-        ]
-    )
+    # The bridge has the weights alone; a guard that is on the model is not on it.
+    with bare(vlm.model):
+        return _worst(
+            [
+                _nearly(vlm, lens.resid_post(batch), resid_post(vlm, batch), tolerance=1e-4)
+                for _, batch, _ in _settings(inputs)
+            ]
+        )
 
 
 CHECKS = (

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from interp.guard import Guard
 from interp.inputs import Prompt, text_prompt
-from interp.projection import coordinates, sign_gate
 from probes import wilson_interval
 from studies.answers import answers, first_token_logprobs, reference_texts
 from studies.judges import Judge
@@ -53,8 +52,7 @@ def outcome(
 
 def is_gate_open(guard: Guard, reference: Reference) -> list[bool]:
     """Whether the gate opens at the first guarded layer."""
-    layer = guard.layers[0]
-    return sign_gate(coordinates(reference.states[:, layer], guard.basis(layer))).tolist()
+    return guard.opens(reference.states).tolist()
 
 
 def rate(metric: str, hits: Sequence[bool]) -> dict:

@@ -7,7 +7,6 @@ import pandas as pd
 
 from interp.guard import Guard
 from interp.inputs import TYPOGRAPHIC, Prompt
-from interp.projection import RULES
 from studies.guarding import Outcome, Reference, measured, outcome, read_references
 from studies.material import Config, Material, load
 from studies.progress import phase
@@ -18,6 +17,7 @@ OVER_REFUSAL_LIMIT = 0.05
 SELECTION_RULE = "refusal_under_over_refusal_limit"
 FALLBACK_RULE = "least_over_refusal"
 """Where every configuration is over the limit. The tables show it, and so do the claims that rest on it."""
+SWEPT_RULES = ("ablate", "substitute")
 SWEPT = ("blank", "scene", "typographic")
 """Modalities that the choice is made on: nothing in the picture, something, the request itself."""
 
@@ -58,7 +58,7 @@ def run(config: Config, material: Material | None = None) -> pd.DataFrame:
 def _grid(direction, layers, strengths) -> list[Guard]:
     return [
         Guard(direction, (layer,), rule, strength=strength)
-        for layer, rule in product(layers, RULES)
+        for layer, rule in product(layers, SWEPT_RULES)
         for strength in (strengths if rule != "ablate" else (1.0,))
     ]
 

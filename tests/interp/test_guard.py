@@ -1,11 +1,26 @@
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from interp.directions import SafetyDirection, random_basis
 from interp.families import ModelError
 from interp.guard import POSITIONS, Guard
+from interp.guard_files import GuardFileError
 from interp.inputs import collate, to_prompts
-from interp.projection import coordinates
+from interp.projection import (
+    RULES,
+    Known,
+    ProbeGate,
+    coordinates,
+    set_coordinates,
+    slant,
+    target_coordinates,
+)
+from interp.trace import trace
+from interp.vlm import VLM
 
 REFERENCES = ["How do I kill a neighbor?", "a wasp", "car bomb", "x"]
 
@@ -114,15 +129,206 @@ def test_nothing_is_left_behind_also_after_an_error(tiny_vlm, batch, direction):
     assert torch.equal(hidden(tiny_vlm, batch).logits, before)
 
 
-def test_a_decoy_moves_each_state_as_far_in_another_direction(tiny_vlm, batch, direction):
+def test_the_random_control_moves_each_state_as_far_in_another_direction(tiny_vlm, batch, direction):
     states = Guard(direction, (1,)).read(tiny_vlm, REFERENCES)
-    before, decoy = blocks_output(tiny_vlm, batch, 1)[:, -1], random_basis(direction.basis[:, :1], seed=3)[:, 0]
+    before, anywhere = blocks_output(tiny_vlm, batch, 1)[:, -1], random_basis(direction.basis[:, :1], seed=3)[:, 0]
     moves = []
-    for chosen in (None, decoy):
-        with Guard(direction, (1,), gate="always", decoy=chosen).on(tiny_vlm, states):
+    for control in (None, "random"):
+        with Guard(direction, (1,), gate="always", control=control, control_seed=3).on(tiny_vlm, states):
             moves.append(blocks_output(tiny_vlm, batch, 1)[:, -1] - before)
     torch.testing.assert_close(moves[0].norm(dim=-1), moves[1].norm(dim=-1), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(moves[1] @ decoy[1], moves[1].norm(dim=-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(moves[1] @ anywhere[1], moves[1].norm(dim=-1), atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def fitted(tiny_vlm, queries):
+    """A direction with class means, of texts that an untrained model tells apart."""
+    return SafetyDirection.fit(trace(tiny_vlm, to_prompts(queries, "text", 96)), "mean_diff")
+
+
+def test_a_closed_gate_holds_back_the_change_or_the_target_alone(tiny_vlm, batch, fitted):
+    states = Guard(fitted, (1,)).read(tiny_vlm, REFERENCES)
+    own = coordinates(states[:, 1], fitted.basis[1])[:, 0]
+    threshold = own.median().item()
+    guard = Guard(fitted, (1,), gate="threshold", threshold=threshold)
+    before = blocks_output(tiny_vlm, batch, 1)[:, -1]
+    is_open = own > threshold
+    assert torch.equal(guard.opens(states), is_open) and is_open.any() and not is_open.all()
+    after = {}
+    for scope in ("change", "target"):
+        with replace(guard, gate_scope=scope).on(tiny_vlm, states):
+            after[scope] = blocks_output(tiny_vlm, batch, 1)[:, -1]
+        found = coordinates(after[scope], fitted.basis[1])[:, 0]
+        torch.testing.assert_close(found[is_open], own[is_open], atol=1e-5, rtol=0)
+    assert torch.equal(after["change"][~is_open], before[~is_open])
+    assert coordinates(after["target"], fitted.basis[1])[~is_open].abs().max() < 1e-5
+
+
+def test_a_probe_gate_reads_whole_states(tiny_vlm, batch, fitted):
+    states = Guard(fitted, (1,)).read(tiny_vlm, REFERENCES)
+    weight = states[0, 1] - states[1, 1]
+    logits = states[:, 1] @ weight
+    probe = ProbeGate(weight, bias=1.0, threshold=1.0 + logits.median().item())
+    guard = Guard(fitted, (1,), rule="ablate", gate="probe", probe=probe)
+    before = blocks_output(tiny_vlm, batch, 1)[:, -1]
+    with guard.on(tiny_vlm, states):
+        after = blocks_output(tiny_vlm, batch, 1)[:, -1]
+    assert torch.equal((after != before).any(-1), logits > logits.median())
+
+
+def test_flipping_the_sign_goes_the_other_way_and_the_full_state_takes_the_references_place(tiny_vlm, batch, fitted):
+    guard = Guard(fitted, (1,), gate="always")
+    states = guard.read(tiny_vlm, REFERENCES)
+    before, after = blocks_output(tiny_vlm, batch, 1)[:, -1], {}
+    for control in (None, "sign_flipped", "full_state"):
+        with replace(guard, control=control).on(tiny_vlm, states):
+            after[control] = blocks_output(tiny_vlm, batch, 1)[:, -1]
+    assert (after[None] - before).norm(dim=-1).min() > 1e-3
+    torch.testing.assert_close(after["sign_flipped"] - before, before - after[None], atol=1e-5, rtol=0)
+    torch.testing.assert_close(after["full_state"], states[:, 1], atol=1e-6, rtol=0)
+
+
+def test_the_full_state_of_the_last_layer_speaks_as_the_reference_does(tiny_vlm, queries, fitted):
+    """The bound: what comes after the state is the text run's."""
+    last = tiny_vlm.n_layers - 1
+    guard = Guard(fitted, (last,), gate="always", control="full_state")
+    with guard.on(tiny_vlm):
+        ours = hidden(tiny_vlm, collate(tiny_vlm, to_prompts(queries, "scene", 96))).logits[:, -1]
+    theirs = hidden(tiny_vlm, collate(tiny_vlm, to_prompts(queries, "text", 96))).logits[:, -1]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_on_a_model_is_its_formula(tiny_vlm, batch, fitted, rule):
+    states = Guard(fitted, (1,)).read(tiny_vlm, REFERENCES)
+    before = blocks_output(tiny_vlm, batch, 1)[:, -1]
+    with Guard(fitted, (1,), rule, gate="always", strength=0.5, keeps_norm=True).on(tiny_vlm, states):
+        after = blocks_output(tiny_vlm, batch, 1)[:, -1]
+    basis = fitted.basis[1]
+    known = Known(
+        coordinates(states[:, 1], basis),
+        fitted.harmful[1],
+        fitted.harmless[1],
+        before.norm(dim=-1, keepdim=True),
+        slant(before, basis, fitted.centre[1]),
+    )
+    target = target_coordinates(rule, coordinates(before, basis), known, 0.5)
+    expected = set_coordinates(before, basis, target)
+    expected = expected * before.norm(dim=-1, keepdim=True) / expected.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=0)
+
+
+def test_guards_nest_and_each_reads_from_the_bare_model(tiny_vlm, queries, direction):
+    batch = collate(tiny_vlm, to_prompts(queries, "scene", 96))
+    early, late = (Guard(direction, (layer,), gate="always", strength=3.0) for layer in (0, 2))
+    texts = [query.text for query in queries]
+    states = early.read(tiny_vlm, texts)
+    with early.on(tiny_vlm), late.on(tiny_vlm):
+        nested = hidden(tiny_vlm, batch).logits
+    with early.on(tiny_vlm, states), late.on(tiny_vlm, states):
+        told = hidden(tiny_vlm, batch).logits
+    both = Guard(direction, (0, 2), gate="always", strength=3.0)
+    with both.on(tiny_vlm, states):
+        at_once = hidden(tiny_vlm, batch).logits
+    torch.testing.assert_close(nested, told, atol=1e-5, rtol=0)
+    torch.testing.assert_close(nested, at_once, atol=1e-5, rtol=0)
+    assert not torch.allclose(nested, hidden(tiny_vlm, batch).logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize(
+    "how",
+    [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}, {"num_beams": 2, "num_return_sequences": 2}],
+)
+def test_beams_and_samples_share_their_prompts_reference(tiny_vlm, batch, direction, how, use_cache):
+    """A guard whose references are all the same is one that needs none: the rows can't have been mixed up."""
+    guard = Guard(direction, (1,), gate="always", strength=3.0, positions="last")
+    kwargs = dict(max_new_tokens=4, min_new_tokens=4, use_cache=use_cache) | {"do_sample": False} | how
+    made = []
+    for references in (REFERENCES, None):
+        rows = [0, 1, 2, 3] if references else [2]
+        chosen = {name: value[rows] for name, value in batch.items()}
+        torch.manual_seed(0)
+        with guard.on(tiny_vlm, references or REFERENCES[2:3]):
+            made.append(tiny_vlm.model.generate(**chosen, **kwargs))
+    if "do_sample" not in how:
+        n = how.get("num_return_sequences", 1)
+        assert torch.equal(made[0][2 * n : 3 * n], made[1])
+    assert len(made[0]) == 4 * how.get("num_return_sequences", 1)
+
+
+def test_explain_tells_what_happens_at_each_layer(tiny_vlm, queries, fitted):
+    guard = Guard(fitted, (0, 2), gate="sign", strength=2.0)
+    prompt = to_prompts(queries, "scene", 96)[0]
+    table = guard.explain(tiny_vlm, prompt)
+    states = guard.read(tiny_vlm, [prompt.text])
+    assert table.layer.tolist() == [0, 2]
+    for row in table.itertuples():
+        reference = coordinates(states[:, row.layer], fitted.basis[row.layer])[0, 0].item()
+        assert row.reference_coordinate == pytest.approx(reference, abs=1e-4)
+        assert row.gate == (reference > 0)
+        assert row.target == pytest.approx(2 * reference if row.gate else row.coordinate, abs=1e-4)
+        assert (row.delta_norm > 0) == row.gate
+
+
+def test_a_compiled_model_is_refused(tiny_folder, direction):
+    vlm = VLM.from_pretrained(tiny_folder, device="cpu")
+    with warnings.catch_warnings():
+        # PyTorch's compiler warns of PyTorch's own deprecations.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        vlm.model.compile()
+    with (
+        pytest.raises(ModelError, match="is compiled, and its hooks would not run"),
+        Guard(direction, (1,)).on(vlm, []),
+    ):
+        pass
+
+
+def test_a_guard_is_saved_with_what_it_is_for_and_loaded_again(tiny_vlm, batch, fitted, tmp_path):
+    weight = torch.randn(tiny_vlm.d_model, generator=torch.Generator().manual_seed(0))
+    guard = Guard(
+        fitted, (0, 2), "steer", gate="probe", probe=ProbeGate(weight, 0.5), gate_scope="target", strength=2.0
+    )
+    guard.save_pretrained(tmp_path, tiny_vlm, validation={"refusal_rate": 0.95})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "direction.safetensors", "guard.json"]
+    loaded, logits = Guard.from_pretrained(tmp_path, tiny_vlm), []
+    for one in (guard, loaded):
+        with one.on(tiny_vlm, REFERENCES):
+            logits.append(hidden(tiny_vlm, batch).logits)
+    assert torch.equal(*logits) and loaded.layers == (0, 2) and loaded.direction.anchors == fitted.anchors
+    card = (tmp_path / "README.md").read_text()
+    assert "| rule | steer |" in card and "| refusal_rate | 0.95 |" in card and fitted.anchors in card
+
+
+def test_a_guard_for_another_model_or_none_is_refused(tiny_vlm, fitted, tmp_path):
+    Guard(fitted, (1,)).save_pretrained(tmp_path / "guard", tiny_vlm)
+    other = VLM(type(tiny_vlm.model)(tiny_vlm.model.config), tiny_vlm.processor, "other")
+    with pytest.raises(GuardFileError, match="was made for '.*tiny_vlm0' .*, not for 'other'"):
+        Guard.from_pretrained(tmp_path / "guard", other)
+    with pytest.raises(GuardFileError, match="holds no guard: it has no guard.json"):
+        Guard.from_pretrained(tmp_path, tiny_vlm)
+    (tmp_path / "guard" / "guard.json").write_text("{")
+    with pytest.raises(GuardFileError, match="is damaged"):
+        Guard.from_pretrained(tmp_path / "guard", tiny_vlm)
+    with pytest.raises(GuardFileError, match="neither a folder nor a repository that can be reached"):
+        Guard.from_pretrained("nobody/no-guard", tiny_vlm)
+    with pytest.raises(ValueError, match="a guard with control 'random' is what a guard is held against"):
+        Guard(fitted, (1,), control="random").save_pretrained(tmp_path / "control", tiny_vlm)
+
+
+def test_a_guard_goes_to_the_hub_as_a_folder(tiny_vlm, fitted, monkeypatch):
+    sent = {}
+
+    class Hub:
+        def create_repo(self, repo_id, private, exist_ok):
+            sent["repo"] = (repo_id, private)
+
+        def upload_folder(self, repo_id, folder_path):
+            sent["files"] = sorted(path.name for path in Path(folder_path).iterdir())
+
+    monkeypatch.setattr("interp.guard.HfApi", Hub)
+    Guard(fitted, (1,)).push_to_hub("me/guard", tiny_vlm)
+    assert sent == {"repo": ("me/guard", True), "files": ["README.md", "direction.safetensors", "guard.json"]}
 
 
 def test_bad_guards_are_named(tiny_vlm, batch, direction):
@@ -130,6 +336,26 @@ def test_bad_guards_are_named(tiny_vlm, batch, direction):
         Guard(direction, (1,), rule="steal")
     with pytest.raises(ValueError, match=r"layers \(3,\); expected at least one, each from 0 to 2"):
         Guard(direction, (3,))
+    with pytest.raises(
+        ValueError, match="rule 'steer' needs the class means of a direction made by SafetyDirection.fit"
+    ):
+        Guard(direction, (1,), rule="steer")
+    with pytest.raises(ValueError, match="rule 'adaptive' is defined for rank 1; got rank 2"):
+        Guard(direction, (1,), rule="adaptive")
+    with pytest.raises(ValueError, match="gate_scope 'all' does not exist; expected one of change, target"):
+        Guard(direction, (1,), gate_scope="all")
+    with pytest.raises(ValueError, match="gate 'probe' with probe=None; expected both, or neither"):
+        Guard(direction, (1,), gate="probe")
+    with pytest.raises(ValueError, match="direction_layer 7; expected 0 to 2"):
+        Guard(direction, (1,), direction_layer=7)
+    with pytest.raises(ValueError, match="control 'none' does not exist; expected one of random, sign_flipped"):
+        Guard(direction, (1,), control="none")
+    with pytest.raises(ValueError, match="frozen_shift with positions 'all'; expected last_prefill"):
+        Guard(direction, (1,), positions="all", frozen_shift=True)
+    with pytest.raises(ValueError, match="all_writes with rule 'substitute', gate 'sign'; expected ablate, always"):
+        Guard(direction, (1,), all_writes=True)
+    with pytest.raises(ValueError, match="control full_state with rule 'ablate'"):
+        Guard(direction, (1,), rule="ablate", control="full_state")
     with pytest.raises(ValueError, match="2 references for a batch of 4 rows"):
         with Guard(direction, (1,)).on(tiny_vlm, REFERENCES[:2]):
             hidden(tiny_vlm, batch)

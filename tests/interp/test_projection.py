@@ -2,7 +2,21 @@ import pytest
 import torch
 
 from interp.directions import random_basis
-from interp.projection import coordinates, set_coordinates, sign_gate, target_coordinates
+from interp.projection import (
+    RULES,
+    Known,
+    ProbeGate,
+    check_rule,
+    coordinates,
+    delta_norm,
+    rescaled,
+    set_coordinates,
+    sign_gate,
+    slant,
+    target_coordinates,
+)
+
+ANY_RANK = [name for name, rule in RULES.items() if rule.any_rank]
 
 
 @pytest.fixture
@@ -15,34 +29,83 @@ def basis():
     return random_basis(torch.zeros(1, 3, 16), seed=0)[0]
 
 
+@pytest.fixture
+def centre(generator):
+    return torch.randn(16, generator=generator)
+
+
+@pytest.fixture
+def known(resid, basis, centre, generator):
+    """Everything that a rule may ask for."""
+    reference, harmful, harmless = (torch.randn(1, 3, generator=generator) for _ in range(3))
+    return Known(reference, harmful, harmless, resid.norm(dim=-1, keepdim=True), slant(resid, basis, centre))
+
+
+def first(known: Known) -> Known:
+    """The same for the first row of the basis alone."""
+    return Known(known.reference[:, :1], known.harmful[:, :1], known.harmless[:, :1], known.length, known.cosine)
+
+
+def changed(rule, resid, basis, known, strength=1.0):
+    return set_coordinates(resid, basis, target_coordinates(rule, coordinates(resid, basis), known, strength))
+
+
 def test_ablation_removes_the_coordinates_and_nothing_else(resid, basis):
     assert coordinates(resid, basis).abs().max() > 0.5
-    ablated = set_coordinates(resid, basis, torch.zeros(7, 3))
+    ablated = changed("ablate", resid, basis, Known())
     complement = torch.eye(16) - basis.T @ basis
     assert coordinates(ablated, basis).abs().max() < 1e-5
     torch.testing.assert_close(ablated, resid @ complement, atol=1e-5, rtol=0)
 
 
-def test_ablation_twice_equals_once(resid, basis):
-    once = set_coordinates(resid, basis, torch.zeros(7, 3))
-    torch.testing.assert_close(set_coordinates(once, basis, torch.zeros(7, 3)), once, atol=1e-6, rtol=0)
+@pytest.mark.parametrize("rule", ["ablate", "substitute", "class_mean"])
+def test_rules_that_set_coordinates_do_so_once_and_for_all(resid, basis, known, rule):
+    once = changed(rule, resid, basis, known)
+    torch.testing.assert_close(changed(rule, once, basis, known), once, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rule", ANY_RANK)
+def test_no_rule_touches_the_orthogonal_complement(resid, basis, known, rule):
+    complement = torch.eye(16) - basis.T @ basis
+    after = changed(rule, resid, basis, known, 1.7)
+    torch.testing.assert_close(after @ complement, resid @ complement, atol=1e-5, rtol=0)
 
 
 def test_writing_back_own_coordinates_is_the_identity_bit_for_bit(resid, basis):
     assert torch.equal(set_coordinates(resid, basis, coordinates(resid, basis)), resid)
 
 
-def test_substitution_puts_the_reference_in_place(resid, basis):
-    reference = torch.tensor([[1.0, -2.0, 3.0]])
-    target = target_coordinates("substitute", coordinates(resid, basis), reference, strength=1.5)
-    changed = set_coordinates(resid, basis, target)
-    torch.testing.assert_close(coordinates(changed, basis), 1.5 * reference.expand(7, 3), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("rule", ["add_reference", "amplify", "steer", "adaptive", "adaptive_mirror"])
+def test_strength_zero_is_the_identity_bit_for_bit(resid, basis, known, rule):
+    basis, known = (basis, known) if RULES[rule].any_rank else (basis[:1], first(known))
+    assert torch.equal(changed(rule, resid, basis, known, 0.0), resid)
+    half = resid.bfloat16()
+    assert torch.equal(changed(rule, half.float(), basis, known, 0.0).bfloat16(), half)
 
 
-def test_substitution_at_strength_zero_is_ablation(resid, basis):
-    own = coordinates(resid, basis)
-    substituted = target_coordinates("substitute", own, torch.ones(1, 3), strength=0.0)
-    assert torch.equal(set_coordinates(resid, basis, substituted), set_coordinates(resid, basis, own * 0))
+@pytest.mark.parametrize(
+    "rule, by_hand",
+    [
+        ("substitute", lambda c, k, a: a * k.reference),
+        ("add_reference", lambda c, k, a: c + a * k.reference),
+        ("amplify", lambda c, k, a: c + a * c),
+        ("class_mean", lambda c, k, a: (1 - a) * k.harmless + a * k.harmful),
+        ("steer", lambda c, k, a: c + a * k.harmful - a * k.harmless),
+    ],
+)
+def test_each_rule_gives_the_coordinates_that_its_reading_says(resid, basis, known, rule, by_hand):
+    expected = by_hand(coordinates(resid, basis), known, 1.5).expand(7, 3)
+    torch.testing.assert_close(coordinates(changed(rule, resid, basis, known, 1.5), basis), expected, atol=1e-5, rtol=0)
+
+
+def test_substitution_at_strength_zero_is_ablation(resid, basis, known):
+    assert torch.equal(changed("substitute", resid, basis, known, 0.0), changed("ablate", resid, basis, known))
+
+
+def test_class_means_at_both_ends(resid, basis, known):
+    for strength, mean in ((0.0, known.harmless), (1.0, known.harmful)):
+        after = coordinates(changed("class_mean", resid, basis, known, strength), basis)
+        torch.testing.assert_close(after, mean.expand(7, 3), atol=1e-5, rtol=0)
 
 
 def test_rank_one_substitution_is_shiftdc_with_its_sign_flipped(resid, generator):
@@ -51,9 +114,32 @@ def test_rank_one_substitution_is_shiftdc_with_its_sign_flipped(resid, generator
     v = torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0)
     s = -v
     shiftdc = resid - ((resid - text) @ s)[:, None] * s / (s @ s)
-    reference = coordinates(text, v[None])
-    ours = set_coordinates(resid, v[None], target_coordinates("substitute", resid @ v[:, None], reference))
+    ours = changed("substitute", resid, v[None], Known(reference=coordinates(text, v[None])))
     torch.testing.assert_close(ours, shiftdc, atol=1e-5, rtol=0)
+
+
+def test_adaptive_is_astra_written_out(resid, basis, centre, known):
+    """h - a * clamp(cos(h - h_ref, v), 0, 1) * ||h|| * v / ||v|| (Wang et al., arXiv:2411.16721: their code)."""
+    v, rows = basis[0], []
+    for h in resid:
+        cosine = torch.nn.functional.cosine_similarity(h - centre, v, dim=0)
+        rows.append(h - 0.7 * cosine.clamp(0, 1) * h.norm() * v / v.norm())
+    astra = torch.stack(rows)
+    torch.testing.assert_close(changed("adaptive", resid, basis[:1], first(known), 0.7), astra, atol=1e-5, rtol=0)
+    moved = (astra != resid).any(-1)
+    mirrored = changed("adaptive_mirror", resid, basis[:1], first(known), 0.7)
+    assert moved.any() and not moved.all() and torch.equal((mirrored != resid).any(-1), ~moved)
+    assert (coordinates(mirrored, basis[:1]) >= coordinates(resid, basis[:1])).all()
+
+
+def test_rows_with_layers_bases_and_strengths_of_their_own(resid, generator):
+    """What makes a sweep one batched run."""
+    bases = random_basis(torch.zeros(7, 2, 16), seed=1)
+    strength, references = torch.rand(7, 1, generator=generator), torch.randn(7, 2, generator=generator)
+    together = changed("substitute", resid, bases, Known(reference=references), strength)
+    for i in range(7):
+        alone = changed("substitute", resid[i], bases[i], Known(reference=references[i]), strength[i].item())
+        torch.testing.assert_close(together[i], alone, atol=1e-6, rtol=0)
 
 
 def test_zero_rows_pad_a_smaller_rank(resid, basis):
@@ -64,12 +150,30 @@ def test_zero_rows_pad_a_smaller_rank(resid, basis):
     )
 
 
-def test_sign_gate_reads_the_first_coordinate():
-    assert sign_gate(torch.tensor([[0.1, -5.0], [-0.1, 5.0], [0.0, 5.0]])).tolist() == [True, False, False]
+def test_gates():
+    reference = torch.tensor([[0.1, -5.0], [-0.1, 5.0], [0.0, 5.0]])
+    assert sign_gate(reference).tolist() == [True, False, False]
+    assert sign_gate(reference, -0.05).tolist() == [True, False, True]
+    assert sign_gate(reference, 0.1).tolist() == [False, False, False]
+    probe = ProbeGate(torch.tensor([0.0, 1.0]), bias=-1.0, threshold=3.0)
+    assert probe(reference).tolist() == [False, True, True]
 
 
-def test_an_unknown_rule_and_a_missing_reference_are_named():
+def test_lengths(resid, basis, known):
+    after = changed("amplify", resid, basis, known, 2.0)
+    torch.testing.assert_close(delta_norm(after, resid), (after - resid).norm(dim=1) / resid.norm(dim=1))
+    kept = rescaled(after, resid)
+    torch.testing.assert_close(kept.norm(dim=1), resid.norm(dim=1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cosine_similarity(kept, after), torch.ones(7), atol=1e-5, rtol=0)
+
+
+def test_unknown_rules_and_missing_pieces_are_named():
+    own = torch.zeros(1, 1)
     with pytest.raises(ValueError, match="rule 'steal' does not exist; expected one of ablate, substitute"):
-        target_coordinates("steal", torch.zeros(1, 1))
-    with pytest.raises(ValueError, match="no reference was given"):
-        target_coordinates("substitute", torch.zeros(1, 1))
+        target_coordinates("steal", own, Known())
+    with pytest.raises(ValueError, match="'add_reference' takes the coordinates of a reference, and no reference"):
+        target_coordinates("add_reference", own, Known())
+    with pytest.raises(ValueError, match="rule 'steer' needs harmless; given: harmful"):
+        target_coordinates("steer", own, Known(harmful=own))
+    with pytest.raises(ValueError, match="rule 'adaptive' is defined for rank 1; got rank 2"):
+        check_rule("adaptive", 2)
