@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TextStreamer, pipeline
 
 from interp.directions import SafetyDirection, random_basis
 from interp.families import ModelError
@@ -380,3 +381,22 @@ def test_text_that_cannot_be_taken_out_has_to_be_passed(tiny_vlm, batch, directi
     monkeypatch.setattr("interp.inputs._picture_marks", lambda vlm: ())
     with pytest.raises(ModelError, match="pass references explicitly"), Guard(direction, (1,)).on(tiny_vlm):
         hidden(tiny_vlm, batch)
+
+
+def test_a_pipeline_and_a_streamer_are_guarded(tiny_vlm, queries, direction, capsys):
+    """They call generate, with whatever they make of the messages."""
+    prompt = to_prompts(queries, "scene", 96)[0]
+    batch, guard = collate(tiny_vlm, [prompt]), Guard(direction, (1,), gate="always", positions="last", strength=9.0)
+    kwargs = {"max_new_tokens": 5, "do_sample": False}
+    pipe = pipeline("image-text-to-text", model=tiny_vlm.model, processor=tiny_vlm.processor)
+    plain = tiny_vlm.model.generate(**batch, **kwargs)
+    with guard.on(tiny_vlm):
+        expected = tiny_vlm.model.generate(**batch, **kwargs)
+        streamed = tiny_vlm.model.generate(
+            **batch, **kwargs, streamer=TextStreamer(tiny_vlm.tokenizer, skip_prompt=True)
+        )
+        piped = pipe(text=prompt.messages, generate_kwargs=kwargs, return_full_text=False)
+    said = tiny_vlm.tokenizer.decode(expected[0, batch["input_ids"].shape[1] :])
+    assert not torch.equal(expected, plain) and torch.equal(streamed, expected)
+    assert capsys.readouterr().out.strip() == said.strip()
+    assert piped[0]["generated_text"].strip() == said.replace("<pad>", "").strip()
