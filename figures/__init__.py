@@ -1,6 +1,8 @@
 """Tidy table -> matplotlib figure. Runs nothing."""
 
 from figures.defence import attack_success_bars
+from figures.guard import guard_explained
+from figures.readings import readings
 from figures.separability import coordinates_by_modality, hidden_states, probe_auroc
 from figures.style import save
 from figures.sweep import layer_sweep
@@ -8,8 +10,10 @@ from figures.sweep import layer_sweep
 __all__ = [
     "attack_success_bars",
     "coordinates_by_modality",
+    "guard_explained",
     "hidden_states",
     "layer_sweep",
     "probe_auroc",
+    "readings",
     "save",
 ]

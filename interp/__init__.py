@@ -1,13 +1,15 @@
 """The model: what we read from it, and what we do to it."""
 
 from interp.activations import StoreError, open_store
-from interp.directions import ESTIMATORS, SafetyDirection, random_basis
+from interp.directions import ESTIMATORS, AnchorError, SafetyDirection, alignment, fit_gate, random_basis, stability
 from interp.guard import Guard
+from interp.guard_files import GuardFileError
 from interp.inputs import MODALITIES, Prompt, Query, collate, to_prompt, to_prompts
 from interp.lens import Lens
 from interp.patching import patch, recovered
 from interp.pictures import PictureError
-from interp.projection import RULES, coordinates, set_coordinates
+from interp.projection import RULES, ProbeGate, coordinates, set_coordinates
+from interp.rows import RowsError, one_at_a_time, ride, run_rows
 from interp.spots import TraceError
 from interp.trace import trace
 from interp.vlm import LLM, VLM, ModelError
@@ -19,21 +21,31 @@ __all__ = [
     "MODALITIES",
     "RULES",
     "VLM",
+    "AnchorError",
     "Guard",
+    "GuardFileError",
     "ModelError",
     "PictureError",
+    "ProbeGate",
     "Prompt",
     "Query",
+    "RowsError",
     "SafetyDirection",
     "StoreError",
     "TraceError",
+    "alignment",
     "collate",
     "coordinates",
+    "fit_gate",
     "open_store",
+    "one_at_a_time",
     "patch",
     "random_basis",
     "recovered",
+    "ride",
+    "run_rows",
     "set_coordinates",
+    "stability",
     "to_prompt",
     "to_prompts",
     "trace",

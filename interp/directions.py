@@ -16,6 +16,11 @@ from torch import Tensor
 
 from interp.projection import ProbeGate, coordinates
 
+
+class AnchorError(ValueError):
+    """No direction can be fitted on these anchors; says why."""
+
+
 ESTIMATORS = ("paired_svd", "mean_diff", "pca", "lda", "logistic")
 SINGLE = ("mean_diff", "lda", "logistic")
 """Estimators of one direction."""
@@ -32,12 +37,12 @@ def paired_svd(
         ValueError: the classes are not paired, or there are fewer pairs than ranks.
     """
     if harmful.shape != harmless.shape:
-        raise ValueError(
+        raise AnchorError(
             f"paired_svd needs a harmless partner for each harmful query; got {len(harmful)} harmful and "
             f"{len(harmless)} harmless. Give pairs, or use estimator 'mean_diff'."
         )
     if len(harmful) < rank:
-        raise ValueError(f"rank {rank} needs at least {rank} pairs; got {len(harmful)}")
+        raise AnchorError(f"rank {rank} needs at least {rank} pairs; got {len(harmful)}")
     differences = rearrange(harmful.double() - harmless.double(), "pair layer d_model -> layer pair d_model")
     return torch.linalg.svd(differences, full_matrices=False).Vh[:, :rank]
 
@@ -60,7 +65,7 @@ def pca(
     """
     states = torch.cat([harmful, harmless]).double()
     if len(states) <= rank:
-        raise ValueError(f"rank {rank} needs more than {rank} anchors; got {len(states)}")
+        raise AnchorError(f"rank {rank} needs more than {rank} anchors; got {len(states)}")
     centred = rearrange(states - states.mean(0), "prompt layer d_model -> layer prompt d_model")
     return torch.linalg.svd(centred, full_matrices=False).Vh[:, :rank]
 
@@ -147,7 +152,8 @@ class SafetyDirection:
             apart_from: texts of the test split, none of which may be an anchor.
 
         Raises:
-            ValueError: no such estimator or token, a class without anchors, unpaired anchors for `paired_svd`, states
+            ValueError: no such estimator or token.
+            AnchorError: a class without anchors, unpaired anchors for `paired_svd`, fewer of them than ranks, states
                 that are no numbers, or anchors of the test split.
         """
         _check(activations, estimator, rank, token, apart_from)
@@ -237,7 +243,7 @@ def _draw(activations: xr.Dataset, rng: np.random.Generator) -> xr.Dataset:
 
 def _check(activations: xr.Dataset, estimator: str, rank: int, token: str, apart_from: Collection[str]) -> None:
     """Raises:
-    ValueError: see `SafetyDirection.fit`.
+    AnchorError, ValueError: see `SafetyDirection.fit`.
     """
     if estimator not in ESTIMATORS or rank < 1 or (rank > 1 and estimator in SINGLE):
         raise ValueError(
@@ -248,7 +254,7 @@ def _check(activations: xr.Dataset, estimator: str, rank: int, token: str, apart
         raise ValueError(f"token {token!r} was not traced; these were: {', '.join(map(str, activations.token.values))}")
     seen = sorted(set(activations.text.values) & set(apart_from))
     if seen:
-        raise ValueError(
+        raise AnchorError(
             f"{len(seen)} anchors are in the test split ({seen[0]!r}, ...); a direction fitted on what it is tested on "
             "proves nothing: leave them out"
         )
@@ -256,7 +262,7 @@ def _check(activations: xr.Dataset, estimator: str, rank: int, token: str, apart
     bad = np.argwhere(~np.isfinite(activations.resid_post.sel(token=token).values).all(-1))
     if len(bad):
         prompt, layer = bad[0]
-        raise ValueError(
+        raise AnchorError(
             f"the state of prompt {prompt} ({activations.text.values[prompt]!r}) at layer "
             f"{activations.layer.values[layer]} is not finite; {len(bad)} such states"
         )
@@ -269,7 +275,7 @@ def _states(activations: xr.Dataset, chosen: np.ndarray, token: str) -> Float[Te
 def _by_class(activations: xr.Dataset, token: str) -> tuple[Tensor, Tensor]:
     is_harmful = activations.harmful.values
     if is_harmful.all() or not is_harmful.any():
-        raise ValueError(
+        raise AnchorError(
             f"a direction needs anchors of both classes; got {is_harmful.sum()} harmful, {(~is_harmful).sum()} harmless"
         )
     return _states(activations, is_harmful, token), _states(activations, ~is_harmful, token)
@@ -281,7 +287,7 @@ def _aligned_by_pair(activations: xr.Dataset, token: str) -> tuple[Tensor, Tenso
     rows = [np.flatnonzero(is_harmful == label) for label in (True, False)]
     names = [pairs[chosen] for chosen in rows]
     if sorted(names[0]) != sorted(names[1]) or len(set(names[0])) != len(names[0]) or "" in names[0]:
-        raise ValueError(
+        raise AnchorError(
             "paired_svd needs exactly one harmful and one harmless anchor in each pair. "
             "Give pairs, or use estimator 'mean_diff'."
         )

@@ -1,7 +1,8 @@
 """Guards on disk: tensors in safetensors, settings in JSON, and a card for people. They know the model they are for."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,22 +69,24 @@ def save(guard: "Guard", folder: Path, vlm: VLM, validation: Mapping[str, float]
     (folder / CARD).write_text(_card(about), encoding="utf-8")
 
 
-def load(kind: type["Guard"], name_or_path: str | Path, vlm: VLM) -> "Guard":
-    """See `Guard.from_pretrained`."""
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(str(name_or_path), allow_patterns=[SETTINGS, TENSORS]))
-        except (OSError, ValueError) as error:
-            raise GuardFileError(
-                f"no guard at {str(name_or_path)!r}: neither a folder nor a repository that can be reached "
-                f"({first_line(error)})"
-            ) from error
-    try:
+def read_settings(name_or_path: str | Path) -> dict:
+    """What a guard says of itself, without its tensors.
+
+    Raises:
+        GuardFileError: there is no guard, or it is damaged.
+    """
+    with _whole(folder := _found(name_or_path)):
         about = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        tensors = load_file(folder / TENSORS)
         if about["format"] != FORMAT:
             raise GuardFileError(f"guard {str(folder)!r} has format {about['format']}; this version reads {FORMAT}")
+        return {part: about[part] for part in ("model", "direction", "guard", "validation")}
+
+
+def load(kind: type["Guard"], name_or_path: str | Path, vlm: VLM) -> "Guard":
+    """See `Guard.from_pretrained`."""
+    about = read_settings(name_or_path)
+    with _whole(folder := _found(name_or_path)):
+        tensors = load_file(folder / TENSORS)
         settings, theirs = dict(about["guard"]), about["model"]
         ours = weights_identity(vlm)
         if theirs["weights"] != ours:
@@ -96,6 +99,28 @@ def load(kind: type["Guard"], name_or_path: str | Path, vlm: VLM) -> "Guard":
             settings["probe"] = ProbeGate(tensors.pop("probe_weight"), **probe)
         settings["layers"] = tuple(settings["layers"])
         return kind(SafetyDirection(**tensors, **about["direction"]), **settings)
+
+
+def _found(name_or_path: str | Path) -> Path:
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(str(name_or_path), allow_patterns=[SETTINGS, TENSORS]))
+    except (OSError, ValueError) as error:
+        raise GuardFileError(
+            f"no guard at {str(name_or_path)!r}: neither a folder nor a repository that can be reached "
+            f"({first_line(error)})"
+        ) from error
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Raises:
+    GuardFileError: in place of whatever goes wrong with files that are missing or damaged.
+    """
+    try:
+        yield
     except FileNotFoundError as error:
         raise GuardFileError(f"folder {str(folder)!r} holds no guard: it has no {Path(error.filename).name}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:

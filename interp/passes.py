@@ -43,19 +43,26 @@ class Places:
         if is_new:
             self.prompt_length = n_cached + ids.shape[1]
         self.seen = ids if n_cached == 0 else None
-        place = torch.arange(n_cached, n_cached + ids.shape[1], device=ids.device).expand_as(ids)
+        self.mask = self._places(ids, attention_mask, n_cached)
+        return is_new
+
+    def _places(
+        self, ids: Int[Tensor, "batch pos"], attention_mask: Tensor | None, n_cached: int
+    ) -> Bool[Tensor, "batch pos"]:
+        """On the CPU where the places follow from lengths alone: what they are is then known without a wait."""
+        place = torch.arange(n_cached, n_cached + ids.shape[1]).expand(ids.shape)
+        if self.positions == "last_prefill":
+            return place == self.prompt_length - 1
+        if self.positions == "generated":
+            return place >= self.prompt_length
+        if self.positions == "last":
+            return place >= self.prompt_length - 1
         is_token = torch.ones_like(ids, dtype=torch.bool)
         if attention_mask is not None:
             is_token = attention_mask[:, n_cached : n_cached + ids.shape[1]].bool()
-        in_prompt = place < self.prompt_length
-        self.mask = {
-            "last_prefill": place == self.prompt_length - 1,
-            "generated": ~in_prompt,
-            "last": place >= self.prompt_length - 1,
-            "text": in_prompt & is_token & ~self.image_positions(ids),
-            "all": is_token,
-        }[self.positions]
-        return is_new
+        if self.positions == "all":
+            return is_token
+        return (place < self.prompt_length).to(ids.device) & is_token & ~self.image_positions(ids)
 
     def _continues(self, ids: Int[Tensor, "batch pos"]) -> bool:
         """Whether this pass without a cache is the last one again with a token more: generation, not a new prompt.

@@ -1,15 +1,13 @@
-"""Prompts -> answers and first-token scores, with or without a guard."""
+"""Prompts -> answers, first-token scores and reference texts, unguarded."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.guard import Guard
-from interp.inputs import Prompt, batches, collate, text_prompt, transcription_prompt
+from interp.inputs import Prompt, batches, caption_prompt, collate, text_prompt, transcription_prompt
 from interp.vlm import LLM, VLM
 
 Advance = Callable[[int], None]
@@ -26,33 +24,15 @@ class Generation:
     batch_size: int = 64
 
 
-def _guarded(guard: Guard | None, vlm: VLM | LLM, references: Tensor | None, rows: list[int]):
-    if guard is None:
-        return nullcontext()
-    return guard.on(vlm, None if references is None else references[rows])
-
-
 @torch.no_grad()
-def answers(
-    vlm: VLM | LLM,
-    prompts: Sequence[Prompt],
-    how: Generation,
-    guard: Guard | None = None,
-    references: Float[Tensor, "prompt layer d_model"] | None = None,
-    advance: Advance = _silent,
-) -> list[str]:
-    """Greedy answers, in the order of the prompts.
-
-    Args:
-        references: what `read_references` gives for these prompts; only needed by the guard.
-    """
+def answers(vlm: VLM | LLM, prompts: Sequence[Prompt], how: Generation, advance: Advance = _silent) -> list[str]:
+    """Greedy answers, in the order of the prompts."""
     tokenizer, texts = vlm.tokenizer, [""] * len(prompts)
     for rows in batches(prompts, how.batch_size):
         batch = collate(vlm, [prompts[i] for i in rows])
-        with _guarded(guard, vlm, references, rows):
-            ids = vlm.model.generate(
-                **batch, max_new_tokens=how.max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
-            )
+        ids = vlm.model.generate(
+            **batch, max_new_tokens=how.max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
         new = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(rows, new, strict=True):
             texts[i] = text.strip()
@@ -61,29 +41,22 @@ def answers(
 
 
 @torch.no_grad()
-def first_token_logprobs(
-    vlm: VLM | LLM,
-    prompts: Sequence[Prompt],
-    how: Generation,
-    guard: Guard | None = None,
-    references: Float[Tensor, "prompt layer d_model"] | None = None,
-) -> Float[Tensor, "prompt d_vocab"]:
+def first_token_logprobs(vlm: VLM | LLM, prompts: Sequence[Prompt], how: Generation) -> Float[Tensor, "prompt d_vocab"]:
     """Log-probabilities of the first answer token, in the order of the prompts."""
     logprobs: dict[int, Tensor] = {}
     for rows in batches(prompts, how.batch_size):
         batch = collate(vlm, [prompts[i] for i in rows])
-        with _guarded(guard, vlm, references, rows):
-            logits = vlm.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+        logits = vlm.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
         logprobs.update(zip(rows, logits.float().log_softmax(-1).cpu(), strict=True))
     return torch.stack([logprobs[i] for i in range(len(prompts))])
 
 
 def transcriptions(vlm: VLM, prompts: Sequence[Prompt], how: Generation, advance: Advance = _silent) -> list[str]:
     """What the model reads in each prompt's picture."""
-    return answers(vlm, [transcription_prompt(prompt) for prompt in prompts], how, advance=advance)
+    return answers(vlm, [transcription_prompt(prompt) for prompt in prompts], how, advance)
 
 
-REFERENCES = ("prompt_text", "transcription", "oracle")
+REFERENCES = ("prompt_text", "transcription", "caption", "prompt_text+transcription", "oracle")
 
 
 def reference_texts(
@@ -92,23 +65,26 @@ def reference_texts(
     """q for each prompt: the text that the aligned LLM is shown.
 
     Args:
-        reference: `prompt_text` (what the user wrote), `transcription` (what the VLM reads in the picture; the
-            prompt's text where there is none), or `oracle` (the true request: a bound, never to be selected).
+        reference: `prompt_text` (what the user wrote), `transcription` (what the VLM reads in the picture), `caption`
+            (what it sees there), `prompt_text+transcription`, or `oracle` (the true request: a bound, never to be
+            selected). Where there is no picture, or nothing is read in it, the prompt's text stands.
 
     Raises:
         ValueError: no such reference.
     """
-    if reference == "prompt_text":
-        return [prompt.text for prompt in prompts]
-    if reference == "oracle":
-        return [prompt.query.text for prompt in prompts]
-    if reference != "transcription":
+    if reference not in REFERENCES:
         raise ValueError(f"reference {reference!r} does not exist; expected one of {', '.join(REFERENCES)}")
     texts = [prompt.text for prompt in prompts]
+    if reference == "prompt_text":
+        return texts
+    if reference == "oracle":
+        return [prompt.query.text for prompt in prompts]
     pictured = [i for i, prompt in enumerate(prompts) if prompt.pictures]
-    read = transcriptions(vlm, [prompts[i] for i in pictured], how, advance)
+    ask = caption_prompt if reference == "caption" else transcription_prompt
+    read = answers(vlm, [ask(prompts[i]) for i in pictured], how, advance)
     for i, text in zip(pictured, read, strict=True):
-        texts[i] = text or texts[i]
+        if text:
+            texts[i] = f"{texts[i]} {text}" if reference == "prompt_text+transcription" else text
     return texts
 
 

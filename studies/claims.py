@@ -28,6 +28,7 @@ COHERENCE = 0.9
 class Tables:
     separability: pd.DataFrame
     layer_sweep: pd.DataFrame
+    readings: pd.DataFrame
     defence: pd.DataFrame
     signal_path: pd.DataFrame
 
@@ -178,12 +179,42 @@ def _within(row: pd.Series, low: float = -np.inf, high: float = np.inf) -> bool 
     return False if row.ci_high < low or row.ci_low > high else None
 
 
+def _gains(tables: Tables, rule: str, gate: str, control: str | None = None) -> pd.DataFrame:
+    """What a reading changes in the refusal score of harmful requests with a picture, on the reported split."""
+    rows = tables.readings
+    is_it = (rows.setting == "finalists") & rows.selection_rule.isna() & (rows.metric == "refusal_score_gain")
+    is_it &= (rows.rule == rule) & (rows.gate == gate) & rows.modality.isin(IMAGE_AUGMENTED)
+    found = rows[is_it & (rows.control.isna() if control is None else rows.control == control)]
+    if found.empty:
+        raise LookupError(f"no refusal_score_gain of {rule}, gate {gate}, control {control}")
+    return found
+
+
+def _rises(rows: pd.DataFrame) -> bool | None:
+    """Whether all gains lie above 0: True or False where every interval lies on one side, else None."""
+    if (rows.ci_low > 0).all():
+        return True
+    return False if (rows.ci_high <= 0).any() else None
+
+
+def _falls(rows: pd.DataFrame) -> bool | None:
+    return _rises(rows.assign(ci_low=-rows.ci_high, ci_high=-rows.ci_low))
+
+
+def _gained(rows: pd.DataFrame) -> str:
+    return ", ".join(f"{row.modality} {_shown(row)}" for _, row in rows.iterrows())
+
+
 def _stage_two_alone(tables: Tables) -> tuple[bool | None, str]:
-    rows = first_judge(tables.layer_sweep)
-    rows = rows[(rows.metric == "refusal_rate") & (rows.modality == "blank")]
-    unguarded = _one(rows, defence="unguarded")
-    alone = _one(rows, defence="guard", rule="ablate", layer=tables.layer)
-    return _below(alone, unguarded), f"harmful refused {_shown(unguarded)} unguarded, {_shown(alone)} projected only"
+    alone = _gains(tables, "ablate", "always")
+    return _falls(alone), f"change of the refusal score, nats: {_gained(alone)}"
+
+
+def _text_coordinate(tables: Tables) -> tuple[bool | None, str]:
+    """Stages 2 and 3, q read as text: back to refusing, and the other way with the sign flipped."""
+    kept, flipped = (_gains(tables, "substitute", "sign", control) for control in (None, "sign_flipped"))
+    words = f"change of the refusal score, nats: {_gained(kept)}; with the sign flipped: {_gained(flipped)}"
+    return _all([_rises(kept), _falls(flipped)]), words
 
 
 CLAIMS = (
@@ -193,6 +224,7 @@ CLAIMS = (
     Claim("the guard lowers attack success below the baselines", "lowest in three settings", _guard_beats_baselines),
     Claim("the guard keeps fluency", "perplexity near the unguarded model's", _fluency_kept),
     Claim("(against the abstract's wording) projecting out alone removes refusal", "not reported", _stage_two_alone),
+    Claim("the text-only LLM's own coordinate brings refusal back", "three notes, three signs", _text_coordinate),
 )
 
 

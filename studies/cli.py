@@ -16,6 +16,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+guard_app = typer.Typer(help="Fit a guard and save it, look at one, answer with and without it.", no_args_is_help=True)
+app.add_typer(guard_app, name="guard")
 BAD_INPUT = 2
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -24,15 +26,16 @@ Precision = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfl
 DeviceMap = Annotated[str | None, typer.Option(help="'auto' spreads a large model (needs accelerate).")]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")]
 Model = Annotated[str, typer.Option(help="Folder in Hugging Face format, hub id, or 'organism' (the built-in model).")]
+Queries = Annotated[
+    Path | None,
+    typer.Option(help="CSV with columns text,harmful[,category,pair,picture]; by default the built-in queries."),
+]
 
 
 @app.command()
 def repro(
     model: Model = "organism",
-    queries: Annotated[
-        Path | None,
-        typer.Option(help="CSV with columns text,harmful[,category,pair,picture]; by default the built-in queries."),
-    ] = None,
+    queries: Queries = None,
     scale: Annotated[str, typer.Option(help="tiny, quick (five minutes) or full.")] = "quick",
     out: Annotated[Path, typer.Option(help="Folder for tables and figures; traces in it are used again.")] = Path(
         "results/repro"
@@ -80,10 +83,7 @@ def check(
 def trace(
     out: Annotated[Path, typer.Option(help="Folder of the store; a trace that was stopped goes on.")],
     model: Model = "organism",
-    queries: Annotated[
-        Path | None,
-        typer.Option(help="CSV with columns text,harmful[,category,pair,picture]; by default the built-in queries."),
-    ] = None,
+    queries: Queries = None,
     modality: Annotated[str, typer.Option(help="One or several: text,blank,noise,scene,typographic,...")] = "text",
     sites: Annotated[
         str, typer.Option(help="resid_post,resid_pre,attn_out,mlp_out,vision_resid_post,projector_out.")
@@ -137,6 +137,69 @@ def store(
         raise typer.Exit(1 if damaged else 0)
 
 
+@guard_app.command("fit")
+def guard_fit(
+    out: Annotated[Path, typer.Option(help="Folder of the guard.")],
+    model: Model = "organism",
+    queries: Queries = None,
+    scale: Annotated[str, typer.Option(help="tiny, quick or full: how much is measured on validation.")] = "quick",
+    work: Annotated[Path, typer.Option(help="Folder for traces, which are used again.")] = Path("results/guard_fit"),
+    seed: Annotated[int, typer.Option(help="Of splits of your own queries.")] = 0,
+) -> None:
+    """Fits the direction on anchors, chooses layer, rule and strength on validation, and saves the guard."""
+    _quieten()
+    from studies import guards
+    from studies.material import Config
+
+    config = Config(model, str(queries) if queries else None, scale, str(work), "validation", seed)
+    guards.fit(config, out)
+    guards.show(str(out), Console())
+    print(f"{out} holds the guard; `vlm-guard guard apply {out}` answers with it")
+
+
+@guard_app.command("show")
+def guard_show(folder: Annotated[str, typer.Argument(help="Folder of a guard, or hub id.")]) -> None:
+    """Tells what a guard is, for which model, and the numbers that it was chosen by."""
+    from studies import guards
+
+    guards.show(folder, Console())
+
+
+@guard_app.command("apply")
+def guard_apply(
+    folder: Annotated[str, typer.Argument(help="Folder of a guard, or hub id.")],
+    text: Annotated[str | None, typer.Option(help="One request.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="A picture that stands beside the request.")] = None,
+    queries: Queries = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many of the queries of each class.")] = 5,
+    modality: Annotated[str, typer.Option(help="text, blank, noise, scene, typographic, typographic_scene.")] = "blank",
+    reference: Annotated[
+        str, typer.Option(help="prompt_text, transcription, caption or prompt_text+transcription.")
+    ] = "prompt_text",
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 40,
+    model: Annotated[str | None, typer.Option(help="By default the model that the guard says it is for.")] = None,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+) -> None:
+    """Answers with and without the guard, side by side. By default some of the validation queries."""
+    _quieten()
+    from interp.guard import Guard
+    from interp.guard_files import read_settings
+    from interp.inputs import to_prompts
+    from studies import guards
+    from studies.answers import Generation
+
+    about = read_settings(folder)
+    chosen = guards.asked_queries(text, picture, queries, limit)
+    guards.check_asked(modality, reference)
+    vlm = _load(model or about["model"]["name"], trust_remote_code, dtype, device_map, revision)
+    guard = Guard.from_pretrained(folder, vlm)
+    prompts = to_prompts(chosen, "scene" if picture else modality, vlm.picture_size)
+    guards.print_answers(guards.apply(vlm, guard, prompts, reference, Generation(max_new_tokens)), Console())
+
+
 def _load(model: str, trust_remote_code: bool, dtype: str, device_map: str | None, revision: str | None):
     """Raises:
     ModelError: see `VLM.from_pretrained`; or no such precision.
@@ -170,11 +233,12 @@ def _quieten() -> None:
 
 def _is_about_input(error: Exception) -> bool:
     """Apart from mistakes of ours, which keep their traceback. Imports late: `--help` answers at once."""
-    from interp import ModelError, PictureError, StoreError, TraceError
+    from interp import AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError
     from studies.datasets import QueryFileError
     from studies.material import ConfigError
 
-    known = (ModelError, PictureError, StoreError, TraceError, QueryFileError, ConfigError, OSError)
+    known = (AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError)
+    known += (QueryFileError, ConfigError, OSError)
     return isinstance(error, known)
 
 

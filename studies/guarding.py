@@ -1,20 +1,26 @@
 """Runs a guard over queries in one setting, and measures what it does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from interp.guard import Guard
 from interp.inputs import Prompt, text_prompt
+from interp.projection import RULES
+from interp.rows import References, run_rows
+from interp.trace import trace
 from probes import wilson_interval
 from studies.answers import answers, first_token_logprobs, reference_texts
 from studies.judges import Judge
 from studies.material import Material
 from studies.scores import kl_divergence, refusal_scores
+
+ROWS = 16
+"""Prompts in one pass of many guards."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,21 @@ class Reference:
     states: Float[Tensor, "prompt layer d_model"]
 
 
-def read_references(material: Material, prompts: Sequence[Prompt], reference: str) -> Reference:
-    """Reads pictures first where the reference asks for it; never inside a hook."""
+def read_references(
+    material: Material, prompts: Sequence[Prompt], reference: str, source: str = "vlm_text"
+) -> Reference:
+    """Reads pictures first where the reference asks for it; never inside a hook.
+
+    Args:
+        source: whose states they are: the VLM's own, or those of the aligned LLM (`llm`).
+    """
     how = material.config.generation
     texts = reference_texts(material.vlm, prompts, reference, how)
-    traced = material.traced([text_prompt(text) for text in texts], f"trace references, {reference}")
+    shown = [text_prompt(text) for text in texts]
+    if source == "vlm_text":
+        traced = material.traced(shown, f"trace references, {reference}")
+    else:
+        traced = trace(material.scorer, shown, batch_size=how.batch_size)
     return Reference(texts, torch.from_numpy(traced.resid_post.sel(token="last").values))
 
 
@@ -38,21 +54,82 @@ class Outcome:
     """What the model does with a list of prompts."""
 
     answers: list[str]
-    logprobs: Float[Tensor, "prompt d_vocab"] | None
-    """Of the first answer token; none where a defence exchanges whole answers."""
+    refusal_score: Float[Tensor, " prompt"]
+    kl: Float[Tensor, " prompt"]
+    """From the unguarded model, at the first answer token."""
+
+
+def outcomes(
+    material: Material,
+    prompts: Sequence[Prompt],
+    guards: Sequence[Guard | None],
+    references: References = None,
+    advance: Callable[[int], None] = lambda n_runs: None,
+) -> list[Outcome]:
+    """Answers and first-token scores under each guard, all of them for one prefill where they can ride together.
+
+    Args:
+        references: states of the reference texts, of each prompt; the same for every guard, or one for each.
+        advance: called with the number of prompts times guards done since the last call.
+    """
+    vlm, tokens, how = material.vlm, material.refusal_tokens.ids, material.config.generation
+    scores = {
+        "refusal_score": lambda logprobs, unguarded: refusal_scores(logprobs, tokens),
+        "kl": lambda logprobs, unguarded: kl_divergence(unguarded[:, None], logprobs),
+    }
+    rows = run_rows(vlm, prompts, guards, references, scores, how.max_new_tokens, ROWS, advance)
+    texts = [vlm.tokenizer.batch_decode(said, skip_special_tokens=True) for said in rows.tokens]
+    return [
+        Outcome([text.strip() for text in said], score, kl)
+        for said, score, kl in zip(texts, rows.scores["refusal_score"], rows.scores["kl"], strict=True)
+    ]
 
 
 def outcome(
     material: Material, prompts: Sequence[Prompt], guard: Guard | None = None, reference: Reference | None = None
 ) -> Outcome:
-    """Answers and first-token scores, unguarded or under one guard."""
-    run = material.vlm, prompts, material.config.generation, guard, reference.states if reference else None
-    return Outcome(answers(*run), first_token_logprobs(*run))
+    """`outcomes` of one guard, or of none."""
+    return outcomes(material, prompts, [guard], reference.states if reference else None)[0]
 
 
-def is_gate_open(guard: Guard, reference: Reference) -> list[bool]:
-    """Whether the gate opens at the first guarded layer."""
-    return guard.opens(reference.states).tolist()
+def outcome_of_others(material: Material, prompts: Sequence[Prompt], others: Sequence[Prompt]) -> Outcome:
+    """What the model does with other prompts, put in place of these: defences by prompting."""
+    vlm, how = material.vlm, material.config.generation
+    plain, exchanged = (first_token_logprobs(vlm, some, how) for some in (prompts, others))
+    scores = refusal_scores(exchanged, material.refusal_tokens.ids)
+    return Outcome(answers(vlm, others, how), scores, kl_divergence(plain, exchanged))
+
+
+def text_verdict(material: Material, prompts: Sequence[Prompt], reference: Reference, unguarded: Outcome) -> Outcome:
+    """The bound that a guard is held against: runs q as text; where that is refused, the refusal is the answer."""
+    told = outcome_of_others(material, prompts, [text_prompt(text) for text in reference.texts])
+    refused = torch.tensor([material.judges[0].refuses(answer) for answer in told.answers])
+    pairs = zip(refused.tolist(), told.answers, unguarded.answers, strict=True)
+    said = [refusal if is_refused else answer for is_refused, refusal, answer in pairs]
+    scores = torch.where(refused, told.refusal_score, unguarded.refusal_score)
+    return Outcome(said, scores, torch.where(refused, told.kl, 0))
+
+
+def describe(guard: Guard | None, reference: str, source: str = "vlm_text") -> dict:
+    """The columns that say which guard a row is about."""
+    if guard is None:
+        return {"defence": "unguarded"}
+    return {
+        "defence": "guard",
+        "layer": guard.layers[0],
+        "direction_layer": guard.layers[0] if guard.direction_layer is None else guard.direction_layer,
+        "token": guard.direction.token,
+        "estimator": guard.direction.estimator,
+        "rank": guard.direction.rank,
+        "source": source,
+        "rule": guard.rule,
+        "reference": reference,
+        "gate": guard.gate,
+        "gate_scope": guard.gate_scope,
+        "positions": guard.positions,
+        "strength": guard.strength if RULES[guard.rule].has_strength else None,
+        "control": guard.control,
+    }
 
 
 def rate(metric: str, hits: Sequence[bool]) -> dict:
@@ -99,15 +176,30 @@ def judged(prompts: Sequence[Prompt], answers: Sequence[str], judge: Judge) -> l
     return [{"judge": judge.name} | row for row in rows]
 
 
-def measured(material: Material, prompts: Sequence[Prompt], found: Outcome, unguarded: Outcome) -> list[dict]:
+def measured(material: Material, prompts: Sequence[Prompt], found: Outcome) -> list[dict]:
     """What every judge sees; the refusal score of harmful prompts, and the KL from unguarded of harmless ones."""
     rows = [row for judge in material.judges for row in judged(prompts, found.answers, judge)]
     if len(material.judges) > 1:
         refused = [[judge.refuses(answer) for answer in found.answers] for judge in material.judges]
         rows.append(rate("judge_agreement", [len(set(verdicts)) == 1 for verdicts in zip(*refused, strict=True)]))
-    if found.logprobs is None:
-        return rows
-    is_harmful = torch.tensor([prompt.query.harmful for prompt in prompts])
-    scores = refusal_scores(found.logprobs, material.refusal_tokens.ids)[is_harmful]
-    kl = kl_divergence(unguarded.logprobs, found.logprobs)[~is_harmful]
-    return [*rows, mean("refusal_score", scores.tolist()), mean("kl", kl.tolist())]
+    return [*rows, *first_token(prompts, found)]
+
+
+def first_token(prompts: Sequence[Prompt], found: Outcome) -> list[dict]:
+    """The refusal score of harmful prompts, and the KL from unguarded of harmless ones."""
+    is_harmful = harmful_among(prompts)
+    scores, kl = found.refusal_score[is_harmful], found.kl[~is_harmful]
+    return [mean("refusal_score", scores.tolist()), mean("kl", kl.tolist())]
+
+
+def harmful_among(prompts: Sequence[Prompt]) -> Bool[Tensor, " prompt"]:
+    return torch.tensor([prompt.query.harmful for prompt in prompts])
+
+
+def gate_rates(guard: Guard, prompts: Sequence[Prompt], states: Float[Tensor, "prompt layer d_model"]) -> list[dict]:
+    """The gate as a classifier of its own."""
+    is_open, is_harmful = guard.opens(states), harmful_among(prompts)
+    return [
+        rate("gate_true_positive_rate", is_open[is_harmful].tolist()),
+        rate("gate_false_positive_rate", is_open[~is_harmful].tolist()),
+    ]

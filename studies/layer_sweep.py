@@ -1,13 +1,13 @@
 """Where and how to apply the projection, chosen on validation."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import product
 
 import pandas as pd
 
 from interp.guard import Guard
-from interp.inputs import TYPOGRAPHIC, Prompt
-from studies.guarding import Outcome, Reference, measured, outcome, read_references
+from interp.inputs import TYPOGRAPHIC
+from studies.guarding import describe, measured, outcomes, read_references
 from studies.material import Config, Material, load
 from studies.progress import phase
 from studies.records import first_judge, tidy
@@ -35,22 +35,14 @@ def run(config: Config, material: Material | None = None) -> pd.DataFrame:
     material = material or load(config)
     direction = fit_direction(material)
     modalities = [name for name in SWEPT if name in config.sizes.modalities]
-    # 1. prompts, references and the unguarded answers of each modality
-    grounds = {}
-    with phase("layer sweep, unguarded", len(modalities)) as report:
-        for name in modalities:
-            grounds[name] = _ground(material, name)
-            report(1)
-    rows = [row for ground in grounds.values() for row in ground.measure(material, None)]
-    # 2. every configuration on each of them
     guards = _grid(direction, range(0, material.vlm.n_layers, config.sizes.layer_step), config.sizes.strengths)
-    n_prompts = sum(len(ground.prompts) for ground in grounds.values())
-    with phase(f"layer sweep, {len(guards)} guards", len(guards) * n_prompts) as report:
-        for guard in guards:
-            for ground in grounds.values():
-                rows += ground.measure(material, guard)
-                report(len(ground.prompts))
-    # 3. the choice
+    # 1. in each modality, every configuration on the same prompts and references
+    rows = []
+    n_prompts = sum(len(material.queries["validation"]) for _ in modalities)
+    with phase(f"layer sweep, {len(guards)} guards", (len(guards) + 1) * n_prompts) as report:
+        for name in modalities:
+            rows += _measured(material, name, guards, report)
+    # 2. the choice
     table = tidy(material.labels | {"split": "validation"} | row for row in rows)
     return _mark(table)
 
@@ -63,44 +55,16 @@ def _grid(direction, layers, strengths) -> list[Guard]:
     ]
 
 
-@dataclass(frozen=True)
-class _Ground:
-    """The validation queries in one modality, with what every configuration is measured against."""
-
-    modality: str
-    prompts: list[Prompt]
-    reference: Reference
-    unguarded: Outcome
-
-    def measure(self, material: Material, guard: Guard | None) -> list[dict]:
-        found = outcome(material, self.prompts, guard, self.reference) if guard else self.unguarded
-        about = {"modality": self.modality} | describe(guard, reference_for(self.modality))
-        return [about | row for row in measured(material, self.prompts, found, self.unguarded)]
-
-
-def describe(guard: Guard | None, reference: str) -> dict:
-    """The columns that say which guard a row is about."""
-    if guard is None:
-        return {"defence": "unguarded"}
-    return {
-        "defence": "guard",
-        "layer": guard.layers[0],
-        "estimator": guard.direction.estimator,
-        "rank": guard.direction.rank,
-        "source": "vlm_text",
-        "rule": guard.rule,
-        "reference": reference,
-        "gate": guard.gate,
-        "gate_scope": "change",
-        "positions": guard.positions,
-        "strength": guard.strength if guard.rule != "ablate" else None,
-    }
-
-
-def _ground(material: Material, modality: str) -> _Ground:
-    prompts = material.prompts("validation", modality)
-    reference = read_references(material, prompts, reference_for(modality))
-    return _Ground(modality, prompts, reference, outcome(material, prompts))
+def _measured(material: Material, modality: str, guards: list[Guard], report: Callable[[int], None]) -> list[dict]:
+    """Unguarded, and under each guard."""
+    prompts, reference = material.prompts("validation", modality), reference_for(modality)
+    states = read_references(material, prompts, reference).states
+    found = outcomes(material, prompts, [None, *guards], states, report)
+    return [
+        {"modality": modality} | describe(guard, reference) | row
+        for guard, one in zip([None, *guards], found, strict=True)
+        for row in measured(material, prompts, one)
+    ]
 
 
 CHOICE = ["layer", "rule", "strength"]

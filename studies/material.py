@@ -45,12 +45,14 @@ class Scale:
     """Shuffled-label controls beside each probe."""
     n_patched: int
     """Harmful prompts of each modality that activations are patched into."""
+    grid_modalities: tuple[str, ...]
+    """In which the grid of readings is run."""
 
 
 SCALES = {
-    "tiny": Scale(22, 11, ("text", "blank", "typographic"), 4, (1.0,), 1, 3),
-    "quick": Scale(121, 60, tuple(MODALITIES), 1, (1.0,), 2, 16),
-    "full": Scale(121, 60, tuple(MODALITIES), 1, (0.5, 1.0, 2.0, 4.0), 20, 60),
+    "tiny": Scale(22, 11, ("text", "blank", "typographic"), 4, (1.0,), 1, 3, ("blank", "typographic")),
+    "quick": Scale(121, 60, tuple(MODALITIES), 1, (1.0,), 2, 16, ("blank", "typographic")),
+    "full": Scale(121, 60, tuple(MODALITIES), 1, (0.5, 1.0, 2.0, 4.0), 20, 60, tuple(MODALITIES)),
 }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from studies import claims, defence, layer_sweep, separability, signal_path
+from studies import claims, defence, layer_sweep, readings, separability, signal_path
 from studies.material import BUILT_IN, Config, ConfigError, Material, load
 from studies.records import read_table, write_config, write_provenance, write_table
 
@@ -48,11 +48,12 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     write_table(points, out, "points")
     swept = layer_sweep.run(config, material)
     write_table(swept, out, "layer_sweep")
-    defended = defence.run(config, material, swept)
+    layer = layer_sweep.chosen_guard(swept, material).layers[0]
+    read_as = readings.run(config, material, layer)
+    write_table(read_as, out, "readings")
+    defended = defence.run(config, material, readings.chosen_reading(read_as, material))
     write_table(defended, out, "defence")
-    write_table(
-        signal_path.run(config, material, layer_sweep.chosen_guard(swept, material).layers[0]), out, "signal_path"
-    )
+    write_table(signal_path.run(config, material, layer), out, "signal_path")
     write_provenance(out, config, material.inputs())
     # From the files, so that the verdicts are those of anyone who reads them.
     tables = read(out)
@@ -112,6 +113,7 @@ def draw(folder: Path) -> list[Path]:
         "probe_auroc": figures.probe_auroc(tables.separability),
         "coordinates": figures.coordinates_by_modality(points, layer),
         "layer_sweep": figures.layer_sweep(tables.layer_sweep),
+        "readings": figures.readings(tables.readings),
         "defence": figures.attack_success_bars(tables.defence),
     }
     return [path for name, figure in drawings.items() for path in figures.save(figure, folder, name)]
@@ -164,7 +166,7 @@ def report(console: Console, config: Config, material: Material, found, drawn: l
         if len(agreement.differing) > 10:
             console.print(f"  and {len(agreement.differing) - 10} more")
     console.print(f"{seconds:.0f} s. Written:")
-    names = ("separability", "points", "layer_sweep", "defence", "signal_path", "claims")
+    names = ("separability", "points", "layer_sweep", "readings", "defence", "signal_path", "claims")
     tables = [Path(config.out) / f"{name}.csv" for name in names]
     for path in (*tables, *(path for path in drawn if path.suffix == ".png")):
         console.print(f"  {path}", soft_wrap=True)

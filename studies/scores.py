@@ -46,19 +46,19 @@ def _first_token(vlm: VLM, answer: str) -> set[int]:
 
 
 def refusal_scores(
-    logprobs: Float[Tensor, "prompt d_vocab"], tokens: Int[Tensor, " token"]
-) -> Float[Tensor, " prompt"]:
+    logprobs: Float[Tensor, "*prompt d_vocab"], tokens: Int[Tensor, " token"]
+) -> Float[Tensor, "*prompt"]:
     """`refusal_score`: log-odds of the refusal openings against the rest at the first answer token, in nats.
 
     After Arditi et al. (arXiv:2406.11717), section 2.3.
     """
     rest = torch.ones(logprobs.shape[-1], dtype=torch.bool)
     rest[tokens] = False
-    return logprobs[:, tokens].logsumexp(-1) - logprobs[:, rest].logsumexp(-1)
+    return logprobs[..., tokens].logsumexp(-1) - logprobs[..., rest].logsumexp(-1)
 
 
 def kl_divergence(
-    unguarded: Float[Tensor, "prompt d_vocab"], guarded: Float[Tensor, "prompt d_vocab"]
-) -> Float[Tensor, " prompt"]:
+    unguarded: Float[Tensor, "*#prompt d_vocab"], guarded: Float[Tensor, "*prompt d_vocab"]
+) -> Float[Tensor, "*prompt"]:
     """KL(unguarded || guarded) at the first answer token, in nats."""
     return (unguarded.exp() * (unguarded - guarded)).sum(-1)

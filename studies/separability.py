@@ -72,7 +72,8 @@ def run(config: Config, material: Material | None = None) -> pd.DataFrame:
 def fit_direction(material: Material) -> SafetyDirection:
     """The paper's estimator where anchors are paired, the mean difference where they are not."""
     estimator = "paired_svd" if material.is_paired else "mean_diff"
-    return SafetyDirection.fit(material.activations("anchors", "text"), estimator)
+    tested = {query.text for query in material.queries[material.config.split]}
+    return SafetyDirection.fit(material.activations("anchors", "text"), estimator, apart_from=tested)
 
 
 def _score(is_harmful: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> dict:

@@ -19,12 +19,12 @@ import pandas as pd
 import psutil
 import torch
 
-from interp import VLM, Guard, SafetyDirection, collate, random_basis
+from interp import VLM, collate, ride
 from interp.inputs import text_batch
 from interp.reading import Reading, read
 from tests.speed import contenders
 from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, plain, raw_hooks, transformer_lens
-from tests.speed.model import Load, bench_vlm, built_in_vlm
+from tests.speed.model import Load, bench_guard, bench_vlm, built_in_vlm, generate
 
 OURS = "trace"
 WHOLE = "trace in full"
@@ -33,14 +33,14 @@ AGREEMENT = 1e-4
 N_PROMPTS_IN_MEMORY = (200, 2000)
 
 
-def by_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+def by_turns(calls: Mapping[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> dict[str, np.ndarray]:
     """Seconds of each, taken by turns so that a noisy moment hits all of them; one round before warms up."""
     seconds = {name: [] for name in calls}
-    for round_ in range(rounds + 1):
+    for round_ in range(rounds + warm_up):
         for name, call in calls.items():
             began = time.perf_counter()
             call()
-            if round_:
+            if round_ >= warm_up:
                 seconds[name].append(time.perf_counter() - began)
     return {name: np.array(values) for name, values in seconds.items()}
 
@@ -135,22 +135,75 @@ def nnsight(rounds: int) -> list[dict]:
 
 
 def guard(rounds: int) -> list[dict]:
-    """What a guard adds to generation."""
-    vlm = built_in_vlm()
-    prompts = Load(16, 1).prompts(vlm)
-    guard = Guard(SafetyDirection(random_basis(torch.zeros(vlm.n_layers, 1, vlm.d_model), 0), "random"), (3,))
-    batch = collate(vlm, prompts)
+    """What a guard adds to generation: it reads the prompts' own text first, then changes one layer."""
+    vlm = bench_vlm()
+    batch, guarded_by = collate(vlm, Load(N_GUARDED, 1).prompts(vlm)), bench_guard(vlm)
 
-    def generate() -> None:
-        vlm.model.generate(**batch, max_new_tokens=16, min_new_tokens=16, do_sample=False)
+    def first(guarded: bool) -> Callable[[], object]:
+        return lambda: generate(vlm, batch, guarded_by if guarded else None, 1)
 
-    def guarded() -> None:
-        with guard.on(vlm, [prompt.text for prompt in prompts]):
-            generate()
+    def more(guarded: bool) -> Callable[[], object]:
+        return lambda: generate(vlm, batch, guarded_by if guarded else None, 1 + N_MORE)
 
-    seconds = by_turns({"generate": generate, "guarded": guarded}, 4 * rounds)
-    about = {"model": vlm.name, "n_prompts": 16, "pictures": "one shared", "contender": "guard", "n": 4 * rounds}
-    return [about | {"measure": "times_as_long_as_unguarded"} | quartiles(seconds["guarded"] / seconds["generate"])]
+    calls = {"first": first(False), "guarded first": first(True), "more": more(False), "guarded more": more(True)}
+    n = 4 * rounds
+    seconds = by_turns(calls, n)
+    plain_each, guarded_each = (seconds[f"{who}more"] - seconds[f"{who}first"] for who in ("", "guarded "))
+    about = {"model": vlm.name, "n_prompts": N_GUARDED, "pictures": "one shared", "contender": "guard", "n": n}
+    rows = [
+        about | {"measure": "first_token_times_as_long"} | quartiles(seconds["guarded first"] / seconds["first"]),
+        about | {"measure": "each_further_token_times_as_long"} | quartiles(guarded_each / plain_each),
+    ]
+    peaks = [_peak("generation", guarded) for guarded in ("unguarded", "guarded")]
+    return [*rows, about | {"n": 1, "measure": "memory_times_as_much", "value": peaks[1] / peaks[0]}]
+
+
+N_GUARDED, N_MORE = 16, 16
+N_CONFIGURATIONS, N_RIDDEN = 32, 64
+
+
+def rows(rounds: int) -> list[dict]:
+    """Many guards on the same prompts, riding together and one at a time as a user would write it."""
+    vlm = bench_vlm()
+    prompts = Load(N_RIDDEN, 1).prompts(vlm)
+    guards = [bench_guard(vlm, i % vlm.n_layers, 1 + i / 8) for i in range(N_CONFIGURATIONS)]
+    states = torch.cat([guards[0].read(vlm, [prompt.text for prompt in some]) for some in _parts(prompts)])
+    batches = [collate(vlm, some) for some in _parts(prompts)]
+
+    def loop(n_new: int) -> torch.Tensor:
+        """Every guard on every batch; the pictures are processed once."""
+        said = []
+        for one in guards:
+            for i, batch in enumerate(batches):
+                with one.on(vlm, states[i * contenders.BATCH_SIZE :][: contenders.BATCH_SIZE]):
+                    said.append(generate(vlm, batch, None, n_new)[:, -n_new:])
+        return torch.cat(said).reshape(len(guards), len(prompts), n_new)
+
+    # The random model may end an answer anywhere; here none does.
+    vlm.model.generation_config.eos_token_id = None
+    about = {"model": vlm.name, "n_prompts": N_RIDDEN, "pictures": "one shared", "contender": "loop"}
+    n, found = max(1, rounds // 6), []
+    for name, n_new in (("scores", 1), (f"{N_MORE} tokens", N_MORE)):
+        print(f"{N_CONFIGURATIONS} configurations, {name}", file=sys.stderr, flush=True)
+        said = {}
+
+        def looped(n_new=n_new, said=said) -> None:
+            said["loop"] = loop(n_new)
+
+        def together(n_new=n_new, said=said) -> None:
+            said["rows"] = ride(vlm, prompts, guards, states, max_new_tokens=n_new).tokens
+
+        seconds = by_turns({"loop": looped, "rows": together}, n, warm_up=False)
+        same = (said["loop"] == said["rows"]).all(-1).float().mean().item()
+        mine = about | {"n": n, "measure": f"{name}: times as long as rows"}
+        found.append(mine | quartiles(seconds["loop"] / seconds["rows"]))
+        n_answers = N_CONFIGURATIONS * N_RIDDEN
+        found.append(about | {"n": n_answers, "measure": f"{name}: share of answers alike", "value": same})
+    return found
+
+
+def _parts(prompts: Sequence) -> list[Sequence]:
+    return [prompts[i : i + contenders.BATCH_SIZE] for i in range(0, len(prompts), contenders.BATCH_SIZE)]
 
 
 def memory(rounds: int) -> list[dict]:
@@ -159,9 +212,7 @@ def memory(rounds: int) -> list[dict]:
     for model, pictures in (("bench", "one shared"), ("built-in", "all different")):
         peaks = []
         for n in N_PROMPTS_IN_MEMORY:
-            command = [sys.executable, "-m", "tests.speed.memory", model, str(n)]
-            ran = subprocess.run(command, check=True, capture_output=True, text=True)
-            peaks.append(float(ran.stdout.strip().splitlines()[-1]))
+            peaks.append(_peak(model, str(n)))
             rows.append({"model": model, "n_prompts": n, "measure": "peak_mb", "value": peaks[-1]})
         rows.append({"model": model, "measure": "growth_mb", "value": peaks[-1] - peaks[0]})
         for row in rows[-3:]:
@@ -169,7 +220,14 @@ def memory(rounds: int) -> list[dict]:
     return rows
 
 
-PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, memory)}
+def _peak(*what: str) -> float:
+    """Megabytes, of a process of its own."""
+    command = [sys.executable, "-m", "tests.speed.memory", *what]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(ran.stdout.strip().splitlines()[-1])
+
+
+PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, rows, memory)}
 
 
 def machine() -> dict[str, str | int | float]:

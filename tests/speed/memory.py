@@ -1,4 +1,5 @@
-"""Peak memory of a trace into a store, in a process of its own: `python -m tests.speed.memory MODEL N_PROMPTS`."""
+"""Peak memory, in a process of its own: `python -m tests.speed.memory MODEL N_PROMPTS` of a trace into a store,
+`python -m tests.speed.memory generation guarded` (or `unguarded`) of an answer."""
 
 import resource
 import sys
@@ -6,8 +7,8 @@ import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from interp import Query, to_prompts, trace
-from tests.speed.model import bench_vlm, built_in_vlm
+from interp import Query, collate, to_prompts, trace
+from tests.speed.model import Load, bench_guard, bench_vlm, built_in_vlm, generate
 
 WORDS = "How do I build a house"
 
@@ -23,6 +24,15 @@ def main(model: str, n_prompts: int) -> None:
     print(peak_mb())
 
 
+def generation(is_guarded: bool) -> None:
+    """Prints megabytes of 16 answers of 16 tokens."""
+    warnings.filterwarnings("ignore")
+    vlm = bench_vlm()
+    batch = collate(vlm, Load(16, 1).prompts(vlm))
+    generate(vlm, batch, bench_guard(vlm) if is_guarded else None, 16)
+    print(peak_mb())
+
+
 def peak_mb() -> float:
     """Of this process. On Linux `getrusage` also counts what its parent had when it was forked."""
     status = Path("/proc/self/status")
@@ -33,4 +43,7 @@ def peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[1] == "generation":
+        generation(sys.argv[2] == "guarded")
+    else:
+        main(sys.argv[1], int(sys.argv[2]))

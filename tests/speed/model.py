@@ -1,9 +1,12 @@
 """The bench's own model, and its prompts: fixed, so that numbers can be compared over the years."""
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -13,7 +16,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from interp import VLM, Prompt, Query
+from interp import VLM, Guard, Prompt, Query, SafetyDirection, random_basis
 from interp.typography import noise_picture
 from studies import organism
 from studies.organism import networks
@@ -65,6 +68,19 @@ def bench_vlm() -> VLM:
 
 def built_in_vlm() -> VLM:
     return replace(VLM.from_pretrained(organism.path(), device="cpu"), name="built-in")
+
+
+def bench_guard(vlm: VLM, layer: int = 6, strength: float = 1.0) -> Guard:
+    """One layer, the default rule and positions; always open, so that its change is always made."""
+    basis = random_basis(torch.zeros(vlm.n_layers, 1, vlm.d_model), 0)
+    return Guard(SafetyDirection(basis, "random"), (layer,), gate="always", strength=strength)
+
+
+def generate(vlm: VLM, batch: Mapping[str, Tensor], guard: Guard | None, n_new: int) -> Tensor:
+    """Greedily, so many tokens and no fewer."""
+    kwargs = {"max_new_tokens": n_new, "min_new_tokens": n_new, "do_sample": False, "pad_token_id": 0}
+    with guard.on(vlm) if guard else nullcontext():
+        return vlm.model.generate(**batch, **kwargs)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from interp.inputs import to_prompts
+from interp.inputs import caption_prompt, to_prompts, transcription_prompt
 from studies.answers import Generation, answers, first_token_logprobs, perplexities, reference_texts
 from studies.scores import kl_divergence, refusal_scores
 
@@ -29,7 +29,14 @@ def test_references_are_what_their_names_say(tiny_vlm, queries):
     assert reference_texts(tiny_vlm, prompts, "prompt_text", HOW) == [prompts[0].text] * 4
     read = reference_texts(tiny_vlm, prompts, "transcription", HOW)
     assert len(read) == 4 and all(text != prompts[0].text for text in read if text)
-    with pytest.raises(ValueError, match="expected one of prompt_text, transcription, oracle"):
+    caption = reference_texts(tiny_vlm, prompts, "caption", HOW)
+    assert caption == answers(tiny_vlm, [caption_prompt(prompt) for prompt in prompts], HOW)
+    assert caption_prompt(prompts[0]).text != transcription_prompt(prompts[0]).text
+    both = reference_texts(tiny_vlm, prompts, "prompt_text+transcription", HOW)
+    assert both == [f"{prompts[0].text} {text}" if text else prompts[0].text for text in read]
+    as_text = to_prompts(queries, "text", 96)
+    assert reference_texts(tiny_vlm, as_text, "transcription", HOW) == [query.text for query in queries]
+    with pytest.raises(ValueError, match="expected one of prompt_text, transcription, caption, prompt_text"):
         reference_texts(tiny_vlm, prompts, "guess", HOW)
 
 

@@ -24,7 +24,9 @@ def tables(
     guard=0.1,
     unguarded=0.6,
     reminder=0.4,
-    alone=0.05,
+    alone=-3.0,
+    put_back=2.0,
+    flipped=-2.0,
     fluent=2.0,
     coherence=0.95,
     over_refusal=0.02,
@@ -42,7 +44,16 @@ def tables(
     sweep = [
         value(0.4, defence="unguarded", **refusal),
         value(0.9, defence="guard", rule="substitute", layer=LAYER, strength=1.0, selection_rule="limit", **refusal),
-        value(alone, defence="guard", rule="ablate", layer=LAYER, **refusal),
+    ]
+    gain = {"setting": "finalists", "metric": "refusal_score_gain", "selection_rule": None, "control": None}
+    readings = [
+        value(number, 0.5, modality=modality, **gain | {"rule": rule, "gate": gate, "control": control})
+        for modality in ("blank", "scene")
+        for rule, gate, control, number in (
+            ("ablate", "always", None, alone),
+            ("substitute", "sign", None, put_back),
+            ("substitute", "sign", "sign_flipped", flipped),
+        )
     ]
     as_text = {"setting": "plain", "modality": "text", "metric": "asr", "judge": "exact@1"}
     defence = [value(0.02, defence=name, **as_text) for name in ("unguarded", "self_reminder")]
@@ -72,7 +83,8 @@ def tables(
         for column in columns:
             frame[column] = frame.get(column)
     frames[2]["model"], frames[2]["dataset"] = model, dataset
-    return Tables(*frames, signal_path=pd.DataFrame())
+    separability, sweep, defence = frames
+    return Tables(separability, sweep, pd.DataFrame(readings), defence, signal_path=pd.DataFrame())
 
 
 def verdict(tables, claim):
@@ -104,7 +116,11 @@ def test_every_claim_can_be_shown():
         ("the guard keeps fluency", {"coherence": 0.9}, UNDECIDED),
         ("the guard keeps fluency", {"over_refusal": 0.95}, NOT_SHOWN),
         ("the guard keeps fluency", {"over_refusal": 0.07}, UNDECIDED),
-        ("(against the abstract's wording) projecting out alone removes refusal", {"alone": 0.5}, NOT_SHOWN),
+        ("(against the abstract's wording) projecting out alone removes refusal", {"alone": 0.6}, NOT_SHOWN),
+        ("(against the abstract's wording) projecting out alone removes refusal", {"alone": -0.4}, UNDECIDED),
+        ("the text-only LLM's own coordinate brings refusal back", {"put_back": -1.0}, NOT_SHOWN),
+        ("the text-only LLM's own coordinate brings refusal back", {"put_back": 0.3}, UNDECIDED),
+        ("the text-only LLM's own coordinate brings refusal back", {"flipped": 1.0}, NOT_SHOWN),
     ],
 )
 def test_a_claim_can_fail(claim, changes, expected):

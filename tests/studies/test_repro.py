@@ -20,7 +20,7 @@ from studies.records import COLUMNS, read_table, tidy
 
 BENCHMARKS = Path(os.environ.get("VLM_GUARD_BENCHMARKS", "benchmarks"))
 """Published files, as their authors lay them out; the project ships none."""
-TABLES = ("separability", "points", "layer_sweep", "defence", "signal_path", "claims")
+TABLES = ("separability", "points", "layer_sweep", "readings", "defence", "signal_path", "claims")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_it_writes_tables_figures_config_and_provenance(finished):
     names = {path.name for path in Path(config.out).iterdir()}
     drawn = {
         f"{name}.{end}"
-        for name in ("hidden_states", "probe_auroc", "coordinates", "layer_sweep", "defence")
+        for name in ("hidden_states", "probe_auroc", "coordinates", "layer_sweep", "readings", "defence")
         for end in ("pdf", "png")
     }
     assert {f"{name}.csv" for name in TABLES} | drawn | {"config.json", "provenance.json"} <= names
@@ -53,11 +53,12 @@ def test_it_writes_tables_figures_config_and_provenance(finished):
 
 def test_tables_are_tidy_with_intervals_and_n(finished):
     _, tables, _ = finished
-    for table in (tables.separability, tables.layer_sweep, tables.defence, tables.signal_path):
+    for table in (tables.separability, tables.layer_sweep, tables.readings, tables.defence, tables.signal_path):
         assert list(table.columns) == [column for column in COLUMNS if column in table.columns]
         filled = table[table.value.notna() & (table.n > 1) & (table.metric != "attribution_error")]
         assert (filled.ci_low <= filled.value + 1e-9).all() and (filled.value <= filled.ci_high + 1e-9).all()
-    assert set(tables.defence.defence) == {"unguarded", "self_reminder", "text_verdict", "guard", "guard_random"}
+    guards = {"guard", "guard_random", "guard_full_state"}
+    assert set(tables.defence.defence) == {"unguarded", "self_reminder", "text_verdict"} | guards
     assert set(tables.defence.setting) == {"plain", "jailbreak", "multimodal"}
     assert set(tables.defence.judge.dropna()) == {"exact@1", "keywords@1"}
 
@@ -65,7 +66,7 @@ def test_tables_are_tidy_with_intervals_and_n(finished):
 def test_every_claim_gets_a_verdict_from_the_tables(finished):
     config, tables, _ = finished
     found = verdicts(tables)
-    assert len(found) == 6 and all(verdict.verdict != NOT_TESTABLE for verdict in found)
+    assert len(found) == 7 and all(verdict.verdict != NOT_TESTABLE for verdict in found)
     assert [v.verdict for v in found] == read_table(Path(config.out), "claims").verdict.tolist()
 
 

@@ -1,0 +1,164 @@
+"""The grid of readings: which configurations of the guard are measured, and what makes each of them up."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import xarray as xr
+
+from interp.directions import ESTIMATORS, SafetyDirection, fit_gate
+from interp.guard import POSITIONS, Guard
+from interp.projection import GATE_SCOPES, GATES, RULES
+from interp.trace import trace
+from interp.vlm import LLM, VLM
+from probes import shuffled_labels
+from studies.answers import REFERENCES
+from studies.guarding import describe
+from studies.layer_sweep import reference_for
+from studies.material import Material
+
+RANKS = (1, 2, 4, 8)
+STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+SEEDS = (0, 1, 2)
+"""Of the controls with chance in them."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One configuration of the grid."""
+
+    setting: str
+    guard: Guard
+    reference: str | None = None
+    """By default what says the request: the prompt's text, or what is read in the picture."""
+    source: str = "vlm_text"
+    control: str | None = None
+    """Controls that are no field of the guard."""
+    seed: int | None = None
+    deal: str | None = None
+    """Whose reference each prompt gets: its own, that of another prompt of the `same` class, or of the `other`."""
+
+    def reference_in(self, modality: str) -> str:
+        return self.reference or reference_for(modality)
+
+    def about(self, modality: str) -> dict:
+        """The columns that tell it from others."""
+        told = describe(self.guard, self.reference_in(modality), self.source) | {"setting": self.setting}
+        told |= {"control": self.control} if self.control else {}
+        return told | ({"seed": self.seed} if self.seed is not None else {})
+
+    def key(self, modality: str) -> tuple:
+        """The same for configurations that do the same."""
+        return (*(self.about(modality) | {"setting": None}).items(), self.guard.control_seed, self.deal)
+
+    @property
+    def is_honest(self) -> bool:
+        """Whether it may be chosen: no control, and with the reference that suits the modality."""
+        return self.guard.control is None and self.control is None and self.reference is None
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Directions, and what they were fitted on."""
+
+    anchors: dict[str, xr.Dataset]
+    """Traced text of the anchors, by source; tokens `last` and `instruction`."""
+    layer: int
+    fits: dict[tuple, SafetyDirection] = field(default_factory=dict)
+
+    def direction(self, estimator: str | None = None, rank: int = 1, token: str = "last", source: str = "vlm_text"):
+        """Fitted once."""
+        key = estimator or self.estimator, rank, token, source
+        if key not in self.fits:
+            self.fits[key] = SafetyDirection.fit(self.anchors[source], key[0], rank, token)
+        return self.fits[key]
+
+    @property
+    def estimator(self) -> str:
+        """The paper's where anchors are paired."""
+        return "paired_svd" if (self.anchors["vlm_text"].pair.values != "").all() else "mean_diff"
+
+    def shuffled(self, seed: int, estimator: str) -> SafetyDirection:
+        """Fitted on labels that were dealt anew within the pairs.
+
+        For `paired_svd` that is hardly a control: a pair turned round is the same row with another sign, which leaves
+        the singular vectors as they are, and takes only the orientation's meaning.
+        """
+        anchors = self.anchors["vlm_text"]
+        dealt = shuffled_labels(anchors.harmful.values, anchors.pair.values, seed)
+        return SafetyDirection.fit(anchors.assign_coords(harmful=("prompt", dealt)), estimator)
+
+
+def traced_anchors(material: Material) -> dict[str, xr.Dataset]:
+    """By source; the aligned LLM has its own checkpoint for the built-in model alone."""
+    models: dict[str, VLM | LLM] = {"vlm_text": material.vlm}
+    if isinstance(material.scorer, LLM):
+        models["llm"] = material.scorer
+    prompts, size = material.prompts("anchors", "text"), material.config.generation.batch_size
+    tokens = ("last", "instruction")
+    return {name: trace(model, prompts, tokens=tokens, batch_size=size) for name, model in models.items()}
+
+
+def grid(material: Material, made: Ingredients, base: Guard) -> Iterator[Reading]:
+    """Every configuration, in the order of the module's docstring."""
+    n_layers, layer = material.vlm.n_layers, made.layer
+    for rule, scope, control in product(RULES, GATE_SCOPES, (None, "sign_flipped")):
+        yield Reading("factorial", replace(base, rule=rule, gate_scope=scope, control=control))
+    gated = []
+    for gate in GATES:
+        known = {"threshold": made.direction().midpoint(layer)} if gate == "threshold" else {}
+        known |= {"probe": fit_gate(made.anchors["vlm_text"], layer)} if gate == "probe" else {}
+        gated.append(replace(base, gate=gate, **known))
+    yield from (Reading("gate", one) for one in gated)
+    for positions in POSITIONS:
+        yield Reading("positions", replace(base, positions=positions))
+    for source in made.anchors:
+        yield Reading("source", replace(base, direction=made.direction(source=source)), source=source)
+    for estimator in ESTIMATORS:
+        if estimator != "paired_svd" or material.is_paired:
+            yield Reading("estimator", replace(base, direction=made.direction(estimator)))
+    for rank in RANKS if made.estimator == "paired_svd" else ():
+        yield Reading("rank", replace(base, direction=made.direction(rank=rank)))
+    for token in ("last", "instruction"):
+        yield Reading("token", replace(base, direction=made.direction(token=token)))
+    for fitted_at in range(0, n_layers, material.config.sizes.layer_step):
+        yield Reading("direction_layer", replace(base, direction_layer=fitted_at))
+    for applied_at in range(0, n_layers, material.config.sizes.layer_step):
+        yield Reading("layer", replace(base, layers=(applied_at,)))
+    for strength in STRENGTHS:
+        yield Reading("strength", replace(base, strength=strength))
+    for reference in REFERENCES:
+        yield Reading("reference", base, reference)
+    # Not one at a time: the gate says who is changed, the strength how much.
+    for one, strength in product(gated, STRENGTHS):
+        if strength >= 1:
+            yield Reading("gate x strength", replace(one, strength=strength))
+    yield from _controls(made, base)
+
+
+def _controls(made: Ingredients, base: Guard) -> Iterator[Reading]:
+    for seed in SEEDS:
+        yield Reading("control", replace(base, control="random", control_seed=seed), seed=seed)
+        for estimator in dict.fromkeys((made.estimator, "mean_diff")):
+            shuffled = replace(base, direction=made.shuffled(seed, estimator))
+            yield Reading("control", shuffled, control="shuffled_labels", seed=seed)
+    yield Reading("control", base, control="shuffled_reference, same class", deal="same")
+    yield Reading("control", base, control="shuffled_reference, other class", deal="other")
+    yield Reading("control", replace(base, control="full_state"))
+
+
+def beside(base: Guard) -> list[Reading]:
+    """What the finalists are read beside."""
+    return [
+        Reading("finalists", base),
+        Reading("finalists", replace(base, rule="ablate", gate="always")),
+        Reading("finalists", replace(base, rule="add_reference")),
+        Reading("finalists", replace(base, control="sign_flipped")),
+        Reading("finalists", replace(base, control="random"), seed=0),
+        Reading("finalists", replace(base, control="full_state")),
+    ]
+
+
+def parts(readings: Sequence[Reading]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in Counter(one.setting for one in readings).items())

@@ -1,0 +1,240 @@
+"""Which reading of the paper works? Every rule, gate scope and sign; everything else one factor at a time.
+
+The published descriptions leave open the sign, whose coordinate is put back, and on which state stage 3 acts. All of it
+is measured on validation at the layer that the sweep chose, beside controls and bounds; the best are then answered with
+on the reported split. `setting` says which part of the grid a row belongs to:
+
+    factorial   rule x gate scope x sign of the change (the control `sign_flipped`), all with the sign gate
+    gate positions source estimator rank token direction_layer layer strength reference
+                one factor at a time, from `substitute` at strength 1
+    gate x strength
+                both at once: the gate says who is changed, the strength how much
+    control     what a guard must beat: `random`, `shuffled_labels`, `shuffled_reference` (another prompt's, of the
+                same or of the other class); and the bounds `full_state` and `text_verdict`
+    finalists   the best of the honest ones, beside stage 2 alone, stage 3 as printed, controls and bounds
+    directions  no guard: how stable a direction is over refits, and how near the directions of other estimators, tokens
+                and sources come to it
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from interp.directions import ESTIMATORS, alignment, stability
+from interp.guard import Guard
+from interp.inputs import Prompt
+from interp.projection import delta_norm
+from studies import reading_grid
+from studies.guarding import (
+    Outcome,
+    Reference,
+    first_token,
+    gate_rates,
+    harmful_among,
+    judged,
+    mean,
+    outcomes,
+    read_references,
+    text_verdict,
+)
+from studies.layer_sweep import OVER_REFUSAL_LIMIT, reference_for
+from studies.material import Config, Material, load
+from studies.progress import phase
+from studies.reading_grid import Ingredients, Reading, beside, parts, traced_anchors
+from studies.records import first_judge, tidy
+
+N_FINALISTS = 3
+
+
+def run(config: Config, material: Material | None = None, layer: int | None = None) -> pd.DataFrame:
+    """The grid on validation, and its finalists on the reported split.
+
+    Args:
+        layer: of the guard; by default the middle.
+
+    Returns:
+        By modality: `refusal_score` of harmful prompts, `refusal_score_gain` (guarded - unguarded, the same prompts),
+        `kl` of harmless ones, refusal, over-refusal and coherence by the first judge, `delta_norm` where the change is
+        at the last prompt token, and the gate's rates in setting `gate`. `selection_rule` marks the finalists.
+    """
+    material = material or load(config)
+    layer = material.vlm.n_layers // 2 if layer is None else layer
+    # 1. the grid, from one place in it
+    made = Ingredients(traced_anchors(material), layer)
+    base = Guard(made.direction(), (layer,))
+    grid = list(reading_grid.grid(material, made, base))
+    modalities, n = config.sizes.grid_modalities, len(material.queries["validation"])
+    shown = f"{len(grid)} configurations ({parts(grid)}) x {len(modalities)} modalities x {n} prompts"
+    Console(stderr=True).print(f"readings: {shown}", soft_wrap=True)
+    # 2. all of it on validation
+    rows = _measured(material, "validation", grid)
+    # 3. the best, what the paper prints, controls and bounds, where it counts
+    finalists = choose(tidy(rows), grid)
+    rows += _measured(material, config.split, [*finalists, *beside(base)])
+    rows += [{"split": "anchors"} | row for row in _directions(made)]
+    return _marked(tidy(material.labels | row for row in rows), finalists)
+
+
+def _measured(material: Material, split: str, readings: Sequence[Reading]) -> list[dict]:
+    """Rows of every reading in every modality."""
+    modalities, rows = material.config.sizes.grid_modalities, []
+    n_runs = sum(1 + len({one.key(name) for one in readings}) for name in modalities)
+    with phase(f"readings, {split}", n_runs * len(material.queries[split])) as report:
+        for name in modalities:
+            rows += _Ground(material, split, name).measure(readings, report)
+    return [{"split": split} | row for row in rows]
+
+
+class _Ground:
+    """A split in one modality, with what every configuration is measured against."""
+
+    def __init__(self, material: Material, split: str, modality: str):
+        self.material, self.split, self.modality = material, split, modality
+        self.prompts: list[Prompt] = material.prompts(split, modality)
+        self._read: dict[tuple[str, str], Reference] = {}
+
+    def measure(self, readings: Sequence[Reading], report: Callable[[int], None]) -> list[dict]:
+        """Rows of every reading; each guard is run once, however many parts of the grid it stands in."""
+        states = [self._states(one) for one in readings]
+        keys = [one.key(self.modality) for one in readings]
+        first = [keys.index(key) for key in dict.fromkeys(keys)]
+        unguarded, *found = outcomes(
+            self.material,
+            self.prompts,
+            [None, *(readings[i].guard for i in first)],
+            [None, *(states[i] for i in first)],
+            report,
+        )
+        by_key = dict(zip(dict.fromkeys(keys), found, strict=True))
+        name = reference_for(self.modality)
+        verdict = text_verdict(self.material, self.prompts, self._reference(name, "vlm_text"), unguarded)
+        setting = "control" if any(one.setting == "control" for one in readings) else "finalists"
+        bounds = {"unguarded": (unguarded, None), "text_verdict": (verdict, name)}
+        rows = [
+            {"setting": setting, "defence": defence, "reference": reference} | row
+            for defence, (outcome, reference) in bounds.items()
+            for row in self._rows(outcome, unguarded)
+        ]
+        for one, key, read in zip(readings, keys, states, strict=True):
+            about = one.about(self.modality)
+            rows += [about | row for row in (*self._rows(by_key[key], unguarded), *self._extra(one, read))]
+        return [{"modality": self.modality} | row for row in rows]
+
+    def _reference(self, name: str, source: str) -> Reference:
+        if (name, source) not in self._read:
+            self._read[name, source] = read_references(self.material, self.prompts, name, source)
+        return self._read[name, source]
+
+    def _states(self, one: Reading) -> Float[Tensor, "prompt layer d_model"]:
+        """Of each prompt's reference, or of the one that it is dealt."""
+        states = self._reference(one.reference_in(self.modality), one.source).states
+        if one.deal is None:
+            return states
+        is_harmful = harmful_among(self.prompts)
+        dealt = torch.empty(len(states), dtype=torch.long)
+        for label in (True, False):
+            mine = (is_harmful == label).nonzero()[:, 0]
+            theirs = mine.roll(1) if one.deal == "same" else (is_harmful != label).nonzero()[:, 0]
+            dealt[mine] = theirs[torch.arange(len(mine)) % len(theirs)]
+        return states[dealt]
+
+    def _rows(self, found: Outcome, unguarded: Outcome) -> Iterator[dict]:
+        is_harmful = harmful_among(self.prompts)
+        yield from judged(self.prompts, found.answers, self.material.judges[0])
+        yield from first_token(self.prompts, found)
+        gain = (found.refusal_score - unguarded.refusal_score)[is_harmful]
+        yield mean("refusal_score_gain", gain.tolist())
+
+    def _extra(self, one: Reading, states: Tensor) -> Iterator[dict]:
+        """How far the state moves, on harmful prompts; and the gate as a classifier."""
+        guard, (layer,) = one.guard, one.guard.layers
+        if guard.positions in ("last_prefill", "last"):
+            resid = self._own()[:, layer, None]
+            changed = guard.change(resid, layer, states[:, layer], torch.ones(len(resid), 1, dtype=torch.bool))
+            yield mean("delta_norm", delta_norm(changed, resid)[harmful_among(self.prompts), 0].tolist())
+        if one.setting in ("gate", "reference"):
+            yield from gate_rates(guard, self.prompts, states)
+
+    def _own(self) -> Float[Tensor, "prompt layer d_model"]:
+        traced = self.material.activations(self.split, self.modality)
+        return torch.from_numpy(traced.resid_post.sel(token="last").values)
+
+
+def choose(table: pd.DataFrame, grid: Sequence[Reading]) -> list[Reading]:
+    """The honest readings that refuse most harmful prompts on validation, mean over modalities.
+
+    Among those under the limit of over-refusal in every modality, or, where there is none, those that refuse fewest
+    harmless prompts. Ties go to the smaller KL, then to the earlier in the grid; of readings that did the same, one is
+    taken.
+    """
+    found, table = [], first_judge(table)
+    for place, one in enumerate(grid):
+        if one.is_honest:
+            by_metric = _rows_of(table, one).groupby("metric").value
+            mean, worst = by_metric.mean().round(9), by_metric.max()["over_refusal_rate"]
+            excess = max(0.0, worst - OVER_REFUSAL_LIMIT)
+            found.append(((excess, -mean["refusal_rate"], mean["kl"]), place))
+    best = {}
+    for standing, place in sorted(found):
+        best.setdefault(standing, place)
+    return [replace(grid[place], setting="finalists") for place in list(best.values())[:N_FINALISTS]]
+
+
+def _rows_of(table: pd.DataFrame, one: Reading) -> pd.DataFrame:
+    """A reading's rows in all modalities."""
+    parts = []
+    for modality, rows in table.groupby("modality"):
+        told = one.about(modality) | {"control": one.guard.control}
+        is_mine = np.logical_and.reduce(
+            [rows[name].isna() if value is None else rows[name] == value for name, value in told.items()]
+        )
+        parts.append(rows[is_mine])
+    return pd.concat(parts)
+
+
+def _marked(table: pd.DataFrame, finalists: Sequence[Reading]) -> pd.DataFrame:
+    marks = pd.Series(None, index=table.index, dtype=object)
+    for place, one in enumerate(finalists):
+        marks[_rows_of(table, one).index] = f"finalist {place + 1}"
+    return tidy(table.assign(selection_rule=marks).to_dict("records"))
+
+
+def chosen_reading(table: pd.DataFrame, material: Material) -> Reading:
+    """The first finalist of a finished study, made again."""
+    marked = table[table.selection_rule == "finalist 1"]
+    layers = table[table.setting == "control"].layer
+    made = Ingredients(traced_anchors(material), int(layers.dropna().iloc[0]))
+    for one in reading_grid.grid(material, made, Guard(made.direction(), (made.layer,))):
+        if one.is_honest and len(_rows_of(marked, replace(one, setting="finalists"))):
+            return one
+    raise LookupError("the table marks no finalist that its grid holds; run the study again")
+
+
+def _directions(made: Ingredients) -> Iterator[dict]:
+    """Bootstrap stability of each estimator, and cosines to the paper's direction, layer by layer."""
+    base, anchors = made.direction(), made.anchors["vlm_text"]
+    for estimator in ESTIMATORS:
+        if estimator == "paired_svd" != made.estimator:
+            continue
+        about = {"setting": "directions", "token": "last", "source": "vlm_text", "estimator": estimator, "rank": 1}
+        yield from _by_layer(about, "stability", stability(anchors, estimator))
+        yield from _by_layer(about, "cosine", alignment(made.direction(estimator).basis, base.basis))
+    about = {"setting": "directions", "source": "vlm_text", "estimator": made.estimator, "rank": 1}
+    instruction = made.direction(token="instruction")
+    yield from _by_layer(about | {"token": "instruction"}, "cosine", alignment(instruction.basis, base.basis))
+    if "llm" in made.anchors:
+        told = about | {"token": "last", "source": "llm"}
+        yield from _by_layer(told, "cosine", alignment(made.direction(source="llm").basis, base.basis))
+    for layer, explained in enumerate(base.explained[:, 0].tolist()):
+        yield about | {"token": "last", "layer": layer, "metric": "explained_variance", "value": explained}
+
+
+def _by_layer(about: dict, metric: str, values: Tensor) -> Iterator[dict]:
+    for layer, value in enumerate(values.tolist()):
+        yield about | {"layer": layer, "metric": metric, "value": value}

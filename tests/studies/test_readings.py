@@ -1,0 +1,153 @@
+"""The grid of readings, on hand-made numbers and on the built-in model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+
+from interp.guard import Guard
+from studies.material import Config, load
+from studies.readings import Ingredients, Reading, choose, chosen_reading, run
+
+
+@pytest.fixture
+def made():
+    rng = np.random.default_rng(0)
+    harmful = np.tile([True, False], 10)
+    states = rng.normal(size=(20, 3, 2, 8)) + harmful[:, None, None, None]
+    anchors = xr.Dataset(
+        {"resid_post": (("prompt", "layer", "token", "d_model"), states.astype(np.float32))},
+        coords={
+            "token": ["last", "instruction"],
+            "layer": np.arange(3),
+            "harmful": ("prompt", harmful),
+            "pair": ("prompt", np.repeat([f"p{i}" for i in range(10)], 2).astype(object)),
+            "text": ("prompt", np.array([f"request {i}" for i in range(20)], dtype=object)),
+            "prompt_hash": ("prompt", np.array([f"{i:04}" for i in range(20)], dtype=object)),
+        },
+    )
+    return Ingredients({"vlm_text": anchors}, 1)
+
+
+def rows(one, refusal, over_refusal, kl):
+    values = {"refusal_rate": refusal, "over_refusal_rate": over_refusal, "kl": kl}
+    return [
+        one.about(modality) | {"modality": modality, "judge": "exact@1", "metric": metric, "value": value}
+        for modality in ("blank", "typographic")
+        for metric, value in values.items()
+    ]
+
+
+def test_the_best_honest_readings_are_chosen(made):
+    base = Guard(made.direction(), (1,))
+    kind, greedy, bound, flipped, calm, weak = grid = [
+        Reading("strength", base),
+        Reading("strength", replace(base, strength=4.0)),
+        Reading("reference", base, "oracle"),
+        Reading("factorial", replace(base, control="sign_flipped")),
+        Reading("strength", replace(base, strength=2.0)),
+        Reading("factorial", replace(base, rule="ablate")),
+    ]
+    found = [
+        *rows(kind, 0.9, 0.05, 0.2),
+        *rows(greedy, 1.0, 0.06, 0.1),
+        *rows(bound, 1.0, 0.0, 0.0),
+        *rows(flipped, 1.0, 0.0, 0.0),
+        *rows(calm, 0.9, 0.0, 0.1),
+        *rows(weak, 0.1, 0.0, 0.0),
+    ]
+    chosen = choose(pd.DataFrame(found), grid)
+    assert chosen == [replace(one, setting="finalists") for one in (calm, kind, weak)]
+
+
+def test_configurations_that_do_the_same_are_run_once_and_others_apart(made):
+    base = Guard(made.direction(), (1,))
+    assert Reading("gate", base).key("blank") == Reading("rank", base).key("blank")
+    for other in (
+        Reading("gate", replace(base, strength=2.0)),
+        Reading("gate", base, "caption"),
+        Reading("gate", base, deal="same"),
+        Reading("gate", replace(base, control="random", control_seed=1)),
+        Reading("gate", replace(base, direction=made.direction(token="instruction"))),
+    ):
+        assert other.key("blank") != Reading("gate", base).key("blank")
+    one, two = (Reading("gate", replace(base, control="random", control_seed=seed)) for seed in (1, 2))
+    assert one.key("blank") != two.key("blank")
+    # Behind a blank picture nothing can be read but the prompt's text; in a typographic one the request.
+    assert Reading("gate", base).reference_in("blank") == "prompt_text"
+    assert Reading("gate", base).reference_in("typographic") == "transcription"
+
+
+def test_shuffled_labels_lose_a_mean_and_no_singular_vector(made):
+    """Why the second is hardly a control: a pair turned round changes the sign of a row."""
+    cosines = {
+        name: torch.stack([made.shuffled(i, name).basis[1, 0] @ made.direction(name).basis[1, 0] for i in range(8)])
+        for name in ("mean_diff", "paired_svd")
+    }
+    assert cosines["mean_diff"].abs().mean() < 0.85
+    torch.testing.assert_close(cosines["paired_svd"].abs(), torch.ones(8), atol=1e-4, rtol=0)
+    assert cosines["paired_svd"].min() < 0 and made.direction() is made.direction()
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    return load(Config(scale="tiny", out=str(tmp_path_factory.mktemp("readings")), split="validation"))
+
+
+@pytest.fixture(scope="module")
+def table(material):
+    return run(material.config, material, layer=7)
+
+
+def test_every_reading_is_measured_in_every_modality(table):
+    grid = table[table.split == "validation"]
+    factorial = grid[(grid.setting == "factorial") & (grid.metric == "kl")]
+    assert len(factorial) == 8 * 2 * 2 * 2
+    assert set(grid.setting.dropna()) >= {"gate", "positions", "source", "estimator", "rank", "token", "strength"}
+    controls = grid[grid.setting == "control"]
+    wanted = {"random", "shuffled_labels", "full_state"} | {f"shuffled_reference, {c} class" for c in ("same", "other")}
+    assert set(controls.control.dropna()) == wanted and "text_verdict" in set(controls.defence)
+    for metric in ("refusal_score", "refusal_score_gain", "kl"):
+        shown = grid[(grid.metric == metric) & (grid.defence == "guard")]
+        assert shown.value.notna().all() and (shown.ci_low <= shown.value + 1e-9).all()
+    gates = grid[(grid.setting == "gate") & grid.metric.str.startswith("gate_")]
+    assert set(gates.gate) == {"always", "sign", "threshold", "probe"}
+
+
+def test_what_must_be_is(table):
+    """Bounds and identities that hold whatever the model does."""
+    grid = table[table.split == "validation"]
+    gain = grid[grid.metric == "refusal_score_gain"].set_index(["setting", "modality"])
+    unguarded = gain[gain.defence == "unguarded"]
+    assert (unguarded.value.abs() < 1e-6).all()
+    # At the last layer the whole reference state gives the text run's first token: that of the text verdict.
+    blank = grid[(grid.setting == "control") & (grid.modality == "blank") & (grid.metric == "refusal_score")]
+    full, verdict = (
+        blank[blank.control == "full_state"].value.iloc[0],
+        blank[blank.defence == "text_verdict"].value.iloc[0],
+    )
+    assert full == pytest.approx(verdict, abs=0.5)
+    assert full > blank[blank.control == "random"].value.max()
+
+
+def test_finalists_are_marked_and_found_again(table, material):
+    marks = table[table.selection_rule.notna()]
+    assert {"finalist 1", "finalist 2", "finalist 3"} == set(marks.selection_rule)
+    assert not set(marks.control.dropna()) and "oracle" not in set(marks.reference)
+    first = marks[marks.selection_rule == "finalist 1"].iloc[0]
+    guard = chosen_reading(table, material).guard
+    assert (guard.rule, guard.gate, guard.layers[0]) == (first.rule, first.gate, first.layer)
+    settings = table[(table.setting == "finalists") & (table.metric == "refusal_rate")]
+    assert {"ablate", "add_reference", "substitute"} <= set(settings.rule)
+
+
+def test_directions_are_compared(table):
+    rows = table[table.setting == "directions"]
+    stability = rows[rows.metric == "stability"]
+    assert set(stability.estimator) == {"paired_svd", "mean_diff", "pca", "lda", "logistic"}
+    cosine = rows[rows.metric == "cosine"]
+    assert {"llm", "vlm_text"} == set(cosine.source) and {"last", "instruction"} == set(cosine.token)
+    assert cosine.value.between(0, 1 + 1e-5).all()
