@@ -182,7 +182,7 @@ def _within(row: pd.Series, low: float = -np.inf, high: float = np.inf) -> bool 
 def _gains(tables: Tables, rule: str, gate: str, control: str | None = None) -> pd.DataFrame:
     """What a reading changes in the refusal score of harmful requests with a picture, on the reported split."""
     rows = tables.readings
-    is_it = (rows.setting == "finalists") & rows.selection_rule.isna() & (rows.metric == "refusal_score_gain")
+    is_it = (rows.setting == "compared") & (rows.metric == "refusal_score_gain")
     is_it &= (rows.rule == rule) & (rows.gate == gate) & rows.modality.isin(IMAGE_AUGMENTED)
     found = rows[is_it & (rows.control.isna() if control is None else rows.control == control)]
     if found.empty:

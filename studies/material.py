@@ -47,12 +47,14 @@ class Scale:
     """Harmful prompts of each modality that activations are patched into."""
     grid_modalities: tuple[str, ...]
     """In which the grid of readings is run."""
+    n_draws: int
+    """Bootstrap refits by which the stability of a direction is judged."""
 
 
 SCALES = {
-    "tiny": Scale(22, 11, ("text", "blank", "typographic"), 4, (1.0,), 1, 3, ("blank", "typographic")),
-    "quick": Scale(121, 60, tuple(MODALITIES), 1, (1.0,), 2, 16, ("blank", "typographic")),
-    "full": Scale(121, 60, tuple(MODALITIES), 1, (0.5, 1.0, 2.0, 4.0), 20, 60, tuple(MODALITIES)),
+    "tiny": Scale(22, 11, ("text", "blank", "typographic"), 4, (1.0,), 1, 3, ("blank", "typographic"), 2),
+    "quick": Scale(121, 60, tuple(MODALITIES), 1, (1.0,), 2, 16, ("blank", "typographic"), 10),
+    "full": Scale(121, 60, tuple(MODALITIES), 1, (0.5, 1.0, 2.0, 4.0), 20, 60, tuple(MODALITIES), 20),
 }
 
 

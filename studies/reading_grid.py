@@ -151,12 +151,12 @@ def _controls(made: Ingredients, base: Guard) -> Iterator[Reading]:
 def beside(base: Guard) -> list[Reading]:
     """What the finalists are read beside."""
     return [
-        Reading("finalists", base),
-        Reading("finalists", replace(base, rule="ablate", gate="always")),
-        Reading("finalists", replace(base, rule="add_reference")),
-        Reading("finalists", replace(base, control="sign_flipped")),
-        Reading("finalists", replace(base, control="random"), seed=0),
-        Reading("finalists", replace(base, control="full_state")),
+        Reading("compared", base),
+        Reading("compared", replace(base, rule="ablate", gate="always")),
+        Reading("compared", replace(base, rule="add_reference")),
+        Reading("compared", replace(base, control="sign_flipped")),
+        Reading("compared", replace(base, control="random"), seed=0),
+        Reading("compared", replace(base, control="full_state")),
     ]
 
 

@@ -11,13 +11,15 @@ on the reported split. `setting` says which part of the grid a row belongs to:
                 both at once: the gate says who is changed, the strength how much
     control     what a guard must beat: `random`, `shuffled_labels`, `shuffled_reference` (another prompt's, of the
                 same or of the other class); and the bounds `full_state` and `text_verdict`
-    finalists   the best of the honest ones, beside stage 2 alone, stage 3 as printed, controls and bounds
+    finalists   the best of the honest ones, on the reported split
+    compared    beside them: stages 2 and 3, stage 2 alone, stage 3 as printed, the sign flipped, controls and bounds
     directions  no guard: how stable a direction is over refits, and how near the directions of other estimators, tokens
                 and sources come to it
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -77,7 +79,7 @@ def run(config: Config, material: Material | None = None, layer: int | None = No
     # 3. the best, what the paper prints, controls and bounds, where it counts
     finalists = choose(tidy(rows), grid)
     rows += _measured(material, config.split, [*finalists, *beside(base)])
-    rows += [{"split": "anchors"} | row for row in _directions(made)]
+    rows += [{"split": "anchors"} | row for row in _directions(made, config.sizes.n_draws)]
     return _marked(tidy(material.labels | row for row in rows), finalists)
 
 
@@ -114,7 +116,7 @@ class _Ground:
         by_key = dict(zip(dict.fromkeys(keys), found, strict=True))
         name = reference_for(self.modality)
         verdict = text_verdict(self.material, self.prompts, self._reference(name, "vlm_text"), unguarded)
-        setting = "control" if any(one.setting == "control" for one in readings) else "finalists"
+        setting = "control" if any(one.setting == "control" for one in readings) else "compared"
         bounds = {"unguarded": (unguarded, None), "text_verdict": (verdict, name)}
         rows = [
             {"setting": setting, "defence": defence, "reference": reference} | row
@@ -155,12 +157,13 @@ class _Ground:
         """How far the state moves, on harmful prompts; and the gate as a classifier."""
         guard, (layer,) = one.guard, one.guard.layers
         if guard.positions in ("last_prefill", "last"):
-            resid = self._own()[:, layer, None]
+            resid = self._own[:, layer, None]
             changed = guard.change(resid, layer, states[:, layer], torch.ones(len(resid), 1, dtype=torch.bool))
             yield mean("delta_norm", delta_norm(changed, resid)[harmful_among(self.prompts), 0].tolist())
         if one.setting in ("gate", "reference"):
             yield from gate_rates(guard, self.prompts, states)
 
+    @cached_property
     def _own(self) -> Float[Tensor, "prompt layer d_model"]:
         traced = self.material.activations(self.split, self.modality)
         return torch.from_numpy(traced.resid_post.sel(token="last").values)
@@ -177,9 +180,9 @@ def choose(table: pd.DataFrame, grid: Sequence[Reading]) -> list[Reading]:
     for place, one in enumerate(grid):
         if one.is_honest:
             by_metric = _rows_of(table, one).groupby("metric").value
-            mean, worst = by_metric.mean().round(9), by_metric.max()["over_refusal_rate"]
+            average, worst = by_metric.mean().round(9), by_metric.max()["over_refusal_rate"]
             excess = max(0.0, worst - OVER_REFUSAL_LIMIT)
-            found.append(((excess, -mean["refusal_rate"], mean["kl"]), place))
+            found.append(((excess, -average["refusal_rate"], average["kl"]), place))
     best = {}
     for standing, place in sorted(found):
         best.setdefault(standing, place)
@@ -216,14 +219,14 @@ def chosen_reading(table: pd.DataFrame, material: Material) -> Reading:
     raise LookupError("the table marks no finalist that its grid holds; run the study again")
 
 
-def _directions(made: Ingredients) -> Iterator[dict]:
+def _directions(made: Ingredients, n_draws: int) -> Iterator[dict]:
     """Bootstrap stability of each estimator, and cosines to the paper's direction, layer by layer."""
     base, anchors = made.direction(), made.anchors["vlm_text"]
     for estimator in ESTIMATORS:
-        if estimator == "paired_svd" != made.estimator:
-            continue
+        if estimator == "paired_svd" and made.estimator != "paired_svd":
+            continue  # unpaired anchors
         about = {"setting": "directions", "token": "last", "source": "vlm_text", "estimator": estimator, "rank": 1}
-        yield from _by_layer(about, "stability", stability(anchors, estimator))
+        yield from _by_layer(about, "stability", stability(anchors, estimator, n_draws=n_draws))
         yield from _by_layer(about, "cosine", alignment(made.direction(estimator).basis, base.basis))
     about = {"setting": "directions", "source": "vlm_text", "estimator": made.estimator, "rank": 1}
     instruction = made.direction(token="instruction")

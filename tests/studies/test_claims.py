@@ -45,7 +45,7 @@ def tables(
         value(0.4, defence="unguarded", **refusal),
         value(0.9, defence="guard", rule="substitute", layer=LAYER, strength=1.0, selection_rule="limit", **refusal),
     ]
-    gain = {"setting": "finalists", "metric": "refusal_score_gain", "selection_rule": None, "control": None}
+    gain = {"setting": "compared", "metric": "refusal_score_gain", "control": None}
     readings = [
         value(number, 0.5, modality=modality, **gain | {"rule": rule, "gate": gate, "control": control})
         for modality in ("blank", "scene")

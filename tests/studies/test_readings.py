@@ -140,8 +140,9 @@ def test_finalists_are_marked_and_found_again(table, material):
     first = marks[marks.selection_rule == "finalist 1"].iloc[0]
     guard = chosen_reading(table, material).guard
     assert (guard.rule, guard.gate, guard.layers[0]) == (first.rule, first.gate, first.layer)
-    settings = table[(table.setting == "finalists") & (table.metric == "refusal_rate")]
-    assert {"ablate", "add_reference", "substitute"} <= set(settings.rule)
+    compared = table[(table.setting == "compared") & (table.metric == "refusal_rate")]
+    assert {"ablate", "add_reference", "substitute"} == set(compared.rule.dropna())
+    assert {"unguarded", "text_verdict", "guard"} == set(compared.defence)
 
 
 def test_directions_are_compared(table):
