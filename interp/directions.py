@@ -22,6 +22,8 @@ class AnchorError(ValueError):
 
 
 ESTIMATORS = ("paired_svd", "mean_diff", "pca", "lda", "logistic")
+NAMED = 5
+"""Anchors that an error lists by name."""
 SINGLE = ("mean_diff", "lda", "logistic")
 """Estimators of one direction."""
 
@@ -255,8 +257,9 @@ def _check(activations: xr.Dataset, estimator: str, rank: int, token: str, apart
     seen = sorted(set(activations.text.values) & set(apart_from))
     if seen:
         raise AnchorError(
-            f"{len(seen)} anchors are in the test split ({seen[0]!r}, ...); a direction fitted on what it is tested on "
-            "proves nothing: leave them out"
+            f"{len(seen)} anchors are in the test split: {', '.join(map(repr, seen[:NAMED]))}"
+            f"{', ...' if len(seen) > NAMED else ''}; a direction fitted on what it is tested on proves nothing: leave "
+            "them out"
         )
     # What only this token needs, NaN where a prompt has no picture for instance.
     bad = np.argwhere(~np.isfinite(activations.resid_post.sel(token=token).values).all(-1))

@@ -30,10 +30,18 @@ def test_the_second_snippet_makes_a_file_that_can_be_read(tmp_path, monkeypatch)
     assert sum(query.harmful for query in read_queries("my_queries.csv")) == 100
 
 
-def test_the_third_snippet_writes_a_store_and_reads_it(tmp_path, monkeypatch):
+def test_the_third_snippet_explains_a_guard_and_keeps_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(SNIPPETS[2], "README.md", "exec"), names)
+    assert names["table"].layer.tolist() == [7] and names["guard"].gate == "threshold"
+    assert "refusal_rate" in (tmp_path / "my_guard" / "README.md").read_text()
+
+
+def test_the_fourth_snippet_writes_a_store_and_reads_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(SNIPPETS[3], "README.md", "exec"), names)
     n_harmful = sum(query.harmful for query in names["queries"])
     assert names["harmful"].shape == (n_harmful, names["vlm"].d_model) and names["harmful"].harmful.all()
 

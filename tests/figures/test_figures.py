@@ -157,3 +157,61 @@ def test_files_are_written_twice_alike(points, tmp_path):
         [path.read_bytes() for path in figures.save(figures.hidden_states(points, 1), tmp_path, name)] for name in "ab"
     )
     assert once == twice and once[0].startswith(b"%PDF")
+
+
+def reading_rows():
+    about = {"split": "validation", "defence": "guard", "rank": 1, "source": "vlm_text", "estimator": "paired_svd"}
+    about |= {"token": "last", "layer": 7, "direction_layer": 7, "strength": 1.0, "reference": "prompt_text"}
+    about |= {"gate": "sign", "positions": "last_prefill", "judge": None, "category": None}
+    rows = []
+    for setting, rule, scope, control, gain in (
+        ("factorial", "ablate", "change", None, -7.0),
+        ("factorial", "substitute", "change", None, 2.0),
+        ("factorial", "substitute", "change", "sign_flipped", -6.0),
+        ("control", "substitute", "change", "random", 0.5),
+    ):
+        here = about | {"setting": setting, "rule": rule, "gate_scope": scope, "control": control, "modality": "blank"}
+        rows += [
+            here | {"metric": "refusal_score_gain", "value": gain, "ci_low": gain - 1, "ci_high": gain + 1},
+            here | {"metric": "kl", "value": 0.1, "ci_low": 0.05, "ci_high": 0.2},
+            here | {"metric": "refusal_rate", "value": 0.9, "ci_low": 0.8, "ci_high": 0.95, "judge": "exact@1"},
+            here | {"metric": "over_refusal_rate", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "judge": "exact@1"},
+            here
+            | {"metric": "coherence", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "judge": "exact@1"}
+            | {"category": "harmless"},
+        ]
+    return pd.DataFrame(rows)
+
+
+def test_readings_draw_each_value_on_its_own_line():
+    figure = figures.readings(reading_rows())
+    gain, refused, answered, kl = figure.axes
+    names = [label.get_text() for label in gain.get_yticklabels()]
+    assert names == ["RULE, SCOPE OF THE GATE", "ablate, change", "substitute, change", "CONTROL", "random"]
+    points = {(line.get_xdata()[0], line.get_marker()) for line in gain.lines if line.get_marker() in ("o", "x")}
+    assert points == {(-7.0, "o"), (2.0, "o"), (-6.0, "x"), (0.5, "o")}
+    spans = {tuple(line.get_xdata()) for line in gain.lines if len(line.get_xdata()) == 2}
+    assert {(-8.0, -6.0), (1.0, 3.0), (-7.0, -5.0), (-0.5, 1.5)} <= spans
+    for axis, value in ((refused, 0.9), (answered, 0.4), (kl, 0.1)):
+        drawn = {line.get_xdata()[0] for line in axis.lines if line.get_marker() in ("o", "x")}
+        assert {round(float(one), 9) for one in drawn} == {value}
+    with pytest.raises(ValueError, match="missing: setting"):
+        figures.readings(reading_rows().drop(columns="setting"))
+
+
+def test_a_guard_explained_carries_its_table():
+    table = pd.DataFrame(
+        {
+            "layer": [3, 7],
+            "coordinate": [1.0, 2.0],
+            "reference_coordinate": [4.0, 5.0],
+            "gate": [True, False],
+            "target": [4.0, 2.0],
+            "delta_norm": [0.3, 0.0],
+        }
+    )
+    left, right = figures.guard_explained(table).axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in left.lines}
+    assert lines["before"] == [1.0, 2.0] and lines["after"] == [4.0, 2.0] and lines["reference"] == [4.0, 5.0]
+    assert [bar.get_height() for bar in right.patches] == [0.3, 0.0]
+    assert [text.get_text().strip() for text in right.texts] == ["open", "shut"]

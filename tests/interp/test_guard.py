@@ -400,3 +400,21 @@ def test_a_pipeline_and_a_streamer_are_guarded(tiny_vlm, queries, direction, cap
     assert not torch.equal(expected, plain) and torch.equal(streamed, expected)
     assert capsys.readouterr().out.strip() == said.strip()
     assert piped[0]["generated_text"].strip() == said.replace("<pad>", "").strip()
+
+
+def test_in_a_bfloat16_model_the_formula_is_in_float32(tiny_folder, queries, direction):
+    """The result is the float32 formula rounded once, not a formula of rounded parts."""
+    vlm = VLM.from_pretrained(tiny_folder, device="cpu", dtype=torch.bfloat16)
+    batch = collate(vlm, to_prompts(queries, "scene", 96))
+    guard = Guard(direction, (1,), gate="always", strength=2.0)
+    states = guard.read(vlm, REFERENCES)
+    before = blocks_output(vlm, batch, 1)[:, -1]
+    with guard.on(vlm, states):
+        after = blocks_output(vlm, batch, 1)[:, -1]
+    assert before.dtype == after.dtype == torch.bfloat16
+    target = 2 * coordinates(states[:, 1].float(), direction.basis[1])
+    assert torch.equal(after, set_coordinates(before.float(), direction.basis[1], target).bfloat16())
+    nothing = Guard(direction, (1,), "amplify", gate="always", strength=0.0)
+    with nothing.on(vlm):
+        assert torch.equal(blocks_output(vlm, batch, 1), blocks_output(vlm, batch, 1))
+        assert torch.equal(blocks_output(vlm, batch, 1)[:, -1], before)
