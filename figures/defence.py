@@ -16,6 +16,7 @@ ARMS = {
     "text_verdict": ("text verdict", _hues[9]),
     "guard_random": ("random direction", "0.75"),
     "guard": ("guard", _hues[2]),
+    "guard_full_state": ("full state (bound)", _hues[1]),
     "oracle": ("guard, oracle (bound)", _hues[4]),
 }
 PANELS = {"asr": "attack success (harmful)", "over_refusal_rate": "over-refusal (harmless)"}

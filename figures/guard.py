@@ -13,15 +13,15 @@ def guard_explained(table: pd.DataFrame) -> Figure:
     Args:
         table: of `Guard.explain`.
     """
-    need(table, ["layer", "coordinate", "reference_coordinate", "gate", "target", "delta_norm"], "guard_explained")
+    need(table, ["layer", "coordinate", "reference_coordinate", "gate", "after", "delta_norm"], "guard_explained")
     layers = table.layer.astype(str)
     with styled():
         figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 2.2), layout="constrained", width_ratios=(2, 1))
         for layer, row in zip(layers, table.itertuples(), strict=True):
             arrow = {"arrowstyle": "-|>", "color": "0.35", "shrinkA": 3, "shrinkB": 3}
-            left.annotate("", (layer, row.target), (layer, row.coordinate), arrowprops=arrow)
+            left.annotate("", (layer, row.after), (layer, row.coordinate), arrowprops=arrow)
         left.plot(layers, table.coordinate, "o", color="0.35", label="before")
-        left.plot(layers, table.target, "D", color=CLASS_COLORS["harmful"], markersize=4, label="after")
+        left.plot(layers, table.after, "D", color=CLASS_COLORS["harmful"], markersize=4, label="after")
         left.plot(layers, table.reference_coordinate, "_", color="black", markersize=14, label="reference")
         left.axhline(0, color="0.6", linewidth=0.8)
         left.set(xlabel="layer", ylabel="coordinate (harmful > 0)")

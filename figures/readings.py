@@ -68,8 +68,9 @@ def readings(table: pd.DataFrame) -> Figure:
         for label, (_, rows) in zip(axes[0].get_yticklabels(), lines, strict=True):
             label.set_fontweight("bold" if rows.empty else "normal")
         axes[0].set_ylim(-len(lines) + 0.3, 0.7)
+        shown = present(table.modality)
         handles = [
-            *(Line2D([], [], color=MODALITY_COLORS[name], marker="o", markersize=3, label=name) for name in DRAWN),
+            *(Line2D([], [], color=MODALITY_COLORS[name], marker="o", markersize=3, label=name) for name in shown),
             Line2D([], [], color="0.3", marker="x", markersize=4, linestyle="", label="sign flipped"),
             Line2D([], [], color="0.3", linewidth=0.8, linestyle="--", label="unguarded"),
         ]

@@ -52,8 +52,14 @@ def paired_svd(
 def mean_diff(
     harmful: Float[Tensor, "harmful layer d_model"], harmless: Float[Tensor, "harmless layer d_model"]
 ) -> Float[Tensor, "layer 1 d_model"]:
-    """Difference of class means, of unit length (Arditi et al., arXiv:2406.11717)."""
+    """Difference of class means, of unit length (Arditi et al., arXiv:2406.11717).
+
+    Raises:
+        AnchorError: there is none.
+    """
     direction = harmful.double().mean(0) - harmless.double().mean(0)
+    if not direction.norm(dim=-1).all():
+        raise AnchorError("harmful and harmless anchors have the same mean; there is no difference to be a direction")
     return (direction / direction.norm(dim=-1, keepdim=True))[:, None]
 
 
@@ -208,7 +214,12 @@ def fit_gate(activations: xr.Dataset, layer: int, token: str = "last") -> ProbeG
 def alignment(
     one: Float[Tensor, "layer rank d_model"], other: Float[Tensor, "layer rank d_model"]
 ) -> Float[Tensor, " layer"]:
-    """How near two subspaces are: the mean cosine of their principal angles, 1 for the same. No sign."""
+    """How near two subspaces are: the mean cosine of their principal angles, 1 for the same.
+
+    Of rank 1 it has the sign of the cosine: directions are oriented.
+    """
+    if one.shape[1] == other.shape[1] == 1:
+        return einsum(one.double(), other.double(), "layer r d_model, layer r d_model -> layer").float()
     overlap = einsum(one.double(), other.double(), "layer r d_model, layer s d_model -> layer r s")
     return torch.linalg.svdvals(overlap).mean(-1).float()
 

@@ -1,5 +1,6 @@
 """A fitted guard, put on a model for the time of a `with` block."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from interp.projection import (
 from interp.reading import last_resid_post
 from interp.vlm import LLM, VLM
 
+REFERENCES = ("prompt_text", "transcription", "caption", "prompt_text+transcription", "oracle")
+"""What the user wrote; what the VLM reads or sees in the picture; both texts; the true request, a bound."""
+SOURCES = ("vlm_text", "llm")
 POSITIONS = ("last_prefill", "generated", "last", "text", "all")
 CONTROLS = ("random", "sign_flipped", "full_state")
 
@@ -49,6 +53,10 @@ class Guard:
     gate: str = "sign"
     positions: str = "last_prefill"
     strength: float = 1.0
+    reference: str = "prompt_text"
+    """The text that the aligned LLM is shown. Any but `prompt_text` has to be made before, and passed."""
+    source: str = "vlm_text"
+    """Whose states are read: the VLM's own without a picture, or the aligned checkpoint's (`llm`), which are passed."""
     direction_layer: int | None = None
     """Where the direction was fitted; by default the layer that it is applied at."""
     gate_scope: str = "change"
@@ -56,7 +64,7 @@ class Guard:
     threshold: float = 0.0
     """Of the gate `threshold`: the border of the reference's first coordinate."""
     probe: ProbeGate | None = None
-    """The gate `probe`, fitted at the first guarded layer."""
+    """The gate `probe`. It and `threshold` are asked once, at the first guarded layer; `sign` at every layer."""
     keeps_norm: bool = False
     """Whether changed states get their old length back."""
     frozen_shift: bool = False
@@ -65,7 +73,7 @@ class Guard:
     all_writes: bool = False
     """Whether what a block takes in, and what its attention and MLP add, is changed instead of what it puts out."""
     control: str | None = None
-    """What the guard is held against. `random`: the change keeps its size, and goes along a random vector.
+    """What the guard is held against. `random`: the change keeps its size and goes along a random vector.
     `sign_flipped`: it goes the other way. `full_state`: the reference's whole state is put in (V = I)."""
     control_seed: int = 0
     """Of `random`."""
@@ -77,22 +85,33 @@ class Guard:
             ("gate", self.gate, GATES),
             ("gate_scope", self.gate_scope, GATE_SCOPES),
             ("positions", self.positions, POSITIONS),
-            ("control", self.control, CONTROLS),
+            ("reference", self.reference, REFERENCES),
+            ("source", self.source, SOURCES),
+            ("control", self.control, (None, *CONTROLS)),
         ):
-            if value not in known and not (name == "control" and value is None):
-                raise ValueError(f"{name} {value!r} does not exist; expected one of {', '.join(known)}")
+            if value not in known:
+                raise ValueError(f"{name} {value!r} does not exist; expected one of {', '.join(filter(None, known))}")
         if not self.layers or not all(0 <= layer < n_layers for layer in self.layers):
             raise ValueError(f"layers {self.layers}; expected at least one, each from 0 to {n_layers - 1}")
+        if len(set(self.layers)) != len(self.layers):
+            raise ValueError(f"layers {self.layers}; expected each of them once")
+        if not math.isfinite(self.strength):
+            raise ValueError(f"strength {self.strength}; expected a finite number")
         if self.direction_layer is not None and not 0 <= self.direction_layer < n_layers:
             raise ValueError(f"direction_layer {self.direction_layer}; expected 0 to {n_layers - 1}")
         if (self.gate == "probe") != (self.probe is not None):
             raise ValueError(f"gate {self.gate!r} with probe={self.probe}; expected both, or neither")
+        d_model = self.direction.basis.shape[-1]
+        if self.probe is not None and len(self.probe.weight) != d_model:
+            raise ValueError(f"a probe of width {len(self.probe.weight)} for states of width {d_model}")
         if {"harmful", "cosine"} & set(RULES[self.rule].needs) and self.direction.harmful is None:
             raise ValueError(f"rule {self.rule!r} needs the class means of a direction made by SafetyDirection.fit")
         if self.frozen_shift and self.positions != "last_prefill":
             raise ValueError(f"frozen_shift with positions {self.positions!r}; expected last_prefill")
         if self.all_writes and (self.rule, self.gate) != ("ablate", "always"):
             raise ValueError(f"all_writes with rule {self.rule!r}, gate {self.gate!r}; expected ablate, always")
+        if self.all_writes and (self.frozen_shift or self.control or self.keeps_norm):
+            raise ValueError("all_writes takes neither frozen_shift, control nor keeps_norm")
         if self.control == "full_state" and (self.rule, self.gate_scope) != ("substitute", "change"):
             raise ValueError(
                 f"control full_state with rule {self.rule!r}, gate_scope {self.gate_scope!r}; "
@@ -117,9 +136,20 @@ class Guard:
         with bare(model.model):
             return last_resid_post(model, [text_prompt(text) for text in references])
 
-    def opens(self, states: Float[Tensor, "batch layer d_model"]) -> Bool[Tensor, " batch"]:
-        """Whether the gate opens at the first guarded layer, for references read by `read`."""
-        return self._is_open(self.layers[0], states[:, self.layers[0]])
+    def opens(self, states: Float[Tensor, "batch layer d_model"], layer: int | None = None) -> Bool[Tensor, " batch"]:
+        """Whether the gate opens, for references read by `read`.
+
+        Args:
+            states: of each reference.
+            layer: a guarded one, by default the first: the gate `sign` is asked at each, as the paper prints it.
+        """
+        layer = self.layers[0] if layer is None else layer
+        return self.opens_at(layer, {guarded: states[:, guarded] for guarded in self.layers})
+
+    def opens_at(self, layer: int, references: Mapping[int, Float[Tensor, "batch d_model"]]) -> Bool[Tensor, " batch"]:
+        """The same for references by layer."""
+        at = layer if self.gate == "sign" else self.layers[0]
+        return self._is_open(at, references[at])
 
     def save_pretrained(self, folder: str | Path, vlm: VLM, validation: Mapping[str, float] | None = None) -> None:
         """Writes safetensors, JSON and a guard card for people.
@@ -172,7 +202,8 @@ class Guard:
         Guards nest: each reads its references from the bare model; at the same layer the inner one acts first.
         Beams, sampling, streaming, batches, `pipeline("image-text-to-text")`, with and without a cache all go through
         it. Not thread-safe: hooks belong to the model, so a guarded model must not be used by two threads at once.
-        Assisted and contrastive decoding and compiled models are not supported.
+        Not supported, and refused where they show: compiled models, static caches, and passes of several tokens behind
+        a cache (a chat that keeps its cache, prefill in chunks, assisted decoding).
 
         Args:
             vlm: the model.
@@ -181,9 +212,10 @@ class Guard:
                 `generate` may repeat rows (beams, several answers); their references are repeated too.
 
         Raises:
-            ValueError: the direction is of another shape than the model.
+            ValueError: the direction or the references are of another shape than the model, or the guard's reference
+                is none that it can read by itself.
             ModelError: a compiled model, whose hooks don't run; inside the block, where the text of a prompt can't be
-                taken out of it.
+                taken out of it, or a pass that is not supported.
         """
         with self._at_work(vlm, references, told=None):
             yield
@@ -198,8 +230,19 @@ class Guard:
             )
         if any(module._compiled_call_impl is not None for module in vlm.model.modules()):
             raise ModelError(f"{vlm.name!r} is compiled, and its hooks would not run; guard the model uncompiled")
+        own = self.reference == "prompt_text" and self.source == "vlm_text"
+        if references is None and self.needs_reference and not own:
+            raise ValueError(
+                f"the guard's reference is {self.reference!r}, source {self.source!r}, which it can't read out of a "
+                "prompt; make the texts first, and pass them or their states: guard.on(vlm, references=[...])"
+            )
         if references is not None and not isinstance(references, Tensor):
             references = self.read(vlm, references)
+        if references is not None and references.shape[1:] != (vlm.n_layers, vlm.d_model):
+            raise ValueError(
+                f"states of references of shape {tuple(references.shape)}; expected (rows, {vlm.n_layers}, "
+                f"{vlm.d_model}), as guard.read gives"
+            )
         work = Work(self, vlm, references, told)
         hooks = [vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True)]
         try:
@@ -221,7 +264,7 @@ class Guard:
             references: as for `on`, of one row.
 
         Returns:
-            Columns `layer coordinate reference_coordinate gate target delta_norm`: first coordinates, whether the gate
+            Columns `layer coordinate reference_coordinate gate after delta_norm`: first coordinates, whether the gate
             is open, the first coordinate afterwards, and how far the state moved relative to its length. With positions
             that leave the last token of the prompt alone, nothing moves.
 
@@ -241,6 +284,7 @@ class Guard:
         layer: int,
         reference: Float[Tensor, "batch d_model"] | None,
         mask: Bool[Tensor, "batch pos"],
+        is_open: Bool[Tensor, " batch"] | None = None,
         unguarded: Float[Tensor, "batch d_model"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """The states with the formula applied where the mask and the gate say so, in float32.
@@ -248,22 +292,32 @@ class Guard:
         Args:
             resid: what the layer puts out.
             layer: its number.
-            reference: the state of each row's reference there; none where neither rule nor gate needs it.
+            reference: the state of each row's reference there; none where the rule needs none.
             mask: places that are to change.
+            is_open: each row's gate, of `opens`; by default open.
             unguarded: the state that a frozen shift is measured on.
         """
         first = _first_place(mask)
         if first is None:
             return resid
-        if first:
-            later = self.change(resid[:, first:], layer, reference, mask[:, first:], unguarded)
-            return torch.cat([resid[:, :first], later], dim=1)
+        later = self._changed(resid[:, first:], layer, reference, mask[:, first:], is_open, unguarded)
+        return torch.cat([resid[:, :first], later], dim=1) if first else later
+
+    def _changed(
+        self,
+        resid: Tensor,
+        layer: int,
+        reference: Tensor | None,
+        mask: Tensor,
+        is_open: Tensor | None,
+        unguarded: Tensor | None,
+    ) -> Tensor:
         basis, precise, mask = self.basis(layer).to(resid.device), resid.float(), mask.to(resid.device)
         start = precise if unguarded is None else unguarded.to(resid.device).float()[:, None]
         known = self._known(layer, start, basis, reference)
         target = target_coordinates(self.rule, coordinates(start, basis), known, self.strength)
-        if reference is not None:
-            is_open = self._is_open(layer, reference.to(resid.device))[:, None]
+        if is_open is not None:
+            is_open = is_open.to(resid.device)[:, None]
             if self.gate_scope == "change":
                 mask = mask & is_open
             else:

@@ -30,6 +30,8 @@ PLAIN = (
     "gate_scope",
     "positions",
     "strength",
+    "reference",
+    "source",
     "direction_layer",
     "threshold",
     "keeps_norm",
@@ -60,7 +62,11 @@ def save(guard: "Guard", folder: Path, vlm: VLM, validation: Mapping[str, float]
     save_file(tensors, folder / TENSORS)
     about = {
         "format": FORMAT,
-        "model": {"name": vlm.name, "weights": weights_identity(vlm)},
+        "model": {
+            "name": vlm.name,
+            "weights": weights_identity(vlm),
+            "dtype": str(vlm.model.dtype).removeprefix("torch."),
+        },
         "direction": {name: value for name, value in named.items() if isinstance(value, str)},
         "guard": settings,
         "validation": dict(validation),
@@ -79,7 +85,8 @@ def read_settings(name_or_path: str | Path) -> dict:
         about = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise GuardFileError(f"guard {str(folder)!r} has format {about['format']}; this version reads {FORMAT}")
-        return {part: about[part] for part in ("model", "direction", "guard", "validation")}
+        numbers = {name: float(value) for name, value in about["validation"].items()}
+        return {part: about[part] for part in ("model", "direction", "guard")} | {"validation": numbers}
 
 
 def load(kind: type["Guard"], name_or_path: str | Path, vlm: VLM) -> "Guard":
@@ -89,10 +96,12 @@ def load(kind: type["Guard"], name_or_path: str | Path, vlm: VLM) -> "Guard":
         tensors = load_file(folder / TENSORS)
         settings, theirs = dict(about["guard"]), about["model"]
         ours = weights_identity(vlm)
+        dtype = str(vlm.model.dtype).removeprefix("torch.")
         if theirs["weights"] != ours:
             raise GuardFileError(
-                f"the guard in {str(folder)!r} was made for {theirs['name']!r} ({theirs['weights']}), not for "
-                f"{vlm.name!r} ({ours}); fit one on this model"
+                f"the guard in {str(folder)!r} was made for {theirs['name']!r} ({theirs['weights']}, "
+                f"{theirs['dtype']}), not for {vlm.name!r} ({ours}, {dtype}); fit one on this model, "
+                "or load it in the same dtype"
             )
         probe = settings.pop("probe", None)
         if probe:
@@ -122,10 +131,13 @@ def _whole(folder: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise GuardFileError(f"folder {str(folder)!r} holds no guard: it has no {Path(error.filename).name}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
+        missing = Path(error.filename or TENSORS).name
+        raise GuardFileError(f"folder {str(folder)!r} holds no guard: it has no {missing}") from None
+    except GuardFileError:
+        raise
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise GuardFileError(
-            f"the guard in {str(folder)!r} is damaged ({type(error).__name__}); save it again"
+            f"the guard in {str(folder)!r} is damaged ({type(error).__name__}: {first_line(error)}); save it again"
         ) from error
 
 
@@ -138,6 +150,8 @@ def _card(about: Mapping) -> str:
     numbers = "\n".join(f"| {name} | {value:.3g} |" for name, value in about["validation"].items())
     measured = f"\n| on validation | |\n|---|---|\n{numbers}\n" if numbers else "\nNothing was measured.\n"
     model = about["model"]
+    # What it reads by itself is the prompt's own text.
+    passed = "" if guard["reference"] == "prompt_text" else ", references=[...]"
     return f"""---
 library_name: vlm-guard
 tags: [vlm-guard, steering, safety]
@@ -145,12 +159,12 @@ tags: [vlm-guard, steering, safety]
 
 # A guard for {model["name"]}
 
-VLM-Guard (arXiv:2502.10486): at inference time the model's coordinate along its safety steering direction is changed,
-so that it refuses beside a picture what it refuses as text. It is for these weights alone: `{model["weights"]}`.
+After VLM-Guard (arXiv:2502.10486): at inference time the model's coordinate along its safety steering direction is
+changed, by the rule `{guard["rule"]}`. It is for these weights alone: `{model["weights"]}`, {model["dtype"]}.
 
 ```python
 guard = Guard.from_pretrained("this folder", vlm)
-with guard.on(vlm):
+with guard.on(vlm{passed}):
     vlm.model.generate(**batch)
 ```
 
@@ -158,6 +172,5 @@ with guard.on(vlm):
 |---|---|
 {table}
 {measured}
-What it was not measured on, it is not known to do: other languages, pictures and attacks, and what it costs in
-answers to harmless requests.
+What it was not measured on, it is not known to do: other languages, other pictures, other attacks.
 """

@@ -38,7 +38,14 @@ class Places:
     def begin_pass(self, ids: Int[Tensor, "batch pos"], kwargs: dict) -> bool:
         """Finds the places of a pass; returns whether it begins a new prompt."""
         cache, attention_mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        n_cached = cache.get_seq_length() if cache is not None else 0
+        n_cached = int(cache.get_seq_length()) if cache is not None else 0
+        if n_cached and (ids.shape[1] > 1 or self.prompt_length is None):
+            raise ModelError(
+                f"a pass of {ids.shape[1]} tokens behind {n_cached} cached ones: a guard can't tell the places of a "
+                "chat that keeps its cache, of a prefill in chunks or of assisted decoding; give it whole prompts"
+            )
+        if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2):
+            raise ModelError("a prepared attention mask, as static caches make; a guard needs the plain one of tokens")
         is_new = self.prompt_length is None or (n_cached == 0 and not self._continues(ids))
         if is_new:
             self.prompt_length = n_cached + ids.shape[1]
@@ -124,7 +131,9 @@ class Work:
         """Last states by layer, while a bare pass is run for them."""
         self._unguarded: dict[int, Tensor] = {}
         self._given = {} if states is None else {i: states[:, i] for i in guard.layers}
-        self._references = {}
+        self._references: dict[int, Tensor] = {}
+        self._open: dict[int, Tensor] = {}
+        """Each row's gate, by layer."""
         self._told = told
         """Where `Guard.explain` wants to be told of each change."""
 
@@ -138,14 +147,16 @@ class Work:
         if not self._places.begin_pass(ids, kwargs):
             return
         if self._guard.frozen_shift:
-            bare = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
-            self._unguarded = self._read(lambda: module(*args, **bare, use_cache=False))
+            whole = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
+            self._unguarded = self._read(lambda: module(*args, **whole, use_cache=False))
         if self._reads_itself:
             # The prompts without their pictures.
             batch = text_batch(self._vlm, prompt_texts(self._vlm, ids, kwargs.get("attention_mask")))
             self._references = self._read(lambda: module(**batch, use_cache=False))
         else:
             self._references = {layer: _repeated(states, ids) for layer, states in self._given.items()}
+        if self._references and self._guard.gate != "always":
+            self._open = {layer: self._guard.opens_at(layer, self._references) for layer in self._guard.layers}
 
     @torch.no_grad()
     def _read(self, run: Callable[[], object]) -> dict[int, Float[Tensor, "batch d_model"]]:
@@ -184,9 +195,10 @@ class Work:
 
         if self._guard.all_writes:
             parts = [part.register_forward_hook(change_output, prepend=True) for part in sublayers(blocks[layer])]
-            return [blocks[layer].register_forward_pre_hook(change_input, with_kwargs=True), *parts]
+            taken_in = blocks[layer].register_forward_pre_hook(change_input, with_kwargs=True, prepend=True)
+            return [taken_in, *parts]
         if layer in self._vlm.deepstack_layers and layer + 1 < len(blocks):
-            return [blocks[layer + 1].register_forward_pre_hook(change_input, with_kwargs=True)]
+            return [blocks[layer + 1].register_forward_pre_hook(change_input, with_kwargs=True, prepend=True)]
         # In front of other hooks: whoever looks at the block, transformers' own `hidden_states` too, sees the change.
         return [blocks[layer].register_forward_hook(change_output, prepend=True)]
 
@@ -202,22 +214,24 @@ class Work:
                 "not known; only its forward pass can be guarded"
             )
         reference = self._references.get(layer)
-        changed = self._guard.change(resid, layer, reference, mask, self._unguarded.get(layer))
+        is_open = self._open.get(layer)
+        changed = self._guard.change(resid, layer, reference, mask, is_open, self._unguarded.get(layer))
         if self._told is not None:
-            self._tell(layer, resid[:1, -1].float(), changed[:1, -1].float(), reference)
+            self._tell(layer, resid[:1, -1].float(), changed[:1, -1].float(), reference, is_open)
         return changed
 
-    def _tell(self, layer: int, before: Tensor, after: Tensor, reference: Tensor | None) -> None:
+    def _tell(
+        self, layer: int, before: Tensor, after: Tensor, reference: Tensor | None, is_open: Tensor | None
+    ) -> None:
         basis = self._guard.basis(layer).to(before.device)
-        first = lambda states: coordinates(states.float(), basis)[0, 0].item()  # noqa: E731
-        known = reference is not None
+        first = lambda states: coordinates(states.to(before.device).float(), basis)[0, 0].item()  # noqa: E731
         self._told.append(
             {
                 "layer": layer,
                 "coordinate": first(before),
-                "reference_coordinate": first(reference[:1]) if known else float("nan"),
-                "gate": bool(self._guard._is_open(layer, reference[:1])[0]) if known else True,
-                "target": first(after),
+                "reference_coordinate": float("nan") if reference is None else first(reference[:1]),
+                "gate": True if is_open is None else bool(is_open[0]),
+                "after": first(after),
                 "delta_norm": delta_norm(after, before).item(),
             }
         )

@@ -113,6 +113,13 @@ def roomy_cache(filled: DynamicCache, n_rows: int, n_room: int) -> Cache:
     return Cache(layers=[RoomyLayer(layer, n_rows, n_room) for layer in filled.layers])
 
 
+def cache_room(device: torch.device) -> float:
+    """Bytes that copies of keys and values may take."""
+    if device.type == "cuda":
+        return CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
+    return CACHE_BYTES
+
+
 @dataclass
 class Prefix:
     """A prefix that has been run: its keys and values, and what was read in it."""
@@ -171,11 +178,7 @@ class Prefix:
     def most_rows(self, n: int) -> int:
         """Of `n` rows, how many there is room for in one pass."""
         copied = sum(states.nbytes for layer in self._filled.layers for states in (layer.keys, layer.values))
-        device = self._filled.layers[0].keys.device
-        room = CACHE_BYTES
-        if device.type == "cuda":
-            room = CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
-        return min(n, max(FEWEST_ROWS, int(room / copied)))
+        return min(n, max(FEWEST_ROWS, int(cache_room(self._filled.layers[0].keys.device) / copied)))
 
     def _make_room(self, n_rows: int, n_room: int) -> None:
         """Copies are made again only where those that are there do not suffice."""

@@ -175,7 +175,7 @@ class ProbeGate:
     threshold: float = 0.0
 
     def __call__(self, states: Float[Tensor, "*batch d_model"]) -> Bool[Tensor, " *batch"]:
-        return states @ self.weight + self.bias > self.threshold
+        return states @ self.weight.to(states.device) + self.bias > self.threshold
 
 
 def rescaled(

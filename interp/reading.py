@@ -83,9 +83,10 @@ def _final(model: VLM | LLM, layer: int, skipped: Collection[int]) -> tuple[nn.M
     """Where the state of a layer is final.
 
     nnsight takes what a block's own code returns; a guard's hook comes behind that. So on a guarded model it is what
-    the next block takes in.
+    the next block takes in; but not with DeepStack, which adds to image positions in between: there a guard changes
+    what the next block takes in, and the state is read before that.
     """
-    if not is_guarded(model.model):
+    if not is_guarded(model.model) or (isinstance(model, VLM) and layer in model.deepstack_layers):
         return model.blocks[layer], "output"
     later = [block for i, block in enumerate(model.blocks) if i > layer and i not in skipped]
     return (later[0] if later else families.final_norm(model.model)), "input"

@@ -7,7 +7,7 @@ is copied for a guard; prompts about the same picture share what stands before t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,10 +22,27 @@ from interp.guard import Guard
 from interp.inputs import Prompt, collate, collate_alike
 from interp.passes import is_guarded
 from interp.plan import Plan
-from interp.prefix import Kept, Prefix, Shared, roomy_cache, shares_prefixes
+from interp.prefix import Kept, Prefix, Shared, cache_room, roomy_cache, shares_prefixes
 from interp.reading import Reading
 from interp.vlm import VLM
 
+MASKED = ("eager", "sdpa")
+"""Attention that takes any mask."""
+STEERING = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "guidance_scale": None,
+}
+"""Of a generation config, and what leaves greedy answers as they are: the likeliest token each time."""
 RIDING = ("last_prefill", "generated", "last")
 """Positions whose change leaves the prompt before its last token as it was."""
 LOGIT_BYTES = 256e6
@@ -56,7 +73,7 @@ class Rows:
     """Guards that had to be run one at a time, and why."""
 
 
-def why_not(vlm: VLM, guard: Guard | None) -> str | None:
+def why_not(vlm: VLM, guard: Guard | None, max_new_tokens: int = 1) -> str | None:
     """What keeps a guard from riding on this model; None where nothing does."""
     if guard and guard.positions not in RIDING:
         return f"positions {guard.positions} change the prompt before its last token"
@@ -70,7 +87,23 @@ def why_not(vlm: VLM, guard: Guard | None) -> str | None:
         return f"the prompts of {vlm.name!r} look ahead"
     if not vlm.family.pictures_in_sequence:
         return f"the pictures of {vlm.name!r} take no place in the sequence"
-    return None
+    text = vlm.model.config.get_text_config()
+    strange = sorted(set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    if strange:
+        return f"{vlm.name!r} has layers of {', '.join(strange)}"
+    if text._attn_implementation not in MASKED:
+        return f"{vlm.name!r} attends by {text._attn_implementation}, which takes no mask of riders"
+    odd = _not_greedy(vlm) if max_new_tokens > 1 else []
+    if odd:
+        return f"the generation config of {vlm.name!r} sets {', '.join(odd)}"
+    # Tried, once for each model: no family's name proves it.
+    return None if shares_prefixes(vlm) else f"the prompts of {vlm.name!r} can't be cut"
+
+
+def _not_greedy(vlm: VLM) -> list[str]:
+    """Settings by which greedy answers are not simply the likeliest token each time."""
+    config = vlm.model.generation_config
+    return [name for name, plain in STEERING.items() if getattr(config, name, None) not in (None, plain)]
 
 
 def run_rows(
@@ -99,7 +132,7 @@ def run_rows(
         ValueError: no prompts, or a guard needs references, and there are none.
     """
     given = _per_guard(guards, references)
-    alone = {i: reason for i, guard in enumerate(guards) if (reason := why_not(vlm, guard))}
+    alone = {i: reason for i, guard in enumerate(guards) if (reason := why_not(vlm, guard, max_new_tokens))}
     parts = {ride: [i for i in range(len(guards)) if i not in alone], one_at_a_time: list(alone)}
     found = {name: torch.full((len(guards), len(prompts)), torch.nan) for name in scores or {}}
     tokens = torch.full((len(guards), len(prompts), max_new_tokens), _pad(vlm))
@@ -130,15 +163,16 @@ def ride(
         RowsError: the guards can't ride together on this model.
         ValueError: see `run_rows`.
     """
-    reasons = [reason for guard in [None, *guards] if (reason := why_not(vlm, guard))]
+    reasons = [reason for guard in [None, *guards] if (reason := why_not(vlm, guard, max_new_tokens))]
     if reasons:
         raise RowsError(f"{reasons[0]}; run the guards one at a time")
     # Scores compare with the unguarded model, which rides in front.
     riders, given = [None, *guards], [None, *_per_guard(guards, references)]
     found = {name: torch.full((len(riders), len(prompts)), torch.nan) for name in scores or {}}
     tokens = torch.full((len(riders), len(prompts), max_new_tokens), _pad(vlm))
-    for rows, boarded in _boarded(vlm, prompts, batch_size, lambda n: _at_once(vlm, n, max_new_tokens), max_new_tokens):
-        n_at_once, unguarded = _at_once(vlm, len(rows), max_new_tokens), None
+    at_once = lambda n_prompts: min(len(riders), _at_once(vlm, n_prompts, max_new_tokens))  # noqa: E731
+    for rows, boarded in _boarded(vlm, prompts, batch_size, lambda n: at_once(n) * max_new_tokens):
+        n_at_once, unguarded = at_once(len(rows)), None
         for start in range(0, len(riders), n_at_once):
             some = slice(start, min(start + n_at_once, len(riders)))
             read = [None if states is None else states[rows] for states in given[some]]
@@ -167,13 +201,19 @@ def one_at_a_time(
     given, pad_id = _per_guard(guards, references), _pad(vlm)
     found = {name: torch.full((len(guards), len(prompts)), torch.nan) for name in scores or {}}
     tokens = torch.full((len(guards), len(prompts), max_new_tokens), pad_id)
-    kwargs = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True, "pad_token_id": pad_id}
+    kwargs = {
+        "do_sample": False,
+        "num_beams": 1,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+        "pad_token_id": pad_id,
+    }
     for rows in _plan(prompts, batch_size):
         batch, unguarded = collate(vlm, [prompts[i] for i in rows]), None
         if scores:
             unguarded = vlm.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
         for i, (guard, states) in enumerate(zip(guards, given, strict=True)):
-            with _on(guard, vlm, None if states is None else states[rows]):
+            with guard.on(vlm, None if states is None else states[rows]) if guard else nullcontext():
                 made = vlm.model.generate(**batch, **kwargs, max_new_tokens=max_new_tokens)
             new = made.sequences[:, -len(made.logits) :].cpu()
             tokens[i, rows, : new.shape[1]] = new
@@ -182,15 +222,6 @@ def one_at_a_time(
                 found[name][i, rows] = score(logprobs[:, None], unguarded)[:, 0].float().cpu()
             advance(len(rows))
     return Rows(found, tokens, {})
-
-
-@contextmanager
-def _on(guard: Guard | None, vlm: VLM, states: Tensor | None) -> Iterator[None]:
-    if guard is None:
-        yield
-        return
-    with guard.on(vlm, states):
-        yield
 
 
 def _per_guard(guards: Sequence[Guard | None], references: References) -> list[Tensor | None]:
@@ -211,9 +242,13 @@ def _pad(vlm: VLM) -> int:
 
 
 def _at_once(vlm: VLM, n_prompts: int, n_steps: int) -> int:
-    """Riders in one pass."""
-    fit = int(LOGIT_BYTES / (4 * n_prompts * vlm.model.config.get_text_config().vocab_size))
-    return max(2, min(fit, MOST_SPEAKING) if n_steps > 1 else fit)
+    """Riders in one pass: as many as there is room for their log-probabilities, and for their keys and values."""
+    text = vlm.model.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    place = 2 * vlm.n_layers * heads * d_head * vlm.model.dtype.itemsize
+    fit = min(LOGIT_BYTES / (4 * text.vocab_size), cache_room(vlm.device) / (place * n_steps)) / n_prompts
+    return max(2, int(min(fit, MOST_SPEAKING) if n_steps > 1 else fit))
 
 
 def _plan(prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
@@ -241,15 +276,19 @@ def _keyed(prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[list[in
 
 
 def _boarded(
-    vlm: VLM, prompts: Sequence[Prompt], batch_size: int, n_riders: Callable[[int], int], n_steps: int
+    vlm: VLM, prompts: Sequence[Prompt], batch_size: int, n_room: Callable[[int], int]
 ) -> Iterator[tuple[list[int], "_Boarded"]]:
-    """Batches of prompts that have been run up to their last tokens."""
+    """Batches of prompts that have been run up to their last tokens.
+
+    Args:
+        n_room: places that riders take, by the number of prompts.
+    """
     kept: Kept | None = None
     for rows, key in _keyed(prompts, batch_size):
         some = [prompts[i] for i in rows]
         shared = Shared.of(vlm, *collate_alike(vlm, some)) if key and shares_prefixes(vlm) else None
         if shared is None or min(map(len, shared.suffixes)) < 2:
-            yield rows, _Boarded.whole(vlm, some, n_riders(len(rows)) * n_steps)
+            yield rows, _Boarded.whole(vlm, some, n_room(len(rows)))
             continue
         if kept is None or not kept.serves(key, shared):
             kept = None
@@ -258,8 +297,8 @@ def _boarded(
         size = kept.prefix.most_rows(len(rows))
         for start in range(0, len(rows), size):
             part = replace(shared, suffixes=shared.suffixes[start : start + size])
-            n_room = n_riders(len(part.suffixes)) * n_steps
-            yield rows[start : start + size], _Boarded.behind(vlm, kept.prefix, part, n_room)
+            room = n_room(len(part.suffixes))
+            yield rows[start : start + size], _Boarded.behind(vlm, kept.prefix, part, room)
 
 
 @dataclass
@@ -331,7 +370,7 @@ class _Boarded:
         self, said: Int[Tensor, "batch guard"], guards: Sequence[Guard | None], references: Sequence, step: int
     ) -> Float[Tensor, "batch guard d_vocab"]:
         places = self.positions.expand(*self.positions.shape[:-1], len(guards)) + step
-        with _changed(self.vlm, guards, references, step, said.shape[0]):
+        with _changed(self.vlm, guards, references, step):
             logits = self.vlm.model(
                 input_ids=said,
                 attention_mask=self._mask(len(guards), step),
@@ -350,12 +389,15 @@ class _Boarded:
         prompt = self.is_token[:, None].expand(-1, n_guards, -1)
         sees = torch.cat([prompt, own.expand(n_prompts, -1, -1)], dim=-1)[:, None]
         text = self.vlm.model.config.get_text_config()
-        kinds = set(getattr(text, "layer_types", None) or ())
-        if kinds <= {"full_attention"}:
+        kinds, window = set(getattr(text, "layer_types", None) or ()), getattr(text, "sliding_window", None)
+        if kinds == {"full_attention"} or window is None:
             return self._additive(sees)
         steps = torch.arange(step + 1, device=device).repeat_interleave(n_guards)
         keys = torch.cat([torch.arange(n, device=device).expand(n_prompts, -1), self.end[:, None] + steps], dim=1)
-        near = (self.end[:, None] + step - keys < text.sliding_window)[:, None, None]
+        near = (self.end[:, None] + step - keys < window)[:, None, None]
+        if not kinds:
+            # Families that know one kind of layer alone: all of them slide.
+            return self._additive(sees & near)
         masks = {"full_attention": sees, "sliding_attention": sees & near}
         return {kind: self._additive(masks[kind]) for kind in kinds}
 
@@ -386,12 +428,11 @@ def _next(seen: Tensor | None, lengths: Int[Tensor, " batch"], n: int) -> Int[Te
 
 @contextmanager
 def _changed(
-    vlm: VLM, guards: Sequence[Guard | None], references: Sequence[Tensor | None], step: int, n_prompts: int
+    vlm: VLM, guards: Sequence[Guard | None], references: Sequence[Tensor | None], step: int
 ) -> Iterator[None]:
     """Every guard on its own token."""
     acting = [i for i, guard in enumerate(guards) if guard and _acts(guard.positions, step)]
     layers = sorted({layer for i in acting for layer in guards[i].layers})
-    everywhere = torch.ones(n_prompts, 1, dtype=torch.bool)
 
     def hook(layer: int):
         mine = [i for i in acting if layer in guards[i].layers]
@@ -399,8 +440,7 @@ def _changed(
         def change(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
             resid = (output[0] if isinstance(output, tuple) else output).clone()
             for i in mine:
-                read = references[i][:, layer] if guards[i].needs_reference else None
-                resid[:, i : i + 1] = guards[i].change(resid[:, i : i + 1], layer, read, everywhere)
+                resid[:, i : i + 1] = _of_rider(guards[i], resid[:, i : i + 1], layer, references[i])
             return (resid, *output[1:]) if isinstance(output, tuple) else resid
 
         return change
@@ -411,6 +451,14 @@ def _changed(
     finally:
         for one in hooks:
             one.remove()
+
+
+def _of_rider(guard: Guard, resid: Float[Tensor, "batch 1 d_model"], layer: int, states: Tensor | None) -> Tensor:
+    everywhere = torch.ones(resid.shape[:2], dtype=torch.bool)
+    if not guard.needs_reference:
+        return guard.change(resid, layer, None, everywhere)
+    is_open = None if guard.gate == "always" else guard.opens(states, layer)
+    return guard.change(resid, layer, states[:, layer], everywhere, is_open)
 
 
 def _acts(positions: str, step: int) -> bool:

@@ -388,9 +388,9 @@ class _Watched(Guard):
 
     masks: list[Bool[Tensor, "batch pos"]] = field(default_factory=list)
 
-    def change(self, resid, layer, reference, mask, unguarded=None):
+    def change(self, resid, layer, reference, mask, is_open=None, unguarded=None):
         self.masks.append(mask.cpu())
-        return super().change(resid, layer, reference, mask, unguarded)
+        return super().change(resid, layer, reference, mask, is_open, unguarded)
 
 
 def positions_fire_where_they_should(vlm: VLM, inputs: ContractInputs) -> Judgement:

@@ -60,17 +60,17 @@ def train_and_apply(
 def shuffled_labels(is_harmful: Bool[np.ndarray, " n"], pairs: Iterable[str], seed: int) -> Bool[np.ndarray, " n"]:
     """The control: labels dealt out anew. A probe that still separates them has memorised.
 
-    Partners of a pair exchange labels or keep them; what stands alone is permuted. Permuting whole pairs apart would
-    leave folds with more of one class than their training part has less, and scores below chance.
+    Half of the pairs exchange their labels, drawn at random; what stands alone is permuted. Permuting whole pairs apart
+    would leave folds with more of one class than their training part has less, and scores below chance; more of the
+    pairs one way than the other would leave some of the classes' difference.
     """
     rng, dealt, groups = np.random.default_rng(seed), is_harmful.copy(), defaultdict(list)
     for row, pair in enumerate(pairs):
         groups[pair].append(row)
     alone = groups.pop("", [])
-    for rows in groups.values():
-        if len(rows) == 1:
-            alone += rows
-        elif len(set(is_harmful[rows])) == 2 and rng.random() < 0.5:
-            dealt[rows] = is_harmful[rows[::-1]]
+    alone += [row for rows in groups.values() if len(rows) == 1 for row in rows]
+    mixed = [rows for rows in groups.values() if len(set(is_harmful[rows])) == 2]
+    for i in rng.permutation(len(mixed))[: len(mixed) // 2]:
+        dealt[mixed[i]] = is_harmful[mixed[i][::-1]]
     dealt[alone] = rng.permutation(is_harmful[alone])
     return dealt

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.guard import REFERENCES
 from interp.inputs import Prompt, batches, caption_prompt, collate, text_prompt, transcription_prompt
 from interp.vlm import LLM, VLM
 
@@ -54,9 +55,6 @@ def first_token_logprobs(vlm: VLM | LLM, prompts: Sequence[Prompt], how: Generat
 def transcriptions(vlm: VLM, prompts: Sequence[Prompt], how: Generation, advance: Advance = _silent) -> list[str]:
     """What the model reads in each prompt's picture."""
     return answers(vlm, [transcription_prompt(prompt) for prompt in prompts], how, advance)
-
-
-REFERENCES = ("prompt_text", "transcription", "caption", "prompt_text+transcription", "oracle")
 
 
 def reference_texts(

@@ -179,14 +179,16 @@ def _within(row: pd.Series, low: float = -np.inf, high: float = np.inf) -> bool 
     return False if row.ci_high < low or row.ci_low > high else None
 
 
-def _gains(tables: Tables, rule: str, gate: str, control: str | None = None) -> pd.DataFrame:
+def _gains(
+    tables: Tables, rule: str, gate: str, control: str | None = None, metric: str = "refusal_score_gain"
+) -> pd.DataFrame:
     """What a reading changes in the refusal score of harmful requests with a picture, on the reported split."""
     rows = tables.readings
-    is_it = (rows.setting == "compared") & (rows.metric == "refusal_score_gain")
-    is_it &= (rows.rule == rule) & (rows.gate == gate) & rows.modality.isin(IMAGE_AUGMENTED)
+    is_it = (rows.setting == "compared") & (rows.metric == metric) & (rows.rule == rule) & (rows.gate == gate)
+    is_it &= rows.modality.isin(IMAGE_AUGMENTED)
     found = rows[is_it & (rows.control.isna() if control is None else rows.control == control)]
     if found.empty:
-        raise LookupError(f"no refusal_score_gain of {rule}, gate {gate}, control {control}")
+        raise LookupError(f"no {metric} of {rule}, gate {gate}, control {control}")
     return found
 
 
@@ -207,14 +209,18 @@ def _gained(rows: pd.DataFrame) -> str:
 
 def _stage_two_alone(tables: Tables) -> tuple[bool | None, str]:
     alone = _gains(tables, "ablate", "always")
-    return _falls(alone), f"change of the refusal score, nats: {_gained(alone)}"
+    return _falls(alone), f"beside a picture, change of the refusal score in nats: {_gained(alone)}"
 
 
 def _text_coordinate(tables: Tables) -> tuple[bool | None, str]:
-    """Stages 2 and 3, q read as text: back to refusing, and the other way with the sign flipped."""
+    """Stages 2 and 3, q read as text: more than a change of the same size anywhere, and the other way if flipped."""
     kept, flipped = (_gains(tables, "substitute", "sign", control) for control in (None, "sign_flipped"))
-    words = f"change of the refusal score, nats: {_gained(kept)}; with the sign flipped: {_gained(flipped)}"
-    return _all([_rises(kept), _falls(flipped)]), words
+    over = _gains(tables, "substitute", "sign", metric="refusal_score_over_random")
+    words = (
+        f"beside a picture, change of the refusal score in nats: {_gained(kept)}; more than random vectors by: "
+        f"{_gained(over)}; with the sign flipped: {_gained(flipped)}"
+    )
+    return _all([_rises(kept), _rises(over), _falls(flipped)]), words
 
 
 CLAIMS = (
@@ -223,7 +229,7 @@ CLAIMS = (
     Claim("an image lowers refusal", "ASR 15 % as text, 34 % with a blank image", _image_lowers_refusal),
     Claim("the guard lowers attack success below the baselines", "lowest in three settings", _guard_beats_baselines),
     Claim("the guard keeps fluency", "perplexity near the unguarded model's", _fluency_kept),
-    Claim("(against the abstract's wording) projecting out alone removes refusal", "not reported", _stage_two_alone),
+    Claim("(against the abstract's wording) projecting out alone lowers refusal", "not reported", _stage_two_alone),
     Claim("the text-only LLM's own coordinate brings refusal back", "three notes, three signs", _text_coordinate),
 )
 

@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,6 @@ app = typer.Typer(
 guard_app = typer.Typer(help="Fit a guard and save it, look at one, answer with and without it.", no_args_is_help=True)
 app.add_typer(guard_app, name="guard")
 BAD_INPUT = 2
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the checkpoint. Read it first.")]
 Precision = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")]
@@ -42,13 +41,18 @@ def repro(
     ),
     split: Annotated[str, typer.Option(help="What is reported: test, or validation while developing.")] = "test",
     seed: Annotated[int, typer.Option(help="Of folds, of splits of your own queries, and of shuffled labels.")] = 0,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
 ) -> None:
     """Runs the paper's argument: separability, layer sweep, defences, path of the signal; figures and verdicts."""
     _quieten()
     from studies import repro as study
     from studies.material import Config
 
-    config = Config(model, str(queries) if queries else None, scale, str(out), split, seed)
+    loading = _loading(trust_remote_code, dtype, device_map, revision)
+    config = Config(model, str(queries) if queries else None, loading, scale, str(out), split, seed)
     study.run(config, Console())
 
 
@@ -145,13 +149,18 @@ def guard_fit(
     scale: Annotated[str, typer.Option(help="tiny, quick or full: how much is measured on validation.")] = "quick",
     work: Annotated[Path, typer.Option(help="Folder for traces, which are used again.")] = Path("results/guard_fit"),
     seed: Annotated[int, typer.Option(help="Of splits of your own queries.")] = 0,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
 ) -> None:
     """Fits the direction on anchors, chooses layer, rule and strength on validation, and saves the guard."""
     _quieten()
     from studies import guards
     from studies.material import Config
 
-    config = Config(model, str(queries) if queries else None, scale, str(work), "validation", seed)
+    loading = _loading(trust_remote_code, dtype, device_map, revision)
+    config = Config(model, str(queries) if queries else None, loading, scale, str(work), "validation", seed)
     guards.fit(config, out)
     guards.show(str(out), Console())
     print(f"{out} holds the guard; `vlm-guard guard apply {out}` answers with it")
@@ -172,10 +181,17 @@ def guard_apply(
     picture: Annotated[Path | None, typer.Option(help="A picture that stands beside the request.")] = None,
     queries: Queries = None,
     limit: Annotated[int, typer.Option(min=1, help="So many of the queries of each class.")] = 5,
-    modality: Annotated[str, typer.Option(help="text, blank, noise, scene, typographic, typographic_scene.")] = "blank",
+    modality: Annotated[
+        str | None,
+        typer.Option(
+            help="text, blank, noise, scene, typographic, typographic_scene; by default scene where the queries bring "
+            "pictures, else blank."
+        ),
+    ] = None,
     reference: Annotated[
-        str, typer.Option(help="prompt_text, transcription, caption or prompt_text+transcription.")
-    ] = "prompt_text",
+        str | None,
+        typer.Option(help="prompt_text, transcription, caption or prompt_text+transcription; by default the guard's."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 40,
     model: Annotated[str | None, typer.Option(help="By default the model that the guard says it is for.")] = None,
     trust_remote_code: Trust = False,
@@ -187,38 +203,33 @@ def guard_apply(
     _quieten()
     from interp.guard import Guard
     from interp.guard_files import read_settings
-    from interp.inputs import to_prompts
     from studies import guards
     from studies.answers import Generation
 
     about = read_settings(folder)
-    chosen = guards.asked_queries(text, picture, queries, limit)
-    guards.check_asked(modality, reference)
-    vlm = _load(model or about["model"]["name"], trust_remote_code, dtype, device_map, revision)
+    asked = guards.Asked.of(text, picture, queries, limit, modality, reference, about["guard"]["reference"])
+    precision = about["model"]["dtype"] if dtype == "auto" else dtype
+    vlm = _load(model or about["model"]["name"], trust_remote_code, precision, device_map, revision)
     guard = Guard.from_pretrained(folder, vlm)
-    prompts = to_prompts(chosen, "scene" if picture else modality, vlm.picture_size)
-    guards.print_answers(guards.apply(vlm, guard, prompts, reference, Generation(max_new_tokens)), Console())
+    guards.print_answers(guards.apply(vlm, guard, asked, Generation(max_new_tokens)), Console())
 
 
 def _load(model: str, trust_remote_code: bool, dtype: str, device_map: str | None, revision: str | None):
     """Raises:
-    ModelError: see `VLM.from_pretrained`; or no such precision.
+    ModelError: see `studies.material.load_model`.
     """
-    import torch
+    from studies.material import load_model
 
-    from interp.vlm import VLM, ModelError
-    from studies import organism
+    return load_model(model, dtype, device_map, revision, trust_remote_code)
 
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} does not exist; expected one of {', '.join(DTYPES)}")
-    vlm = VLM.from_pretrained(
-        organism.path() if model == "organism" else model,
-        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        device_map=device_map,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
-    return replace(vlm, name=model)
+
+def _loading(trust_remote_code: bool, dtype: str, device_map: str | None, revision: str | None) -> dict:
+    return {
+        "dtype": dtype,
+        "device_map": device_map,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+    }
 
 
 def _quieten() -> None:

@@ -1,6 +1,6 @@
 """The three attack settings: unguarded, and defended by a prompt, by the text verdict, by the guard."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -15,8 +15,8 @@ from studies.guarding import (
     harmful_among,
     mean,
     measured,
-    outcome,
     outcome_of_others,
+    outcomes,
     read_references,
     text_verdict,
 )
@@ -34,8 +34,8 @@ SELF_REMINDER = (
 )
 """Written anew after Xie et al., Nature Machine Intelligence 2023 (Self-Reminder): care is asked for on both sides."""
 CONTROLS = {
-    "guard_random": {"control": "random", "control_seed": 7},
-    "guard_full_state": {"control": "full_state", "rule": "substitute", "strength": 1.0},
+    "guard_random": {"control": "random"},
+    "guard_full_state": {"control": "full_state", "rule": "substitute", "gate_scope": "change", "strength": 1.0},
 }
 """What is changed of the guard: a random direction, and the bound that puts the reference's whole state in."""
 
@@ -73,10 +73,7 @@ def run(config: Config, material: Material | None = None, reading: Reading | Non
     rows, chosen = [], settings(config.sizes.modalities)
     with phase("defences", sum(len(_arms(setting)) for setting in chosen)) as report:
         for setting in chosen:
-            bench = _Bench(material, setting, reading)
-            for arm in _arms(setting):
-                rows += bench.measure(*arm)
-                report(1, note=f"{setting.name}, {setting.modality}")
+            rows += _Bench(material, setting, reading).measure(report)
     return tidy(material.labels | {"split": config.split} | row for row in rows)
 
 
@@ -93,14 +90,14 @@ def _arms(setting: Setting) -> list[tuple[str, str | None]]:
 
 
 class _Bench:
-    """One setting: its prompts, its references, and what the model does unguarded."""
+    """One setting: its prompts, its references, and the guards."""
 
     def __init__(self, material: Material, setting: Setting, reading: Reading):
-        self.material, self.setting, self.guard, self.source = material, setting, reading.guard, reading.source
+        self.material, self.setting, self.source = material, setting, reading.source
+        self.guards = {"guard": reading.guard}
+        self.guards |= {name: replace(reading.guard, **changed) for name, changed in CONTROLS.items()}
         self.prompts = self._prompts("{request}")
-        self.unguarded = outcome(material, self.prompts)
         self.references: dict[str, Reference] = {}
-        self.controls = {name: replace(reading.guard, **changed) for name, changed in CONTROLS.items()}
 
     def _prompts(self, outer: str) -> list[Prompt]:
         """The defence's template around the attack's; jailbreaks take turns over the pairs."""
@@ -114,29 +111,32 @@ class _Bench:
         ]
         return [by_attack[i // 2 % len(attacks)][i] for i in range(len(by_attack[0]))]
 
-    def measure(self, defence: str, reference: str | None) -> list[dict]:
-        """Rows of one defence, and of its gate where it has one."""
-        found, extra = self._defend(defence, reference)
-        about = {"setting": self.setting.name, "modality": self.setting.modality, "defence": defence}
-        if reference:
-            about["reference"] = reference
-        if defence.startswith("guard"):
-            about = describe(self.controls.get(defence, self.guard), reference, self.source) | about
-        return [about | row for row in (*self._scores(found), *extra)]
+    def measure(self, report: Callable[..., None]) -> list[dict]:
+        """Rows of every defence, and of the guard's gate; guards ride together."""
+        arms, rows = _arms(self.setting), []
+        guarded = [arm for arm in arms if arm[0] in self.guards]
+        states = [self._reference(reference).states for _, reference in guarded]
+        guards = [self.guards[defence] for defence, _ in guarded]
+        unguarded, *found = outcomes(self.material, self.prompts, [None, *guards], [None, *states])
+        under = dict(zip(guarded, found, strict=True)) | {("unguarded", None): unguarded}
+        for defence, reference in arms:
+            outcome = under.get((defence, reference)) or self._defend(defence, reference, unguarded)
+            about = {"setting": self.setting.name, "modality": self.setting.modality, "defence": defence}
+            about |= {"reference": reference} if reference else {}
+            if defence in self.guards:
+                about = describe(self.guards[defence], reference, self.source) | about
+            rows += [about | row for row in self._scores(outcome)]
+            if defence == "guard":
+                gate = gate_rates(self.guards["guard"], self.prompts, self._reference(reference).states)
+                rows += [about | row for row in gate]
+            report(1, note=f"{self.setting.name}, {self.setting.modality}")
+        return rows
 
-    def _defend(self, defence: str, reference: str | None) -> tuple[Outcome, list[dict]]:
-        """What the model does under a defence, and the defence's own rows."""
-        if defence == "unguarded":
-            return self.unguarded, []
+    def _defend(self, defence: str, reference: str | None, unguarded: Outcome) -> Outcome:
+        """What the model does under a defence that is no guard."""
         if defence == "self_reminder":
-            return outcome_of_others(self.material, self.prompts, self._prompts(SELF_REMINDER)), []
-        shown = self._reference(reference)
-        if defence == "text_verdict":
-            return text_verdict(self.material, self.prompts, shown, self.unguarded), []
-        if defence == "guard":
-            extra = gate_rates(self.guard, self.prompts, shown.states)
-            return outcome(self.material, self.prompts, self.guard, shown), extra
-        return outcome(self.material, self.prompts, self.controls[defence], shown), []
+            return outcome_of_others(self.material, self.prompts, self._prompts(SELF_REMINDER))
+        return text_verdict(self.material, self.prompts, self._reference(reference), unguarded)
 
     def _reference(self, name: str) -> Reference:
         if name not in self.references:

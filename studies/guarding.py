@@ -85,13 +85,6 @@ def outcomes(
     ]
 
 
-def outcome(
-    material: Material, prompts: Sequence[Prompt], guard: Guard | None = None, reference: Reference | None = None
-) -> Outcome:
-    """`outcomes` of one guard, or of none."""
-    return outcomes(material, prompts, [guard], reference.states if reference else None)[0]
-
-
 def outcome_of_others(material: Material, prompts: Sequence[Prompt], others: Sequence[Prompt]) -> Outcome:
     """What the model does with other prompts, put in place of these: defences by prompting."""
     vlm, how = material.vlm, material.config.generation

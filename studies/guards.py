@@ -1,7 +1,7 @@
 """Guards in the terminal: fit and save one, look at it, answer with and without it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,16 +9,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from interp.guard import Guard
+from interp.guard import REFERENCES, Guard
 from interp.guard_files import read_settings
-from interp.inputs import MODALITIES, Prompt, Query
+from interp.inputs import MODALITIES, Prompt, Query, to_prompts
 from interp.rows import run_rows
 from interp.vlm import VLM
-from studies import layer_sweep
-from studies.answers import REFERENCES, Generation, reference_texts
-from studies.datasets import read_queries
+from studies import layer_sweep, readings
+from studies.answers import Generation, reference_texts
+from studies.datasets import QueryFileError, read_queries
+from studies.layer_sweep import reference_for
 from studies.material import Config, ConfigError, load
 from studies.organism import language
+from studies.reading_grid import Reading
 from studies.records import first_judge
 from studies.repro import writable_folder
 
@@ -26,30 +28,36 @@ SHOWN = ("refusal_rate", "over_refusal_rate", "coherence", "refusal_score", "kl"
 
 
 def fit(config: Config, out: Path) -> Guard:
-    """Direction from the anchors, layer, rule and strength from validation; saved with the numbers it was chosen by.
+    """Direction from the anchors, layer from the sweep, the rest from the grid of readings; all of it on validation.
 
     Raises:
-        ConfigError, QueryFileError, ModelError: see `studies.material.load`; or `out` can't be written to.
+        ConfigError, QueryFileError, ModelError: see `studies.material.load`; or a folder can't be written to.
     """
-    writable_folder(out)
-    writable_folder(config.out)
     material = load(config)
-    table = layer_sweep.run(config, material)
-    guard = layer_sweep.chosen_guard(table, material)
-    guard.save_pretrained(out, material.vlm, validation_numbers(table))
+    for folder in (out, config.out):
+        writable_folder(folder)
+    layer = layer_sweep.chosen_guard(layer_sweep.run(config, material), material).layers[0]
+    table, reading = readings.select(material, layer)
+    vlm = material.vlm
+    if Path(vlm.name).is_dir():
+        # Whoever loads it may stand in another folder.
+        vlm = replace(vlm, name=str(Path(vlm.name).resolve()))
+    guard = replace(reading.guard, source=reading.source)
+    guard.save_pretrained(out, vlm, validation_numbers(table, reading))
     return guard
 
 
-def validation_numbers(table: pd.DataFrame) -> dict[str, float]:
-    """What the chosen configuration reached on validation, and the unguarded model beside it."""
+def validation_numbers(table: pd.DataFrame, reading: Reading) -> dict[str, float]:
+    """What the reading reached on validation, and the unguarded model beside it."""
     table = first_judge(table)
-    rows = {"": table[table.selection_rule.notna()], "unguarded, ": table[table.defence == "unguarded"]}
+    rows = {"": readings.rows_of(table, reading), "unguarded, ": table[table.defence == "unguarded"]}
     numbers = {}
     for name, some in rows.items():
         some = some[some.metric.isin(SHOWN) & some.value.notna() & ~((some.metric == "kl") & (name != ""))]
         for row in some.itertuples():
-            about = f"{row.metric} {row.category}" if isinstance(row.category, str) else row.metric
-            numbers[f"{name}{about}, {row.modality} (n = {row.n})"] = float(row.value)
+            about = [f"{row.metric} {row.category}" if isinstance(row.category, str) else row.metric, row.modality]
+            about += [f"reference {row.reference}"] if isinstance(row.reference, str) else []
+            numbers[f"{name}{', '.join(about)} (n = {row.n})"] = float(row.value)
     return numbers
 
 
@@ -71,30 +79,64 @@ def show(folder: str, console: Console) -> None:
     console.print(measured if about["validation"] else "Nothing was measured on validation.")
 
 
-def asked_queries(text: str | None, picture: Path | None, file: Path | None, limit: int) -> tuple[Query, ...]:
-    """One request, or the first of each class in a file, or of the built-in validation queries.
+@dataclass(frozen=True)
+class Asked:
+    """Queries, how they reach the model, and what the guard is shown of them."""
 
-    Raises:
-        ConfigError: a text and a file, or a picture without a text.
-        QueryFileError: the file holds no queries.
-    """
-    if (text and file) or (picture and not text):
-        raise ConfigError("expected --text, with or without --picture, or --queries, or none of them")
-    if text:
+    queries: tuple[Query, ...]
+    modality: str
+    reference: str
+
+    @classmethod
+    def of(
+        cls,
+        text: str | None,
+        picture: Path | None,
+        file: Path | None,
+        limit: int,
+        modality: str | None,
+        reference: str | None,
+        guards_own: str,
+    ) -> "Asked":
+        """From what was typed: all of it is checked before a model is loaded.
+
+        Args:
+            text: one request, with a picture or without.
+            picture: stands beside it.
+            file: of queries, the first `limit` of each class; by default the built-in validation queries.
+            modality: by default `scene` where queries bring pictures, else `blank`.
+            reference: by default the guard's own, or in typographic modalities what is read in the picture.
+            guards_own: the reference that the guard was saved with.
+
+        Raises:
+            ConfigError: things that exclude each other, an empty text, no such modality or reference.
+            QueryFileError: the file holds no queries.
+        """
+        if (text is not None and file) or (picture and text is None):
+            raise ConfigError("expected --text, with or without --picture, or --queries, or none of them")
+        if text is not None and not text.strip():
+            raise ConfigError("--text is empty; expected a request")
+        if picture and modality not in (None, "scene"):
+            raise ConfigError(f"--picture with --modality {modality}; a picture of yours is shown in modality scene")
+        queries = _asked_queries(text, picture, file, limit)
+        modality = modality or ("scene" if any(query.picture for query in queries) else "blank")
+        if modality not in MODALITIES:
+            raise ConfigError(f"modality {modality!r} does not exist; expected one of {', '.join(MODALITIES)}")
+        if reference is None:
+            reference = reference_for(modality) if guards_own == "prompt_text" else guards_own
+        honest = [name for name in REFERENCES if name != "oracle"]
+        if reference not in honest:
+            raise ConfigError(f"reference {reference!r} can't be used; expected one of {', '.join(honest)}")
+        return cls(queries, modality, reference)
+
+
+def _asked_queries(text: str | None, picture: Path | None, file: Path | None, limit: int) -> tuple[Query, ...]:
+    if text is not None:
         return (Query(text, harmful=False, picture=str(picture) if picture else None),)
     known = read_queries(file) if file else language.queries("validation")
+    if not known:
+        raise QueryFileError(f"{file} holds no queries; expected at least one row")
     return tuple(query for label in (True, False) for query in [q for q in known if q.harmful == label][:limit])
-
-
-def check_asked(modality: str, reference: str) -> None:
-    """Raises:
-    ConfigError: no such modality or reference, or one that takes the true request to be known.
-    """
-    if modality not in MODALITIES:
-        raise ConfigError(f"modality {modality!r} does not exist; expected one of {', '.join(MODALITIES)}")
-    honest = [name for name in REFERENCES if name != "oracle"]
-    if reference not in honest:
-        raise ConfigError(f"reference {reference!r} can't be used; expected one of {', '.join(honest)}")
 
 
 @dataclass(frozen=True)
@@ -108,13 +150,10 @@ class Answered:
     guarded: str
 
 
-def apply(vlm: VLM, guard: Guard, prompts: Sequence[Prompt], reference: str, how: Generation) -> list[Answered]:
-    """Greedy answers with and without the guard.
-
-    Args:
-        reference: of `studies.answers.REFERENCES`; where it reads pictures, they are read first.
-    """
-    texts = reference_texts(vlm, prompts, reference, how)
+def apply(vlm: VLM, guard: Guard, asked: Asked, how: Generation) -> list[Answered]:
+    """Greedy answers with and without the guard; where its reference is in the pictures, they are read first."""
+    prompts = to_prompts(asked.queries, asked.modality, vlm.picture_size)
+    texts = reference_texts(vlm, prompts, asked.reference, how)
     states = guard.read(vlm, texts)
     rows = run_rows(vlm, prompts, [None, guard], states, max_new_tokens=how.max_new_tokens)
     said = [vlm.tokenizer.batch_decode(tokens, skip_special_tokens=True) for tokens in rows.tokens]

@@ -1,17 +1,18 @@
 """What every study starts from: a model, queries divided into splits, and their traced activations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 import xarray as xr
 
 from interp.activations import StoreError, fingerprint, open_store
 from interp.inputs import MODALITIES, Prompt, Query, to_prompts
 from interp.trace import trace
 from interp.verify import check_vlm, transformer_lens_agrees
-from interp.vlm import LLM, VLM
+from interp.vlm import LLM, VLM, ModelError
 from studies import organism
 from studies.answers import Generation
 from studies.datasets import is_paired, read_queries, split_queries
@@ -66,6 +67,8 @@ class Config:
     """Folder in Hugging Face format, hub id, or `organism` (the built-in model)."""
     queries: str | None = None
     """CSV with text,harmful[,category,pair]; by default the built-in model's own queries."""
+    loading: Mapping[str, str | bool | None] = field(default_factory=dict)
+    """How a model of the user's is loaded: some of `load_model`'s arguments."""
     scale: str = "quick"
     """`tiny`, `quick` or `full`."""
     out: str = "results/repro"
@@ -162,14 +165,56 @@ def load(config: Config) -> Material:
     else:
         dataset, queries = BUILT_IN, {split: language.queries(split) for split in SPLITS}
     is_organism = config.model == BUILT_IN
+    _check_apart(queries)
     folder = str(organism.path()) if is_organism else config.model
-    vlm = replace(VLM.from_pretrained(folder), name=config.model)
+    vlm = load_model(config.model, **config.loading)
     if not is_organism:
         _check(vlm)
     scorer = LLM.from_pretrained(organism.llm_path()) if is_organism else vlm
     if isinstance(scorer, LLM):
         scorer.check_matches(vlm)
     return Material(config, vlm, scorer, dataset, _cut(queries, config.sizes), model_hash(folder))
+
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load_model(
+    name: str,
+    dtype: str = "auto",
+    device_map: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> VLM:
+    """The built-in model by its name, or any other.
+
+    Raises:
+        ModelError: see `VLM.from_pretrained`; or no such precision.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} does not exist; expected one of {', '.join(DTYPES)}")
+    vlm = VLM.from_pretrained(
+        organism.path() if name == BUILT_IN else name,
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        device_map=device_map,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    return replace(vlm, name=name)
+
+
+def _check_apart(queries: Mapping[str, Sequence[Query]]) -> None:
+    """Raises:
+    ConfigError: an anchor is in the validation or the test split.
+    """
+    texts = {split: {query.text for query in chosen} for split, chosen in queries.items()}
+    for split in SPLITS[1:]:
+        seen = sorted(texts["anchors"] & texts[split])
+        if seen:
+            raise ConfigError(
+                f"{len(seen)} anchors are in the {split} split too ({', '.join(map(repr, seen[:5]))}); a direction "
+                "fitted on what it is measured on proves nothing: give them one split"
+            )
 
 
 def _check(vlm: VLM) -> None:

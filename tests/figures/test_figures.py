@@ -206,7 +206,7 @@ def test_a_guard_explained_carries_its_table():
             "coordinate": [1.0, 2.0],
             "reference_coordinate": [4.0, 5.0],
             "gate": [True, False],
-            "target": [4.0, 2.0],
+            "after": [4.0, 2.0],
             "delta_norm": [0.3, 0.0],
         }
     )

@@ -17,6 +17,7 @@ from interp.families import Family, ModelError, decoder_blocks
 from interp.guard import Guard
 from interp.inputs import collate, prompt_texts, text_prompt
 from interp.lens import Lens
+from interp.passes import Places
 from interp.projection import coordinates
 from interp.verify import VERDICTS, ContractInputs, Finding, check_vlm
 from interp.vlm import VLM
@@ -205,23 +206,24 @@ def test_a_wrong_image_token_is_found(family_vlm):
 
 @pytest.mark.parametrize("positions", ["last_prefill", "generated", "text", "all"])
 def test_places_that_fire_too_often_are_found(family_vlm, monkeypatch, positions):
-    """A guard that mistakes every pass for a new prompt."""
-    from interp.guard import _Places
-
-    begin = _Places.begin_pass
+    """A guard that mistakes the end of every pass for the end of a prompt."""
+    begin = Places.begin_pass
 
     def forgetful(places, ids, kwargs):
-        places.prompt_length = None
-        return begin(places, ids, kwargs)
+        is_new, cache = begin(places, ids, kwargs), kwargs.get("past_key_values")
+        n_cached = cache.get_seq_length() if cache is not None else 0
+        places.prompt_length = n_cached + ids.shape[1]
+        places.mask = places._places(ids, kwargs.get("attention_mask"), n_cached)
+        return is_new
 
-    monkeypatch.setattr(_Places, "begin_pass", forgetful)
+    monkeypatch.setattr(Places, "begin_pass", forgetful)
     monkeypatch.setattr(verify, "POSITIONS", (positions,))
     found = faults(check_vlm(family_vlm("LLaVA-1.5")))
     assert (claim_of("positions") in found) == (positions != "all")
 
 
 def test_writing_that_does_not_write_is_found(family_vlm, monkeypatch):
-    monkeypatch.setattr(Guard, "change", lambda guard, resid, layer, reference, mask: resid)
+    monkeypatch.setattr(Guard, "change", lambda guard, resid, *others: resid)
     assert claim_of("changing a block") in faults(check_vlm(family_vlm("LLaVA-1.5")))
 
 
@@ -273,10 +275,10 @@ def test_in_half_precision_gross_mistakes_are_found_and_a_sound_model_is_not_bla
 
 
 def test_references_read_amiss_are_found(family_vlm, monkeypatch):
-    from interp import guard
+    from interp import passes
 
-    right = guard.prompt_texts
-    monkeypatch.setattr(guard, "prompt_texts", lambda *args: right(*args)[::-1])
+    right = passes.prompt_texts
+    monkeypatch.setattr(passes, "prompt_texts", lambda *args: right(*args)[::-1])
     assert claim_of("references that a guard") in faults(check_vlm(family_vlm("PaliGemma")))
 
 

@@ -1,3 +1,4 @@
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -242,20 +243,80 @@ def test_guards_nest_and_each_reads_from_the_bare_model(tiny_vlm, queries, direc
     [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}, {"num_beams": 2, "num_return_sequences": 2}],
 )
 def test_beams_and_samples_share_their_prompts_reference(tiny_vlm, batch, direction, how, use_cache):
-    """A guard whose references are all the same is one that needs none: the rows can't have been mixed up."""
-    guard = Guard(direction, (1,), gate="always", strength=3.0, positions="last")
-    kwargs = dict(max_new_tokens=4, min_new_tokens=4, use_cache=use_cache) | {"do_sample": False} | how
-    made = []
-    for references in (REFERENCES, None):
-        rows = [0, 1, 2, 3] if references else [2]
-        chosen = {name: value[rows] for name, value in batch.items()}
-        torch.manual_seed(0)
-        with guard.on(tiny_vlm, references or REFERENCES[2:3]):
-            made.append(tiny_vlm.model.generate(**chosen, **kwargs))
-    if "do_sample" not in how:
-        n = how.get("num_return_sequences", 1)
-        assert torch.equal(made[0][2 * n : 3 * n], made[1])
-    assert len(made[0]) == 4 * how.get("num_return_sequences", 1)
+    """Each row's coordinate afterwards is that of its own prompt's reference."""
+    guard = Guard(direction, (1,), gate="always", strength=3.0)
+    states, seen = guard.read(tiny_vlm, REFERENCES), []
+    kwargs = dict(max_new_tokens=3, min_new_tokens=3, use_cache=use_cache) | {"do_sample": False} | how
+    torch.manual_seed(0)
+    with guard.on(tiny_vlm, states):
+        hook = tiny_vlm.blocks[1].register_forward_hook(lambda module, args, output: seen.append(output.clone()))
+        made = tiny_vlm.model.generate(**batch, **kwargs)
+        hook.remove()
+    n_rows = how.get("num_beams", how.get("num_return_sequences"))
+    expected = 3 * coordinates(states[:, 1], direction.basis[1]).repeat_interleave(n_rows, dim=0)
+    last = batch["input_ids"].shape[1] - 1
+    # Beams are repeated after the first pass or before it; without a cache every pass changes the place again.
+    whole = [resid for resid in seen if resid.shape[1] > last]
+    assert len(whole) == (1 if use_cache else 3)
+    for resid in whole:
+        found = coordinates(resid[:, last], direction.basis[1])
+        rows = expected if len(found) == len(expected) else expected[::n_rows]
+        torch.testing.assert_close(found, rows, atol=1e-4, rtol=0)
+    assert len(made) == 4 * how.get("num_return_sequences", 1)
+
+
+@pytest.mark.parametrize("gate", ["threshold", "probe"])
+def test_gates_of_several_layers_are_asked_once_but_the_papers_at_each(tiny_vlm, batch, fitted, gate):
+    """Where the first guarded layer's answer is not that of the last."""
+    states = Guard(fitted, (0, 2)).read(tiny_vlm, REFERENCES)
+    states[:, 0] = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None] * fitted.basis[0, 0]
+    states[:, 2] = torch.tensor([-1.0, -1.0, 1.0, 1.0])[:, None] * fitted.basis[2, 0]
+    known = {"probe": ProbeGate(fitted.basis[0, 0], bias=0.0)} if gate == "probe" else {}
+    asked_once = Guard(fitted, (0, 2), "ablate", gate=gate, **known)
+    paper = Guard(fitted, (0, 2), "ablate", gate="sign")
+    assert asked_once.opens(states).tolist() == asked_once.opens(states, 2).tolist() == [True, False, True, False]
+    assert paper.opens(states, 2).tolist() == [False, False, True, True]
+    for guard, open_at_last in ((asked_once, [True, False, True, False]), (paper, [False, False, True, True])):
+        with guard.on(tiny_vlm, states):
+            after = blocks_output(tiny_vlm, batch, 2)[:, -1]
+        gone = coordinates(after, fitted.basis[2])[:, 0].abs() < 1e-4
+        assert gone.tolist() == open_at_last
+
+
+def test_passes_that_hide_the_places_of_their_tokens_are_refused(tiny_vlm, batch, direction):
+    guard, kwargs = Guard(direction, (1,), gate="always"), {"max_new_tokens": 3, "do_sample": False}
+    with guard.on(tiny_vlm, REFERENCES):
+        made = tiny_vlm.model.generate(**batch, **kwargs, return_dict_in_generate=True)
+        longer = torch.cat([made.sequences, made.sequences[:, -3:]], dim=1)
+        with pytest.raises(ModelError, match="a chat that keeps its cache, of a prefill in chunks or of assisted"):
+            tiny_vlm.model.generate(longer, past_key_values=made.past_key_values, **kwargs)
+    with pytest.raises(ModelError, match="prefill in chunks"), guard.on(tiny_vlm, REFERENCES):
+        tiny_vlm.model.generate(**batch, **kwargs, prefill_chunk_size=8)
+    with pytest.raises(ModelError, match="a prepared attention mask, as static caches make"):
+        with guard.on(tiny_vlm, REFERENCES):
+            tiny_vlm.model.generate(**batch, **kwargs, cache_implementation="static")
+
+
+def test_a_guard_that_reads_something_else_wants_it_passed(tiny_vlm, batch, direction):
+    for told in ({"reference": "transcription"}, {"source": "llm"}):
+        guard = Guard(direction, (1,), **told)
+        with pytest.raises(ValueError, match="which it can't read out of a prompt; make the texts first"):
+            with guard.on(tiny_vlm):
+                pass
+        with guard.on(tiny_vlm, REFERENCES):
+            hidden(tiny_vlm, batch)
+
+
+def test_guards_at_the_same_layer_act_from_the_inside(tiny_vlm, batch, fitted):
+    """Ablating first and amplifying after leaves nothing; the other way round too, but not for adding."""
+    ablate, add = (Guard(fitted, (1,), rule, gate="always") for rule in ("ablate", "steer"))
+    found = []
+    for outer, inner in ((ablate, add), (add, ablate)):
+        with outer.on(tiny_vlm), inner.on(tiny_vlm):
+            found.append(coordinates(blocks_output(tiny_vlm, batch, 1)[:, -1], fitted.basis[1]))
+    gap = fitted.harmful[1] - fitted.harmless[1]
+    torch.testing.assert_close(found[0], torch.zeros(4, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found[1], gap.expand(4, 1), atol=1e-4, rtol=0)
 
 
 def test_explain_tells_what_happens_at_each_layer(tiny_vlm, queries, fitted):
@@ -268,7 +329,7 @@ def test_explain_tells_what_happens_at_each_layer(tiny_vlm, queries, fitted):
         reference = coordinates(states[:, row.layer], fitted.basis[row.layer])[0, 0].item()
         assert row.reference_coordinate == pytest.approx(reference, abs=1e-4)
         assert row.gate == (reference > 0)
-        assert row.target == pytest.approx(2 * reference if row.gate else row.coordinate, abs=1e-4)
+        assert row.after == pytest.approx(2 * reference if row.gate else row.coordinate, abs=1e-4)
         assert (row.delta_norm > 0) == row.gate
 
 
@@ -308,6 +369,14 @@ def test_a_guard_for_another_model_or_none_is_refused(tiny_vlm, fitted, tmp_path
         Guard.from_pretrained(tmp_path / "guard", other)
     with pytest.raises(GuardFileError, match="holds no guard: it has no guard.json"):
         Guard.from_pretrained(tmp_path, tiny_vlm)
+    about = json.loads((tmp_path / "guard" / "guard.json").read_text())
+    about["guard"]["rule"] = "steal"
+    (tmp_path / "guard" / "guard.json").write_text(json.dumps(about))
+    with pytest.raises(GuardFileError, match="is damaged .*rule 'steal' does not exist"):
+        Guard.from_pretrained(tmp_path / "guard", tiny_vlm)
+    (tmp_path / "guard" / "direction.safetensors").unlink()
+    with pytest.raises(GuardFileError, match="it has no direction.safetensors"):
+        Guard.from_pretrained(tmp_path / "guard", tiny_vlm)
     (tmp_path / "guard" / "guard.json").write_text("{")
     with pytest.raises(GuardFileError, match="is damaged"):
         Guard.from_pretrained(tmp_path / "guard", tiny_vlm)
@@ -357,6 +426,17 @@ def test_bad_guards_are_named(tiny_vlm, batch, direction):
         Guard(direction, (1,), all_writes=True)
     with pytest.raises(ValueError, match="control full_state with rule 'ablate'"):
         Guard(direction, (1,), rule="ablate", control="full_state")
+    with pytest.raises(ValueError, match=r"layers \(1, 1\); expected each of them once"):
+        Guard(direction, (1, 1))
+    with pytest.raises(ValueError, match="strength nan; expected a finite number"):
+        Guard(direction, (1,), strength=float("nan"))
+    with pytest.raises(ValueError, match="a probe of width 3 for states of width 32"):
+        Guard(direction, (1,), gate="probe", probe=ProbeGate(torch.zeros(3), 0.0))
+    with pytest.raises(ValueError, match="all_writes takes neither frozen_shift, control nor keeps_norm"):
+        Guard(direction, (1,), "ablate", gate="always", all_writes=True, keeps_norm=True)
+    with pytest.raises(ValueError, match=r"states of references of shape \(4, 2, 32\); expected \(rows, 3, 32\)"):
+        with Guard(direction, (1,)).on(tiny_vlm, torch.zeros(4, 2, 32)):
+            pass
     with pytest.raises(ValueError, match="2 references for a batch of 4 rows"):
         with Guard(direction, (1,)).on(tiny_vlm, REFERENCES[:2]):
             hidden(tiny_vlm, batch)
@@ -414,7 +494,5 @@ def test_in_a_bfloat16_model_the_formula_is_in_float32(tiny_folder, queries, dir
     assert before.dtype == after.dtype == torch.bfloat16
     target = 2 * coordinates(states[:, 1].float(), direction.basis[1])
     assert torch.equal(after, set_coordinates(before.float(), direction.basis[1], target).bfloat16())
-    nothing = Guard(direction, (1,), "amplify", gate="always", strength=0.0)
-    with nothing.on(vlm):
-        assert torch.equal(blocks_output(vlm, batch, 1), blocks_output(vlm, batch, 1))
+    with Guard(direction, (1,), "amplify", gate="always", strength=0.0).on(vlm):
         assert torch.equal(blocks_output(vlm, batch, 1)[:, -1], before)

@@ -27,6 +27,7 @@ def tables(
     alone=-3.0,
     put_back=2.0,
     flipped=-2.0,
+    over_random=1.5,
     fluent=2.0,
     coherence=0.95,
     over_refusal=0.02,
@@ -45,14 +46,15 @@ def tables(
         value(0.4, defence="unguarded", **refusal),
         value(0.9, defence="guard", rule="substitute", layer=LAYER, strength=1.0, selection_rule="limit", **refusal),
     ]
-    gain = {"setting": "compared", "metric": "refusal_score_gain", "control": None}
+    score = {"setting": "compared", "control": None}
     readings = [
-        value(number, 0.5, modality=modality, **gain | {"rule": rule, "gate": gate, "control": control})
+        value(number, 0.5, modality=modality, metric=metric, **score | {"rule": rule, "gate": gate, "control": control})
         for modality in ("blank", "scene")
-        for rule, gate, control, number in (
-            ("ablate", "always", None, alone),
-            ("substitute", "sign", None, put_back),
-            ("substitute", "sign", "sign_flipped", flipped),
+        for rule, gate, control, metric, number in (
+            ("ablate", "always", None, "refusal_score_gain", alone),
+            ("substitute", "sign", None, "refusal_score_gain", put_back),
+            ("substitute", "sign", None, "refusal_score_over_random", over_random),
+            ("substitute", "sign", "sign_flipped", "refusal_score_gain", flipped),
         )
     ]
     as_text = {"setting": "plain", "modality": "text", "metric": "asr", "judge": "exact@1"}
@@ -116,11 +118,13 @@ def test_every_claim_can_be_shown():
         ("the guard keeps fluency", {"coherence": 0.9}, UNDECIDED),
         ("the guard keeps fluency", {"over_refusal": 0.95}, NOT_SHOWN),
         ("the guard keeps fluency", {"over_refusal": 0.07}, UNDECIDED),
-        ("(against the abstract's wording) projecting out alone removes refusal", {"alone": 0.6}, NOT_SHOWN),
-        ("(against the abstract's wording) projecting out alone removes refusal", {"alone": -0.4}, UNDECIDED),
+        ("(against the abstract's wording) projecting out alone lowers refusal", {"alone": 0.6}, NOT_SHOWN),
+        ("(against the abstract's wording) projecting out alone lowers refusal", {"alone": -0.4}, UNDECIDED),
         ("the text-only LLM's own coordinate brings refusal back", {"put_back": -1.0}, NOT_SHOWN),
         ("the text-only LLM's own coordinate brings refusal back", {"put_back": 0.3}, UNDECIDED),
         ("the text-only LLM's own coordinate brings refusal back", {"flipped": 1.0}, NOT_SHOWN),
+        ("the text-only LLM's own coordinate brings refusal back", {"over_random": -1.0}, NOT_SHOWN),
+        ("the text-only LLM's own coordinate brings refusal back", {"over_random": 0.2}, UNDECIDED),
     ],
 )
 def test_a_claim_can_fail(claim, changes, expected):

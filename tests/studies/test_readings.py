@@ -8,9 +8,11 @@ import pytest
 import torch
 import xarray as xr
 
+from interp.directions import SafetyDirection
 from interp.guard import Guard
 from studies.material import Config, load
-from studies.readings import Ingredients, Reading, choose, chosen_reading, run
+from studies.reading_grid import Ingredients, Reading
+from studies.readings import FALLBACK_RULE, SELECTION_RULE, _Ground, choose, chosen_reading, run
 
 
 @pytest.fixture
@@ -32,35 +34,53 @@ def made():
     return Ingredients({"vlm_text": anchors}, 1)
 
 
-def rows(one, refusal, over_refusal, kl):
-    values = {"refusal_rate": refusal, "over_refusal_rate": over_refusal, "kl": kl}
+def rows(one, refusal, over_refusal, kl, coherence=1.0):
+    values = {"refusal_rate": refusal, "over_refusal_rate": over_refusal, "kl": kl, "coherence": coherence}
     return [
-        one.about(modality) | {"modality": modality, "judge": "exact@1", "metric": metric, "value": value}
+        one.about(modality)
+        | {"modality": modality, "judge": "exact@1", "metric": metric, "value": value, "n": 60}
+        | {"category": "harmless" if metric == "coherence" else None}
         for modality in ("blank", "typographic")
         for metric, value in values.items()
     ]
 
 
-def test_the_best_honest_readings_are_chosen(made):
+def test_the_best_honest_reading_of_each_rule_is_chosen(made):
     base = Guard(made.direction(), (1,))
-    kind, greedy, bound, flipped, calm, weak = grid = [
+    grid = kind, greedy, broken, bound, flipped, calm, near, weak, added = [
         Reading("strength", base),
         Reading("strength", replace(base, strength=4.0)),
+        Reading("strength", replace(base, strength=0.5)),
         Reading("reference", base, "oracle"),
         Reading("factorial", replace(base, control="sign_flipped")),
         Reading("strength", replace(base, strength=2.0)),
+        Reading("strength", replace(base, strength=3.0)),
         Reading("factorial", replace(base, rule="ablate")),
+        Reading("factorial", replace(base, rule="add_reference")),
     ]
     found = [
-        *rows(kind, 0.9, 0.05, 0.2),
-        *rows(greedy, 1.0, 0.06, 0.1),
+        *rows(kind, 0.9, 0.02, 0.2),
+        *rows(greedy, 1.0, 0.04, 0.1),
+        *rows(broken, 1.0, 0.0, 0.0, coherence=0.5),
         *rows(bound, 1.0, 0.0, 0.0),
         *rows(flipped, 1.0, 0.0, 0.0),
         *rows(calm, 0.9, 0.0, 0.1),
+        *rows(near, 0.88, 0.0, 0.05),
         *rows(weak, 0.1, 0.0, 0.0),
+        *rows(added, 0.5, 0.0, 0.0),
     ]
-    chosen = choose(pd.DataFrame(found), grid)
-    assert chosen == [replace(one, setting="finalists") for one in (calm, kind, weak)]
+    chosen, rule = choose(pd.DataFrame(found), grid)
+    # 0.88 is within a standard error of 0.9 (120 prompts), and costs less.
+    assert chosen == [6, 8, 7] and rule == SELECTION_RULE
+
+
+def test_where_every_reading_harms_the_least_harm_is_taken_and_said(made):
+    base = Guard(made.direction(), (1,))
+    grid = [Reading("strength", replace(base, strength=strength)) for strength in (1.0, 2.0, 3.0, 4.0)]
+    refused = rows(grid[2], 1.0, 1.0, 0.0, coherence=np.nan)
+    found = [*rows(grid[0], 1.0, 0.5, 0.0), *rows(grid[1], 0.4, 0.2, 0.0), *refused, *rows(grid[3], 1.0, np.nan, 0.0)]
+    (best,), rule = choose(pd.DataFrame(found), grid)
+    assert best == 1 and rule == FALLBACK_RULE
 
 
 def test_configurations_that_do_the_same_are_run_once_and_others_apart(made):
@@ -87,7 +107,7 @@ def test_shuffled_labels_lose_a_mean_and_no_singular_vector(made):
         name: torch.stack([made.shuffled(i, name).basis[1, 0] @ made.direction(name).basis[1, 0] for i in range(8)])
         for name in ("mean_diff", "paired_svd")
     }
-    assert cosines["mean_diff"].abs().mean() < 0.85
+    assert cosines["mean_diff"].abs().mean() < 0.7
     torch.testing.assert_close(cosines["paired_svd"].abs(), torch.ones(8), atol=1e-4, rtol=0)
     assert cosines["paired_svd"].min() < 0 and made.direction() is made.direction()
 
@@ -123,21 +143,30 @@ def test_what_must_be_is(table):
     gain = grid[grid.metric == "refusal_score_gain"].set_index(["setting", "modality"])
     unguarded = gain[gain.defence == "unguarded"]
     assert (unguarded.value.abs() < 1e-6).all()
-    # At the last layer the whole reference state gives the text run's first token: that of the text verdict.
-    blank = grid[(grid.setting == "control") & (grid.modality == "blank") & (grid.metric == "refusal_score")]
-    full, verdict = (
-        blank[blank.control == "full_state"].value.iloc[0],
-        blank[blank.defence == "text_verdict"].value.iloc[0],
-    )
-    assert full == pytest.approx(verdict, abs=0.5)
-    assert full > blank[blank.control == "random"].value.max()
+    # What a reading gains is its score less that of the unguarded model, on the same prompts.
+    for modality in ("blank", "typographic"):
+        here = grid[(grid.modality == modality) & grid.setting.isin(["factorial", "control"])]
+        score, gained = (here[here.metric == name] for name in ("refusal_score", "refusal_score_gain"))
+        before = score[score.defence == "unguarded"].value.iloc[0]
+        np.testing.assert_allclose(score.value.values - before, gained.value.values, atol=1e-4)
+
+
+def test_references_are_dealt_within_a_class_or_across(material):
+    ground = _Ground(material, "validation", "blank")
+    base = Guard(SafetyDirection.fit(material.activations("anchors", "text")), (1,))
+    own = ground._states(Reading("control", base))
+    harmful = torch.tensor([prompt.query.harmful for prompt in ground.prompts])
+    for deal, stays in (("same", True), ("other", False)):
+        dealt = ground._states(Reading("control", base, deal=deal))
+        whose = torch.cdist(dealt[:, 1], own[:, 1]).argmin(1)
+        assert (harmful[whose] == (harmful if stays else ~harmful)).all() and (whose != torch.arange(len(whose))).all()
 
 
 def test_finalists_are_marked_and_found_again(table, material):
     marks = table[table.selection_rule.notna()]
-    assert {"finalist 1", "finalist 2", "finalist 3"} == set(marks.selection_rule)
+    assert {f"{SELECTION_RULE}, finalist {i}" for i in (1, 2, 3)} == set(marks.selection_rule)
     assert not set(marks.control.dropna()) and "oracle" not in set(marks.reference)
-    first = marks[marks.selection_rule == "finalist 1"].iloc[0]
+    first = marks[marks.selection_rule.str.endswith("1")].iloc[0]
     guard = chosen_reading(table, material).guard
     assert (guard.rule, guard.gate, guard.layers[0]) == (first.rule, first.gate, first.layer)
     compared = table[(table.setting == "compared") & (table.metric == "refusal_rate")]
@@ -151,4 +180,4 @@ def test_directions_are_compared(table):
     assert set(stability.estimator) == {"paired_svd", "mean_diff", "pca", "lda", "logistic"}
     cosine = rows[rows.metric == "cosine"]
     assert {"llm", "vlm_text"} == set(cosine.source) and {"last", "instruction"} == set(cosine.token)
-    assert cosine.value.between(0, 1 + 1e-5).all()
+    assert cosine.value.between(-1 - 1e-5, 1 + 1e-5).all()
