@@ -232,7 +232,9 @@ def choose(table: pd.DataFrame, grid: Sequence[Reading]) -> tuple[list[int], str
     rule = SELECTION_RULE if (ranked.excess == 0).any() else FALLBACK_RULE
     ranked = ranked[ranked.excess == ranked.excess.min()]
     best = ranked.loc[ranked.refusal.idxmax()]
-    error = np.sqrt(best.refusal * (1 - best.refusal) / best.n)
+    # Of a rate that is never 0 or 1: else all of 60 would leave no doubt at all.
+    rate = (best.refusal * best.n + 1) / (best.n + 2)
+    error = np.sqrt(rate * (1 - rate) / best.n)
     ranked["is_near"] = ranked.refusal >= best.refusal - error
     # Those near the best by KL, the others behind them by refusal.
     ranked["order"] = np.where(ranked.is_near, ranked.kl, 1e9 - ranked.refusal)

@@ -74,6 +74,13 @@ def test_the_best_honest_reading_of_each_rule_is_chosen(made):
     assert chosen == [6, 8, 7] and rule == SELECTION_RULE
 
 
+def test_even_all_of_a_few_leave_some_doubt(made):
+    base = Guard(made.direction(), (1,))
+    grid = [Reading("strength", replace(base, strength=strength)) for strength in (1.0, 2.0)]
+    found = [*rows(grid[0], 1.0, 0.0, 0.2), *rows(grid[1], 0.995, 0.0, 0.1)]
+    assert choose(pd.DataFrame(found), grid)[0] == [1]
+
+
 def test_where_every_reading_harms_the_least_harm_is_taken_and_said(made):
     base = Guard(made.direction(), (1,))
     grid = [Reading("strength", replace(base, strength=strength)) for strength in (1.0, 2.0, 3.0, 4.0)]
