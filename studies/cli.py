@@ -46,13 +46,13 @@ def repro(
     device_map: DeviceMap = None,
     revision: Revision = None,
 ) -> None:
-    """Runs the paper's argument: separability, layer sweep, defences, path of the signal; figures and verdicts."""
+    """Runs the paper's argument: separability, sweep, readings, defences, path of the signal; figures and verdicts."""
     _quieten()
     from studies import repro as study
     from studies.material import Config
 
     loading = _loading(trust_remote_code, dtype, device_map, revision)
-    config = Config(model, str(queries) if queries else None, loading, scale, str(out), split, seed)
+    config = Config(model, str(queries) if queries else None, scale, str(out), split, seed, loading=loading)
     study.run(config, Console())
 
 
@@ -160,7 +160,7 @@ def guard_fit(
     from studies.material import Config
 
     loading = _loading(trust_remote_code, dtype, device_map, revision)
-    config = Config(model, str(queries) if queries else None, loading, scale, str(work), "validation", seed)
+    config = Config(model, str(queries) if queries else None, scale, str(work), "validation", seed, loading=loading)
     guards.fit(config, out)
     guards.show(str(out), Console())
     print(f"{out} holds the guard; `vlm-guard guard apply {out}` answers with it")

@@ -67,8 +67,6 @@ class Config:
     """Folder in Hugging Face format, hub id, or `organism` (the built-in model)."""
     queries: str | None = None
     """CSV with text,harmful[,category,pair]; by default the built-in model's own queries."""
-    loading: Mapping[str, str | bool | None] = field(default_factory=dict)
-    """How a model of the user's is loaded: some of `load_model`'s arguments."""
     scale: str = "quick"
     """`tiny`, `quick` or `full`."""
     out: str = "results/repro"
@@ -77,6 +75,8 @@ class Config:
     """What is reported. Recipes are developed with `validation` here."""
     seed: int = 0
     generation: Generation = field(default_factory=Generation)
+    loading: Mapping[str, str | bool | None] = field(default_factory=dict)
+    """How a model of the user's is loaded: some of `load_model`'s arguments."""
 
     @property
     def sizes(self) -> Scale:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from transformers import StoppingCriteria
 
 from interp import VLM, collate, ride
 from interp.inputs import text_batch
@@ -134,32 +135,43 @@ def nnsight(rounds: int) -> list[dict]:
     ]
 
 
+class Clock(StoppingCriteria):
+    """Takes the time of each token; stops nothing."""
+
+    def __init__(self):
+        self.times = [time.perf_counter()]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        self.times.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
 def guard(rounds: int) -> list[dict]:
     """What a guard adds to generation: it reads the prompts' own text first, then changes one layer."""
-    vlm = bench_vlm()
+    vlm, seconds = bench_vlm(), {False: [], True: []}
     batch, guarded_by = collate(vlm, Load(N_GUARDED, 1).prompts(vlm)), bench_guard(vlm)
-
-    def first(guarded: bool) -> Callable[[], object]:
-        return lambda: generate(vlm, batch, guarded_by if guarded else None, 1)
-
-    def more(guarded: bool) -> Callable[[], object]:
-        return lambda: generate(vlm, batch, guarded_by if guarded else None, 1 + N_MORE)
-
-    calls = {"first": first(False), "guarded first": first(True), "more": more(False), "guarded more": more(True)}
     n = 4 * rounds
-    seconds = by_turns(calls, n)
-    plain_each, guarded_each = (seconds[f"{who}more"] - seconds[f"{who}first"] for who in ("", "guarded "))
+    for _ in range(n + 1):
+        for is_guarded, taken in seconds.items():
+            clock = Clock()
+            generate(vlm, batch, guarded_by if is_guarded else None, 1 + N_MORE, stopping_criteria=[clock])
+            passes = np.diff(clock.times)
+            taken.append((passes[0], np.median(passes[1:])))
+    # One round before warms up.
+    first, more = (np.array(seconds[True])[1:] / np.array(seconds[False])[1:]).T
     about = {"model": vlm.name, "n_prompts": N_GUARDED, "pictures": "one shared", "contender": "guard", "n": n}
-    rows = [
-        about | {"measure": "first_token_times_as_long"} | quartiles(seconds["guarded first"] / seconds["first"]),
-        about | {"measure": "each_further_token_times_as_long"} | quartiles(guarded_each / plain_each),
+    peaks = [[_peak("generation", who) for who in ("unguarded", "guarded")] for _ in range(N_PEAKS)]
+    memory = np.array([guarded / plain for plain, guarded in peaks])
+    return [
+        about | {"measure": "first_token_times_as_long"} | quartiles(first),
+        about | {"measure": "each_further_token_times_as_long"} | quartiles(more),
+        about | {"n": N_PEAKS, "measure": "memory_times_as_much"} | quartiles(memory),
     ]
-    peaks = [_peak("generation", guarded) for guarded in ("unguarded", "guarded")]
-    return [*rows, about | {"n": 1, "measure": "memory_times_as_much", "value": peaks[1] / peaks[0]}]
 
 
+N_PEAKS = 5
 N_GUARDED, N_MORE = 16, 16
-N_CONFIGURATIONS, N_RIDDEN = 32, 64
+N_CONFIGURATIONS, N_LOOPED, N_RIDDEN = 32, 4, 64
 
 
 def rows(rounds: int) -> list[dict]:
@@ -171,18 +183,19 @@ def rows(rounds: int) -> list[dict]:
     batches = [collate(vlm, some) for some in _parts(prompts)]
 
     def loop(n_new: int) -> torch.Tensor:
-        """Every guard on every batch; the pictures are processed once."""
+        """Some of the guards on every batch; the pictures are processed once."""
         said = []
-        for one in guards:
+        for one in guards[:N_LOOPED]:
             for i, batch in enumerate(batches):
                 with one.on(vlm, states[i * contenders.BATCH_SIZE :][: contenders.BATCH_SIZE]):
                     said.append(generate(vlm, batch, None, n_new)[:, -n_new:])
-        return torch.cat(said).reshape(len(guards), len(prompts), n_new)
+        return torch.cat(said).reshape(N_LOOPED, len(prompts), n_new)
 
     # The random model may end an answer anywhere; here none does.
     vlm.model.generation_config.eos_token_id = None
-    about = {"model": vlm.name, "n_prompts": N_RIDDEN, "pictures": "one shared", "contender": "loop"}
-    n, found = max(1, rounds // 6), []
+    about = {"model": vlm.name, "n_prompts": N_RIDDEN, "pictures": "one shared"}
+    about["contender"] = f"loop ({N_LOOPED} of {N_CONFIGURATIONS} timed)"
+    n, found = max(1, rounds // 2), []
     for name, n_new in (("scores", 1), (f"{N_MORE} tokens", N_MORE)):
         print(f"{N_CONFIGURATIONS} configurations, {name}", file=sys.stderr, flush=True)
         said = {}
@@ -193,12 +206,12 @@ def rows(rounds: int) -> list[dict]:
         def together(n_new=n_new, said=said) -> None:
             said["rows"] = ride(vlm, prompts, guards, states, max_new_tokens=n_new).tokens
 
-        seconds = by_turns({"loop": looped, "rows": together}, n, warm_up=False)
-        same = (said["loop"] == said["rows"]).all(-1).float().mean().item()
-        mine = about | {"n": n, "measure": f"{name}: times as long as rows"}
-        found.append(mine | quartiles(seconds["loop"] / seconds["rows"]))
-        n_answers = N_CONFIGURATIONS * N_RIDDEN
-        found.append(about | {"n": n_answers, "measure": f"{name}: share of answers alike", "value": same})
+        seconds = by_turns({"rows": together, "loop": looped}, n)
+        whole = seconds["loop"] * N_CONFIGURATIONS / N_LOOPED
+        found.append(about | {"n": n, "measure": f"{name}: times as long as rows"} | quartiles(whole / seconds["rows"]))
+        alike = (said["loop"] == said["rows"][:N_LOOPED]).all(-1).float().mean().item()
+        mine = about | {"n": N_LOOPED * N_RIDDEN, "measure": f"{name}: share of answers alike"}
+        found.append(mine | {"value": alike})
     return found
 
 

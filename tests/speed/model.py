@@ -76,9 +76,9 @@ def bench_guard(vlm: VLM, layer: int = 6, strength: float = 1.0) -> Guard:
     return Guard(SafetyDirection(basis, "random"), (layer,), gate="always", strength=strength)
 
 
-def generate(vlm: VLM, batch: Mapping[str, Tensor], guard: Guard | None, n_new: int) -> Tensor:
+def generate(vlm: VLM, batch: Mapping[str, Tensor], guard: Guard | None, n_new: int, **kwargs) -> Tensor:
     """Greedily, so many tokens and no fewer."""
-    kwargs = {"max_new_tokens": n_new, "min_new_tokens": n_new, "do_sample": False, "pad_token_id": 0}
+    kwargs |= {"max_new_tokens": n_new, "min_new_tokens": n_new, "do_sample": False, "pad_token_id": 0}
     with guard.on(vlm) if guard else nullcontext():
         return vlm.model.generate(**batch, **kwargs)
 

@@ -108,3 +108,23 @@ def test_check_fails_on_a_model_that_is_silently_wrong(run, tiny_folder, monkeyp
 def test_help_names_both_commands(run):
     code, out, _ = run("--help")
     assert code == 0 and "repro" in out and "check" in out
+
+
+def test_bad_guards_and_bad_precision(run, tmp_path, query_file):
+    fails_clearly(run("guard", "show", tmp_path), "holds no guard: it has no guard.json")
+    fails_clearly(run("guard", "show", "nobody/no-guard"), "neither a folder nor a repository that can be reached")
+    for command in ("guard fit", "repro"):
+        out = ("--out", tmp_path / "new", "--dtype", "float8")
+        fails_clearly(run(*command.split(), *out), "dtype 'float8' does not exist")
+
+
+def test_anchors_that_are_tested_on_are_refused_before_a_model_is_loaded(monkeypatch):
+    """Splits of a file are made by text; a split of the built-in queries could only be broken by hand."""
+    from interp.inputs import Query
+    from studies import material
+
+    same = {split: (Query("How?", True), Query(f"What, {split}?", False)) for split in material.SPLITS}
+    monkeypatch.setattr(material.language, "queries", lambda split: same[split])
+    monkeypatch.setattr(material, "load_model", lambda *args, **kwargs: pytest.fail("loaded a model first"))
+    with pytest.raises(material.ConfigError, match=r"1 anchors are in the validation split too \('How\?'\)"):
+        material.load(material.Config(scale="tiny"))
