@@ -18,7 +18,7 @@ def ran(*arguments):
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def fitted(tmp_path_factory, thin_grid):
     folder = tmp_path_factory.mktemp("guards")
     done = ran("guard", "fit", "--out", folder / "guard", "--scale", "tiny", "--work", folder / "work")
     assert done.exit_code == 0, done.output

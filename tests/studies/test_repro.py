@@ -18,6 +18,7 @@ from studies.datasets import QueryFileError
 from studies.material import Config
 from studies.records import COLUMNS, read_table, tidy
 
+pytestmark = pytest.mark.usefixtures("thin_grid")
 BENCHMARKS = Path(os.environ.get("VLM_GUARD_BENCHMARKS", "benchmarks"))
 """Published files, as their authors lay them out; the project ships none."""
 TABLES = ("separability", "points", "layer_sweep", "readings", "defence", "signal_path", "claims")
@@ -29,7 +30,7 @@ def console():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, console):
+def finished(tmp_path_factory, console, thin_grid):
     """A run on validation: the test split is for released results alone."""
     folder = tmp_path_factory.mktemp("run")
     config = Config(scale="tiny", out=str(folder), split="validation")

@@ -1,0 +1,19 @@
+import pytest
+
+from interp.projection import RULES
+
+
+@pytest.fixture(scope="module")
+def thin_grid():
+    """Fewer readings, where they are not what is tested: `test_readings` runs all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, values in {
+            "RULES": {name: RULES[name] for name in ("ablate", "substitute", "add_reference")},
+            "ESTIMATORS": ("paired_svd", "mean_diff"),
+            "POSITIONS": ("last_prefill",),
+            "RANKS": (1,),
+            "SEEDS": (0, 1),
+            "STRENGTHS": (1.0, 2.0),
+        }.items():
+            patch.setattr(f"studies.reading_grid.{name}", values)
+        yield
