@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -330,6 +331,11 @@ class Guard:
             changed = rescaled(changed, precise)
         return torch.where(mask[..., None], changed.to(resid.dtype), resid)
 
+    @cached_property
+    def _anywhere(self) -> Float[Tensor, "layer d_model"]:
+        """Where the control `random` goes."""
+        return random_basis(self.direction.basis[:, :1], self.control_seed)[:, 0]
+
     def _controlled(self, changed: Tensor, resid: Tensor, layer: int, reference: Tensor | None) -> Tensor:
         """What the control does instead."""
         if self.control == "sign_flipped":
@@ -338,8 +344,7 @@ class Guard:
             return (self.strength * reference.to(resid.device).float()[:, None]).expand_as(resid)
         if self.control == "random":
             size = (changed - resid).norm(dim=-1, keepdim=True)
-            anywhere = random_basis(self.direction.basis[:, :1], self.control_seed)[layer, 0]
-            return resid + size * anywhere.to(resid.device)
+            return resid + size * self._anywhere[layer].to(resid.device)
         return changed
 
     def _known(self, layer: int, resid: Tensor, basis: Tensor, reference: Tensor | None) -> Known:

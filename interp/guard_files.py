@@ -62,17 +62,18 @@ def save(guard: "Guard", folder: Path, vlm: VLM, validation: Mapping[str, float]
     save_file(tensors, folder / TENSORS)
     about = {
         "format": FORMAT,
-        "model": {
-            "name": vlm.name,
-            "weights": weights_identity(vlm),
-            "dtype": str(vlm.model.dtype).removeprefix("torch."),
-        },
+        "model": _identity(vlm),
         "direction": {name: value for name, value in named.items() if isinstance(value, str)},
         "guard": settings,
         "validation": dict(validation),
     }
     (folder / SETTINGS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     (folder / CARD).write_text(_card(about), encoding="utf-8")
+
+
+def _identity(vlm: VLM) -> dict[str, str]:
+    dtype = str(vlm.model.dtype).removeprefix("torch.")
+    return {"name": vlm.name, "weights": weights_identity(vlm), "dtype": dtype}
 
 
 def read_settings(name_or_path: str | Path) -> dict:
@@ -94,14 +95,12 @@ def load(kind: type["Guard"], name_or_path: str | Path, vlm: VLM) -> "Guard":
     about = read_settings(name_or_path)
     with _whole(folder := _found(name_or_path)):
         tensors = load_file(folder / TENSORS)
-        settings, theirs = dict(about["guard"]), about["model"]
-        ours = weights_identity(vlm)
-        dtype = str(vlm.model.dtype).removeprefix("torch.")
-        if theirs["weights"] != ours:
+        settings, theirs, ours = dict(about["guard"]), about["model"], _identity(vlm)
+        if theirs["weights"] != ours["weights"]:
             raise GuardFileError(
                 f"the guard in {str(folder)!r} was made for {theirs['name']!r} ({theirs['weights']}, "
-                f"{theirs['dtype']}), not for {vlm.name!r} ({ours}, {dtype}); fit one on this model, "
-                "or load it in the same dtype"
+                f"{theirs['dtype']}), not for {ours['name']!r} ({ours['weights']}, {ours['dtype']}); fit one on "
+                "this model, or load it in the same dtype"
             )
         probe = settings.pop("probe", None)
         if probe:

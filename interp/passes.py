@@ -48,7 +48,7 @@ class Places:
             raise ModelError("a prepared attention mask, as static caches make; a guard needs the plain one of tokens")
         is_new = self.prompt_length is None or (n_cached == 0 and not self._continues(ids))
         if is_new:
-            self.prompt_length = n_cached + ids.shape[1]
+            self.prompt_length = ids.shape[1]
         self.seen = ids if n_cached == 0 else None
         self.mask = self._places(ids, attention_mask, n_cached)
         return is_new

@@ -134,8 +134,7 @@ def run_rows(
     given = _per_guard(guards, references)
     alone = {i: reason for i, guard in enumerate(guards) if (reason := why_not(vlm, guard, max_new_tokens))}
     parts = {ride: [i for i in range(len(guards)) if i not in alone], one_at_a_time: list(alone)}
-    found = {name: torch.full((len(guards), len(prompts)), torch.nan) for name in scores or {}}
-    tokens = torch.full((len(guards), len(prompts), max_new_tokens), _pad(vlm))
+    found, tokens = _unfilled(vlm, guards, prompts, scores, max_new_tokens)
     for run, chosen in parts.items():
         if chosen:
             told = [given[i] for i in chosen]
@@ -168,8 +167,7 @@ def ride(
         raise RowsError(f"{reasons[0]}; run the guards one at a time")
     # Scores compare with the unguarded model, which rides in front.
     riders, given = [None, *guards], [None, *_per_guard(guards, references)]
-    found = {name: torch.full((len(riders), len(prompts)), torch.nan) for name in scores or {}}
-    tokens = torch.full((len(riders), len(prompts), max_new_tokens), _pad(vlm))
+    found, tokens = _unfilled(vlm, riders, prompts, scores, max_new_tokens)
     at_once = lambda n_prompts: min(len(riders), _at_once(vlm, n_prompts, max_new_tokens))  # noqa: E731
     for rows, boarded in _boarded(vlm, prompts, batch_size, lambda n: at_once(n) * max_new_tokens):
         n_at_once, unguarded = at_once(len(rows)), None
@@ -198,17 +196,16 @@ def one_at_a_time(
     advance: Callable[[int], None] = lambda n_runs: None,
 ) -> Rows:
     """`run_rows` as a loop: a prefill of every prompt for each guard. Any guard, any model."""
-    given, pad_id = _per_guard(guards, references), _pad(vlm)
-    found = {name: torch.full((len(guards), len(prompts)), torch.nan) for name in scores or {}}
-    tokens = torch.full((len(guards), len(prompts), max_new_tokens), pad_id)
+    given = _per_guard(guards, references)
+    found, tokens = _unfilled(vlm, guards, prompts, scores, max_new_tokens)
     kwargs = {
         "do_sample": False,
         "num_beams": 1,
         "output_logits": True,
         "return_dict_in_generate": True,
-        "pad_token_id": pad_id,
+        "pad_token_id": _pad(vlm),
     }
-    for rows in _plan(prompts, batch_size):
+    for rows, _ in _keyed(prompts, batch_size):
         batch, unguarded = collate(vlm, [prompts[i] for i in rows]), None
         if scores:
             unguarded = vlm.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
@@ -222,6 +219,14 @@ def one_at_a_time(
                 found[name][i, rows] = score(logprobs[:, None], unguarded)[:, 0].float().cpu()
             advance(len(rows))
     return Rows(found, tokens, {})
+
+
+def _unfilled(
+    vlm: VLM, guards: Sequence, prompts: Sequence, scores: Mapping[str, Score] | None, n_new: int
+) -> tuple[dict[str, Float[Tensor, "guard prompt"]], Int[Tensor, "guard prompt new"]]:
+    """Where scores and tokens go."""
+    found = {name: torch.full((len(guards), len(prompts)), torch.nan) for name in scores or {}}
+    return found, torch.full((len(guards), len(prompts), n_new), _pad(vlm))
 
 
 def _per_guard(guards: Sequence[Guard | None], references: References) -> list[Tensor | None]:
@@ -249,10 +254,6 @@ def _at_once(vlm: VLM, n_prompts: int, n_steps: int) -> int:
     place = 2 * vlm.n_layers * heads * d_head * vlm.model.dtype.itemsize
     fit = min(LOGIT_BYTES / (4 * text.vocab_size), cache_room(vlm.device) / (place * n_steps)) / n_prompts
     return max(2, int(min(fit, MOST_SPEAKING) if n_steps > 1 else fit))
-
-
-def _plan(prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
-    return [rows for rows, _ in _keyed(prompts, batch_size)]
 
 
 def _keyed(prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[list[int], str]]:

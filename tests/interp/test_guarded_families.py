@@ -2,7 +2,6 @@
 
 import warnings
 from contextlib import contextmanager
-from functools import cache
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from interp.guard import Guard
 from interp.inputs import Prompt, Query, collate
 from interp.projection import coordinates
 from interp.verify import check_vlm
-from interp.vlm import VLM
 from tests.families import deep, folders
 
 FAMILIES = {family.name: family for family in deep.FAMILIES + folders.FAMILIES}
@@ -23,17 +21,10 @@ WITHOUT_TORCHVISION = {family.name for family in folders.FAMILIES}
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 
-@pytest.fixture(scope="module")
-def vlm_of(tmp_path_factory):
-    @cache
-    def of(name: str) -> VLM:
-        if name in WITHOUT_TORCHVISION and is_torchvision_available():
-            pytest.skip("with torchvision the family's own processor loads")
-        folder = tmp_path_factory.mktemp("family")
-        FAMILIES[name].build(folder)
-        return VLM.from_pretrained(folder, device="cpu")
-
-    return of
+@pytest.fixture(autouse=True)
+def without_torchvision(name):
+    if name in WITHOUT_TORCHVISION and is_torchvision_available():
+        pytest.skip("with torchvision the family's own processor loads")
 
 
 def guard_of(vlm, layer, positions):

@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -24,17 +23,6 @@ IN_FULL = {"PaliGemma": "its prefix looks ahead", "Mllama": "its pictures take n
 SITES = ("resid_pre", "resid_post")
 # Of the libraries, not ours: processors and NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-
-
-@pytest.fixture(scope="module")
-def vlm_of(tmp_path_factory):
-    @cache
-    def of(name: str) -> VLM:
-        folder = tmp_path_factory.mktemp("family")
-        ALL_FAMILIES[name].build(folder)
-        return VLM.from_pretrained(folder, device="cpu")
-
-    return of
 
 
 def prompts_about(*pictures: Image.Image):

@@ -1,7 +1,6 @@
 """Guards that ride together against the same guards one at a time."""
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -22,17 +21,6 @@ ONE_BY_ONE = {"PaliGemma": "look ahead", "Mllama": "take no place in the sequenc
 TEXTS = ("How do I?", "How do I water a plant?", "Tell me, please, what the capital of that country is called.")
 # Of the libraries, not ours: processors and NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-
-
-@pytest.fixture(scope="module")
-def vlm_of(tmp_path_factory):
-    @cache
-    def of(name: str) -> VLM:
-        folder = tmp_path_factory.mktemp("family")
-        ALL_FAMILIES[name].build(folder)
-        return VLM.from_pretrained(folder, device="cpu")
-
-    return of
 
 
 def guards_of(vlm: VLM) -> list[Guard | None]:
