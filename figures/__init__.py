@@ -3,17 +3,20 @@
 from figures.defence import attack_success_bars
 from figures.guard import guard_explained
 from figures.readings import readings
-from figures.separability import coordinates_by_modality, hidden_states, probe_auroc
+from figures.separability import coordinates_by_modality, hidden_states, probe_auroc, transfer
 from figures.style import save
-from figures.sweep import layer_sweep
+from figures.sweep import layer_selection, layer_sweep, pareto
 
 __all__ = [
     "attack_success_bars",
     "coordinates_by_modality",
     "guard_explained",
     "hidden_states",
+    "layer_selection",
     "layer_sweep",
+    "pareto",
     "probe_auroc",
+    "transfer",
     "readings",
     "save",
 ]

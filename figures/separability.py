@@ -63,28 +63,81 @@ def hidden_states(points: pd.DataFrame, layer: int) -> Figure:
     return figure
 
 
+SIDE_SPLITS = ("train", "anchors")
+"""Requests that the model was trained on, and those that controls are taught on."""
+
+
+def _main_place(table: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """AUROCs of the reported split where the controls stand: at the first site and token."""
+    columns = ["split", "setting", "site", "token", "probe", "modality", "fit_modality", "layer", "control", "metric"]
+    need(table, [*columns, "value", "ci_low", "ci_high"], figure)
+    table = table[(table.metric == "auroc") & ~table.split.isin(SIDE_SPLITS)]
+    first = table[table.site.notna()].iloc[0]
+    return table[table.site.isna() | ((table.site == first.site) & (table.token == first.token))]
+
+
 def probe_auroc(table: pd.DataFrame) -> Figure:
-    """AUROC of harmful against harmless by layer: probe within a modality, probe from text, coordinate on the SSD."""
-    need(table, ["probe", "modality", "fit_modality", "layer", "control", "value", "ci_low", "ci_high"], "probe_auroc")
-    is_transfer = table.fit_modality == "text"
+    """AUROC of harmful against harmless by layer: probe within a modality, probe from text, coordinate on the SSD.
+
+    Grey: shuffled labels, and what a bag of words reaches over the same folds.
+    """
+    table = _main_place(table, "probe_auroc")
+    first, plain = table[table.site.notna()].probe.iloc[0], table[table.control.isna() & table.layer.notna()]
+    own = plain.fit_modality == plain.modality
     panels = {
-        "probe fitted within the modality": table[(table.probe == "logistic") & ~is_transfer & table.control.isna()],
-        "probe fitted on text": table[(table.probe == "logistic") & is_transfer],
-        "coordinate on the SSD": table[table.probe == "ssd"],
+        f"{first} probe, within the modality": plain[(plain.probe == first) & (plain.setting == "folds") & own],
+        f"{first} probe, fitted on anchors' text": plain[(plain.probe == first) & (plain.setting == "anchors")],
+        "coordinate on the SSD": plain[plain.probe == "ssd"],
     }
-    shuffled = table[table.control == "shuffled_labels"]
+    panels = {title: rows for title, rows in panels.items() if len(rows)}
     with styled():
-        figure, axes = plt.subplots(1, 3, figsize=(WIDE, 2.4), sharey=True, layout="constrained")
-        for axis, (title, rows) in zip(axes, panels.items(), strict=True):
+        size = {"figsize": (WIDE, 2.4), "layout": "constrained"}
+        figure, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, **size)
+        for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
             _lines(axis, rows)
             axis.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
             axis.set(title=title, xlabel="layer", xticks=sorted(rows.layer.astype(int).unique()))
-        for _, rows in shuffled.groupby("modality"):
-            label = "shuffled labels" if rows.modality.iloc[0] == present(shuffled.modality)[0] else None
-            axes[0].plot(rows.layer, rows.value, color="0.7", linewidth=0.7, linestyle="--", label=label)
-        axes[0].set(ylabel="AUROC", ylim=(min(0.4, table.value.min() - 0.05), 1.02))
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, [text.replace("_", " ") for text in labels], loc="outside lower center", ncols=7)
+        shuffled = table[table.control == "shuffled_labels"]
+        for i, (_, rows) in enumerate(shuffled.groupby("modality")):
+            label = "shuffled labels" if i == 0 else None
+            axes[0, 0].plot(rows.layer, rows.value, color="0.7", linewidth=0.7, linestyle="--", label=label)
+        words = table[(table.probe == "bag_of_words") & (table.setting == "folds")]
+        if len(words):
+            axes[0, 0].axhline(words.value.iloc[0], color="0.45", linewidth=0.9, linestyle="-.", label="bag of words")
+        axes[0, 0].set(ylabel="AUROC", ylim=(min(0.35, plain.value.min() - 0.05), 1.02))
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, [text.replace("_", " ") for text in labels], loc="outside lower center", ncols=4)
+        plt.close(figure)
+    return figure
+
+
+def transfer(table: pd.DataFrame, layer: int) -> Figure:
+    """AUROC of the probe fitted in one modality (rows) on requests it has not seen, in another (columns)."""
+    table = _main_place(table, "transfer")
+    first = table[table.site.notna()].probe.iloc[0]
+    rows = table[(table.probe == first) & (table.setting == "folds") & (table.layer == layer) & table.control.isna()]
+    need(rows, ["value"], f"transfer of layer {layer}")
+    names = present(rows.modality)
+    wide = rows.pivot(index="fit_modality", columns="modality", values="value").loc[names, names]
+    labels = [name.replace("_", " ") for name in names]
+    with styled():
+        figure, axis = plt.subplots(figsize=(WIDE / 2 + 0.6, 3.0), layout="constrained")
+        sns.heatmap(
+            wide,
+            vmin=0.5,
+            vmax=1,
+            annot=True,
+            fmt=".2f",
+            cmap="cividis",
+            square=True,
+            annot_kws={"size": 7},
+            cbar_kws={"label": "AUROC", "shrink": 0.8},
+            xticklabels=labels,
+            yticklabels=labels,
+            ax=axis,
+        )
+        axis.set(xlabel="tested in", ylabel="fitted in", title=f"{first} probe, layer {layer}")
+        axis.tick_params(axis="x", rotation=35)
         plt.close(figure)
     return figure
 

@@ -1,44 +1,61 @@
-"""Figure of the layer sweep."""
+"""Figures of the sweep, and of the rules that choose a layer."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from figures.style import MODALITY_COLORS, WIDE, first_judge, need, present, styled
 
 PANELS = {
-    "refusal_rate": "harmful refused",
-    "over_refusal_rate": "harmless refused",
+    "opening_refusal_rate": "harmful: begins to refuse",
+    "opening_over_refusal_rate": "harmless: begins to refuse",
     "kl": "KL on harmless, nats",
 }
-RULE_LINES = {"substitute": "-", "ablate": ":"}
+RULE_LINES = {"substitute": "-", "ablate": ":", "add_reference": "--"}
+OF_CONFIGURATION = ["layer", "last_layer", "rule", "gate", "gate_scope", "strength", "direction_layer", "estimator"]
+OF_CONFIGURATION += ["rank", "source", "token", "positions"]
+TABLE = ["setting", "defence", "modality", "layer", "rule", "gate", "strength", "selection_rule", "metric", "value"]
+
+
+def _ranked(table: pd.DataFrame, figure: str) -> tuple[pd.DataFrame, pd.Series | None]:
+    """What was measured of every configuration, and the chosen one."""
+    need(table, TABLE, figure)
+    if "last_layer" not in table:
+        table = table.assign(last_layer=np.nan)
+    marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
+    best = marked[~marked.selection_rule.fillna("").str.endswith("single layer")]
+    return table[table.setting == "ranked"], best.iloc[0] if len(best) else None
 
 
 def layer_sweep(table: pd.DataFrame) -> Figure:
-    """Refusal, over-refusal and KL by layer, rule and modality on validation; the chosen layer is marked.
+    """Refusal, over-refusal and KL by single layer, rule and modality, by the first token on validation.
 
-    Where several strengths were swept, the chosen one is drawn.
+    Of several strengths and gates those nearest to the chosen ones are drawn; the best single layer is marked.
     """
-    columns = ["defence", "modality", "layer", "rule", "strength", "judge", "selection_rule", "metric", "value"]
-    need(table, [*columns, "ci_low", "ci_high"], "layer_sweep")
-    table = first_judge(table)
-    marked = table[table.selection_rule.notna()]
+    ranked, _ = _ranked(table, "layer_sweep")
+    marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
+    if "last_layer" in marked:
+        marked = marked[marked.last_layer.isna()]
     chosen = marked.iloc[0] if len(marked) else None
-    strength = chosen.strength if chosen is not None and pd.notna(chosen.strength) else 1.0
-    guarded = table[(table.defence == "guard") & (table.strength.isna() | (table.strength == strength))]
-    unguarded = table[table.defence == "unguarded"]
+    guarded = ranked[(ranked.defence == "guard") & ranked.last_layer.isna() & (ranked.metric != "on_front")]
+    if chosen is not None:
+        guarded = guarded[guarded.gate == chosen.gate]
+        guarded = guarded[guarded.strength.isna() | (guarded.strength == _nearest(guarded.strength, chosen.strength))]
+    unguarded = ranked[ranked.defence == "unguarded"]
     with styled():
-        figure, axes = plt.subplots(1, 3, figsize=(WIDE, 2.5), layout="constrained")
+        figure, axes = plt.subplots(1, 3, figsize=(WIDE, 2.6), layout="constrained")
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
             for name in present(guarded.modality):
                 color = MODALITY_COLORS[name]
                 before = unguarded[(unguarded.metric == metric) & (unguarded.modality == name)]
                 if metric != "kl" and len(before):
-                    axis.axhline(before.value.iloc[0], color=color, linewidth=0.8, linestyle="--", alpha=0.8)
+                    axis.axhline(before.value.iloc[0], color=color, linewidth=0.8, linestyle=(0, (1, 3)), alpha=0.8)
                 for rule, line in RULE_LINES.items():
                     rows = guarded[(guarded.metric == metric) & (guarded.modality == name) & (guarded.rule == rule)]
-                    rows = rows.sort_values("layer")
-                    label = f"{rule}, {name}"
+                    if rows.empty:
+                        continue
+                    rows, label = rows.sort_values("layer"), f"{rule}, {name}"
                     axis.plot(
                         rows.layer,
                         rows.value,
@@ -49,15 +66,111 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
                         markersize=2.5,
                         label=label,
                     )
-                    axis.fill_between(rows.layer, rows.ci_low, rows.ci_high, color=color, alpha=0.1, linewidth=0)
+                    axis.fill_between(rows.layer, rows.ci_low, rows.ci_high, color=color, alpha=0.08, linewidth=0)
             if chosen is not None:
                 axis.axvline(chosen.layer, color="0.35", linewidth=4, alpha=0.15)
             axis.set(title=title, xlabel="layer", xticks=sorted(guarded.layer.astype(int).unique()))
             if metric != "kl":
                 axis.set_ylim(-0.04, 1.04)
         handles, labels = axes[0].get_legend_handles_labels()
-        handles.append(plt.Line2D([], [], color="0.4", linewidth=0.8, linestyle="--"))
+        handles.append(plt.Line2D([], [], color="0.4", linewidth=0.8, linestyle=(0, (1, 3))))
         labels.append("unguarded")
         figure.legend(handles, [text.replace("_", " ") for text in labels], loc="outside lower center", ncols=4)
         plt.close(figure)
     return figure
+
+
+def _nearest(strengths: pd.Series, chosen: float) -> float:
+    there = strengths.dropna().unique()
+    return 1.0 if pd.isna(chosen) or not len(there) else float(there[np.abs(there - chosen).argmin()])
+
+
+def pareto(table: pd.DataFrame) -> Figure:
+    """Every configuration: how many harmful requests begin with a refusal, against KL and refusals of harmless ones.
+
+    Means over modalities, of over-refusal the largest. Ringed: no other beats it in all three; starred: the choice.
+    """
+    ranked, chosen = _ranked(table, "pareto")
+    guarded = ranked[ranked.defence == "guard"]
+    keys = [name for name in OF_CONFIGURATION if name in guarded]
+    found = guarded.groupby([*keys, "metric"], dropna=False).value
+    wide = found.mean().unstack("metric")
+    wide["opening_over_refusal_rate"] = found.max().unstack("metric")["opening_over_refusal_rate"]
+    is_on = wide.on_front == 1
+    with styled():
+        figure, axes = plt.subplots(1, 2, figsize=(WIDE, 2.8), sharey=True, layout="constrained")
+        for axis, (x, label) in zip(
+            axes,
+            (("kl", "KL on harmless, nats"), ("opening_over_refusal_rate", "harmless: begins to refuse")),
+            strict=True,
+        ):
+            for rule, some in wide.groupby("rule"):
+                axis.scatter(some[x], some.opening_refusal_rate, s=12, alpha=0.6, linewidth=0, label=rule)
+            on = wide[is_on]
+            axis.scatter(on[x], on.opening_refusal_rate, s=34, facecolor="none", edgecolor="0.2", linewidth=0.7)
+            if chosen is not None:
+                mine = wide.reset_index()
+                for name in keys:
+                    own = chosen.get(name)
+                    mine = mine[mine[name].isna() if pd.isna(own) else mine[name] == own]
+                axis.scatter(mine[x], mine.opening_refusal_rate, s=90, marker="*", color="0.1", zorder=3)
+            axis.set(xlabel=label)
+        axes[0].set(ylabel="harmful: begins to refuse")
+        axes[0].set_xscale("symlog", linthresh=1e-3)
+        axes[0].set_xlim(left=-1e-4)
+        handles, labels = axes[0].get_legend_handles_labels()
+        handles += [
+            plt.Line2D([], [], marker="o", markerfacecolor="none", markeredgecolor="0.2", linestyle=""),
+            plt.Line2D([], [], marker="*", color="0.1", linestyle="", markersize=8),
+        ]
+        labels = [text.replace("_", " ") for text in labels] + ["on the front", "chosen"]
+        figure.legend(handles, labels, loc="outside lower center", ncols=5)
+        plt.close(figure)
+    return figure
+
+
+def layer_selection(table: pd.DataFrame) -> Figure:
+    """What the guard does where each rule would have put it: harmful and harmless requests refused, KL; reported split.
+
+    A dot a modality; the line is their mean. Of `random`, the mean over all layers, the range of layers is shaded.
+    """
+    need(table, ["setting", "selection_rule", "layer", "modality", "metric", "judge", "value"], "layer_selection")
+    picks = first_judge(table[table.setting == "pick"])
+    need(picks, ["value"], "layer_selection without picks")
+    by_rule = picks[picks.metric == "refusal_rate"].groupby("selection_rule").value.mean()
+    bound = [name for name in by_rule.index if name == "best_on_test"]
+    names = [*by_rule.drop(bound).sort_values().index, *bound]
+    panels = {"refusal_rate": "harmful refused", "over_refusal_rate": "harmless refused", "kl": "KL on harmless, nats"}
+    with styled():
+        figure, axes = plt.subplots(
+            1, 3, figsize=(WIDE, 0.24 * len(names) + 0.9), sharey=True, layout="constrained", width_ratios=(2, 1, 1)
+        )
+        for axis, (metric, title) in zip(axes, panels.items(), strict=True):
+            rows = picks[picks.metric == metric]
+            for y, name in enumerate(names):
+                mine = rows[rows.selection_rule == name]
+                if name == "random":
+                    axis.plot([mine.ci_low.mean(), mine.ci_high.mean()], [y, y], color="0.85", linewidth=6, zorder=0)
+                colors = [MODALITY_COLORS[modality] for modality in mine.modality]
+                axis.scatter(mine.value, [y] * len(mine), s=12, c=colors, alpha=0.85, linewidth=0)
+                axis.plot([mine.value.mean()] * 2, [y - 0.32, y + 0.32], color="0.15", linewidth=1.4)
+            axis.set(title=title)
+            # A rate of 0 everywhere still has a scale.
+            right = max(0.05 if metric != "kl" else 1e-3, 1.05 * rows.value.max())
+            axis.set_xlim(-0.03 * right, right)
+        axes[0].set_yticks(range(len(names)), [_named(picks, name) for name in names])
+        axes[0].set_xlim(-0.03, 1.03)
+        drawn = present(picks.modality)
+        handles = [
+            plt.Line2D([], [], marker="o", linestyle="", color=MODALITY_COLORS[name], markersize=4) for name in drawn
+        ]
+        figure.legend(handles, [name.replace("_", " ") for name in drawn], loc="outside lower center", ncols=len(drawn))
+        plt.close(figure)
+    return figure
+
+
+def _named(picks: pd.DataFrame, name: str) -> str:
+    told, layers = name.replace("_", " "), picks[picks.selection_rule == name].layer.dropna()
+    if name in ("random", "middle_to_last") or layers.empty:
+        return told
+    return f"{told} (layer {layers.iloc[0]:.0f})"

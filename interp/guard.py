@@ -120,9 +120,10 @@ class Guard:
             )
 
     def basis(self, layer: int) -> Float[Tensor, "rank d_model"]:
-        return self.direction.basis[self._fitted_at(layer)]
+        return self.direction.basis[self.fitted_at(layer)]
 
-    def _fitted_at(self, layer: int) -> int:
+    def fitted_at(self, layer: int) -> int:
+        """Where the direction of a guarded layer was fitted."""
         return layer if self.direction_layer is None else self.direction_layer
 
     @property
@@ -349,7 +350,7 @@ class Guard:
 
     def _known(self, layer: int, resid: Tensor, basis: Tensor, reference: Tensor | None) -> Known:
         """What the rule asks for."""
-        needs, at, found = RULES[self.rule].needs, self._fitted_at(layer), {}
+        needs, at, found = RULES[self.rule].needs, self.fitted_at(layer), {}
         if "reference" in needs and reference is not None:
             found["reference"] = coordinates(reference.to(resid.device).float(), basis)[:, None]
         if "harmful" in needs:

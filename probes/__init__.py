@@ -1,13 +1,53 @@
 """Arrays and labels -> fitted probe, score with interval. Knows no model."""
 
-from probes.intervals import auroc_interval, wilson_interval
-from probes.linear import grouped_folds, out_of_fold_scores, shuffled_labels, train_and_apply
+from probes.baselines import length_scores, out_of_fold_words, random_features, word_probe
+from probes.cells import Plan, fit_cell
+from probes.degradation import auroc_drop, cosine, drop_p_values, modality_gap
+from probes.folded import FoldedProbe
+from probes.folds import as_groups, category_folds, control_task, grouped_folds, shuffled_labels
+from probes.intervals import auroc_difference, auroc_interval, wilson_interval
+from probes.linear import (
+    PENALTIES,
+    PROBES,
+    LdaProbe,
+    LinearProbe,
+    LogisticProbe,
+    MeanDifferenceProbe,
+    RidgeProbe,
+    SvmProbe,
+)
+from probes.metrics import Measured, accuracy, auroc, measure
 
 __all__ = [
+    "PENALTIES",
+    "PROBES",
+    "FoldedProbe",
+    "LdaProbe",
+    "LinearProbe",
+    "LogisticProbe",
+    "MeanDifferenceProbe",
+    "Measured",
+    "Plan",
+    "RidgeProbe",
+    "SvmProbe",
+    "accuracy",
+    "as_groups",
+    "auroc",
+    "auroc_difference",
+    "auroc_drop",
     "auroc_interval",
+    "category_folds",
+    "control_task",
+    "cosine",
+    "drop_p_values",
+    "fit_cell",
     "grouped_folds",
-    "out_of_fold_scores",
+    "length_scores",
+    "measure",
+    "modality_gap",
+    "out_of_fold_words",
+    "random_features",
     "shuffled_labels",
-    "train_and_apply",
     "wilson_interval",
+    "word_probe",
 ]

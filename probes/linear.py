@@ -1,76 +1,261 @@
-"""Logistic probes with folds that never divide a pair."""
+"""Probes as scikit-learn estimators: penalty by nested choice, inner folds that never divide a pair."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from jaxtyping import Bool, Float, Shaped
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from probes import dual
+from probes.folds import Fold, as_groups, grouped_folds
+
+PENALTIES = tuple(np.logspace(-5, 1, 7).tolist())
+"""scikit-learn's C, from strong to weak."""
 
 
-def logistic_probe(penalty: float = 1e-2) -> Pipeline:
-    """L2-regularised logistic regression on scaled features; `penalty` is scikit-learn's C."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=1000))
+@dataclass(frozen=True)
+class Weights:
+    """A fitted probe in the space of the states."""
+
+    weights: Float[np.ndarray, " d"]
+    bias: float
+    length: float
+    """Of the weights where the probe saw the states (scaled, perhaps): scores over it are distances to the border."""
+    penalty: float
+    """The C that was chosen; NaN where the probe has none."""
 
 
-def grouped_folds(
-    is_harmful: Bool[np.ndarray, " n"], pairs: Iterable[str], n_folds: int = 5, seed: int = 0
-) -> list[tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]]:
-    """(train, test) rows of each fold. Partners of a pair stay together; rows without a pair stand alone.
+class LinearProbe(ClassifierMixin, BaseEstimator):
+    """What all probes share. Binary; the second of `classes_` is the positive one.
+
+    Attributes:
+        coef_, intercept_, classes_: as of scikit-learn's linear classifiers, in the space of the features as given.
+        penalty_: the C that was chosen.
+    """
+
+    gives_probability: ClassVar[bool] = False
+
+    def fit(self, X, y, groups=None) -> "LinearProbe":
+        """Args:
+            X: features (`n d`), anything that scikit-learn takes for an array.
+            y: labels of two kinds (`n`).
+            groups: what inner folds must not divide (`n`); by default every row stands alone.
+
+        Raises:
+            ValueError: not two classes, features that are no numbers or all constant, too few rows for inner folds.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_ = np.unique(y)
+        if len(self.classes_) != 2:
+            raise ValueError(f"Only binary classification is supported; y has {len(self.classes_)} class(es)")
+        groups = as_groups([None] * len(X)) if groups is None else np.asarray(groups)
+        (found,) = self.fit_each(X, (y == self.classes_[1])[None], groups)
+        self.coef_, self.intercept_ = found.weights[None], np.array([found.bias])
+        self.penalty_ = found.penalty
+        return self
+
+    def fit_each(
+        self, features: Float[np.ndarray, "n d"], tasks: Bool[np.ndarray, "task n"], groups: np.ndarray
+    ) -> list[Weights]:
+        """Fits several sets of labels of the same rows; what depends on the features alone is done once.
+
+        Raises:
+            ValueError: see `fit`.
+        """
+        raise NotImplementedError
+
+    def decision_function(self, X) -> Float[np.ndarray, " n"]:
+        """Above 0 for the second class."""
+        check_is_fitted(self)
+        return validate_data(self, X, dtype=np.float64, reset=False) @ self.coef_[0] + self.intercept_[0]
+
+    def predict(self, X) -> Shaped[np.ndarray, " n"]:
+        is_second = self.decision_function(X) > 0
+        return self.classes_[is_second.astype(int)]
+
+    @property
+    def direction(self) -> Float[np.ndarray, " d"]:
+        """Weights of unit length: a direction in the space of the states."""
+        return self.coef_[0] / np.linalg.norm(self.coef_[0])
+
+    @property
+    def bias(self) -> float:
+        return float(self.intercept_[0])
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+
+class _Probabilities:
+    """Of probes whose scores are log-odds."""
+
+    gives_probability = True
+
+    def predict_proba(self, X) -> Float[np.ndarray, "n 2"]:
+        positive = expit(self.decision_function(X))
+        return np.stack([1 - positive, positive], axis=1)
+
+
+class _DualProbe(LinearProbe):
+    """Fitted on the Gram matrix, see `probes.dual`."""
+
+    _path: ClassVar[dual.Path]
+    _loss: ClassVar[staticmethod]
+
+    def __init__(self, penalties: Sequence[float] = PENALTIES, scaled: bool = True, n_inner: int = 5, seed: int = 0):
+        self.penalties = penalties
+        self.scaled = scaled
+        self.n_inner = n_inner
+        self.seed = seed
+
+    def fit_each(
+        self, features: Float[np.ndarray, "n d"], tasks: Bool[np.ndarray, "task n"], groups: np.ndarray
+    ) -> list[Weights]:
+        space = Space.of(features, self.scaled)
+        return self.fit_in(space, space.gram(), tasks, groups)
+
+    def fit_in(
+        self, space: "Space", gram: dual.Gram, tasks: Bool[np.ndarray, "task n"], groups: np.ndarray
+    ) -> list[Weights]:
+        """`fit_each`, of rows whose Gram matrix is known."""
+        found = []
+        for labels in tasks:
+            signs = np.where(labels, 1.0, -1.0)
+            penalty = self._chosen(gram, signs, groups)
+            (fit,) = self._path(gram, signs, [penalty])
+            found.append(space.weights(fit, penalty if len(self.penalties) else np.nan))
+        return found
+
+    def _chosen(self, gram: dual.Gram, signs: dual.Signs, groups: np.ndarray) -> float:
+        """The penalty with the least loss on inner folds; of equal ones the strongest."""
+        penalties = sorted(self.penalties) or [np.nan]
+        if len(penalties) == 1:
+            return penalties[0]
+        losses = np.zeros(len(penalties))
+        for train, test in inner_folds(signs > 0, groups, self.n_inner, self.seed):
+            within, across = gram[np.ix_(train, train)], gram[np.ix_(test, train)]
+            for i, fit in enumerate(self._path(within, signs[train], penalties)):
+                losses[i] += self._loss(signs[test], across @ fit.alpha + fit.bias)
+        return penalties[int(losses.argmin())]
+
+
+def inner_folds(labels: Bool[np.ndarray, " n"], groups: np.ndarray, n_folds: int, seed: int) -> list[Fold]:
+    """As many as asked for, or as the rarer class has groups.
 
     Raises:
-        ValueError: fewer groups than folds, or a fold that would miss a class.
+        ValueError: fewer than two.
     """
-    groups = np.array([pair or f"row {i}" for i, pair in enumerate(pairs)])
-    if len(set(groups)) < n_folds:
-        raise ValueError(f"{len(set(groups))} pairs can't be divided into {n_folds} folds; give more queries")
-    rarer = min(is_harmful.sum(), (~is_harmful).sum())
-    if rarer < n_folds:
-        raise ValueError(f"{rarer} queries of the rarer class can't be divided into {n_folds} folds; give more of it")
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    folds = list(splitter.split(np.zeros(len(groups)), is_harmful, groups))
-    for train, test in folds:
-        if len(set(is_harmful[train])) < 2 or len(set(is_harmful[test])) < 2:
-            raise ValueError("a fold has queries of one class only; give more of the rarer class, or fewer folds")
-    return folds
+    return _divided(labels.tobytes(), tuple(groups.tolist()), n_folds, seed)
 
 
-def out_of_fold_scores(
-    features: Float[np.ndarray, "n d"],
-    is_harmful: Bool[np.ndarray, " n"],
-    folds: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> Float[np.ndarray, " n"]:
-    """Each row's log-odds of being harmful, by a probe that has not seen its fold."""
-    scores = np.empty(len(features))
-    for train, test in folds:
-        scores[test] = train_and_apply(features[train], is_harmful[train], features[test])
-    return scores
+@lru_cache(maxsize=1024)
+def _divided(packed: bytes, groups: tuple, n_folds: int, seed: int) -> list[Fold]:
+    """The same labels come again at every layer and in every modality, and dividing them takes as long as a fit."""
+    labels, names = np.frombuffer(packed, dtype=bool), np.array(groups)
+    n = min(n_folds, *(len(set(names[labels == label])) for label in (True, False)))
+    if n < 2:
+        raise ValueError("a class has fewer than two groups (n_samples = 1?), and no penalty can be chosen; give more")
+    return grouped_folds(labels, [str(name) for name in groups], n, seed)
 
 
-def train_and_apply(
-    features: Float[np.ndarray, "n d"], is_harmful: Bool[np.ndarray, " n"], others: Float[np.ndarray, "m d"]
-) -> Float[np.ndarray, " m"]:
-    """Fits on one set, gives the log-odds of another: same queries, other modality, for example."""
-    return logistic_probe().fit(features, is_harmful).decision_function(others)
+@dataclass(frozen=True)
+class Space:
+    """Features as a probe sees them: centred, and of equal spread if asked for."""
+
+    features: Float[np.ndarray, "n d"]
+    centre: Float[np.ndarray, " d"]
+    scale: Float[np.ndarray, " d"] | None
+
+    @classmethod
+    def of(cls, features: Float[np.ndarray, "n d"], scaled: bool) -> "Space":
+        """Raises:
+        ValueError: every feature is constant.
+        """
+        scaler = StandardScaler(with_std=scaled).fit(features)
+        seen = scaler.transform(features)
+        if not seen.any():
+            raise ValueError(f"all {features.shape[1]} features are constant over {len(features)} rows: nothing to fit")
+        return cls(seen, scaler.mean_, scaler.scale_)
+
+    def gram(self) -> dual.Gram:
+        return self.features @ self.features.T
+
+    def part(self, rows: np.ndarray) -> "Space":
+        return Space(self.features[rows], self.centre, self.scale)
+
+    def weights(self, fit: dual.Fit, penalty: float) -> Weights:
+        """Back in the space of the states."""
+        own = fit.alpha @ self.features
+        weights = own if self.scale is None else own / self.scale
+        return Weights(weights, fit.bias - float(weights @ self.centre), float(np.linalg.norm(own)), penalty)
 
 
-def shuffled_labels(is_harmful: Bool[np.ndarray, " n"], pairs: Iterable[str], seed: int) -> Bool[np.ndarray, " n"]:
-    """The control: labels dealt out anew. A probe that still separates them has memorised.
+class LogisticProbe(_Probabilities, _DualProbe):
+    """Logistic regression with an L2 penalty, as `sklearn.linear_model.LogisticRegression`; chosen by log loss."""
 
-    Half of the pairs exchange their labels, drawn at random; what stands alone is permuted. Permuting whole pairs apart
-    would leave folds with more of one class than their training part has less, and scores below chance; more of the
-    pairs one way than the other would leave some of the classes' difference.
+    _path = staticmethod(dual.logistic)
+    _loss = staticmethod(dual.log_loss)
+
+
+class RidgeProbe(_DualProbe):
+    """Least squares on +-1, as `sklearn.linear_model.RidgeClassifier(alpha=1 / C)`; chosen by squared error."""
+
+    _path = staticmethod(dual.ridge)
+    _loss = staticmethod(dual.squared_loss)
+
+
+class SvmProbe(_DualProbe):
+    """Linear support vector machine, as `sklearn.svm.SVC(kernel="linear")`; chosen by hinge loss."""
+
+    _path = staticmethod(dual.svm)
+    _loss = staticmethod(dual.hinge_loss)
+
+
+class MeanDifferenceProbe(_DualProbe):
+    """Difference of class means (mass mean, Marks & Tegmark, arXiv:2310.06824), border half way; not scaled."""
+
+    _path = staticmethod(dual.mean_difference)
+    _loss = staticmethod(dual.hinge_loss)
+
+    def __init__(self, scaled: bool = False):
+        super().__init__(penalties=(), scaled=scaled)
+
+
+class LdaProbe(_Probabilities, LinearProbe):
+    """Fisher's discriminant with Ledoit and Wolf's shrinkage, `sklearn`'s with solver `lsqr`.
+
+    The shrinkage looks at every feature by itself, so that a fit in the row space would be another probe: it is fitted
+    in full, in time that grows with d^3.
     """
-    rng, dealt, groups = np.random.default_rng(seed), is_harmful.copy(), defaultdict(list)
-    for row, pair in enumerate(pairs):
-        groups[pair].append(row)
-    alone = groups.pop("", [])
-    alone += [row for rows in groups.values() if len(rows) == 1 for row in rows]
-    mixed = [rows for rows in groups.values() if len(set(is_harmful[rows])) == 2]
-    for i in rng.permutation(len(mixed))[: len(mixed) // 2]:
-        dealt[mixed[i]] = is_harmful[mixed[i][::-1]]
-    dealt[alone] = rng.permutation(is_harmful[alone])
-    return dealt
+
+    def fit_each(
+        self, features: Float[np.ndarray, "n d"], tasks: Bool[np.ndarray, "task n"], groups: np.ndarray
+    ) -> list[Weights]:
+        Space.of(features, scaled=False)
+        found = []
+        for labels in tasks:
+            fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(features, labels)
+            weights = fitted.coef_[0]
+            found.append(Weights(weights, float(fitted.intercept_[0]), float(np.linalg.norm(weights)), np.nan))
+        return found
+
+
+PROBES: dict[str, type[LinearProbe]] = {
+    "logistic": LogisticProbe,
+    "lda": LdaProbe,
+    "ridge": RidgeProbe,
+    "svm": SvmProbe,
+    "mean_difference": MeanDifferenceProbe,
+}
+"""By the name that stands in tables."""

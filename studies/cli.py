@@ -141,6 +141,119 @@ def store(
         raise typer.Exit(1 if damaged else 0)
 
 
+@app.command()
+def probe(
+    model: Model = "organism",
+    queries: Queries = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Probe what `vlm-guard trace` has kept, without the model; not with --queries.")
+    ] = None,
+    scale: Annotated[str, typer.Option(help="tiny, quick or full: how much is probed and controlled.")] = "quick",
+    out: Annotated[Path, typer.Option(help="Folder for the table; what is finished in it is used again.")] = Path(
+        "results/probe"
+    ),
+    sites: Annotated[str | None, typer.Option(help="resid_post,resid_pre,attn_out,mlp_out.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="last,instruction,image_mean,text_mean.")] = None,
+    layers: Annotated[str | None, typer.Option(help="As 0,5,8-12; by default every one.")] = None,
+    probes: Annotated[
+        str | None, typer.Option(help="logistic,lda,ridge,svm,mean_difference; the first is carried over.")
+    ] = None,
+    modality: Annotated[str | None, typer.Option(help="Of a store: some of those that were traced.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="test, or validation while developing; of a store any that it has.")
+    ] = None,
+    by_category: Annotated[bool, typer.Option("--by-category", help="Also with one category left out.")] = False,
+    n_folds: Annotated[int | None, typer.Option(help="Folds, which never divide a pair.")] = None,
+    seed: Annotated[int, typer.Option(help="Of folds, and of controls.")] = 0,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+) -> None:
+    """Where harmful and harmless come apart: probes with controls, by layer, modality, token and site.
+
+    Run it again to go on where it was stopped.
+    """
+    _quieten()
+    from studies import commands, separability
+    from studies.material import Config, ConfigError
+    from studies.tracing import numbers, words
+
+    asked = {"sites": sites and words(sites), "tokens": tokens and words(tokens), "probes": probes and words(probes)}
+    asked |= {"layers": layers and tuple(numbers(layers)), "n_folds": n_folds, "by_category": by_category or None}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if store is None:
+        if modality:
+            raise ConfigError("--modality is for stores; a study probes the modalities of its scale")
+        loading = _loading(trust_remote_code, dtype, device_map, revision)
+        path = str(queries) if queries else None
+        config = Config(model, path, scale, str(out), split or "test", seed, loading=loading)
+        commands.probe(config, changes, Console())
+        return
+    if queries:
+        raise ConfigError("--store brings its own queries; leave --queries out")
+    extent = separability.extent_of(scale, changes)
+    commands.probe_store(store, str(out), extent, words(modality or ""), split or "", seed, Console())
+
+
+@app.command()
+def sweep(
+    model: Model = "organism",
+    queries: Queries = None,
+    scale: Annotated[str, typer.Option(help="tiny, quick or full: grid, finalists and modalities.")] = "quick",
+    out: Annotated[
+        Path, typer.Option(help="Folder for tables and guard; what is finished in it is used again.")
+    ] = Path("results/sweep"),
+    layers: Annotated[
+        str | None,
+        typer.Option(help="single, every:N, windows:N, start-to-end, middle-to-last, or numbers; several by blanks."),
+    ] = None,
+    direction_layers: Annotated[str | None, typer.Option(help="Where directions are fitted, as 0,5,8-12.")] = None,
+    rules: Annotated[str | None, typer.Option(help="ablate,substitute,add_reference,...")] = None,
+    gates: Annotated[str | None, typer.Option(help="always,sign,threshold,probe.")] = None,
+    scopes: Annotated[str | None, typer.Option(help="change,target.")] = None,
+    ranks: Annotated[str | None, typer.Option(help="As 1,2,4.")] = None,
+    estimators: Annotated[str | None, typer.Option(help="paired_svd,mean_diff,pca,lda,logistic.")] = None,
+    sources: Annotated[str | None, typer.Option(help="vlm_text,llm.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="last,instruction.")] = None,
+    positions: Annotated[str | None, typer.Option(help="last_prefill,generated,last,text,all.")] = None,
+    strengths: Annotated[str | None, typer.Option(help="As 0.5,1,2.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Finalists, which answer.")] = None,
+    halving: Annotated[
+        bool, typer.Option("--halving", help="Rank on a quarter of the prompts first, and drop half each time.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="What is reported: test, or validation while developing.")] = "test",
+    seed: Annotated[int, typer.Option(help="Of splits of your own queries.")] = 0,
+    ray: Annotated[
+        str | None, typer.Option(help="Spread over a Ray cluster: its address, 'auto', or 'local' (this machine).")
+    ] = None,
+    cpus_per_worker: Annotated[int, typer.Option(min=1, help="Of a cluster without GPUs.")] = 1,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+) -> None:
+    """Where and how to guard: every configuration by its first token, answers for the best, and the chosen guard.
+
+    Beside it what other rules for choosing a layer would have picked. Run it again to go on where it was stopped.
+    """
+    _quieten()
+    from studies import commands
+    from studies.layer_sweep import GRIDS
+    from studies.material import Config
+    from studies.sweep_grid import Grid
+
+    given = {"layers": layers, "direction_layers": direction_layers, "rules": rules, "gates": gates, "scopes": scopes}
+    given |= {"ranks": ranks, "estimators": estimators, "sources": sources, "tokens": tokens, "positions": positions}
+    given |= {"strengths": strengths}
+    asked = {name: value for name, value in given.items() if value is not None}
+    # A scale that does not exist is told by the study.
+    grid = Grid.of(asked, GRIDS.get(scale, Grid()))
+    loading = _loading(trust_remote_code, dtype, device_map, revision)
+    config = Config(model, str(queries) if queries else None, scale, str(out), split, seed, loading=loading)
+    commands.sweep(config, grid, Console(), top, halving, ray, cpus_per_worker)
+
+
 @guard_app.command("fit")
 def guard_fit(
     out: Annotated[Path, typer.Option(help="Folder of the guard.")],
@@ -247,8 +360,10 @@ def _is_about_input(error: Exception) -> bool:
     from interp import AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError
     from studies.datasets import QueryFileError
     from studies.material import ConfigError
+    from studies.probing import ProbeError
+    from studies.sweep_grid import GridError
 
-    known = (AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError)
+    known = (GridError, ProbeError, AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError)
     known += (QueryFileError, ConfigError, OSError)
     return isinstance(error, known)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from interp.inputs import TYPOGRAPHIC, Prompt
+from studies import layer_sweep
 from studies.answers import perplexities
 from studies.guarding import (
     Outcome,
@@ -20,8 +21,6 @@ from studies.guarding import (
     read_references,
     text_verdict,
 )
-from studies.layer_sweep import chosen_guard
-from studies.layer_sweep import run as sweep
 from studies.material import Config, Material, load
 from studies.organism.language import JAILBREAKS
 from studies.progress import phase
@@ -69,7 +68,7 @@ def run(config: Config, material: Material | None = None, reading: Reading | Non
         reading: the guard, and whose states it reads; by default what the sweep chooses, which is run first.
     """
     material = material or load(config)
-    reading = reading or Reading("defence", chosen_guard(sweep(config, material), material))
+    reading = reading or layer_sweep.chosen(layer_sweep.run(config, material), material)
     rows, chosen = [], settings(config.sizes.modalities)
     with phase("defences", sum(len(_arms(setting)) for setting in chosen)) as report:
         for setting in chosen:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from interp.guard import Guard
-from interp.inputs import Prompt, text_prompt
+from interp.inputs import TYPOGRAPHIC, Prompt, text_prompt
 from interp.projection import RULES
 from interp.rows import References, run_rows
 from interp.trace import trace
@@ -17,10 +17,15 @@ from probes import wilson_interval
 from studies.answers import answers, first_token_logprobs, reference_texts
 from studies.judges import Judge
 from studies.material import Material
-from studies.scores import kl_divergence, refusal_scores
+from studies.scores import first_token_scores, kl_divergence, refusal_scores
 
 ROWS = 16
 """Prompts in one pass of many guards."""
+
+
+def reference_for(modality: str) -> str:
+    """The text that says what is asked: beside the picture, or in it."""
+    return "transcription" if modality in TYPOGRAPHIC else "prompt_text"
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,7 @@ def outcomes(
         advance: called with the number of prompts times guards done since the last call.
     """
     vlm, tokens, how = material.vlm, material.refusal_tokens.ids, material.config.generation
-    scores = {
-        "refusal_score": lambda logprobs, unguarded: refusal_scores(logprobs, tokens),
-        "kl": lambda logprobs, unguarded: kl_divergence(unguarded[:, None], logprobs),
-    }
-    rows = run_rows(vlm, prompts, guards, references, scores, how.max_new_tokens, ROWS, advance)
+    rows = run_rows(vlm, prompts, guards, references, first_token_scores(tokens), how.max_new_tokens, ROWS, advance)
     texts = [vlm.tokenizer.batch_decode(said, skip_special_tokens=True) for said in rows.tokens]
     return [
         Outcome([text.strip() for text in said], score, kl)
@@ -107,10 +108,13 @@ def describe(guard: Guard | None, reference: str, source: str = "vlm_text") -> d
     """The columns that say which guard a row is about."""
     if guard is None:
         return {"defence": "unguarded"}
+    is_window = len(guard.layers) > 1
+    own = None if is_window else guard.layers[0]
     return {
         "defence": "guard",
         "layer": guard.layers[0],
-        "direction_layer": guard.layers[0] if guard.direction_layer is None else guard.direction_layer,
+        **({"last_layer": guard.layers[-1]} if is_window else {}),
+        "direction_layer": own if guard.direction_layer is None else guard.direction_layer,
         "token": guard.direction.token,
         "estimator": guard.direction.estimator,
         "rank": guard.direction.rank,

@@ -17,7 +17,7 @@ from interp.vlm import VLM
 from studies import layer_sweep, readings
 from studies.answers import Generation, reference_texts
 from studies.datasets import QueryFileError, read_queries
-from studies.layer_sweep import reference_for
+from studies.guarding import reference_for
 from studies.material import Config, ConfigError, load
 from studies.organism import language
 from studies.reading_grid import Reading
@@ -36,15 +36,16 @@ def fit(config: Config, out: Path) -> Guard:
     material = load(config)
     for folder in (out, config.out):
         writable_folder(folder)
-    layer = layer_sweep.chosen_guard(layer_sweep.run(config, material), material).layers[0]
+    layer = layer_sweep.chosen_layer(layer_sweep.run(config, material))
     table, reading = readings.select(material, layer)
-    vlm = material.vlm
-    if Path(vlm.name).is_dir():
-        # Whoever loads it may stand in another folder.
-        vlm = replace(vlm, name=str(Path(vlm.name).resolve()))
     guard = replace(reading.guard, source=reading.source)
-    guard.save_pretrained(out, vlm, validation_numbers(table, reading))
+    guard.save_pretrained(out, resolved(material.vlm), validation_numbers(table, reading))
     return guard
+
+
+def resolved(vlm: VLM) -> VLM:
+    """By its whole path: whoever loads its guard may stand in another folder."""
+    return replace(vlm, name=str(Path(vlm.name).resolve())) if Path(vlm.name).is_dir() else vlm
 
 
 def validation_numbers(table: pd.DataFrame, reading: Reading) -> dict[str, float]:

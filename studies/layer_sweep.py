@@ -1,117 +1,328 @@
-"""Where and how to apply the projection, chosen on validation."""
+"""Where and how to apply the projection, chosen on validation: one prefill for all, answers for the best.
 
-from collections.abc import Callable
-from itertools import product
+`setting` tells apart:
 
+    ranked      every configuration, by the first answer token alone: `refusal_score` of harmful prompts, `kl` of
+                harmless ones, and the shares of both that begin with a refusal (`opening_refusal_rate`,
+                `opening_over_refusal_rate`); `on_front` marks those that no other beats in all of refusal, over-refusal
+                and KL
+    finalists   the best of them by the rule that then chooses among them, and the best single layers: judged answers
+    chosen      the best finalist on the reported split; `optimism`, by `category` (a metric), is validation less
+                that split, which is what choosing costs
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
 import pandas as pd
+from rich.console import Console
 
-from interp.guard import Guard
-from interp.inputs import TYPOGRAPHIC
-from studies.guarding import describe, measured, outcomes, read_references
+from interp.inputs import Prompt
+from studies.guarding import (
+    Outcome,
+    Reference,
+    describe,
+    first_token,
+    harmful_among,
+    measured,
+    outcomes,
+    rate,
+    read_references,
+    reference_for,
+)
 from studies.material import Config, Material, load
 from studies.progress import phase
+from studies.reading_grid import Ingredients, Reading, traced_anchors
 from studies.records import first_judge, tidy
-from studies.separability import fit_direction
+from studies.selection import front, in_order, judged_standing, standing
+from studies.sweep_grid import Grid, counted
+from studies.sweeping import Run, Sweeper
 
-OVER_REFUSAL_LIMIT = 0.05
-SELECTION_RULE = "refusal_under_over_refusal_limit"
-FALLBACK_RULE = "least_over_refusal"
-"""Where every configuration is over the limit. The tables show it, and so do the claims that rest on it."""
-SWEPT_RULES = ("ablate", "substitute")
-SWEPT = ("blank", "scene", "typographic")
-"""Modalities that the choice is made on: nothing in the picture, something, the request itself."""
+GRIDS = {
+    "tiny": Grid(layers=("every:4",)),
+    "quick": Grid(),
+    "full": Grid(
+        layers=("single", "windows:3", "start-to-end"),
+        rules=("ablate", "substitute", "add_reference"),
+        gates=("sign", "threshold"),
+        strengths=(1.0, 2.0, 4.0),
+    ),
+}
+TOP = {"tiny": 2, "quick": 8, "full": 24}
+"""Finalists, by scale."""
+BEST_SINGLE = 2
+"""Single layers among the finalists at least: what other studies build on acts at one layer."""
+HALVINGS = (0.25, 0.5, 1.0)
+"""Shares of the prompts; after each but the last, half of the configurations go on."""
+OPTIMISM = ("refusal_rate", "over_refusal_rate", "refusal_score", "kl")
 
 
-def reference_for(modality: str) -> str:
-    """The text that says what is asked: beside the picture, or in it."""
-    return "transcription" if modality in TYPOGRAPHIC else "prompt_text"
+def run(
+    config: Config,
+    material: Material | None = None,
+    grid: Grid | None = None,
+    top: int | None = None,
+    halving: bool = False,
+    ray: str | None = None,
+    cpus_per_worker: int = 1,
+) -> pd.DataFrame:
+    """The sweep. Rows of the best finalist, and of the best single layer, are marked in the column `selection_rule`.
 
+    Args:
+        grid: by default that of the scale.
+        top: how many finalists answer.
+        halving: ranks on a quarter of the prompts first, and drops half of the configurations (successive halving).
+        ray: address of a cluster that configurations are spread over.
+        cpus_per_worker: of a cluster without GPUs.
 
-def run(config: Config, material: Material | None = None) -> pd.DataFrame:
-    """Refusal, over-refusal, coherence, refusal score and KL for every layer, rule and strength, on validation.
-
-    The row that `choose` takes is marked in the column `selection_rule`.
+    Raises:
+        GridError: a grid with nothing in it, or layers that do not exist.
     """
     material = material or load(config)
-    direction = fit_direction(material)
-    modalities = [name for name in SWEPT if name in config.sizes.modalities]
-    guards = _grid(direction, range(0, material.vlm.n_layers, config.sizes.layer_step), config.sizes.strengths)
-    # 1. in each modality, every configuration on the same prompts and references
-    rows = []
-    n_prompts = sum(len(material.queries["validation"]) for _ in modalities)
-    with phase(f"layer sweep, {len(guards)} guards", (len(guards) + 1) * n_prompts) as report:
-        for name in modalities:
-            rows += _measured(material, name, guards, report)
-    # 2. the choice
-    table = tidy(material.labels | {"split": "validation"} | row for row in rows)
-    return _mark(table)
+    grid, top = grid or GRIDS[config.scale], TOP[config.scale] if top is None else top
+    made = Ingredients(traced_anchors(material), 0, material.is_paired)
+    configurations, left_out = grid.configurations(made)
+    told = f"sweep: {len(configurations)} configurations, {', '.join(config.sizes.swept)}"
+    Console(stderr=True).print(f"{told}{'; ' if left_out else ''}{counted(left_out)}", soft_wrap=True)
+    sweep = _Sweep(material, Sweeper(material, ray, cpus_per_worker))
+    # 1. all of them by the first token, 2. the best by their answers
+    survivors, rows = sweep.ranked(configurations, halving)
+    finalists = _finalists(survivors, top)
+    answered = sweep.answered(finalists)
+    # 3. the choice, and what it is worth where nothing was chosen
+    order, rule = in_order(sweep.judged_standings(finalists, answered))
+    best = finalists[order.place.iloc[0]]
+    single = next((finalists[i] for i in order.place if len(finalists[i].guard.layers) == 1), None)
+    marks = {best.key(""): rule} | ({single.key(""): f"{rule}, single layer"} if single not in (None, best) else {})
+    rows += sweep.answer_rows(finalists, answered, marks)
+    rows += sweep.tested(best, rule, rows)
+    return tidy(material.labels | row for row in rows)
 
 
-def _grid(direction, layers, strengths) -> list[Guard]:
-    return [
-        Guard(direction, (layer,), rule, strength=strength)
-        for layer, rule in product(layers, SWEPT_RULES)
-        for strength in (strengths if rule != "ablate" else (1.0,))
-    ]
+def _finalists(survivors: Sequence[Reading], top: int) -> list[Reading]:
+    """From the best on. What acts on generated tokens alone can't be ranked by the first one, and always goes on."""
+    chosen = list(survivors[:top])
+    single = [one for one in survivors if len(one.guard.layers) == 1]
+    chosen += [one for one in single[:BEST_SINGLE] if one not in chosen]
+    late = [one for one in survivors if one.guard.positions == "generated" and one not in chosen]
+    return [replace(one, setting="finalists") for one in chosen + late]
 
 
-def _measured(material: Material, modality: str, guards: list[Guard], report: Callable[[int], None]) -> list[dict]:
-    """Unguarded, and under each guard."""
-    prompts, reference = material.prompts("validation", modality), reference_for(modality)
-    states = read_references(material, prompts, reference).states
-    found = outcomes(material, prompts, [None, *guards], states, report)
-    return [
-        {"modality": modality} | describe(guard, reference) | row
-        for guard, one in zip([None, *guards], found, strict=True)
-        for row in measured(material, prompts, one)
-    ]
+@dataclass(frozen=True)
+class _Sweep:
+    material: Material
+    sweeper: Sweeper
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.material.config.sizes.swept
+
+    @cached_property
+    def prompts(self) -> dict[str, list[Prompt]]:
+        return {name: self.material.prompts("validation", name) for name in self.modalities}
+
+    @cached_property
+    def _references(self) -> dict[tuple[str, str], Reference]:
+        return {}
+
+    def reference(self, modality: str, source: str) -> Reference:
+        """Pictures are read once."""
+        if (modality, source) not in self._references:
+            name = reference_for(modality)
+            found = read_references(self.material, self.prompts[modality], name, source)
+            self._references[modality, source] = found
+        return self._references[modality, source]
+
+    def ranked(self, configurations: Sequence[Reading], halving: bool) -> tuple[list[Reading], list[dict]]:
+        """Configurations from the best on, and rows of all of them, on the prompts that they were last shown."""
+        rows, left = [], list(configurations)
+        for share in HALVINGS if halving else HALVINGS[-1:]:
+            shown = _first_of_each_class(self.prompts[self.modalities[0]], share)
+            found = self._run([None, *left], shown, 1, f"sweep, first token of {len(shown)}")
+            standings = [_opening_standing(i, one, found, self.prompts, shown) for i, one in enumerate(left)]
+            left = [left[i] for i in _places(standings)]
+            n_kept = len(left) if share == HALVINGS[-1] else -(-len(left) // 2)
+            for one in left[n_kept:]:
+                rows += self._opening_rows(one, found, shown)
+            left = left[:n_kept]
+        for one in [None, *left]:
+            rows += self._opening_rows(one, found, shown)
+        by_place = sorted(standings, key=lambda one: _places(standings).index(one["place"]))
+        return left, rows + list(_front_rows(left, by_place))
+
+    def answered(self, finalists: Sequence[Reading]) -> dict[tuple, Outcome]:
+        every = list(range(len(self.prompts[self.modalities[0]])))
+        return self._run([None, *finalists], every, self.material.config.generation.max_new_tokens, "sweep, answers")
+
+    def _run(
+        self, readings: Sequence[Reading | None], shown: list[int], n_new: int, title: str
+    ) -> dict[tuple, Outcome]:
+        """Outcomes by key and modality."""
+        units = []
+        for name in self.modalities:
+            prompts = [self.prompts[name][i] for i in shown]
+            runs = [
+                Run("unguarded", None, None)
+                if one is None
+                else Run(str(one.key(name)), one.guard, self.reference(name, one.source).states[shown])
+                for one in readings
+            ]
+            units += self.sweeper.units(prompts, runs, n_new)
+        with phase(title, len(readings) * len(shown) * len(self.modalities)) as report:
+            found = self.sweeper.work(units, report)
+        keys = [(_key(one), name) for name in self.modalities for one in readings]
+        return dict(zip(keys, found, strict=True))
+
+    def _opening_rows(self, one: Reading | None, found: Mapping, shown: list[int]) -> Iterator[dict]:
+        for name in self.modalities:
+            prompts, outcome = [self.prompts[name][i] for i in shown], found[_key(one), name]
+            for row in (*first_token(prompts, outcome), *_openings(prompts, outcome)):
+                yield _about(one, name) | {"setting": "ranked", "split": "validation"} | row
+
+    def judged_standings(self, finalists: Sequence[Reading], answered: Mapping) -> Iterator[dict]:
+        for place, one in enumerate(finalists):
+            rows = [row for name in self.modalities for row in self._judged(one, name, answered)]
+            yield {"place": place} | judged_standing(first_judge(pd.DataFrame(rows)))
+
+    def _judged(self, one: Reading | None, modality: str, answered: Mapping) -> list[dict]:
+        rows = measured(self.material, self.prompts[modality], answered[_key(one), modality])
+        return [{"category": None, "judge": None} | row for row in rows]
+
+    def answer_rows(
+        self, finalists: Sequence[Reading], answered: Mapping, marks: Mapping[tuple, str]
+    ) -> Iterator[dict]:
+        for one in [None, *finalists]:
+            mark = marks.get(_key(one)) if one else None
+            for name in self.modalities:
+                about = _about(one, name) | {"setting": "finalists", "split": "validation", "selection_rule": mark}
+                yield from (about | row for row in self._judged(one, name, answered))
+
+    def tested(self, best: Reading, rule: str, rows: Sequence[dict]) -> Iterator[dict]:
+        """The choice on the reported split, and what was lost on the way there."""
+        split = self.material.config.split
+        if split == "validation":
+            return
+        validated = pd.DataFrame(rows)
+        for name in self.modalities:
+            prompts = self.material.prompts(split, name)
+            states = read_references(self.material, prompts, reference_for(name), best.source).states
+            unguarded, found = outcomes(self.material, prompts, [None, best.guard], states)
+            for one, outcome in ((None, unguarded), (best, found)):
+                about = _about(one, name) | {"setting": "chosen", "split": split}
+                about |= {"selection_rule": rule} if one else {}
+                told = measured(self.material, prompts, outcome)
+                yield from (about | row for row in told)
+                if one:
+                    mine = (validated.setting == "finalists") & (validated.selection_rule == rule)
+                    before = first_judge(validated[mine & (validated.modality == name)])
+                    yield from (about | row for row in _optimism(before, first_judge(pd.DataFrame(told))))
 
 
-CHOICE = ["layer", "rule", "strength"]
+def _key(one: Reading | None) -> tuple | None:
+    """The same in every modality."""
+    return one and one.key("")
 
 
-def choose(table: pd.DataFrame) -> dict:
-    """Layer, rule and strength with the highest mean refusal of harmful queries, among those under the limit.
+def _about(one: Reading | None, modality: str) -> dict:
+    if one is None:
+        return {"modality": modality} | describe(None, "")
+    return one.about(modality) | {"modality": modality}
 
-    The limit on over-refusal holds in every modality. Ties go to the smaller mean KL, then to the lower layer. Where
-    no configuration is under the limit, the one that refuses fewest harmless queries is taken, and `selection_rule`
-    says so.
+
+def _first_of_each_class(prompts: Sequence[Prompt], share: float) -> list[int]:
+    """Places of the first so many of each class: queries are stratified from the beginning."""
+    is_harmful = harmful_among(prompts).numpy()
+    places = [np.flatnonzero(is_harmful == label) for label in (True, False)]
+    return sorted(np.concatenate([some[: max(1, round(share * len(some)))] for some in places]).tolist())
+
+
+def _openings(prompts: Sequence[Prompt], outcome: Outcome) -> list[dict]:
+    """Shares of prompts whose answer begins with a refusal more likely than not."""
+    is_harmful, refuses = harmful_among(prompts), outcome.refusal_score > 0
+    rates = {"opening_refusal_rate": refuses[is_harmful], "opening_over_refusal_rate": refuses[~is_harmful]}
+    return [rate(name, some.tolist()) for name, some in rates.items()]
+
+
+def _opening_standing(place: int, one: Reading, found: Mapping, prompts: Mapping, shown: list[int]) -> dict:
+    """By the first token: no answer has been judged, so all count as coherent."""
+    values, n = {"refusal": [], "over_refusal": [], "kl": []}, 0
+    for name, all_of_them in prompts.items():
+        some, outcome = [all_of_them[i] for i in shown], found[_key(one), name]
+        refused, over_refused = _openings(some, outcome)
+        values["refusal"].append(refused["value"])
+        values["over_refusal"].append(over_refused["value"])
+        values["kl"].append(outcome.kl[~harmful_among(some)].mean().item())
+        n += refused["n"]
+    series = {name: pd.Series(some) for name, some in values.items()}
+    coherence = pd.Series([1.0] * len(prompts))
+    found_there = standing(series["refusal"], series["over_refusal"], coherence, series["kl"], n)
+    return {"place": place, "over_refusal": series["over_refusal"].max()} | found_there
+
+
+def _places(standings: Sequence[Mapping]) -> list[int]:
+    """From the best on; those beyond the limits behind, by how far."""
+    order, _ = in_order(standings)
+    within = order.place.tolist()
+    beyond = [one for one in standings if one["place"] not in set(within)]
+    return within + [one["place"] for one in sorted(beyond, key=lambda one: (one["excess"], -one["refusal"]))]
+
+
+def _front_rows(configurations: Sequence[Reading], standings: Sequence[Mapping]) -> Iterator[dict]:
+    is_on = front(pd.DataFrame(standings))
+    for one, on_front in zip(configurations, is_on, strict=True):
+        about = one.about("") | {"setting": "ranked", "split": "validation", "reference": None}
+        yield about | {"metric": "on_front", "value": float(on_front)}
+
+
+def _optimism(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[dict]:
+    """Validation less test, with the interval of a difference made of the two intervals (MOVER, Zou & Donner 2008)."""
+    for name in OPTIMISM:
+        (_, one), (_, other) = (next(some[some.metric == name].iterrows()) for some in (before, after))
+        gap = one.value - other.value
+        low = gap - np.hypot(one.value - one.ci_low, other.ci_high - other.value)
+        high = gap + np.hypot(one.ci_high - one.value, other.value - other.ci_low)
+        row = {"metric": "optimism", "value": gap, "ci_low": low, "ci_high": high, "n": min(one.n, other.n)}
+        yield row | {"category": name}
+
+
+def chosen(table: pd.DataFrame, material: Material, grid: Grid | None = None, single: bool = False) -> Reading:
+    """The configuration that a finished sweep has marked, made again.
+
+    Args:
+        single: the best single layer instead.
+
+    Raises:
+        LookupError: none is marked that the grid holds.
     """
-    rows = first_judge(table)
-    rows = rows[rows.defence == "guard"]
-    wide = _with_strength(rows).pivot_table(index=CHOICE, columns=["metric", "modality"], values="value")
-    ranked = pd.DataFrame(
-        {
-            "refusal": wide["refusal_rate"].mean(axis=1),
-            "over_refusal": wide["over_refusal_rate"].max(axis=1),
-            "kl": wide["kl"].mean(axis=1),
-        }
-    ).reset_index()
-    allowed, rule = ranked[ranked.over_refusal <= OVER_REFUSAL_LIMIT], SELECTION_RULE
-    if allowed.empty:
-        allowed, rule = ranked[ranked.over_refusal == ranked.over_refusal.min()], FALLBACK_RULE
-    best = allowed.sort_values(["refusal", "kl", "layer"], ascending=[False, True, True]).iloc[0]
-    return {
-        "layer": int(best.layer),
-        "rule": str(best.rule),
-        "strength": float(best.strength),
-        "selection_rule": rule,
-    }
+    marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
+    if single and "last_layer" in marked:
+        marked = marked[marked.last_layer.isna()]
+    made = Ingredients(traced_anchors(material), 0, material.is_paired)
+    configurations, _ = (grid or GRIDS[material.config.scale]).configurations(made)
+    for _, row in marked.iterrows():
+        for one in configurations:
+            if _is_row_of(row, one):
+                return one
+    raise LookupError("the sweep marks no configuration that its grid holds; run it again")
 
 
-def _with_strength(table: pd.DataFrame) -> pd.DataFrame:
-    """`ablate` has no strength, and counts as 1 where configurations are compared."""
-    return table.assign(strength=table.strength.fillna(1.0).astype(float))
+def _is_row_of(row: pd.Series, one: Reading) -> bool:
+    told = one.about(row.modality) | {"setting": row.setting}
+    told = {"last_layer": None} | told
+    return all(pd.isna(row.get(name)) if value is None else row.get(name) == value for name, value in told.items())
 
 
-def chosen_guard(table: pd.DataFrame, material: Material) -> Guard:
-    """The guard that a finished sweep has marked."""
-    row = _with_strength(table[table.selection_rule.notna()]).iloc[0]
-    return Guard(fit_direction(material), (int(row.layer),), row.rule, strength=float(row.strength))
+def chosen_layer(table: pd.DataFrame) -> int:
+    """The best single layer: what other studies build on.
 
-
-def _mark(table: pd.DataFrame) -> pd.DataFrame:
-    choice = choose(table)
-    rule = choice.pop("selection_rule")
-    is_chosen = (_with_strength(table)[CHOICE] == pd.Series(choice)).all(axis=1)
-    return tidy(table.assign(selection_rule=is_chosen.map({True: rule, False: None})).to_dict("records"))
+    Raises:
+        LookupError: the table marks none.
+    """
+    marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
+    if "last_layer" in marked:
+        marked = marked[marked.last_layer.isna()]
+    if marked.empty:
+        raise LookupError("the sweep marks no single layer; run it with single layers in its grid")
+    return int(marked.layer.iloc[0])

@@ -23,8 +23,15 @@ from studies.records import file_hash, model_hash
 from studies.scores import RefusalTokens, refusal_tokens
 
 SPLITS = ("anchors", "validation", "test")
+TRAINED = "train"
+"""Split of the built-in queries that the built-in model has seen: beside the others, never chosen or reported alone."""
+SWEPT = ("blank", "scene", "typographic")
+"""What a choice should rest on at least: nothing in the picture, something, the request itself."""
 BUILT_IN = "organism"
 """Name of the built-in model, and of its own queries."""
+
+WIDEST_LDA = 2048
+"""Beyond this width a single fit of LDA takes half a minute, for it inverts d_model x d_model."""
 
 
 class ConfigError(ValueError):
@@ -40,10 +47,9 @@ class Scale:
     """Of validation, and of test."""
     modalities: tuple[str, ...]
     layer_step: int
-    """Sweeps take every `layer_step`-th layer."""
-    strengths: tuple[float, ...]
-    n_shuffles: int
-    """Shuffled-label controls beside each probe."""
+    """Grids of readings take every `layer_step`-th layer."""
+    swept: tuple[str, ...]
+    """In which the sweep is run."""
     n_patched: int
     """Harmful prompts of each modality that activations are patched into."""
     grid_modalities: tuple[str, ...]
@@ -53,9 +59,11 @@ class Scale:
 
 
 SCALES = {
-    "tiny": Scale(22, 11, ("text", "blank", "typographic"), 4, (1.0,), 1, 3, ("blank", "typographic"), 2),
-    "quick": Scale(121, 60, tuple(MODALITIES), 1, (1.0,), 2, 16, ("blank", "typographic"), 10),
-    "full": Scale(121, 60, tuple(MODALITIES), 1, (0.5, 1.0, 2.0, 4.0), 20, 60, tuple(MODALITIES), 20),
+    "tiny": Scale(
+        22, 11, ("text", "blank", "typographic"), 4, ("blank", "typographic"), 3, ("blank", "typographic"), 2
+    ),
+    "quick": Scale(121, 60, tuple(MODALITIES), 1, SWEPT, 16, ("blank", "typographic"), 10),
+    "full": Scale(121, 60, tuple(MODALITIES), 1, tuple(MODALITIES)[1:], 60, tuple(MODALITIES), 20),
 }
 
 
@@ -116,20 +124,31 @@ class Material:
     def prompts(self, split: str, modality: str, **kwargs) -> list[Prompt]:
         return to_prompts(self.queries[split], modality, self.vlm.picture_size, **kwargs)
 
-    def activations(self, split: str, modality: str) -> xr.Dataset:
-        """States of a split in a modality."""
-        return self.traced(self.prompts(split, modality), f"trace {split}, {modality}")
+    def activations(self, split: str, modality: str, **read: Sequence[str]) -> xr.Dataset:
+        """States of a split in a modality; `read` as for `traced`."""
+        return self.traced(self.prompts(split, modality), f"trace {split}, {modality}", **read)
 
-    def traced(self, prompts: Sequence[Prompt], title: str) -> xr.Dataset:
-        """Traced on first use, found on disk after that."""
+    def traced(
+        self,
+        prompts: Sequence[Prompt],
+        title: str,
+        sites: Sequence[str] = ("resid_post",),
+        tokens: Sequence[str] = ("last",),
+    ) -> xr.Dataset:
+        """Traced on first use, found on disk after that; read lazily where it is more than the usual place."""
         folder = Path(self.config.out) / "traces" / fingerprint(self.vlm, prompts)
+        is_usual = (tuple(sites), tuple(tokens)) == (("resid_post",), ("last",))
+        if not is_usual:
+            folder = folder.with_name("-".join((folder.name, *sites, *tokens)))
         try:
-            return open_store(folder).load()
+            found = open_store(folder)
+            return found.load() if is_usual else found
         except StoreError:
             pass  # not there yet, or not whole; what else is wrong with it is told by the trace
         with phase(title, len(prompts)) as report:
-            batch_size = self.config.generation.batch_size
-            return trace(self.vlm, prompts, out=folder, batch_size=batch_size, advance=report).load()
+            how = {"batch_size": self.config.generation.batch_size, "advance": report}
+            found = trace(self.vlm, prompts, sites, tokens, out=folder, **how)
+        return found.load() if is_usual else found
 
     @cached_property
     def refusal_tokens(self) -> RefusalTokens:
@@ -163,7 +182,7 @@ def load(config: Config) -> Material:
         dataset = path.name if path.stem == BUILT_IN else path.stem
         queries = split_queries(read_queries(config.queries), config.seed)
     else:
-        dataset, queries = BUILT_IN, {split: language.queries(split) for split in SPLITS}
+        dataset, queries = BUILT_IN, {split: language.queries(split) for split in (*SPLITS, TRAINED)}
     is_organism = config.model == BUILT_IN
     _check_apart(queries)
     folder = str(organism.path()) if is_organism else config.model
@@ -236,9 +255,11 @@ def _check(vlm: VLM) -> None:
 
 def _cut(queries: dict[str, tuple[Query, ...]], sizes: Scale) -> dict[str, tuple[Query, ...]]:
     """The first so many of each class: built-in splits begin with one pair of each category."""
-    limits = {"anchors": sizes.n_anchors, "validation": sizes.n_evaluated, "test": sizes.n_evaluated}
+    limits = {"anchors": sizes.n_anchors}
     return {
-        split: tuple(replace(query, split=split) for query in _first_of_each_class(chosen, limits[split]))
+        split: tuple(
+            replace(query, split=split) for query in _first_of_each_class(chosen, limits.get(split, sizes.n_evaluated))
+        )
         for split, chosen in queries.items()
     }
 

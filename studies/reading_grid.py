@@ -9,17 +9,14 @@ import xarray as xr
 
 from interp.directions import ESTIMATORS, SafetyDirection, fit_gate
 from interp.guard import POSITIONS, REFERENCES, Guard
-from interp.projection import GATE_SCOPES, GATES, RULES
+from interp.projection import GATE_SCOPES, GATES, RULES, ProbeGate
 from interp.trace import trace
 from interp.vlm import LLM, VLM
 from probes import shuffled_labels
-from studies.guarding import describe
-from studies.layer_sweep import reference_for
-from studies.material import Material
+from studies.guarding import describe, reference_for
+from studies.material import WIDEST_LDA, Material
 
 RANKS = (1, 2, 4, 8)
-WIDEST_LDA = 2048
-"""Beyond this width a single fit of a single layer takes half a minute."""
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 SEEDS = (0, 1, 2, 3, 4)
 """Of the controls with chance in them."""
@@ -68,6 +65,7 @@ class Ingredients:
     layer: int
     is_paired: bool = True
     fits: dict[tuple, SafetyDirection] = field(default_factory=dict)
+    gates: dict[int, ProbeGate] = field(default_factory=dict)
 
     def direction(self, estimator: str | None = None, rank: int = 1, token: str = "last", source: str = "vlm_text"):
         """Fitted once."""
@@ -88,6 +86,12 @@ class Ingredients:
         left_out = {"lda"} if too_wide else set()
         return [name for name in ESTIMATORS if name not in left_out | (set() if self.is_paired else {"paired_svd"})]
 
+    def gate(self, layer: int) -> ProbeGate:
+        """The gate `probe` of a layer; fitted once."""
+        if layer not in self.gates:
+            self.gates[layer] = fit_gate(self.anchors["vlm_text"], layer)
+        return self.gates[layer]
+
     def shuffled(self, seed: int, estimator: str) -> SafetyDirection:
         """Fitted on labels that were dealt anew within the pairs.
 
@@ -96,7 +100,7 @@ class Ingredients:
         most, a mean difference of mixed groups keeps much of the axis as well.
         """
         anchors = self.anchors["vlm_text"]
-        dealt = shuffled_labels(anchors.harmful.values, anchors.pair.values, seed)
+        dealt = shuffled_labels(anchors.harmful.values, anchors.pair.values, seed, exactly_half=True)
         return SafetyDirection.fit(anchors.assign_coords(harmful=("prompt", dealt)), estimator)
 
 
@@ -112,15 +116,11 @@ def traced_anchors(material: Material) -> dict[str, xr.Dataset]:
 
 def grid(material: Material, made: Ingredients, base: Guard) -> Iterator[Reading]:
     """Every configuration, in the order of the module's docstring."""
-    n_layers, layer = material.vlm.n_layers, made.layer
+    n_layers = material.vlm.n_layers
     for rule, scope, control in product(RULES, GATE_SCOPES, (None, "sign_flipped")):
         yield Reading("factorial", replace(base, rule=rule, gate_scope=scope, control=control))
-    gated = []
-    for gate in GATES:
-        known = {"threshold": made.direction().midpoint(layer)} if gate == "threshold" else {}
-        known |= {"probe": fit_gate(made.anchors["vlm_text"], layer)} if gate == "probe" else {}
-        gated.append(replace(base, gate=gate, **known))
-    yield from (Reading("gate", one) for one in gated)
+    by_gate = [gated(base, gate, made) for gate in GATES]
+    yield from (Reading("gate", one) for one in by_gate)
     for positions in POSITIONS:
         yield Reading("positions", replace(base, positions=positions))
     for source in made.anchors:
@@ -140,10 +140,20 @@ def grid(material: Material, made: Ingredients, base: Guard) -> Iterator[Reading
     for reference in REFERENCES:
         yield Reading("reference", base, reference)
     # Not one at a time: the gate says who is changed, the strength how much.
-    for one, strength in product(gated, STRENGTHS):
+    for one, strength in product(by_gate, STRENGTHS):
         if strength >= 1:
             yield Reading("gate x strength", replace(one, strength=strength))
     yield from _controls(made, base)
+
+
+def gated(guard: Guard, gate: str, made: Ingredients) -> Guard:
+    """The guard with a gate, calibrated on the anchors where the first of its layers asks for it."""
+    first = guard.layers[0]
+    if gate == "threshold":
+        return replace(guard, gate=gate, threshold=guard.direction.midpoint(guard.fitted_at(first)))
+    if gate == "probe":
+        return replace(guard, gate=gate, probe=made.gate(first))
+    return replace(guard, gate=gate)
 
 
 def _controls(made: Ingredients, base: Guard) -> Iterator[Reading]:

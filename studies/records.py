@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 COLUMNS = (
-    "model dataset split setting category modality fit_modality layer direction_layer site token source estimator rank "
-    "rule reference gate gate_scope positions strength defence probe control selection_rule judge seed metric value "
-    "ci_low ci_high n"
+    "model dataset split setting category modality fit_modality layer last_layer direction_layer site token source "
+    "estimator rank rule reference gate gate_scope positions strength defence probe control selection_rule judge seed "
+    "metric value ci_low ci_high interval n"
 ).split()
 """One row a measurement; a table has the columns that apply, in this order."""
 

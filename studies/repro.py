@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from studies import claims, defence, layer_sweep, readings, separability, signal_path
+from studies import claims, defence, layer_selection, layer_sweep, readings, separability, signal_path
 from studies.material import BUILT_IN, Config, ConfigError, Material, load
 from studies.records import read_table, write_config, write_provenance, write_table
 
@@ -48,7 +48,8 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     write_table(points, out, "points")
     swept = layer_sweep.run(config, material)
     write_table(swept, out, "layer_sweep")
-    layer = layer_sweep.chosen_guard(swept, material).layers[0]
+    write_table(layer_selection.run(config, material), out, "layer_selection")
+    layer = layer_sweep.chosen_layer(swept)
     read_as = readings.run(config, material, layer)
     write_table(read_as, out, "readings")
     defended = defence.run(config, material, readings.chosen_reading(read_as, material))
@@ -112,7 +113,10 @@ def draw(folder: Path) -> list[Path]:
         "hidden_states": figures.hidden_states(points, layer),
         "probe_auroc": figures.probe_auroc(tables.separability),
         "coordinates": figures.coordinates_by_modality(points, layer),
+        "transfer": figures.transfer(tables.separability, layer),
         "layer_sweep": figures.layer_sweep(tables.layer_sweep),
+        "pareto": figures.pareto(tables.layer_sweep),
+        "layer_selection": figures.layer_selection(tables.layer_selection),
         "readings": figures.readings(tables.readings),
         "defence": figures.attack_success_bars(tables.defence),
     }
@@ -166,7 +170,7 @@ def report(console: Console, config: Config, material: Material, found, drawn: l
         if len(agreement.differing) > 10:
             console.print(f"  and {len(agreement.differing) - 10} more")
     console.print(f"{seconds:.0f} s. Written:")
-    names = ("separability", "points", "layer_sweep", "readings", "defence", "signal_path", "claims")
+    names = ("separability", "points", "layer_sweep", "layer_selection", "readings", "defence", "signal_path", "claims")
     tables = [Path(config.out) / f"{name}.csv" for name in names]
     for path in (*tables, *(path for path in drawn if path.suffix == ".png")):
         console.print(f"  {path}", soft_wrap=True)

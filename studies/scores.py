@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.inputs import Prompt
+from interp.rows import Score
 from interp.vlm import VLM
 from studies.answers import Generation, answers
 from studies.judges import KEYWORDS, REFUSAL_PHRASES, Judge
@@ -62,3 +63,11 @@ def kl_divergence(
 ) -> Float[Tensor, "*prompt"]:
     """KL(unguarded || guarded) at the first answer token, in nats."""
     return (unguarded.exp() * (unguarded - guarded)).sum(-1)
+
+
+def first_token_scores(tokens: Int[Tensor, " token"]) -> dict[str, Score]:
+    """What `interp.run_rows` is asked for: `refusal_score`, and `kl` from the unguarded model."""
+    return {
+        "refusal_score": lambda logprobs, unguarded: refusal_scores(logprobs, tokens),
+        "kl": lambda logprobs, unguarded: kl_divergence(unguarded[:, None], logprobs),
+    }

@@ -1,72 +1,161 @@
 """How far harmful and harmless come apart, layer by layer, as text, beside a picture and inside one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
+from rich.console import Console
 from sklearn.decomposition import PCA
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import Pipeline, make_pipeline
 
+from interp.activations import fingerprint
 from interp.directions import SafetyDirection
-from interp.inputs import Query
+from interp.inputs import Query, collate, to_prompt
 from interp.projection import coordinates
-from probes import auroc_interval, grouped_folds, out_of_fold_scores, shuffled_labels, train_and_apply
-from studies.material import Config, Material, load
-from studies.progress import phase
+from interp.vlm import VLM
+from probes import PROBES, auroc, measure, word_probe
+from studies import probing
+from studies.answers import answers
+from studies.guarding import mean
+from studies.material import BUILT_IN, TRAINED, WIDEST_LDA, Config, ConfigError, Material, load
+from studies.probing import FILLER, Extent, Known, Probed, as_control, drop_rows, shift_cosines
 from studies.records import tidy
 
-CONTROL_SEED = 1000
-"""Shuffled labels are dealt with seeds from here on, apart from those of folds and splits."""
+EXTENTS = {
+    "tiny": Extent(n_shuffles=1, n_tasks=0, n_swaps=100),
+    "quick": Extent(n_shuffles=2, n_tasks=0),
+    "full": Extent(
+        sites=("resid_post", "attn_out", "mlp_out"),
+        tokens=("last", "instruction", "image_mean", "text_mean"),
+        probes=tuple(PROBES),
+        by_category=True,
+        attacks=True,
+        trained=True,
+    ),
+}
+"""By scale."""
+FILLERS = (".", ",", "-", "_", "the", "a", "and")
+"""Words that say nothing; the first of them that is one token is taken."""
 
 
-def run(config: Config, material: Material | None = None) -> pd.DataFrame:
-    """AUROC of harmful against harmless, per layer and modality, with its controls.
+def run(config: Config, material: Material | None = None, extent: Extent | None = None) -> pd.DataFrame:
+    """Harmful against harmless at every place and in every modality, with controls.
 
-    Three questions, told apart by `probe` and `fit_modality`:
+    Three questions, told apart by `probe` and `setting`:
 
-    1. `logistic`, fitted and tested within a modality (folds by pair): is the difference there at all?
-    2. `logistic`, fitted on the text of the anchors, tested on each modality: is it where text has it?
+    1. probes fitted and tested within a modality (`folds`): is the difference there at all?
+    2. the first of them, fitted on the text of the `anchors`: is it where text has it?
     3. `ssd`, the coordinate on the safety steering direction: is it where the guard looks?
 
-    Beside them what needs no model: `length`, `opening` (first word and final punctuation), `bag_of_words`; the last
-    two fitted within the split, and on the anchors (`fit_modality` text), as probe and direction are.
+    Each with what it loses from text to the others (`auroc_drop`, `auroc_drop_p`); probes carried from modality to
+    modality; the modality gap; how modality shifts lie to the SSD (`shift_cosine`) and whether that tells attacks which
+    succeed (`asr_auroc`). The other columns are explained in `studies.probing`.
 
     Raises:
-        ValueError: fewer pairs than folds, or a class missing in one.
+        ProbeError: fewer pairs than folds, a class missing in one, places that do not exist.
     """
     material = material or load(config)
-    # 1. trace anchors as text, and the reported split in every modality
-    anchors = material.activations("anchors", "text")
-    direction = fit_direction(material)
-    states = {name: material.activations(config.split, name) for name in config.sizes.modalities}
-    groups = [query.group for query in material.queries[config.split]]
-    folds = grouped_folds(states["text"].harmful.values, groups, seed=config.seed)
-    deals = [
-        shuffled_labels(states["text"].harmful.values, states["text"].pair.values, CONTROL_SEED + config.seed + i)
-        for i in range(config.sizes.n_shuffles)
+    extent = _fitting(extent or EXTENTS[config.scale], material)
+    extent.check_layers(range(material.vlm.n_layers))
+    extent.folds(Known.of(material.queries[config.split]), config.seed)
+    rows = _measured(material, config.split, extent)
+    if extent.trained and TRAINED in material.queries and config.model == BUILT_IN:
+        rows += _measured(material, TRAINED, replace(_main(extent), n_shuffles=0, n_tasks=0))
+    if extent.n_tasks and not any(row["metric"] == "selectivity" for row in rows):
+        rows += _selectivity(material, replace(_main(extent), n_shuffles=0))
+    return tidy(material.labels | row for row in rows)
+
+
+def extent_of(scale: str, changes: Mapping) -> Extent:
+    """That of a scale, with changes.
+
+    Raises:
+        ConfigError: no such scale.
+        ProbeError: something in it does not exist.
+    """
+    if scale not in EXTENTS:
+        raise ConfigError(f"scale {scale!r} does not exist; expected one of {', '.join(EXTENTS)}")
+    return replace(EXTENTS[scale], **changes)
+
+
+def _main(extent: Extent) -> Extent:
+    """The first place and the first probe alone."""
+    return replace(
+        extent,
+        sites=extent.sites[:1],
+        tokens=extent.tokens[:1],
+        probes=extent.probes[:1],
+        by_category=False,
+        attacks=False,
+    )
+
+
+def _selectivity(material: Material, extent: Extent) -> Iterator[dict]:
+    """Control tasks on the anchors, where the split has too few queries that share their verb."""
+    read = {"sites": extent.sites, "tokens": extent.tokens}
+    states = {name: material.activations("anchors", name, **read) for name in material.config.sizes.modalities}
+    probed = Probed(states, extent, material.config.seed, verbs=_verbs(material.queries["anchors"]))
+    if "verb_labels" not in probed.plan.controls:
+        Console(stderr=True).print("no control task: hardly any verb stands in more than one pair of queries")
+        return
+    prompts = chain(*(material.prompts("anchors", name) for name in states))
+    about = {"states": fingerprint(material.vlm, list(prompts))}
+    for row in probing.run(probed, Path(material.config.out) / "probes", about, "control tasks, anchors"):
+        if row.get("control") == "verb_labels":
+            yield {"split": "anchors"} | row
+
+
+def _verbs(queries: Sequence[Query]) -> list[str]:
+    """What is to be done: the first word of what a picture shows of a request, else of its text."""
+    return [query.rendered.split()[0].lower() for query in queries]
+
+
+def _fitting(extent: Extent, material: Material) -> Extent:
+    """Without what would take hours on this model."""
+    if "lda" in extent.probes and material.vlm.d_model > WIDEST_LDA:
+        Console(stderr=True).print(
+            f"lda is left out: it inverts matrices of {material.vlm.d_model} x {material.vlm.d_model}"
+        )
+        return replace(extent, probes=tuple(name for name in extent.probes if name != "lda"))
+    return extent
+
+
+def _measured(material: Material, split: str, extent: Extent) -> list[dict]:
+    config, queries = material.config, material.queries[split]
+    # 1. the split in every modality, and the anchors as text
+    read = {"sites": extent.sites, "tokens": extent.tokens}
+    states = {name: material.activations(split, name, **read) for name in config.sizes.modalities}
+    template = filler_template(material.vlm, queries[0])
+    if template:
+        fillers = material.prompts(split, "text", template=template)
+        states[FILLER] = material.traced(fillers, f"trace {split}, filler tokens", **read)
+    tokens = [material.vlm.tokenizer.tokenize(query.text) for query in queries]
+    probed = Probed(
+        states,
+        extent,
+        config.seed,
+        material.activations("anchors", "text", **read),
+        lengths=[len(one) for one in tokens],
+        ends=[f"first={one[0]} last={one[-1]}" for one in tokens],
+        verbs=_verbs(queries),
+    )
+    # 2. probes, and what needs no model
+    prompts = [
+        *material.prompts("anchors", "text"),
+        *chain(*(material.prompts(split, name) for name in states if name != FILLER)),
     ]
-    # 2. probe every layer of every modality
-    rows = []
-    n_layers = material.vlm.n_layers
-    with phase("probes", len(states) * n_layers) as report:
-        for modality, traced in states.items():
-            for layer in range(n_layers):
-                resid = traced.resid_post.sel(layer=layer, token="last").values
-                fitted = anchors.resid_post.sel(layer=layer, token="last").values, anchors.harmful.values
-                place = {"modality": modality, "layer": layer, "site": "resid_post", "token": "last"}
-                is_harmful = traced.harmful.values
-                rows += [place | row for row in _within(resid, is_harmful, folds, deals)]
-                rows.append(place | _transfer(fitted, resid, is_harmful) | {"fit_modality": "text"})
-                rows.append(place | _along(direction, layer, resid, is_harmful) | {"fit_modality": "text"})
-                report(1)
-    # 3. what no model is needed for
-    rows += _baselines(material.queries["anchors"], material.queries[config.split], folds)
-    return tidy(material.labels | {"split": config.split} | row for row in rows)
+    about = {"states": fingerprint(material.vlm, prompts), "filler": template}
+    rows = probing.run(probed, Path(config.out) / "probes", about, f"probes, {split}")
+    rows += _taught_words(material.queries["anchors"], queries, probed)
+    # 3. the direction that the guard uses
+    answered = partial(_answered, material, split) if extent.attacks else None
+    rows += _direction_rows(probed, fit_direction(material), answered)
+    return [{"split": split} | row for row in rows]
 
 
 def fit_direction(material: Material) -> SafetyDirection:
@@ -76,60 +165,81 @@ def fit_direction(material: Material) -> SafetyDirection:
     return SafetyDirection.fit(material.activations("anchors", "text"), estimator, apart_from=tested)
 
 
-def _score(is_harmful: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> dict:
-    auroc, low, high = auroc_interval(is_harmful, scores)
-    return {"metric": "auroc", "value": auroc, "ci_low": low, "ci_high": high, "n": len(scores)}
+def filler_template(vlm: VLM, query: Query) -> str | None:
+    """Puts as many filler tokens before a request as a picture takes: is it the picture, or the distance?
+
+    Returns:
+        None where pictures take no place in the sequence, or no filler is one token of this model.
+    """
+    length_of = lambda prompt: collate(vlm, [prompt])["input_ids"].shape[1]  # noqa: E731
+    plain, pictured = (length_of(to_prompt(query, name, vlm.picture_size)) for name in ("text", "blank"))
+    for word in FILLERS if pictured > plain else ():
+        template = " ".join([word] * (pictured - plain)) + " {request}"
+        if length_of(to_prompt(query, "text", vlm.picture_size, template)) == pictured:
+            return template
+    return None
 
 
-def _within(resid, is_harmful, folds, deals: list[Bool[np.ndarray, " n"]]) -> Iterator[dict]:
-    """The probe, and its control: the mean over all deals of shuffled labels, from the least to the largest of them."""
-    logistic = {"probe": "logistic"}
-    yield logistic | _score(is_harmful, out_of_fold_scores(resid, is_harmful, folds))
-    scores = [roc_auc_score(dealt, out_of_fold_scores(resid, dealt, folds)) for dealt in deals]
-    spread = {"value": np.mean(scores), "ci_low": min(scores), "ci_high": max(scores), "n": len(is_harmful)}
-    yield logistic | {"control": "shuffled_labels", "metric": "auroc"} | spread
+def _taught_words(anchors: Sequence[Query], queries: Sequence[Query], probed: Probed) -> Iterator[dict]:
+    """What the wording alone gives away to a word probe that is fitted on the anchors, as the SSD is."""
+    taught = np.array([query.harmful for query in anchors])
+    known, shown = (np.array([query.text for query in some], dtype=object) for some in (anchors, queries))
+    scores = word_probe().fit(known, taught).decision_function(shown)
+    about = {"probe": "bag_of_words", "setting": "anchors", "modality": "text", "fit_modality": "text"}
+    yield about | auroc(probed.is_harmful, scores, probed.groups).row()
 
 
-def _transfer(fitted, resid, is_harmful) -> dict:
-    return {"probe": "logistic"} | _score(is_harmful, train_and_apply(*fitted, resid))
+def _direction_rows(probed: Probed, direction: SafetyDirection, answered: Callable | None) -> Iterator[dict]:
+    """The coordinate as a probe, its border half way between the anchors' means; and where modality shifts point."""
+    place, is_harmful = ("resid_post", "last"), probed.is_harmful
+    if place not in probed.places:
+        return
+    found, about = {}, {"site": place[0], "token": place[1], "estimator": direction.estimator}
+    as_probe = about | {"probe": "ssd", "setting": "anchors", "fit_modality": "text"}
+    for layer in probed.layers:
+        for name, resid in probed.at(layer, place).items():
+            distances = coordinate(direction, layer, resid).astype(float) - direction.midpoint(layer)
+            found.setdefault(name, []).append(distances)
+            told = as_probe | {"modality": name, "layer": layer}
+            yield from (as_control(told | one.row()) for one in measure(is_harmful, distances, probed.groups))
+    by_modality = {name: np.stack(by_layer) for name, by_layer in found.items()}
+    for row in drop_rows(by_modality, is_harmful, probed.groups, probed.layers, probed.extent.n_swaps):
+        yield as_probe | row
+    for name in by_modality:
+        if name != "text":
+            for row in _shift_rows(probed, place, direction, name, answered):
+                yield as_control(about | {"modality": name} | row)
 
 
-def _along(direction: SafetyDirection, layer: int, resid, is_harmful) -> dict:
-    return {"probe": "ssd", "estimator": direction.estimator} | _score(is_harmful, coordinate(direction, layer, resid))
+def _shift_rows(
+    probed: Probed, place: tuple[str, str], direction: SafetyDirection, modality: str, answered: Callable | None
+) -> Iterator[dict]:
+    """ShiftDC's cosine by class; and the AUROC with which it tells attacks that succeed (a shift away from harmful)."""
+    # Fillers are no attack.
+    succeeds = answered(modality) if answered and modality != FILLER else None
+    for layer in probed.layers:
+        states = probed.at(layer, place)
+        cosines = shift_cosines(states["text"], states[modality], direction.basis[layer, 0].numpy())
+        for label, category in ((True, "harmful"), (False, "harmless")):
+            told = {"layer": layer, "category": category, "interval": "95 %, other queries, bootstrap"}
+            yield told | mean("shift_cosine", cosines[probed.is_harmful == label])
+        if succeeds is None or len(set(succeeds)) < 2:
+            continue
+        tells = auroc(succeeds, -cosines[probed.is_harmful], probed.groups[probed.is_harmful])
+        yield {"layer": layer, "category": "harmful"} | replace(tells, metric="asr_auroc").row()
+
+
+def _answered(material: Material, split: str, modality: str) -> Bool[np.ndarray, " harmful"]:
+    """Whether each harmful request is answered, coherently: an attack that succeeds."""
+    prompts = [prompt for prompt in material.prompts(split, modality) if prompt.query.harmful]
+    given, judge = answers(material.vlm, prompts, material.config.generation), material.judges[0]
+    pairs = zip(prompts, given, strict=True)
+    return np.array([not judge.refuses(said) and judge.is_coherent(said, prompt.query) for prompt, said in pairs])
 
 
 def coordinate(direction: SafetyDirection, layer: int, resid: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
     """First coordinate on the SSD of a layer."""
     return coordinates(torch.from_numpy(resid), direction.basis[layer])[:, 0].numpy()
-
-
-def _baselines(anchors: tuple[Query, ...], queries: tuple[Query, ...], folds) -> Iterator[dict]:
-    """What the wording alone gives away: fitted within the split (folds by pair), and on the anchors as the SSD is."""
-    is_harmful = np.array([query.harmful for query in queries])
-    taught = np.array([query.harmful for query in anchors])
-    lengths = np.array([len(query.text) for query in queries], dtype=float)
-    # Length has no direction of its own: either way of telling the classes apart counts.
-    length = _score(is_harmful, lengths)
-    if length["value"] < 0.5:
-        length = _score(is_harmful, -lengths)
-    yield {"probe": "length", "modality": "text"} | length
-    for name, write in (("opening", _opening), ("bag_of_words", lambda query: query.text)):
-        shown, known = (np.array([write(q) for q in chosen], dtype=object) for chosen in (queries, anchors))
-        scores = np.empty(len(shown))
-        for train, test in folds:
-            scores[test] = _word_probe().fit(shown[train], is_harmful[train]).decision_function(shown[test])
-        yield {"probe": name, "modality": "text"} | _score(is_harmful, scores)
-        applied = _word_probe().fit(known, taught).decision_function(shown)
-        yield {"probe": name, "modality": "text", "fit_modality": "text"} | _score(is_harmful, applied)
-
-
-def _opening(query: Query) -> str:
-    """First word and final punctuation."""
-    return f"{query.text.split()[0].lower()} end{ord(query.text.strip()[-1])}"
-
-
-def _word_probe() -> Pipeline:
-    return make_pipeline(TfidfVectorizer(token_pattern=r"\S+"), LogisticRegression(C=10, max_iter=1000))
 
 
 def points(material: Material) -> pd.DataFrame:

@@ -22,8 +22,7 @@ from interp.inputs import TYPOGRAPHIC, text_prompt
 from interp.lens import ATTENDED, Lens, writers
 from interp.patching import patch, recovered
 from studies.guarding import mean
-from studies.layer_sweep import SWEPT
-from studies.material import Config, Material, load
+from studies.material import SWEPT, Config, Material, load
 from studies.progress import phase
 from studies.records import tidy
 from studies.scores import refusal_scores

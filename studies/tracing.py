@@ -43,14 +43,15 @@ class Asked:
         """Raises:
         TraceError: layers that are no numbers.
         """
-        options = {"sites": _words(sites), "batch_size": batch_size, "dtype": stored_as}
+        options = {"sites": words(sites), "batch_size": batch_size, "dtype": stored_as}
         options["skip_unreadable"] = skip_unreadable
-        options["tokens"] = ALL if tokens == ALL else tuple(_as_place(token) for token in _words(tokens))
-        options["layers"] = _numbers(layers) if layers else None
-        return cls(_words(modality), options)
+        options["tokens"] = ALL if tokens == ALL else tuple(_as_place(token) for token in words(tokens))
+        options["layers"] = numbers(layers) if layers else None
+        return cls(words(modality), options)
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """From `a,b`."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
@@ -58,10 +59,14 @@ def _as_place(token: str) -> str | int:
     return int(token) if token.removeprefix("-").isdecimal() else token
 
 
-def _numbers(layers: str) -> list[int]:
-    """From `0,5,8-12`."""
+def numbers(layers: str) -> list[int]:
+    """From `0,5,8-12`.
+
+    Raises:
+        TraceError: no numbers.
+    """
     found = []
-    for part in _words(layers):
+    for part in words(layers):
         first, _, last = part.partition("-")
         if not (first.isdecimal() and (last.isdecimal() or part == first)):
             raise TraceError(f"layers {layers!r}; expected numbers and ranges, as 0,5,8-12")

@@ -3,13 +3,17 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from probes import auroc_interval, wilson_interval
+from probes import auroc_difference, auroc_interval, wilson_interval
+
+N_SIMULATED = 600
 
 
-def normal_scores(rng, auroc, n):
+def normal_scores(rng, auroc, n, shared=0.0):
+    """Harmful and harmless partners side by side; `shared` is the correlation of their scores."""
     shift = np.sqrt(2) * norm.ppf(auroc)
     labels = np.tile([True, False], n)
-    return labels, rng.normal(size=2 * n) + shift * labels
+    of_pair = np.repeat(rng.normal(size=n), 2)
+    return labels, np.sqrt(shared) * of_pair + np.sqrt(1 - shared) * rng.normal(size=2 * n) + shift * labels
 
 
 def test_auroc_equals_scikit_learn_also_with_ties():
@@ -19,14 +23,26 @@ def test_auroc_equals_scikit_learn_also_with_ties():
         assert auroc_interval(labels, values)[0] == pytest.approx(roc_auc_score(labels, values), abs=1e-12)
 
 
-@pytest.mark.parametrize("auroc", [0.6, 0.8, 0.95])
-def test_the_auroc_interval_covers_as_often_as_it_says(auroc):
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(600):
-        _, low, high = auroc_interval(*normal_scores(rng, auroc, 60))
+@pytest.mark.parametrize("shared", [None, 0.0, 0.5])
+@pytest.mark.parametrize("auroc", [0.6, 0.8, 0.9, 0.95])
+def test_the_auroc_interval_covers_as_often_as_it_says(auroc, shared):
+    """At 100 pairs; without groups, with groups that do not matter, and with partners that hang together."""
+    rng, covered, pairs = np.random.default_rng(0), 0, np.repeat(np.arange(100), 2)
+    for _ in range(N_SIMULATED):
+        labels, scores = normal_scores(rng, auroc, 100, shared or 0.0)
+        _, low, high = auroc_interval(labels, scores, None if shared is None else pairs)
         covered += low <= auroc <= high
-    assert 0.92 <= covered / 600 <= 0.98
+    assert 0.92 <= covered / N_SIMULATED <= 0.98
+
+
+def test_partners_that_hang_together_make_the_interval_narrower_and_clones_wider():
+    labels, scores = normal_scores(np.random.default_rng(0), 0.8, 100, shared=0.7)
+    width = lambda *given: np.ptp(auroc_interval(*given)[1:])  # noqa: E731
+    pairs = np.repeat(np.arange(100), 2)
+    assert width(labels, scores, pairs) < 0.8 * width(labels, scores)
+    twice = np.tile(labels, 2), np.tile(scores, 2)
+    assert width(*twice, np.tile(np.arange(200), 2)) == pytest.approx(width(labels, scores, np.arange(200)), rel=0.01)
+    assert width(*twice) < 0.8 * width(labels, scores)
 
 
 def test_complete_separation_gets_a_one_sided_bound():
@@ -34,6 +50,25 @@ def test_complete_separation_gets_a_one_sided_bound():
     value, low, high = auroc_interval(labels, labels.astype(float))
     assert (value, high) == (1.0, 1.0) and 0.94 < low < 0.96
     assert auroc_interval(labels, -labels.astype(float))[:2] == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.8, 0.8), (0.9, 0.7)])
+def test_the_interval_of_a_difference_covers_as_often_as_it_says(first, second):
+    """The same queries, scored twice, with noise in common."""
+    rng, covered, pairs = np.random.default_rng(0), 0, np.repeat(np.arange(100), 2)
+    for _ in range(N_SIMULATED):
+        labels, one = normal_scores(rng, 0.5, 100)
+        other = 0.6 * one + 0.8 * rng.normal(size=200)
+        scores = [s + np.sqrt(2) * norm.ppf(a) * labels for s, a in ((one, first), (other, second))]
+        _, low, high = auroc_difference(labels, *scores, pairs)
+        covered += low <= first - second <= high
+    assert 0.92 <= covered / N_SIMULATED <= 0.98
+
+
+def test_a_difference_without_mistakes_is_still_uncertain():
+    labels = np.tile([True, False], 60)
+    value, low, high = auroc_difference(labels, labels * 1.0, labels * 2.0)
+    assert value == 0 and low == -high and 0.04 < high < 0.06
 
 
 def test_bad_scores_are_named():

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from probes import auroc_interval, grouped_folds, out_of_fold_scores, shuffled_labels, train_and_apply
+from probes import PROBES, FoldedProbe, LogisticProbe, auroc_interval, grouped_folds
+
+ALL = pytest.mark.parametrize("kind", list(PROBES.values()), ids=list(PROBES))
 
 
 @pytest.fixture
@@ -15,36 +20,87 @@ def planted():
     return features, harmful, np.repeat([f"p{i}" for i in range(60)], 2)
 
 
-def test_a_probe_finds_the_planted_axis_and_shuffled_labels_do_not(planted):
+@ALL
+def test_a_probe_finds_the_planted_axis(kind, planted):
+    features, harmful, pairs = planted
+    probe = kind().fit(features, harmful, pairs)
+    assert probe.direction[0] > 0.8 and np.linalg.norm(probe.direction) == pytest.approx(1)
+    folds = grouped_folds(harmful, pairs)
+    folded = FoldedProbe.fit(kind(), features, harmful, folds, pairs)
+    assert auroc_interval(harmful, folded.distances(features), pairs)[0] > 0.95
+    without = features.copy()
+    without[:, 0] = 0
+    blind = FoldedProbe.fit(kind(), without, harmful, folds, pairs)
+    assert abs(auroc_interval(harmful, blind.distances(without), pairs)[0] - 0.5) < 0.2
+
+
+@ALL
+def test_a_probe_is_an_estimator_like_others(kind, planted):
+    features, harmful, _ = planted
+    names = np.where(harmful, "yes", "no")
+    assert cross_val_score(clone(kind()), features, names, cv=3).mean() > 0.75
+    probe = kind().fit(features, names)
+    assert list(probe.classes_) == ["no", "yes"]
+    assert ((probe.decision_function(features) > 0) == (probe.predict(features) == "yes")).all()
+    if probe.gives_probability:
+        np.testing.assert_allclose(probe.predict_proba(features).sum(1), 1)
+
+
+CHECKED_IN_TESTS = {
+    "check_do_not_raise_errors_in_init_or_set_params": "tests check types, and settings of others are none"
+}
+
+
+@parametrize_with_checks([LogisticProbe()], expected_failed_checks=lambda probe: CHECKED_IN_TESTS)
+def test_scikit_learn_takes_it_for_one_of_its_own(estimator, check):
+    check(estimator)
+
+
+@ALL
+def test_features_that_say_nothing_are_refused(kind):
+    labels = np.tile([True, False], 10)
+    with pytest.raises(ValueError, match="all 4 features are constant over 20 rows"):
+        kind().fit(np.ones((20, 4)), labels)
+    with pytest.raises(ValueError, match="NaN"):
+        kind().fit(np.full((20, 4), np.nan), labels)
+    with pytest.raises(ValueError, match="Only binary"):
+        kind().fit(np.random.default_rng(0).normal(size=(20, 4)), np.ones(20))
+
+
+def test_one_gram_matrix_serves_every_fold_where_features_are_not_scaled(planted):
+    features, harmful, pairs = planted
+    folds, settings = grouped_folds(harmful, pairs), {"penalties": (0.01, 1.0), "scaled": False}
+    folded = FoldedProbe.fit(LogisticProbe(**settings), features, harmful, folds, pairs)
+    for (train, test), one in zip(folds, folded.fitted[0], strict=True):
+        alone = LogisticProbe(**settings).fit(features[train], harmful[train], pairs[train])
+        assert one.penalty == alone.penalty_
+        np.testing.assert_allclose(one.weights, alone.coef_[0], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(folded.scores(features)[test], alone.decision_function(features[test]), atol=1e-6)
+
+
+def test_several_sets_of_labels_are_fitted_as_if_each_were_alone(planted):
+    features, harmful, pairs = planted
+    folds, other = grouped_folds(harmful, pairs), np.roll(harmful, 1)
+    together = FoldedProbe.fit(LogisticProbe(), features, np.stack([harmful, other]), folds, pairs)
+    alone = FoldedProbe.fit(LogisticProbe(), features, other, folds, pairs)
+    np.testing.assert_array_equal(together.scores(features, 1), alone.scores(features))
+
+
+def test_a_row_is_scored_by_a_probe_that_has_not_seen_its_pair(planted):
+    """In other features too: a pair that is moved there is not where its own probe was fitted."""
     features, harmful, pairs = planted
     folds = grouped_folds(harmful, pairs)
-    assert auroc_interval(harmful, out_of_fold_scores(features, harmful, folds))[0] > 0.95
-    dealt = shuffled_labels(harmful, pairs, 0)
-    assert sorted(dealt) == sorted(harmful)
-    assert abs(auroc_interval(dealt, out_of_fold_scores(features, dealt, folds))[0] - 0.5) < 0.15
+    before = FoldedProbe.fit(LogisticProbe(), features, harmful, folds, pairs).scores(features)
+    _, test = folds[0]
+    changed = features.copy()
+    changed[test] *= 7
+    after = FoldedProbe.fit(LogisticProbe(), changed, harmful, folds, pairs).scores(features)
+    np.testing.assert_array_equal(before[test], after[test])
+    assert (before != after).any()
 
 
-def test_folds_never_divide_a_pair_and_test_each_row_once(planted):
-    _, harmful, pairs = planted
-    folds = grouped_folds(harmful, pairs)
-    for train, test in folds:
-        assert not set(pairs[train]) & set(pairs[test])
-    assert sorted(np.concatenate([test for _, test in folds])) == list(range(120))
-
-
-def test_rows_without_a_pair_stand_alone():
-    folds = grouped_folds(np.tile([True, False], 10), [""] * 20)
-    assert {len(test) for _, test in folds} == {4}
-
-
-def test_a_probe_carries_over_to_another_set(planted):
-    features, harmful, _ = planted
-    scores = train_and_apply(features[:60], harmful[:60], features[60:])
-    assert auroc_interval(harmful[60:], scores)[0] > 0.95
-
-
-def test_too_few_pairs_and_one_sided_folds_are_named():
-    with pytest.raises(ValueError, match="3 pairs can't be divided into 5 folds"):
-        grouped_folds(np.array([True, False] * 3), ["a", "a", "b", "b", "c", "c"])
-    with pytest.raises(ValueError, match="1 queries of the rarer class"):
-        grouped_folds(np.array([True] + [False] * 19), [""] * 20)
+def test_one_class_in_a_fold_is_named(planted):
+    features, harmful, pairs = planted
+    folds = [(np.flatnonzero(harmful), np.flatnonzero(~harmful))]
+    with pytest.raises(ValueError, match="fold 1 of 1 is fitted on one class only"):
+        FoldedProbe.fit(LogisticProbe(), features, harmful, folds, pairs)

@@ -1,0 +1,130 @@
+"""`vlm-guard probe` and `vlm-guard sweep`: a study by itself, into a folder."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+import figures
+from interp.guard import Guard
+from studies import layer_selection, layer_sweep, probing, separability
+from studies.guards import resolved
+from studies.material import Config, load
+from studies.probing import Extent
+from studies.records import first_judge, tidy, write_config, write_provenance, write_table
+from studies.repro import writable_folder
+from studies.selection import judged_standing
+from studies.sweep_grid import Grid
+
+
+def probe(config: Config, changes: dict, console: Console) -> pd.DataFrame:
+    """The separability study, with another extent than the scale's where asked for.
+
+    Raises:
+        ProbeError: an extent with something in it that does not exist.
+        ConfigError, QueryFileError, ModelError: see `studies.material.load`.
+    """
+    extent = separability.extent_of(config.scale, changes)
+    out = writable_folder(config.out)
+    material = load(config)
+    write_config(out, config)
+    table = separability.run(config, material, extent)
+    write_provenance(out, config, material.inputs())
+    return _told(table, out, console)
+
+
+def probe_store(
+    store: Path, out: str, extent: Extent, modalities: Sequence[str], split: str, seed: int, console: Console
+) -> pd.DataFrame:
+    """Probes on what was traced before; needs no model.
+
+    Raises:
+        StoreError, ProbeError: see `studies.probing.of_store`.
+    """
+    probed = probing.of_store(store, extent, modalities, split, seed)
+    folder = writable_folder(out)
+    about = {"store": json.loads((store / "header.json").read_text(encoding="utf-8")), "split": split}
+    rows = probing.run(probed, folder / "probes", about | {"modalities": list(probed.states)})
+    labels = {"model": about["store"]["about"]["model"], "dataset": store.name, "split": split, "seed": seed}
+    return _told(tidy(labels | row for row in rows), folder, console)
+
+
+def _told(table: pd.DataFrame, out: Path, console: Console) -> pd.DataFrame:
+    """Written, drawn, and in words."""
+    write_table(table, out, "separability")
+    drawn = figures.save(figures.probe_auroc(table), out, "probe_auroc")
+    for line in probing.in_words(table):
+        console.print(f"- {line}", soft_wrap=True)
+    for path in (out / "separability.csv", *(path for path in drawn if path.suffix == ".png")):
+        console.print(f"  {path}", soft_wrap=True)
+    return table
+
+
+def sweep(
+    config: Config,
+    grid: Grid,
+    console: Console,
+    top: int | None = None,
+    halving: bool = False,
+    ray: str | None = None,
+    cpus_per_worker: int = 1,
+) -> Guard:
+    """The sweep, what other selection rules would have picked, and the chosen configuration as a guard.
+
+    Raises:
+        GridError: a grid with nothing in it, or layers that do not exist.
+        ConfigError, QueryFileError, ModelError: see `studies.material.load`.
+    """
+    out = writable_folder(config.out)
+    material = load(config)
+    grid.windows(material.vlm.n_layers)
+    write_config(out, config)
+    (out / "grid.json").write_text(json.dumps(asdict(grid), indent=1) + "\n", encoding="utf-8")
+    table = layer_sweep.run(config, material, grid, top, halving, ray, cpus_per_worker)
+    write_table(table, out, "layer_sweep")
+    selected = layer_selection.run(config, material, ray, cpus_per_worker)
+    write_table(selected, out, "layer_selection")
+    write_provenance(out, config, material.inputs())
+    reading = layer_sweep.chosen(table, material, grid)
+    guard = replace(reading.guard, source=reading.source)
+    marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
+    best = first_judge(marked[marked.selection_rule == marked.selection_rule.iloc[0]])
+    numbers = {name: float(value) for name, value in judged_standing(best).items() if name != "excess"}
+    guard.save_pretrained(out / "guard", resolved(material.vlm), numbers)
+    console.print(_finalists(table))
+    for line in layer_selection.in_words(selected):
+        console.print(f"- {line}", soft_wrap=True)
+    for path in (out / "layer_sweep.csv", out / "layer_selection.csv", out / "guard"):
+        console.print(f"  {path}", soft_wrap=True)
+    return guard
+
+
+def _finalists(table: pd.DataFrame) -> Table:
+    """The finalists, from the best on validation to the last."""
+    shown = Table(title="Finalists on validation: shares refused, KL in nats")
+    for name in ("layers", "rule", "gate", "strength", "refused", "harmless", "KL", ""):
+        shown.add_column(name, overflow="fold")
+    rows = first_judge(table[(table.setting == "finalists") & (table.defence == "guard")])
+    keys = [
+        "layer",
+        *(["last_layer"] if "last_layer" in rows else []),
+        "direction_layer",
+        "source",
+        "estimator",
+        "rank",
+    ]
+    keys += ["rule", "gate", "gate_scope", "positions", "strength", "token"]
+    for key, some in rows.groupby(keys, dropna=False, sort=False):
+        one, found = dict(zip(keys, key, strict=True)), judged_standing(some)
+        last = one.get("last_layer")
+        layers = f"{one['layer']:.0f}" if pd.isna(last) else f"{one['layer']:.0f}-{last:.0f}"
+        strength = "" if pd.isna(one["strength"]) else f"{one['strength']:g}"
+        values = (f"{found[name]:.3f}" for name in ("refusal", "over_refusal", "kl"))
+        mark = some.selection_rule.dropna()
+        told = "" if mark.empty else ("best single" if mark.iloc[0].endswith("single layer") else "best")
+        shown.add_row(layers, one["rule"], one["gate"], strength, *values, told)
+    return shown

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from probes import category_folds, control_task, grouped_folds, shuffled_labels
+
+HARMFUL = np.tile([True, False], 60)
+PAIRS = np.repeat([f"p{i}" for i in range(60)], 2)
+
+
+def test_folds_never_divide_a_pair_and_test_each_row_once():
+    folds = grouped_folds(HARMFUL, PAIRS)
+    for train, test in folds:
+        assert not set(PAIRS[train]) & set(PAIRS[test])
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(120))
+
+
+def test_rows_without_a_pair_stand_alone():
+    folds = grouped_folds(np.tile([True, False], 10), [""] * 20)
+    assert {len(test) for _, test in folds} == {4}
+
+
+def test_too_few_pairs_and_one_sided_folds_are_named():
+    with pytest.raises(ValueError, match="3 pairs can't be divided into 5 folds"):
+        grouped_folds(np.array([True, False] * 3), ["a", "a", "b", "b", "c", "c"])
+    with pytest.raises(ValueError, match="1 queries of the rarer class"):
+        grouped_folds(np.array([True] + [False] * 19), [""] * 20)
+
+
+def test_each_category_is_left_out_once():
+    categories = np.repeat(["violence", "weapons", "fraud"], 40)
+    folds = category_folds(HARMFUL, categories)
+    assert [set(categories[test]) for _, test in folds] == [{"fraud"}, {"violence"}, {"weapons"}]
+    assert all(not set(categories[train]) & set(categories[test]) for train, test in folds)
+
+
+def test_categories_that_cannot_be_left_out_are_named():
+    with pytest.raises(ValueError, match="all queries are of category 'fraud'"):
+        category_folds(HARMFUL, ["fraud"] * 120)
+    with pytest.raises(ValueError, match="1 queries have no category"):
+        category_folds(HARMFUL, ["fraud"] * 60 + ["weapons"] * 59 + [""])
+    with pytest.raises(ValueError, match="category 'weapons' has queries of one class only"):
+        category_folds(HARMFUL, np.where(np.arange(120) == 0, "weapons", "fraud"))
+
+
+def test_shuffled_labels_keep_each_pair_one_of_each_and_are_half_right():
+    dealt = [shuffled_labels(HARMFUL, PAIRS, seed) for seed in range(50)]
+    assert all((one.reshape(60, 2).sum(1) == 1).all() for one in dealt)
+    assert np.mean([one == HARMFUL for one in dealt]) == pytest.approx(0.5, abs=0.04)
+    assert len({one.tobytes() for one in dealt}) == 50
+    exact = shuffled_labels(HARMFUL, PAIRS, 0, exactly_half=True)
+    assert (exact == HARMFUL).sum() == 60
+
+
+def test_a_probe_does_no_better_and_no_worse_than_chance_on_shuffled_labels():
+    """Half of the pairs exactly would leave folds that contradict each other: 0.4 where classes are far apart."""
+    from probes import FoldedProbe, LogisticProbe, auroc_interval
+
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(120, 8)) + 4 * HARMFUL[:, None]
+    folds, found = grouped_folds(HARMFUL, PAIRS), {}
+    for exactly_half in (False, True):
+        deals = np.stack([shuffled_labels(HARMFUL, PAIRS, seed, exactly_half) for seed in range(30)])
+        fitted = FoldedProbe.fit(LogisticProbe(penalties=(0.1,)), features, deals, folds, PAIRS)
+        found[exactly_half] = np.mean(
+            [auroc_interval(d, fitted.distances(features, i))[0] for i, d in enumerate(deals)]
+        )
+    assert found[False] == pytest.approx(0.5, abs=0.04) and found[True] < 0.46
+
+
+def test_a_control_task_labels_words_alike_wherever_they_stand():
+    words = np.array([f"verb{i % 10}" for i in range(120)])
+    task = control_task(words, 0)
+    assert all(len(set(task[words == word])) == 1 for word in words)
+    assert task.mean() == 0.5
+    assert len({control_task(words, seed).tobytes() for seed in range(10)}) > 5
+
+
+def test_there_is_no_control_task_where_words_do_not_recur():
+    assert control_task(np.repeat([f"verb{i}" for i in range(60)], 2), 0) is None
+    assert control_task(["make"] * 60 + ["take"] * 60, 0) is None
