@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from interp.families import ModelError, first_line
 from interp.spots import TraceError
@@ -23,6 +23,7 @@ MOST_DEATHS = 3
 """Of workers over the same piece. After that it is not the machine's fault."""
 
 
+@runtime_checkable
 class Piecework(Protocol):
     """Sent to every worker; what it makes there stays there."""
 

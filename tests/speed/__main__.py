@@ -11,7 +11,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from transformers import StoppingCriteria
 from interp import VLM, collate, ride
 from interp.inputs import text_batch
 from interp.reading import Reading, read
-from tests.speed import contenders
+from tests.speed import contenders, probing
 from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, plain, raw_hooks, transformer_lens
 from tests.speed.model import Load, bench_guard, bench_vlm, built_in_vlm, generate
 
@@ -215,6 +217,37 @@ def rows(rounds: int) -> list[dict]:
     return found
 
 
+def probes(rounds: int) -> list[dict]:
+    """Nested choice of the penalty for linear probes, over the places of a study."""
+    found, n = [], max(1, rounds // 2)
+    for width, scaled in product(probing.WIDTHS, (True, False)):
+        print(f"probes, width {width}, {'scaled' if scaled else 'centred'}", file=sys.stderr, flush=True)
+        places = [probing.states(width, seed) for seed in range(probing.N_TIMED)]
+        said = {}
+
+        def run(name: str, fit: Callable, places=places, scaled=scaled, said=said) -> None:
+            said[name] = [fit(states, scaled) for states in places]
+
+        calls = {"ours": partial(run, "ours", probing.ours), "plain": partial(run, "plain", probing.plain)}
+        seconds = by_turns(calls, n, warm_up=False)
+        for (mine, my_penalties), (theirs, penalties) in zip(said["ours"], said["plain"], strict=True):
+            apart = (np.abs(mine - theirs).max(1) / np.abs(theirs).max(1)).max()
+            assert np.allclose(my_penalties, penalties) and apart < probing.AGREEMENT, f"other probes: {apart:.1e}"
+        n_places = probing.N_LAYERS * probing.N_MODALITIES
+        about = {"model": f"{width} dimensions, {'scaled' if scaled else 'centred'}", "n_prompts": len(places[0])}
+        about |= {
+            "pictures": "none",
+            "contender": f"scikit-learn ({probing.N_TIMED} of {n_places} places timed)",
+            "n": n,
+        }
+        found.append(
+            about | {"measure": "probes: times as long as ours"} | quartiles(seconds["plain"] / seconds["ours"])
+        )
+        mine = about | {"contender": "probes", "measure": "seconds"}
+        found.append(mine | quartiles(seconds["ours"] * n_places / probing.N_TIMED))
+    return found
+
+
 def _parts(prompts: Sequence) -> list[Sequence]:
     return [prompts[i : i + contenders.BATCH_SIZE] for i in range(0, len(prompts), contenders.BATCH_SIZE)]
 
@@ -240,7 +273,7 @@ def _peak(*what: str) -> float:
     return float(ran.stdout.strip().splitlines()[-1])
 
 
-PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, rows, memory)}
+PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, rows, probes, memory)}
 
 
 def machine() -> dict[str, str | int | float]:

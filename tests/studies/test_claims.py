@@ -33,15 +33,19 @@ def tables(
     over_refusal=0.02,
     effect=0.3,
 ):
+    own = {"probe": "logistic", "setting": "folds", "modality": "text", "fit_modality": "text", "metric": "auroc"}
+    own |= {"split": "test", "site": "resid_post", "token": "last"}
+    along = {"probe": "ssd", "setting": "anchors"}
     separability = [
-        value(text, probe="logistic", modality="text", layer=LAYER),
-        value(0.5, probe="logistic", modality="text", layer=LAYER, control="shuffled_labels"),
-        value(0.6, probe="logistic", modality="text", layer=1),
-        value(0.9, probe="bag_of_words", modality="text", fit_modality="text"),
-        value(text, probe="ssd", modality="text", fit_modality="text", layer=LAYER),
-        value(blank, probe="ssd", modality="blank", fit_modality="text", layer=LAYER),
+        value(text, **own, layer=LAYER),
+        value(0.5, **own, layer=LAYER, control="shuffled_labels"),
+        value(0.6, **own, layer=1),
+        value(0.9, **own | {"split": "train"}, layer=LAYER),
+        value(0.9, **own | {"probe": "bag_of_words", "setting": "anchors", "site": None, "token": None}),
+        value(text, **own | along, layer=LAYER),
+        value(blank, **own | along | {"modality": "blank"}, layer=LAYER),
     ]
-    refusal = {"metric": "refusal_rate", "modality": "blank", "judge": "exact@1"}
+    refusal = {"metric": "refusal_rate", "modality": "blank", "judge": "exact@1", "setting": "finalists"}
     sweep = [
         value(0.4, defence="unguarded", **refusal),
         value(0.9, defence="guard", rule="substitute", layer=LAYER, strength=1.0, selection_rule="limit", **refusal),
@@ -86,7 +90,7 @@ def tables(
             frame[column] = frame.get(column)
     frames[2]["model"], frames[2]["dataset"] = model, dataset
     separability, sweep, defence = frames
-    return Tables(separability, sweep, pd.DataFrame(readings), defence, signal_path=pd.DataFrame())
+    return Tables(separability, sweep, pd.DataFrame(), pd.DataFrame(readings), defence, pd.DataFrame())
 
 
 def verdict(tables, claim):

@@ -12,7 +12,8 @@ from interp.directions import SafetyDirection
 from interp.guard import Guard
 from studies.material import Config, load
 from studies.reading_grid import Ingredients, Reading
-from studies.readings import FALLBACK_RULE, SELECTION_RULE, _Ground, choose, chosen_reading, run
+from studies.readings import _Ground, choose, chosen_reading, run
+from studies.selection import FALLBACK_RULE, SELECTION_RULE
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from studies.records import COLUMNS, read_table, tidy
 pytestmark = pytest.mark.usefixtures("thin_grid")
 BENCHMARKS = Path(os.environ.get("VLM_GUARD_BENCHMARKS", "benchmarks"))
 """Published files, as their authors lay them out; the project ships none."""
-TABLES = ("separability", "points", "layer_sweep", "readings", "defence", "signal_path", "claims")
+TABLES = ("separability", "points", "layer_sweep", "layer_selection", "readings", "defence", "signal_path", "claims")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,10 @@ def test_it_writes_tables_figures_config_and_provenance(finished):
     names = {path.name for path in Path(config.out).iterdir()}
     drawn = {
         f"{name}.{end}"
-        for name in ("hidden_states", "probe_auroc", "coordinates", "layer_sweep", "readings", "defence")
+        for name in (
+            *("hidden_states", "probe_auroc", "transfer", "coordinates", "layer_sweep", "pareto", "layer_selection"),
+            *("readings", "defence"),
+        )
         for end in ("pdf", "png")
     }
     assert {f"{name}.csv" for name in TABLES} | drawn | {"config.json", "provenance.json"} <= names
@@ -54,7 +57,7 @@ def test_it_writes_tables_figures_config_and_provenance(finished):
 
 def test_tables_are_tidy_with_intervals_and_n(finished):
     _, tables, _ = finished
-    for table in (tables.separability, tables.layer_sweep, tables.readings, tables.defence, tables.signal_path):
+    for table in vars(tables).values():
         assert list(table.columns) == [column for column in COLUMNS if column in table.columns]
         filled = table[table.value.notna() & (table.n > 1) & (table.metric != "attribution_error")]
         assert (filled.ci_low <= filled.value + 1e-9).all() and (filled.value <= filled.ci_high + 1e-9).all()
