@@ -71,7 +71,9 @@ def _main_place(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     """AUROCs of the reported split where the controls stand: at the first site and token."""
     columns = ["split", "setting", "site", "token", "probe", "modality", "fit_modality", "layer", "control", "metric"]
     need(table, [*columns, "value", "ci_low", "ci_high"], figure)
-    table = table[(table.metric == "auroc") & ~table.split.isin(SIDE_SPLITS)]
+    # Beside others they are not what is reported; by themselves they are.
+    is_side = table.split.isin(SIDE_SPLITS)
+    table = table[(table.metric == "auroc") & (~is_side | is_side.all())]
     first = table[table.site.notna()].iloc[0]
     return table[table.site.isna() | ((table.site == first.site) & (table.token == first.token))]
 

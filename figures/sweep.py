@@ -12,7 +12,8 @@ PANELS = {
     "opening_over_refusal_rate": "harmless: begins to refuse",
     "kl": "KL on harmless, nats",
 }
-RULE_LINES = {"substitute": "-", "ablate": ":", "add_reference": "--"}
+RULE_LINES = {"substitute": "-", "ablate": ":", "add_reference": "--", "class_mean": "-."}
+OTHER_LINE = (0, (5, 1, 1, 1, 1, 1))
 OF_CONFIGURATION = ["layer", "last_layer", "rule", "gate", "gate_scope", "strength", "direction_layer", "estimator"]
 OF_CONFIGURATION += ["rank", "source", "token", "positions"]
 TABLE = ["setting", "defence", "modality", "layer", "rule", "gate", "strength", "selection_rule", "metric", "value"]
@@ -39,8 +40,14 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
         marked = marked[marked.last_layer.isna()]
     chosen = marked.iloc[0] if len(marked) else None
     guarded = ranked[(ranked.defence == "guard") & ranked.last_layer.isna() & (ranked.metric != "on_front")]
+    need(guarded, ["value"], "layer_sweep of single layers")
     if chosen is not None:
-        guarded = guarded[guarded.gate == chosen.gate]
+        # One line a rule and modality: of the other axes what was chosen.
+        for name in ("gate", "gate_scope", "rank", "estimator", "source", "token", "positions"):
+            if name in guarded:
+                guarded = guarded[guarded[name] == chosen[name]]
+        if "direction_layer" in guarded:
+            guarded = guarded[guarded.direction_layer == guarded.layer]
         guarded = guarded[guarded.strength.isna() | (guarded.strength == _nearest(guarded.strength, chosen.strength))]
     unguarded = ranked[ranked.defence == "unguarded"]
     with styled():
@@ -51,7 +58,8 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
                 before = unguarded[(unguarded.metric == metric) & (unguarded.modality == name)]
                 if metric != "kl" and len(before):
                     axis.axhline(before.value.iloc[0], color=color, linewidth=0.8, linestyle=(0, (1, 3)), alpha=0.8)
-                for rule, line in RULE_LINES.items():
+                for rule in sorted(guarded.rule.unique(), reverse=True):
+                    line = RULE_LINES.get(rule, OTHER_LINE)
                     rows = guarded[(guarded.metric == metric) & (guarded.modality == name) & (guarded.rule == rule)]
                     if rows.empty:
                         continue
@@ -59,7 +67,7 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
                     axis.plot(
                         rows.layer,
                         rows.value,
-                        line,
+                        linestyle=line,
                         color=color,
                         linewidth=1.2,
                         marker="o",
@@ -91,7 +99,8 @@ def pareto(table: pd.DataFrame) -> Figure:
     Means over modalities, of over-refusal the largest. Ringed: no other beats it in all three; starred: the choice.
     """
     ranked, chosen = _ranked(table, "pareto")
-    guarded = ranked[ranked.defence == "guard"]
+    # Successive halving drops some on fewer prompts: they are no match for the others.
+    guarded = ranked[(ranked.defence == "guard") & ((ranked.n == ranked.n.max()) | (ranked.metric == "on_front"))]
     keys = [name for name in OF_CONFIGURATION if name in guarded]
     found = guarded.groupby([*keys, "metric"], dropna=False).value
     wide = found.mean().unstack("metric")

@@ -191,8 +191,8 @@ class _Crew:
             self._deaths[piece] += 1
             if self._deaths[piece] >= MOST_DEATHS:
                 raise ModelError(
-                    f"{MOST_DEATHS} workers died over batch {piece} ({first_line(error)}); what is done is kept: try "
-                    "a smaller batch_size in a new folder"
+                    f"{MOST_DEATHS} workers died over piece {piece} ({first_line(error)}); what is done is kept: give "
+                    "each worker more memory, or less to do at once (of a trace a smaller batch_size, in a new folder)"
                 ) from error
             return False
         return True

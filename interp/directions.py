@@ -121,7 +121,7 @@ def random_basis(basis: Float[Tensor, "layer rank d_model"], seed: int) -> Float
     return rearrange(rows, "layer d_model rank -> layer rank d_model").to(basis.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SafetyDirection:
     """Per layer, the subspace in which the language model writes harmful apart from harmless."""
 

@@ -166,7 +166,7 @@ def sign_gate(reference: Float[Tensor, "*batch rank"], threshold: float = 0.0) -
     return reference[..., 0] > threshold
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProbeGate:
     """A linear probe on the reference's state: open where its logit is above the threshold."""
 

@@ -3,7 +3,7 @@
 from probes.baselines import length_scores, out_of_fold_words, random_features, word_probe
 from probes.cells import Plan, fit_cell
 from probes.degradation import auroc_drop, cosine, drop_p_values, modality_gap
-from probes.folded import FoldedProbe
+from probes.folded import FoldedProbe, refit_spread
 from probes.folds import as_groups, category_folds, control_task, grouped_folds, shuffled_labels
 from probes.intervals import auroc_difference, auroc_interval, wilson_interval
 from probes.linear import (
@@ -47,6 +47,7 @@ __all__ = [
     "modality_gap",
     "out_of_fold_words",
     "random_features",
+    "refit_spread",
     "shuffled_labels",
     "wilson_interval",
     "word_probe",

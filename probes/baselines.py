@@ -36,11 +36,11 @@ def out_of_fold_words(
 def length_scores(
     lengths: Float[np.ndarray, " n"], is_harmful: Bool[np.ndarray, " n"], folds: Sequence[Fold]
 ) -> Float[np.ndarray, " n"]:
-    """Length, its sign chosen on the training part of each fold; comparable over folds."""
+    """Length over the training part's mean, its sign chosen there too."""
     scores = np.full(len(lengths), np.nan)
     for train, test in folds:
         gap = lengths[train][is_harmful[train]].mean() - lengths[train][~is_harmful[train]].mean()
-        scores[test] = lengths[test] * (1 if gap >= 0 else -1)
+        scores[test] = (lengths[test] - lengths[train].mean()) * (1 if gap >= 0 else -1)
     return scores
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import norm, rankdata
 
 from probes.intervals import auroc_difference
-from probes.metrics import QUERIES, Measured
+from probes.metrics import Measured, covered
 
 JACKKNIFE = "95 %, other pairs, jackknife"
 
@@ -18,9 +18,11 @@ def auroc_drop(
     other: Float[np.ndarray, " n"],
     groups: Iterable,
     metric: str = "auroc_drop",
+    spread: float = 1.0,
 ) -> Measured:
     """AUROC of the same queries as text, less that in the other modality."""
-    return Measured(metric, *auroc_difference(is_harmful, text, other, groups), QUERIES, len(text))
+    value, low, high = auroc_difference(is_harmful, text, other, groups, spread=spread)
+    return Measured(metric, value, low, high, covered(spread), len(text))
 
 
 def drop_p_values(
@@ -30,12 +32,16 @@ def drop_p_values(
     groups: Iterable,
     n_draws: int = 1000,
     seed: int = 0,
+    spread: float = 1.0,
 ) -> Float[np.ndarray, " layer"]:
     """Two-sided p-value of each layer's drop: modalities exchanged within pairs of queries, largest drop over layers.
 
     Ranks are exchanged, not scores (Venkatraman & Begg 1996): probes of two modalities have no common scale. Partners
     are exchanged together, in all layers alike; the maximum over layers holds the family-wise error (Westfall & Young
     1993). The least value is 1 / (n_draws + 1).
+
+    Args:
+        spread: of `probes.folded.refit_spread`: exchanging fixed scores does not refit the probes behind them.
     """
     ranks = np.stack([rankdata(scores, axis=1) for scores in (text, other)])
     found = np.abs(_drops(is_harmful, ranks[None]))[0]
@@ -46,7 +52,7 @@ def drop_p_values(
     )
     reached = np.concatenate([np.abs(_drops(is_harmful, some)).max(1) for some in swapped])
     # Sums of ranks in another order differ in the last digit.
-    at_least = reached[:, None] >= found - 1e-9
+    at_least = spread * reached[:, None] >= found - 1e-9
     return (1 + at_least.sum(0)) / (1 + n_draws)
 
 
@@ -63,19 +69,22 @@ def _drops(
 def modality_gap(text: Float[np.ndarray, "n d"], other: Float[np.ndarray, "n d"], groups: Iterable) -> Measured:
     """Distance between the centroids of states of unit length (Liang et al., arXiv:2203.02053, section 4.2).
 
-    Between 0 and 2. The interval is a jackknife over groups.
+    Between 0 and 2. The distance of two means is too large where they are noisy, and never 0; so its square is
+    estimated without bias, from products of different groups, and is 0 where that falls below. The interval is a
+    jackknife of it.
     """
     units = [states / np.linalg.norm(states, axis=1, keepdims=True) for states in (text, other)]
-    difference = units[0] - units[1]
     names, which = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.zeros((len(names), difference.shape[1]))
-    np.add.at(sums, which, difference)
-    counts = np.bincount(which)[:, None]
-    without = np.linalg.norm((sums.sum(0) - sums) / np.maximum(len(text) - counts, 1), axis=1)
-    n_groups, gap = len(names), float(np.linalg.norm(difference.mean(0)))
-    error = np.sqrt((n_groups - 1) / n_groups * np.square(without - without.mean()).sum())
-    half_width = norm.ppf(0.975) * error
-    return Measured("modality_gap", gap, max(0.0, gap - half_width), gap + half_width, JACKKNIFE, len(text))
+    sums = np.zeros((len(names), text.shape[1]))
+    np.add.at(sums, which, units[0] - units[1])
+    of_group, n = sums / np.bincount(which)[:, None], len(names)
+    total, own = of_group.sum(0), np.square(of_group).sum(1)
+    square = (total @ total - own.sum()) / (n * (n - 1))
+    left = np.square(total - of_group).sum(1) - (own.sum() - own)
+    without = left / ((n - 1) * (n - 2))
+    half_width = norm.ppf(0.975) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+    gap, low, high = np.sqrt(np.maximum(0, [square, square - half_width, square + half_width]))
+    return Measured("modality_gap", float(gap), float(low), float(high), JACKKNIFE, len(text))
 
 
 def cosine(first: Float[np.ndarray, "*n d"], second: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n"]:

@@ -7,16 +7,20 @@ depend on d any more. Exact, not an approximation: the same minimum, found in ot
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg.lapack import dposv
 from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
 
 CONVERGED = 1e-12
-"""Newton stops where the next step would lower the objective by less, relative to it."""
+"""Newton stops where the next step would lower the objective by less, relative to it or to 1."""
 MOST_STEPS = 100
+SMALLEST_STEP = 1e-9
+SVM_STEPS = 200_000
 HALVED = 1e-4
 """Armijo's constant: a step that gains less than this share of what the slope promises is halved."""
 
@@ -48,12 +52,10 @@ def logistic(gram: Gram, signs: Signs, penalties: Sequence[float]) -> Iterator[F
         yield Fit(alpha, bias)
 
 
-def _newton(gram: Gram, signs: Signs, penalty: float, alpha: np.ndarray, bias: float) -> Fit:
+def _newton(gram: np.ndarray, signs: np.ndarray, penalty: float, alpha: np.ndarray, bias: float) -> Fit:
     n, own = len(signs), gram @ alpha
-
-    def objective(own, alpha, bias):
-        return penalty * np.logaddexp(0, -signs * (own + bias)).sum() + alpha @ own / 2
-
+    losses = lambda scores: np.logaddexp(0, -signs * scores).sum()  # noqa: E731
+    objective = lambda own, alpha, bias: penalty * losses(own + bias) + alpha @ own / 2  # noqa: E731
     reached = objective(own, alpha, bias)
     for _ in range(MOST_STEPS):
         scores = own + bias
@@ -64,7 +66,11 @@ def _newton(gram: Gram, signs: Signs, penalty: float, alpha: np.ndarray, bias: f
         system = root[:, None] * gram * root
         system.flat[:: n + 1] += 1
         sides = np.stack([scores * root + gradient / root, root], axis=1)
-        _, solved, _ = dposv(system, sides, lower=1)
+        _, solved, failed = dposv(system, sides, lower=1)
+        if failed or not np.isfinite(solved).all():
+            raise ValueError(
+                f"a probe of penalty {penalty:g} can't be fitted: features of too different size; scale them"
+            )
         solved *= root[:, None]
         new_bias = solved[:, 0].sum() / solved[:, 1].sum()
         step, bias_step = solved[:, 0] - new_bias * solved[:, 1] - alpha, new_bias - bias
@@ -73,8 +79,11 @@ def _newton(gram: Gram, signs: Signs, penalty: float, alpha: np.ndarray, bias: f
         size, before = 1.0, reached
         while True:
             reached = objective(own + size * moved, alpha + size * step, bias + size * bias_step)
-            if reached <= before + HALVED * size * slope or size < 1e-9:
+            if reached <= before + HALVED * size * slope:
                 break
+            if size < SMALLEST_STEP:
+                # Rounding is all that is left.
+                return Fit(alpha, bias)
             size /= 2
         alpha, bias, own = alpha + size * step, bias + size * bias_step, own + size * moved
         if -slope <= CONVERGED * max(1.0, abs(before)):
@@ -95,9 +104,13 @@ def ridge(gram: Gram, signs: Signs, penalties: Sequence[float]) -> Iterator[Fit]
 
 
 def svm(gram: Gram, signs: Signs, penalties: Sequence[float]) -> Iterator[Fit]:
-    """Minimises C sum max(0, 1 - y f) + |w|^2 / 2, by libsvm."""
+    """Minimises C sum max(0, 1 - y f) + |w|^2 / 2, by libsvm; at most `SVM_STEPS` steps, with classes that overlap it
+    may turn on the spot for hours."""
     for penalty in penalties:
-        fitted = SVC(kernel="precomputed", C=penalty, tol=1e-8).fit(gram, signs)
+        with catch_warnings():
+            # Where it is stopped, rounding hides what could still be gained.
+            simplefilter("ignore", ConvergenceWarning)
+            fitted = SVC(kernel="precomputed", C=penalty, tol=1e-6, max_iter=SVM_STEPS).fit(gram, signs)
         alpha = np.zeros(len(signs))
         alpha[fitted.support_] = fitted.dual_coef_[0]
         yield Fit(alpha, float(fitted.intercept_[0]))

@@ -8,7 +8,17 @@ from jaxtyping import Bool, Float, Shaped
 from sklearn.utils import check_array
 
 from probes.folds import Fold
-from probes.linear import LinearProbe, Space, Weights, _DualProbe
+from probes.linear import DualProbe, LinearProbe, Space, Weights
+
+
+def refit_spread(n_folds: int) -> float:
+    """How much further out-of-fold scores spread than those of one probe.
+
+    Its probes share most of what they were fitted on, and each was fitted on what others are tested on.
+    Nadeau & Bengio (2003): variances are 1 + k / (k - 1) times as large. Right where there is nothing to be found,
+    too wide where a probe finds nearly all.
+    """
+    return float(np.sqrt(1 + n_folds / (n_folds - 1)))
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class FoldedProbe:
         features = check_array(features, dtype=np.float64)
         tasks = np.atleast_2d(tasks)
         whole = None
-        if isinstance(probe, _DualProbe) and not probe.scaled:
+        if isinstance(probe, DualProbe) and not probe.scaled:
             whole = Space.of(features, scaled=False)
             gram = whole.gram()
         by_fold = []

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
 Fold = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]
@@ -53,9 +55,19 @@ def category_folds(is_harmful: Bool[np.ndarray, " n"], categories: Iterable[str]
     return list(LeaveOneGroupOut().split(categories, groups=categories))
 
 
-def as_groups(pairs: Iterable[str | None]) -> np.ndarray:
-    """Names of what stays together: the pair, or the row itself where it has none."""
-    return np.array([pair or f"row {i}" for i, pair in enumerate(pairs)])
+def as_groups(pairs: Iterable[str | None], texts: Iterable[str] | None = None) -> np.ndarray:
+    """Names of what stays together: the pair, or the row itself where it has none; and whatever has the same text."""
+    names = np.array([pair or f"row {i}" for i, pair in enumerate(pairs)])
+    if texts is None:
+        return names
+    columns = [np.unique(some, return_inverse=True)[1] for some in (names, np.array(list(texts)))]
+    rows, n = np.arange(len(names)), len(names)
+    # Rows and what they share as one graph: what hangs together is a group.
+    nodes = np.concatenate([n + columns[0], 2 * n + columns[1]])
+    links = coo_array((np.ones(2 * n), (np.tile(rows, 2), nodes)), shape=(3 * n, 3 * n))
+    part = connected_components(links, directed=False)[1][:n]
+    _, first, which = np.unique(part, return_index=True, return_inverse=True)
+    return names[first][which]
 
 
 def shuffled_labels(
@@ -63,7 +75,8 @@ def shuffled_labels(
 ) -> Bool[np.ndarray, " n"]:
     """The control: labels dealt out anew. A probe that still separates them has memorised.
 
-    Each pair exchanges its labels or not, by a coin; what stands alone is permuted. Permuting whole pairs apart would
+    Each pair exchanges its labels or not, by a coin; rows that stand alone, and groups of one class that are as large
+    as each other, are permuted. Permuting whole pairs apart would
     leave folds with more of one class than their training part has less, and scores below chance.
 
     Args:
@@ -71,20 +84,27 @@ def shuffled_labels(
             is fitted on all of them. Not for probes with folds: what one part has too much the other has too little,
             and scores fall below chance.
     """
-    rng, dealt, groups = np.random.default_rng(seed), is_harmful.copy(), defaultdict(list)
-    for row, pair in enumerate(pairs):
-        groups[pair or ""].append(row)
-    alone = groups.pop("", [])
-    alone += [row for rows in groups.values() if len(rows) == 1 for row in rows]
-    mixed = [rows for rows in groups.values() if len(set(is_harmful[rows])) == 2]
-    exchanged = (
-        rng.permutation(len(mixed))[: len(mixed) // 2]
-        if exactly_half
-        else rng.integers(2, size=len(mixed)).nonzero()[0]
-    )
+    rng, dealt = np.random.default_rng(seed), is_harmful.copy()
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(as_groups(pairs)):
+        groups[name].append(row)
+    pure: dict[int, list[list[int]]] = defaultdict(list)
+    couples = []
+    for rows in groups.values():
+        if len(set(is_harmful[rows])) == 1:
+            pure[len(rows)].append(rows)
+        elif len(rows) == 2:
+            couples.append(rows)
+        else:
+            dealt[rows] = rng.permutation(is_harmful[rows])
+    n = len(couples)
+    exchanged = rng.permutation(n)[: n // 2] if exactly_half else np.flatnonzero(rng.integers(2, size=n))
     for i in exchanged:
-        dealt[mixed[i]] = is_harmful[mixed[i][::-1]]
-    dealt[alone] = rng.permutation(is_harmful[alone])
+        dealt[couples[i]] = is_harmful[couples[i][::-1]]
+    for alike in pure.values():
+        labels = rng.permutation([is_harmful[rows[0]] for rows in alike])
+        for rows, label in zip(alike, labels, strict=True):
+            dealt[rows] = label
     return dealt
 
 

@@ -29,6 +29,7 @@ def auroc_interval(
     scores: Float[np.ndarray, " n"],
     groups: Iterable | None = None,
     confidence: float = 0.95,
+    spread: float = 1.0,
 ) -> tuple[float, float, float]:
     """AUROC with DeLong's variance (DeLong et al. 1988), or over groups (Obuchowski 1997), on the logit scale.
 
@@ -38,6 +39,8 @@ def auroc_interval(
 
     Args:
         groups: what is drawn as one, e.g. pairs; by default every row by itself.
+        spread: of `probes.folded.refit_spread`, where scores come from several fitted probes: how much further they
+            spread than those of one.
 
     Returns:
         (auroc, low, high).
@@ -47,9 +50,10 @@ def auroc_interval(
     """
     auroc, influence = _influence(is_harmful, scores)
     if auroc in (0.0, 1.0):
-        bound = (1 - confidence) ** (1 / min(is_harmful.sum(), (~is_harmful).sum()))
+        n_groups = len(scores) if groups is None else len(set(groups))
+        bound = (1 - confidence) ** (1 / min(is_harmful.sum(), (~is_harmful).sum(), n_groups))
         return (1.0, bound, 1.0) if auroc else (0.0, 0.0, 1 - bound)
-    error = np.sqrt(_variance(influence, is_harmful, groups))
+    error = spread * np.sqrt(_variance(influence, is_harmful, groups))
     half_width = norm.ppf(0.5 + confidence / 2) * error / (auroc * (1 - auroc))
     low, high = expit(logit(auroc) + half_width * np.array([-1, 1]))
     return auroc, float(low), float(high)
@@ -61,10 +65,15 @@ def auroc_difference(
     second: Float[np.ndarray, " n"],
     groups: Iterable | None = None,
     confidence: float = 0.95,
+    spread: float = 1.0,
 ) -> tuple[float, float, float]:
-    """AUROC of the first scores less that of the second, of the same queries (DeLong et al. 1988, paired).
+    """AUROC of the first scores less that of the second, of the same queries.
 
-    Where neither makes a mistake, or the same ones, the variance is 0: then the bound on each stands in its place.
+    From the limits of both, and how their errors hang together (MOVER, Zou & Donner 2008): near 1, where the variance
+    of the difference itself hardly shows, it is as wide as they are.
+
+    Args:
+        groups, confidence, spread: of `auroc_interval`.
 
     Returns:
         (difference, low, high).
@@ -72,13 +81,15 @@ def auroc_difference(
     Raises:
         ValueError: see `auroc_interval`.
     """
-    (one, of_one), (other, of_other) = (_influence(is_harmful, scores) for scores in (first, second))
-    error = np.sqrt(_variance(of_one - of_other, is_harmful, groups))
-    half_width = norm.ppf(0.5 + confidence / 2) * error
-    if half_width == 0:
-        half_width = 1 - (1 - confidence) ** (1 / min(is_harmful.sum(), (~is_harmful).sum()))
-    difference = one - other
-    return difference, max(-1.0, difference - half_width), min(1.0, difference + half_width)
+    (one, low, high), (other, its_low, its_high) = (
+        auroc_interval(is_harmful, scores, groups, confidence, spread) for scores in (first, second)
+    )
+    parts = [_influence(is_harmful, scores)[1] for scores in (first, second)]
+    variances = [_variance(part, is_harmful, groups) for part in (*parts, parts[0] - parts[1])]
+    both = np.sqrt(variances[0] * variances[1])
+    shared = (variances[0] + variances[1] - variances[2]) / (2 * both) if both > 0 else 0.0
+    gap, width = one - other, lambda a, b: np.sqrt(max(a**2 + b**2 - 2 * shared * a * b, 0.0))
+    return gap, max(-1.0, gap - width(one - low, its_high - other)), min(1.0, gap + width(high - one, other - its_low))
 
 
 def _influence(

@@ -20,6 +20,9 @@ from probes.folds import Fold, as_groups, grouped_folds
 PENALTIES = tuple(np.logspace(-5, 1, 7).tolist())
 """scikit-learn's C, from strong to weak."""
 
+SVM_PENALTIES = tuple(np.logspace(-6, -1, 6).tolist())
+"""From 1 / d on a scaled SVM has a hard margin; weaker ones are the same probe, and take libsvm for ever."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -107,7 +110,7 @@ class _Probabilities:
         return np.stack([1 - positive, positive], axis=1)
 
 
-class _DualProbe(LinearProbe):
+class DualProbe(LinearProbe):
     """Fitted on the Gram matrix, see `probes.dual`."""
 
     _path: ClassVar[dual.Path]
@@ -184,7 +187,7 @@ class Space:
         """
         scaler = StandardScaler(with_std=scaled).fit(features)
         seen = scaler.transform(features)
-        if not seen.any():
+        if not np.ptp(features, axis=0).any():
             raise ValueError(f"all {features.shape[1]} features are constant over {len(features)} rows: nothing to fit")
         return cls(seen, scaler.mean_, scaler.scale_)
 
@@ -201,28 +204,33 @@ class Space:
         return Weights(weights, fit.bias - float(weights @ self.centre), float(np.linalg.norm(own)), penalty)
 
 
-class LogisticProbe(_Probabilities, _DualProbe):
+class LogisticProbe(_Probabilities, DualProbe):
     """Logistic regression with an L2 penalty, as `sklearn.linear_model.LogisticRegression`; chosen by log loss."""
 
     _path = staticmethod(dual.logistic)
     _loss = staticmethod(dual.log_loss)
 
 
-class RidgeProbe(_DualProbe):
+class RidgeProbe(DualProbe):
     """Least squares on +-1, as `sklearn.linear_model.RidgeClassifier(alpha=1 / C)`; chosen by squared error."""
 
     _path = staticmethod(dual.ridge)
     _loss = staticmethod(dual.squared_loss)
 
 
-class SvmProbe(_DualProbe):
+class SvmProbe(DualProbe):
     """Linear support vector machine, as `sklearn.svm.SVC(kernel="linear")`; chosen by hinge loss."""
 
     _path = staticmethod(dual.svm)
     _loss = staticmethod(dual.hinge_loss)
 
+    def __init__(
+        self, penalties: Sequence[float] = SVM_PENALTIES, scaled: bool = True, n_inner: int = 5, seed: int = 0
+    ):
+        super().__init__(penalties, scaled, n_inner, seed)
 
-class MeanDifferenceProbe(_DualProbe):
+
+class MeanDifferenceProbe(DualProbe):
     """Difference of class means (mass mean, Marks & Tegmark, arXiv:2310.06824), border half way; not scaled."""
 
     _path = staticmethod(dual.mean_difference)

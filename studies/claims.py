@@ -117,10 +117,24 @@ def _separable_as_text(tables: Tables) -> tuple[bool | None, str]:
 
 
 def _blurred_by_image(tables: Tables) -> tuple[bool | None, str]:
+    return _drop(tables, "blank", "blank picture")
+
+
+def _blurred_inside_a_picture(tables: Tables) -> tuple[bool | None, str]:
+    return _drop(tables, "typographic", "request in the picture")
+
+
+def _drop(tables: Tables, modality: str, told: str) -> tuple[bool | None, str]:
+    """What a modality takes from the AUROC along the SSD, over the same requests."""
     rows = _at_last(tables)
-    rows = rows[(rows.probe == "ssd") & (rows.metric == "auroc") & rows.control.isna()]
-    text, blank = (_one(rows, modality=name) for name in ("text", "blank"))
-    return _below(blank, text), f"AUROC along the SSD: text {_shown(text)}, blank picture {_shown(blank)}"
+    rows = rows[(rows.probe == "ssd") & rows.control.isna()]
+    text, other = (_one(rows, modality=name, metric="auroc") for name in ("text", modality))
+    drop, p_value = (_one(rows, modality=modality, metric=name) for name in ("auroc_drop", "auroc_drop_p"))
+    holds = True if drop.ci_low > 0 else (None if drop.value > 0 else False)
+    return holds, (
+        f"AUROC along the SSD: text {_shown(text)}, {told} {_shown(other)}; drop {_shown(drop)}, "
+        f"p = {p_value.value:.3f} over all layers"
+    )
 
 
 def _image_lowers_refusal(tables: Tables) -> tuple[bool | None, str]:
@@ -240,6 +254,7 @@ def _text_coordinate(tables: Tables) -> tuple[bool | None, str]:
 CLAIMS = (
     Claim("harmful and harmless are separable as text", "a plot (Fig. 2)", _separable_as_text),
     Claim("an image blurs them", "a plot (Fig. 2)", _blurred_by_image),
+    Claim("(beyond the paper) a request inside a picture is blurred", "not reported", _blurred_inside_a_picture),
     Claim("an image lowers refusal", "ASR 15 % as text, 34 % with a blank image", _image_lowers_refusal),
     Claim("the guard lowers attack success below the baselines", "lowest in three settings", _guard_beats_baselines),
     Claim("the guard keeps fluency", "perplexity near the unguarded model's", _fluency_kept),

@@ -9,8 +9,23 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
+
+
+class _Interruptible(TyperGroup):
+    """Says on Ctrl-C what is kept; typer by itself ends without a word."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            told = str(stop) or "stopped; what was finished is kept: run the same command again to go on"
+            print(f"vlm-guard: {told}", file=sys.stderr)
+            raise typer.Exit(130) from stop
+
 
 app = typer.Typer(
+    cls=_Interruptible,
     help="Does an image undo a vision-language model's refusals, and can its own LLM bring them back?",
     no_args_is_help=True,
     add_completion=False,
@@ -208,7 +223,9 @@ def sweep(
         str | None,
         typer.Option(help="single, every:N, windows:N, start-to-end, middle-to-last, or numbers; several by blanks."),
     ] = None,
-    direction_layers: Annotated[str | None, typer.Option(help="Where directions are fitted, as 0,5,8-12.")] = None,
+    direction_layers: Annotated[
+        str | None, typer.Option(help="Where directions are fitted: own, or as 0,5,8-12.")
+    ] = None,
     rules: Annotated[str | None, typer.Option(help="ablate,substitute,add_reference,...")] = None,
     gates: Annotated[str | None, typer.Option(help="always,sign,threshold,probe.")] = None,
     scopes: Annotated[str | None, typer.Option(help="change,target.")] = None,
@@ -379,7 +396,3 @@ def main() -> None:
             raise
         print(f"vlm-guard: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt as stop:
-        told = str(stop) or "stopped; traces that were finished are kept and will be used again"
-        print(f"vlm-guard: {told}", file=sys.stderr)
-        sys.exit(130)

@@ -81,24 +81,27 @@ def sweep(
     """
     out = writable_folder(config.out)
     material = load(config)
-    grid.windows(material.vlm.n_layers)
+    grid.check(material)
     write_config(out, config)
-    (out / "grid.json").write_text(json.dumps(asdict(grid), indent=1) + "\n", encoding="utf-8")
+    asked = {"grid": asdict(grid), "top": top or layer_sweep.TOP[config.scale], "halving": halving}
+    (out / "sweep.json").write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
     table = layer_sweep.run(config, material, grid, top, halving, ray, cpus_per_worker)
     write_table(table, out, "layer_sweep")
+    reading = layer_sweep.chosen(table, material, grid)
+    guard = replace(reading.guard, source=reading.source)
+    standing = judged_standing(first_judge(layer_sweep.best_rows(table)))
+    numbers = {name: float(value) for name, value in standing.items() if name != "excess"}
+    guard.save_pretrained(out / "guard", resolved(material.vlm), numbers)
+    console.print(_finalists(table))
     selected = layer_selection.run(config, material, ray, cpus_per_worker)
     write_table(selected, out, "layer_selection")
     write_provenance(out, config, material.inputs())
-    reading = layer_sweep.chosen(table, material, grid)
-    guard = replace(reading.guard, source=reading.source)
-    marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
-    best = first_judge(marked[marked.selection_rule == marked.selection_rule.iloc[0]])
-    numbers = {name: float(value) for name, value in judged_standing(best).items() if name != "excess"}
-    guard.save_pretrained(out / "guard", resolved(material.vlm), numbers)
-    console.print(_finalists(table))
     for line in layer_selection.in_words(selected):
         console.print(f"- {line}", soft_wrap=True)
-    for path in (out / "layer_sweep.csv", out / "layer_selection.csv", out / "guard"):
+    drawn = figures.save(figures.pareto(table), out, "pareto")
+    drawn += figures.save(figures.layer_selection(selected), out, "layer_selection")
+    tables = [out / "layer_sweep.csv", out / "layer_selection.csv", out / "guard"]
+    for path in (*tables, *(path for path in drawn if path.suffix == ".png")):
         console.print(f"  {path}", soft_wrap=True)
     return guard
 

@@ -1,13 +1,15 @@
 """Runs a guard over queries in one setting, and measures what it does."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from interp.activations import fingerprint
 from interp.guard import Guard
 from interp.inputs import TYPOGRAPHIC, Prompt, text_prompt
 from interp.projection import RULES
@@ -17,6 +19,8 @@ from probes import wilson_interval
 from studies.answers import answers, first_token_logprobs, reference_texts
 from studies.judges import Judge
 from studies.material import Material
+from studies.pieces import Pieces
+from studies.progress import phase
 from studies.scores import first_token_scores, kl_divergence, refusal_scores
 
 ROWS = 16
@@ -45,13 +49,28 @@ def read_references(
         source: whose states they are: the VLM's own, or those of the aligned LLM (`llm`).
     """
     how = material.config.generation
-    texts = reference_texts(material.vlm, prompts, reference, how)
+    texts = _read_once(material, prompts, reference)
     shown = [text_prompt(text) for text in texts]
     if source == "vlm_text":
         traced = material.traced(shown, f"trace references, {reference}")
     else:
         traced = trace(material.scorer, shown, batch_size=how.batch_size)
     return Reference(texts, torch.from_numpy(traced.resid_post.sel(token="last").values))
+
+
+def _read_once(material: Material, prompts: Sequence[Prompt], reference: str) -> list[str]:
+    """Reading a picture is a generation of its own: what was read is kept."""
+    vlm, how = material.vlm, material.config.generation
+    if reference in ("prompt_text", "oracle"):
+        return reference_texts(vlm, prompts, reference, how)
+    about = {"prompts": fingerprint(vlm, prompts), "generation": vlm.model.generation_config.to_diff_dict()}
+    pieces = Pieces(Path(material.config.out) / "references", about | {"how": asdict(how)})
+    texts = pieces.read_texts(reference)
+    if texts is None:
+        with phase(f"read pictures, {reference}", sum(bool(prompt.pictures) for prompt in prompts)) as report:
+            texts = reference_texts(vlm, prompts, reference, how, report)
+        pieces.write_texts(reference, texts)
+    return texts
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Each sees anchors and validation alone, and picks a layer for the same guard (`s
     sas                    AutoSteer's safety awareness score: mean pairwise cosine of the pairs' differences, anchors
     kl_and_refusal_score   Arditi et al.: the direction whose ablation lowers the refusal score of text most, if its KL
                            on harmless text is at most 0.1, adding it makes the model refuse, and it is not in the last
-                           fifth of the layers
+                           fifth of the layers (of the guard's direction, where theirs is a mean difference)
     shift_cosine           ShiftDC's cosine: where pictures push harmful requests furthest against the direction
     patching               the first layer where states of the text run, at the last token, bring back nine tenths of
                            what the best layer's do
@@ -25,10 +25,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from interp.activations import fingerprint
+from interp.directions import SafetyDirection
 from interp.guard import Guard
 from interp.inputs import TYPOGRAPHIC, text_prompt
 from interp.neighbours import arditi_ablation, arditi_addition
@@ -37,16 +40,17 @@ from probes import FoldedProbe, LogisticProbe, as_groups, grouped_folds
 from probes.intervals import auroc_interval
 from studies.guarding import describe, harmful_among, measured, outcomes, read_references, reference_for
 from studies.material import Config, Material, load
+from studies.pieces import Pieces
 from studies.probing import shift_cosines
 from studies.progress import phase
 from studies.records import first_judge, tidy
 from studies.scores import refusal_scores
 from studies.selection import in_order, judged_standing
 from studies.separability import fit_direction
-from studies.sweeping import Run, Sweeper
+from studies.sweeping import Batch, Run, Sweeper
 
-MOST_KL, LAST_FIFTH = 0.1, 0.8
-"""Arditi et al.'s limits: KL on harmless requests, nats; and the share of layers that may be chosen."""
+MOST_KL, LAST_FIFTH = 0.1, 0.2
+"""Arditi et al.'s limits: KL on harmless requests, nats; and the share of layers that may not be chosen."""
 NEAR_BEST = 0.9
 """Of what patching brings back."""
 BOUND = "best_on_test"
@@ -71,10 +75,12 @@ def run(
     splits = dict.fromkeys(("validation", config.split))
     n_layers = material.vlm.n_layers
     # 1. what each rule goes by
-    criteria = {}
+    criteria, pieces = {}, facts.pieces
     with phase("layer selection, criteria", len(CRITERIA)) as report:
         for name, criterion in CRITERIA.items():
-            criteria[name] = criterion(facts)
+            if (kept := pieces.read(name)) is None:
+                pieces.write(name, kept := {"by_layer": criterion(facts)})
+            criteria[name] = kept["by_layer"]
             report(1, note=name)
     # 2. the guard everywhere
     guards = [Guard(facts.direction, (layer,)) for layer in range(n_layers)]
@@ -92,14 +98,12 @@ def run(
 def _everywhere(material: Material, split: str, guards: Sequence[Guard], sweeper: Sweeper) -> list[dict]:
     """What every guard does, in each modality."""
     modalities, n_new = material.config.sizes.swept, material.config.generation.max_new_tokens
-    shown, units = {name: material.prompts(split, name) for name in modalities}, []
+    shown, batches = {name: material.prompts(split, name) for name in modalities}, []
     for name, prompts in shown.items():
         states = read_references(material, prompts, reference_for(name)).states
-        told = [str(tuple(describe(guard, reference_for(name)).items())) for guard in guards]
-        runs = [Run(one, guard, states) for one, guard in zip(told, guards, strict=True)]
-        units += sweeper.units(prompts, runs, n_new)
+        batches.append(Batch(prompts, [Run(guard, states) for guard in guards], n_new))
     with phase(f"layer selection, {split}", len(guards) * sum(map(len, shown.values()))) as report:
-        found = sweeper.work(units, report)
+        found = sweeper.work(batches, report)
     rows = []
     for (name, guard), outcome in zip(product(modalities, guards), found, strict=True):
         about = {"category": None, "judge": None} | describe(guard, reference_for(name)) | {"modality": name}
@@ -153,11 +157,11 @@ def _pick_rows(criteria: dict[str, np.ndarray], table: list[dict], n_layers: int
 def _random_rows(table: list[dict], split: str) -> Iterator[dict]:
     """The expectation over all layers; the interval is from the worst of them to the best."""
     single = pd.DataFrame([row for row in table if "last_layer" not in row])
-    own = ["value", "ci_low", "ci_high", "layer", "direction_layer"]
+    own = ["value", "ci_low", "ci_high", "n", "layer", "direction_layer"]
     keys = [name for name in single if name not in own]
     for key, some in single.groupby(keys, dropna=False, sort=False):
         told = {name: value for name, value in zip(keys, key, strict=True) if not pd.isna(value)}
-        value = {"value": some.value.mean(), "ci_low": some.value.min(), "ci_high": some.value.max()}
+        value = {"value": some.value.mean(), "ci_low": some.value.min(), "ci_high": some.value.max(), "n": some.n.min()}
         yield (
             told
             | value
@@ -177,16 +181,30 @@ class _Facts:
     material: Material
 
     @cached_property
-    def direction(self):
+    def pieces(self) -> Pieces:
+        """Criteria that were worked out before."""
+        material = self.material
+        shown = [*material.prompts("anchors", "text"), *material.prompts("validation", "text")]
+        for name in self.pictured:
+            shown += material.prompts("validation", name)
+        about = {"shown": fingerprint(material.vlm, shown), "patched": material.config.sizes.n_patched}
+        about |= {"tokens": material.refusal_tokens.ids.tolist(), "seed": material.config.seed}
+        return Pieces(Path(material.config.out) / "selection", about)
+
+    @cached_property
+    def direction(self) -> SafetyDirection:
         return fit_direction(self.material)
 
     @property
     def pictured(self) -> tuple[str, ...]:
         return self.material.config.sizes.swept
 
-    def states(self, modality: str) -> np.ndarray:
-        """`prompt layer d_model` of validation."""
-        return self.material.activations("validation", modality).resid_post.sel(token="last").values
+    @cached_property
+    def states(self) -> dict[str, np.ndarray]:
+        """`prompt layer d_model` of validation, by modality."""
+        names = ("text", *self.pictured)
+        traced = {name: self.material.activations("validation", name) for name in names}
+        return {name: one.resid_post.sel(token="last").values for name, one in traced.items()}
 
     @cached_property
     def is_harmful(self) -> np.ndarray:
@@ -210,7 +228,7 @@ def _probe_auroc(facts: _Facts) -> np.ndarray:
         fitted = FoldedProbe.fit(LogisticProbe(), states, facts.is_harmful, facts.folds, facts.groups)
         return auroc_interval(facts.is_harmful, fitted.distances(states))[0]
 
-    return _mean_by_layer(facts, lambda name, layer: of(facts.states(name)[:, layer]))
+    return _mean_by_layer(facts, lambda name, layer: of(facts.states[name][:, layer]))
 
 
 def _separability_drop(facts: _Facts) -> np.ndarray:
@@ -219,7 +237,7 @@ def _separability_drop(facts: _Facts) -> np.ndarray:
     probes = [LogisticProbe().fit(states[:, layer], anchors.harmful.values, groups) for layer in range(states.shape[1])]
 
     def auroc(name: str, layer: int) -> float:
-        return auroc_interval(facts.is_harmful, probes[layer].decision_function(facts.states(name)[:, layer]))[0]
+        return auroc_interval(facts.is_harmful, probes[layer].decision_function(facts.states[name][:, layer]))[0]
 
     return _mean_by_layer(facts, lambda name, layer: auroc("text", layer) - auroc(name, layer))
 
@@ -261,17 +279,18 @@ def _kl_and_refusal_score(facts: _Facts) -> np.ndarray:
     values = np.full(n_layers, np.nan)
     for layer, (without, more) in enumerate(zip(ablated, added, strict=True)):
         is_kept = without.kl[~is_harmful].mean() <= MOST_KL and more.refusal_score[~is_harmful].mean() >= 0
-        if is_kept and layer < LAST_FIFTH * n_layers:
+        # They count states before a block, we count those behind it: their layer is ours and one.
+        if is_kept and layer + 1 < int((1 - LAST_FIFTH) * n_layers):
             values[layer] = -without.refusal_score[is_harmful].mean()
     return values
 
 
 def _shift_cosine(facts: _Facts) -> np.ndarray:
-    text, mine = facts.states("text"), facts.is_harmful
+    text, mine = facts.states["text"], facts.is_harmful
 
     def against(name: str, layer: int) -> float:
         basis = facts.direction.basis[layer, 0].numpy()
-        return -float(np.nanmean(shift_cosines(text[mine, layer], facts.states(name)[mine, layer], basis)))
+        return -float(np.nanmean(shift_cosines(text[mine, layer], facts.states[name][mine, layer], basis)))
 
     return _mean_by_layer(facts, against)
 
@@ -300,8 +319,9 @@ CRITERIA: dict[str, Callable[[_Facts], np.ndarray]] = {
 
 def in_words(table: pd.DataFrame) -> list[str]:
     """For each rule: its layer, and over all modalities on the reported split what the guard does there."""
+    tried = table[table.setting == "criterion"].groupby("selection_rule", sort=False).value
+    told = [f"{name}: may pick no layer here" for name, values in tried if values.isna().all()]
     table = first_judge(table[table.setting == "pick"])
-    told = []
     for name, rows in table.groupby("selection_rule", sort=False):
         by_metric = rows.groupby("metric").value
         layers = rows.layer.dropna().astype(int).unique() if "layer" in rows else []

@@ -37,8 +37,8 @@ from studies.progress import phase
 from studies.reading_grid import Ingredients, Reading, traced_anchors
 from studies.records import first_judge, tidy
 from studies.selection import front, in_order, judged_standing, standing
-from studies.sweep_grid import Grid, counted
-from studies.sweeping import Run, Sweeper
+from studies.sweep_grid import Grid, GridError, counted
+from studies.sweeping import Batch, Run, Sweeper
 
 GRIDS = {
     "tiny": Grid(layers=("every:4",)),
@@ -52,6 +52,8 @@ GRIDS = {
 }
 TOP = {"tiny": 2, "quick": 8, "full": 24}
 """Finalists, by scale."""
+SINGLE = ", single layer"
+"""Behind the rule by which the best single layer was chosen, where the best of all is none."""
 BEST_SINGLE = 2
 """Single layers among the finalists at least: what other studies build on acts at one layer."""
 HALVINGS = (0.25, 0.5, 1.0)
@@ -82,7 +84,10 @@ def run(
     """
     material = material or load(config)
     grid, top = grid or GRIDS[config.scale], TOP[config.scale] if top is None else top
-    made = Ingredients(traced_anchors(material), 0, material.is_paired)
+    if top < 1:
+        raise GridError(f"top {top}; expected one finalist at least")
+    grid.check(material)
+    made = Ingredients(traced_anchors(material), is_paired=material.is_paired)
     configurations, left_out = grid.configurations(made)
     told = f"sweep: {len(configurations)} configurations, {', '.join(config.sizes.swept)}"
     Console(stderr=True).print(f"{told}{'; ' if left_out else ''}{counted(left_out)}", soft_wrap=True)
@@ -92,10 +97,14 @@ def run(
     finalists = _finalists(survivors, top)
     answered = sweep.answered(finalists)
     # 3. the choice, and what it is worth where nothing was chosen
-    order, rule = in_order(sweep.judged_standings(finalists, answered))
-    best = finalists[order.place.iloc[0]]
-    single = next((finalists[i] for i in order.place if len(finalists[i].guard.layers) == 1), None)
-    marks = {best.key(""): rule} | ({single.key(""): f"{rule}, single layer"} if single not in (None, best) else {})
+    standings = list(sweep.judged_standings(finalists, answered))
+    order, rule = in_order(standings)
+    best, marks = finalists[order.place.iloc[0]], {}
+    if single := [one for one in standings if len(finalists[one["place"]].guard.layers) == 1]:
+        # By a choice of their own: beyond the limits, perhaps, where a window is within them.
+        first, its_rule = in_order(single)
+        marks[finalists[first.place.iloc[0]].key("")] = f"{its_rule}{SINGLE}"
+    marks[best.key("")] = rule
     rows += sweep.answer_rows(finalists, answered, marks)
     rows += sweep.tested(best, rule, rows)
     return tidy(material.labels | row for row in rows)
@@ -103,11 +112,15 @@ def run(
 
 def _finalists(survivors: Sequence[Reading], top: int) -> list[Reading]:
     """From the best on. What acts on generated tokens alone can't be ranked by the first one, and always goes on."""
-    chosen = list(survivors[:top])
     single = [one for one in survivors if len(one.guard.layers) == 1]
-    chosen += [one for one in single[:BEST_SINGLE] if one not in chosen]
-    late = [one for one in survivors if one.guard.positions == "generated" and one not in chosen]
-    return [replace(one, setting="finalists") for one in chosen + late]
+    late = [one for one in survivors if _is_late(one)]
+    chosen = {one.key(""): one for one in (*survivors[:top], *single[:BEST_SINGLE], *late)}
+    return [replace(one, setting="finalists") for one in chosen.values()]
+
+
+def _is_late(one: Reading) -> bool:
+    """Whether it leaves the first token as it is."""
+    return one.guard.positions == "generated"
 
 
 @dataclass(frozen=True)
@@ -142,15 +155,18 @@ class _Sweep:
             shown = _first_of_each_class(self.prompts[self.modalities[0]], share)
             found = self._run([None, *left], shown, 1, f"sweep, first token of {len(shown)}")
             standings = [_opening_standing(i, one, found, self.prompts, shown) for i, one in enumerate(left)]
-            left = [left[i] for i in _places(standings)]
-            n_kept = len(left) if share == HALVINGS[-1] else -(-len(left) // 2)
+            places = _places(standings)
+            left, standings = [left[i] for i in places], [standings[i] for i in places]
+            if share == HALVINGS[-1]:
+                break
+            n_kept = -(-len(left) // 2)
+            late = [one for one in left[n_kept:] if _is_late(one)]
             for one in left[n_kept:]:
-                rows += self._opening_rows(one, found, shown)
-            left = left[:n_kept]
+                rows += [] if _is_late(one) else self._opening_rows(one, found, shown)
+            left = left[:n_kept] + late
         for one in [None, *left]:
             rows += self._opening_rows(one, found, shown)
-        by_place = sorted(standings, key=lambda one: _places(standings).index(one["place"]))
-        return left, rows + list(_front_rows(left, by_place))
+        return left, rows + list(_front_rows(left, standings))
 
     def answered(self, finalists: Sequence[Reading]) -> dict[tuple, Outcome]:
         every = list(range(len(self.prompts[self.modalities[0]])))
@@ -160,18 +176,14 @@ class _Sweep:
         self, readings: Sequence[Reading | None], shown: list[int], n_new: int, title: str
     ) -> dict[tuple, Outcome]:
         """Outcomes by key and modality."""
-        units = []
+        batches, sources = [], {one.source for one in readings if one}
         for name in self.modalities:
-            prompts = [self.prompts[name][i] for i in shown]
-            runs = [
-                Run("unguarded", None, None)
-                if one is None
-                else Run(str(one.key(name)), one.guard, self.reference(name, one.source).states[shown])
-                for one in readings
-            ]
-            units += self.sweeper.units(prompts, runs, n_new)
+            # Once for all runs: a copy for each would fill any memory.
+            states = {source: self.reference(name, source).states[shown] for source in sources}
+            runs = [Run(one.guard, states[one.source]) if one else Run(None, None) for one in readings]
+            batches.append(Batch([self.prompts[name][i] for i in shown], runs, n_new))
         with phase(title, len(readings) * len(shown) * len(self.modalities)) as report:
-            found = self.sweeper.work(units, report)
+            found = self.sweeper.work(batches, report)
         keys = [(_key(one), name) for name in self.modalities for one in readings]
         return dict(zip(keys, found, strict=True))
 
@@ -265,7 +277,8 @@ def _places(standings: Sequence[Mapping]) -> list[int]:
     """From the best on; those beyond the limits behind, by how far."""
     order, _ = in_order(standings)
     within = order.place.tolist()
-    beyond = [one for one in standings if one["place"] not in set(within)]
+    is_within = set(within)
+    beyond = [one for one in standings if one["place"] not in is_within]
     return within + [one["place"] for one in sorted(beyond, key=lambda one: (one["excess"], -one["refusal"]))]
 
 
@@ -287,25 +300,37 @@ def _optimism(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[dict]:
         yield row | {"category": name}
 
 
-def chosen(table: pd.DataFrame, material: Material, grid: Grid | None = None, single: bool = False) -> Reading:
+def best_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the best finalist, on validation.
+
+    Raises:
+        LookupError: the table marks none.
+    """
+    marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
+    best = marked[~marked.selection_rule.fillna("").str.endswith(SINGLE)]
+    if best.empty:
+        raise LookupError("the table marks no choice; run the sweep again")
+    return best
+
+
+def chosen(table: pd.DataFrame, material: Material, grid: Grid | None = None) -> Reading:
     """The configuration that a finished sweep has marked, made again.
 
     Args:
-        single: the best single layer instead.
+        table: of `run`.
+        material: of the same run.
+        grid: of the same run; by default that of the scale.
 
     Raises:
         LookupError: none is marked that the grid holds.
     """
-    marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
-    if single and "last_layer" in marked:
-        marked = marked[marked.last_layer.isna()]
-    made = Ingredients(traced_anchors(material), 0, material.is_paired)
+    row = best_rows(table).iloc[0]
+    made = Ingredients(traced_anchors(material), is_paired=material.is_paired)
     configurations, _ = (grid or GRIDS[material.config.scale]).configurations(made)
-    for _, row in marked.iterrows():
-        for one in configurations:
-            if _is_row_of(row, one):
-                return one
-    raise LookupError("the sweep marks no configuration that its grid holds; run it again")
+    for one in configurations:
+        if _is_row_of(row, one):
+            return one
+    raise LookupError("the grid does not hold the configuration that the table marks; pass the grid of that sweep")
 
 
 def _is_row_of(row: pd.Series, one: Reading) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ class Pieces:
         about: all that the answer depends on, as JSON would write it.
         """
         told = json.dumps(about, sort_keys=True, default=str)
-        self.folder = folder / hashlib.sha256(told.encode()).hexdigest()[:16]
+        # Absolute: workers of a cluster stand elsewhere.
+        self.folder = folder.absolute() / hashlib.sha256(told.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "about.json").write_text(told + "\n", encoding="utf-8")
 
@@ -32,6 +33,20 @@ class Pieces:
             return load_file(self._path(name))
         except (FileNotFoundError, SafetensorError):
             return None
+
+    def has(self, name: str) -> bool:
+        return self._path(name).exists()
+
+    def read_texts(self, name: str) -> list[str] | None:
+        """None where they are not there."""
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def write_texts(self, name: str, texts: Sequence[str]) -> None:
+        """Whole or not at all."""
+        made = self.folder / f".{name}.{os.getpid()}.json"
+        made.write_text(json.dumps(list(texts)), encoding="utf-8")
+        made.replace(self.folder / f"{name}.json")
 
     def write(self, name: str, arrays: Arrays) -> None:
         """Whole or not at all, whoever else may write it at the same time."""

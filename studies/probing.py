@@ -10,10 +10,11 @@ Told apart by columns:
     interval      what `ci_low` and `ci_high` cover
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count, product
+from itertools import chain, count, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Float
 from joblib import Parallel, delayed
+from rich.console import Console
 
 from interp.activations import open_store
 from interp.inputs import Query
@@ -44,12 +46,14 @@ from probes import (
     modality_gap,
     out_of_fold_words,
     random_features,
+    refit_spread,
     shuffled_labels,
 )
 from probes.cells import Scores
 from probes.folded import FoldedProbe
 from probes.folds import Fold
 from probes.linear import LinearProbe
+from studies.material import TRAINED, WIDEST_LDA
 from studies.pieces import Pieces
 from studies.progress import phase
 
@@ -59,10 +63,14 @@ FILLER = "filler_tokens"
 """Text behind as many filler tokens as a picture takes: a control of text, traced as if it were a modality."""
 CONTROL_SEED = 1000
 """Labels of controls are dealt with seeds from here on, apart from those of folds and splits."""
+FITS_OF_A_FOLD = 36
+"""Seven penalties on five inner folds, and the chosen one."""
 FEW_FITS = 20_000
 """Below that a pool of processes takes longer to start than they save."""
-ROUNDING = 1e-5
-"""Relative to the largest state."""
+ROUNDING, HALF_ROUNDING = 1e-5, 2e-2
+"""Of states that should be alike, relative to the largest: in float32, and in half precision."""
+FORMAT = 2
+"""Of kept scores: another where fits change."""
 NAMED = 5
 """Prompts that an error lists by name."""
 
@@ -75,13 +83,25 @@ class Known(NamedTuple):
     """What is known of the queries."""
 
     harmful: Bool[np.ndarray, " n"]
-    pair: Sequence[str | None]
-    category: Sequence[str]
+    pair: list[str | None]
+    category: list[str]
+    text: list[str]
 
     @classmethod
     def of(cls, queries: Sequence[Query]) -> "Known":
         harmful = np.array([query.harmful for query in queries])
-        return cls(harmful, [query.pair for query in queries], [query.category for query in queries])
+        columns = ([getattr(query, name) for query in queries] for name in ("pair", "category", "text"))
+        return cls(harmful, *columns)
+
+    @classmethod
+    def of_states(cls, traced: xr.Dataset) -> "Known":
+        columns = (traced[name].values.tolist() for name in ("pair", "category", "text"))
+        return cls(traced.harmful.values, *columns)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """What must not be divided: pairs, and the same text standing there twice."""
+        return as_groups(self.pair, self.text)
 
 
 @dataclass(frozen=True)
@@ -114,11 +134,18 @@ class Extent:
         Raises:
             ProbeError: a class missing in a fold, fewer pairs than folds, categories that can't be left out.
         """
+        groups = known.groups
         try:
-            by_pair = grouped_folds(known.harmful, known.pair, self.n_folds, seed)
-            return by_pair, category_folds(known.harmful, known.category) if self.by_category else []
+            by_pair = grouped_folds(known.harmful, groups, self.n_folds, seed)
+            left_out = category_folds(known.harmful, known.category) if self.by_category else []
         except ValueError as error:
             raise ProbeError(str(error)) from error
+        for train, _ in (*by_pair, *left_out):
+            if any(len(set(groups[train][known.harmful[train] == label])) < 2 for label in (True, False)):
+                raise ProbeError(
+                    "a fold leaves one pair of a class to fit on, and no penalty can be chosen; give more pairs"
+                )
+        return by_pair, left_out
 
     def check_layers(self, there: Sequence[int]) -> None:
         """Raises:
@@ -144,6 +171,14 @@ class Extent:
             raise ProbeError(f"{self.n_folds} folds; expected two at least")
         if self.layers is not None and not self.layers:
             raise ProbeError("no layers; expected one at least")
+        numbers = (self.n_shuffles, self.n_tasks, self.n_swaps - 1)
+        if min(numbers) < 0:
+            raise ProbeError(
+                f"{self.n_shuffles} shuffles, {self.n_tasks} tasks, {self.n_swaps} swaps; expected 0, 0, 1"
+            )
+        for name in ("sites", "tokens", "probes", "layers"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(dict.fromkeys(given)))
 
 
 @dataclass(frozen=True)
@@ -155,7 +190,7 @@ class Probed:
     seed: int = 0
     anchors: xr.Dataset | None = None
     """Other queries as text."""
-    lengths: Sequence[float] = ()
+    lengths: Sequence[int] = ()
     """Of the queries in tokens; by default in characters."""
     ends: Sequence[str] = ()
     """First and last token of each query; by default first and last word."""
@@ -172,6 +207,7 @@ class Probed:
         there = next(iter(self.states.values())).layer.values.tolist()
         object.__setattr__(self, "layers", tuple(self.extent.layers or there))
         self._check(there)
+        object.__setattr__(self, "extent", fitting(self.extent, self.width))
         _ = self.plan
 
     def _check(self, there: list[int]) -> None:
@@ -192,38 +228,40 @@ class Probed:
                 )
             texts = own
 
+    @cached_property
+    def known(self) -> Known:
+        return Known.of_states(next(iter(self.states.values())))
+
     @property
     def is_harmful(self) -> Bool[np.ndarray, " n"]:
-        return next(iter(self.states.values())).harmful.values
+        return self.known.harmful
 
-    @cached_property
+    @property
     def texts(self) -> list[str]:
-        return next(iter(self.states.values())).text.values.tolist()
+        return self.known.text
 
     @cached_property
     def groups(self) -> np.ndarray:
-        return as_groups(next(iter(self.states.values())).pair.values)
+        return self.known.groups
 
     @cached_property
     def plan(self) -> Plan:
         """Raises:
         ProbeError: a class missing in a fold, fewer pairs than folds, categories that can't be left out.
         """
-        first, seed = next(iter(self.states.values())), self.seed
-        known = Known(self.is_harmful, first.pair.values, first.category.values)
-        folds, left_out = self.extent.folds(known, seed)
-        seeds = count(CONTROL_SEED + seed)
-        deals = [
-            shuffled_labels(self.is_harmful, first.pair.values, next(seeds)) for _ in range(self.extent.n_shuffles)
-        ]
-        words = self.verbs or [text.split()[0].lower() for text in self.texts]
+        seed = self.seed
+        folds, left_out = self.extent.folds(self.known, seed)
+        # No two seeds of a study share a deal.
+        seeds = count(CONTROL_SEED * (1 + seed))
+        deals = [shuffled_labels(self.is_harmful, self.groups, next(seeds)) for _ in range(self.extent.n_shuffles)]
+        words = self.verbs or [text.lower().partition(" ")[0] for text in self.texts]
         tasks = [control_task(words, next(seeds)) for _ in range(self.extent.n_tasks)]
         tasks = [task for task in tasks if task is not None and _is_learnable(task, folds)]
         controls = {"shuffled_labels": np.stack(deals)} if deals else {}
         controls |= {"verb_labels": np.stack(tasks)} if tasks else {}
         taught = None
         if self.anchors is not None:
-            taught = (self.anchors.harmful.values, as_groups(self.anchors.pair.values))
+            taught = (self.anchors.harmful.values, Known.of_states(self.anchors).groups)
         return Plan(self.is_harmful, self.groups, folds, self.extent.probes, left_out, controls, taught, seed=seed)
 
     @cached_property
@@ -239,6 +277,26 @@ class Probed:
             "bag_of_words": out_of_fold_words(self.texts, labels, folds),
             "random_features": FoldedProbe.fit(probe, noise, labels, folds, self.groups).distances(noise),
         }
+
+    @property
+    def spread(self) -> float:
+        return refit_spread(len(self.plan.folds))
+
+    @cached_property
+    def silent(self) -> dict[tuple[str, str], set[str]]:
+        """By place, modalities in which it says nothing at some layer.
+
+        They have no such token, or no picture token sees the request, and the picture is the same for all.
+        """
+        found = {}
+        for site, token in self.places:
+            found[site, token] = {
+                name
+                for name, traced in self.states.items()
+                if token.endswith("_mean")
+                and any(_says_nothing(traced[site].sel(layer=layer, token=token), traced) for layer in self.layers)
+            }
+        return found
 
     @property
     def width(self) -> int:
@@ -259,33 +317,29 @@ class Probed:
         site, token = place
         found = {}
         for name, traced in self.states.items():
-            if name == FILLER and place != self.places[0]:
+            if name in self.silent[place] or (name == FILLER and place != self.places[0]):
                 continue
             states = traced[site].sel(layer=layer, token=token).values
-            broken = ~np.isfinite(states).all(axis=1)
-            if broken.all() and np.isnan(states).all() and token.endswith("_mean"):
-                continue
-            if token == "image_mean" and _is_constant(states):
-                # No picture token sees the request, and the picture is the same for all: nothing to be found there.
-                continue
-            if broken.any():
-                which = ", ".join(repr(self.texts[i]) for i in np.flatnonzero(broken)[:NAMED])
-                raise ProbeError(
-                    f"{broken.sum()} of {len(states)} states are not finite ({site}, token {token}, layer {layer}, "
-                    f"modality {name}): of the prompts {which}; trace them again, in float32 perhaps"
-                )
-            if _is_constant(states):
-                raise ProbeError(
-                    f"states of modality {name} ({site}, token {token}, layer {layer}) are the same for all "
-                    f"{len(states)} prompts; there is nothing to fit, leave the place or the modality out"
-                )
+            where = f"{site}, token {token}, layer {layer}"
+            _check_states(states, self.texts, f"modality {name} ({where})", _tolerance(traced))
             found[name] = states
         return found
 
     def anchors_at(self, layer: int, place: tuple[str, str]) -> np.ndarray | None:
+        """Of the first place alone; none where their text has no such token.
+
+        Raises:
+            ProbeError: see `at`.
+        """
         if self.anchors is None or place != self.places[0]:
             return None
-        return self.anchors[place[0]].sel(layer=layer, token=place[1]).values
+        site, token = place
+        states = self.anchors[site].sel(layer=layer, token=token).values
+        if token.endswith("_mean") and np.isnan(states).all():
+            return None
+        texts = self.anchors.text.values.tolist()
+        _check_states(states, texts, f"the anchors ({site}, token {token}, layer {layer})", _tolerance(self.anchors))
+        return states
 
 
 def of_store(folder: Path, extent: Extent, modalities: Sequence[str] = (), split: str = "", seed: int = 0) -> Probed:
@@ -316,10 +370,51 @@ def of_store(folder: Path, extent: Extent, modalities: Sequence[str] = (), split
     return Probed(chosen, extent, seed, taught if taught is not None and taught.sizes["prompt"] else None)
 
 
-def _is_constant(states: Float[np.ndarray, "n d"]) -> bool:
-    """But for the rounding of batches."""
+def fitting(extent: Extent, width: int) -> Extent:
+    """Without what would take hours at this width.
+
+    Raises:
+        ProbeError: nothing else was asked for.
+    """
+    if "lda" not in extent.probes or width <= WIDEST_LDA:
+        return extent
+    others = tuple(name for name in extent.probes if name != "lda")
+    if not others:
+        raise ProbeError(f"lda inverts {width} x {width} for each of its fits; ask for another probe")
+    Console(stderr=True).print(f"lda is left out: it inverts {width} x {width} for each of its fits", soft_wrap=True)
+    return replace(extent, probes=others)
+
+
+def _check_states(states: np.ndarray, texts: Sequence[str], where: str, tolerance: float) -> None:
+    """Raises:
+    ProbeError: states that are no numbers, or the same for all; says of which prompts, and where.
+    """
+    broken = ~np.isfinite(states).all(axis=1)
+    if broken.any():
+        which = ", ".join(repr(texts[i]) for i in np.flatnonzero(broken)[:NAMED])
+        raise ProbeError(
+            f"{broken.sum()} of {len(states)} states of {where} are not finite: of the prompts {which}; trace them "
+            "again, in float32 perhaps"
+        )
+    if _is_constant(states, tolerance):
+        raise ProbeError(
+            f"states of {where} are the same for all {len(states)} prompts, and there is nothing to fit; leave it out "
+            "(resid_pre of layer 0 is the last token's embedding, which all prompts share)"
+        )
+
+
+def _says_nothing(states: xr.DataArray, traced: xr.Dataset) -> bool:
+    return bool(np.isnan(states.values).all()) or _is_constant(states.values, _tolerance(traced))
+
+
+def _tolerance(traced: xr.Dataset) -> float:
+    """What batches round apart, relative to the largest state."""
+    return ROUNDING if traced.attrs.get("dtype", "float32") == "float32" else HALF_ROUNDING
+
+
+def _is_constant(states: Float[np.ndarray, "n d"], tolerance: float) -> bool:
     with np.errstate(invalid="ignore"):
-        return bool(np.ptp(states, axis=0).max() <= ROUNDING * np.abs(states).max())
+        return bool(np.ptp(states, axis=0).max() <= tolerance * np.abs(states).max())
 
 
 def _is_learnable(task: Bool[np.ndarray, " n"], folds: Sequence) -> bool:
@@ -355,20 +450,17 @@ def _fitted(probed: Probed, folder: Path, about: Mapping, title: str) -> dict[tu
     wanted = list(product(probed.layers, probed.places))
     for layer, place in wanted:
         probed.at(layer, place)
-    fitted = ("probes", "n_shuffles", "n_tasks", "n_folds", "by_category")
-    asked = {name: value for name, value in asdict(probed.extent).items() if name in fitted} | {"seed": probed.seed}
-    kinds = {True: Pieces(folder, {**about, **asked, "controls": True}), False: Pieces(folder, {**about, **asked})}
+        probed.anchors_at(layer, place)
+    kinds = {
+        is_first: Pieces(folder, {**about, "format": FORMAT, "plan": _hashed(plan), "modalities": list(probed.states)})
+        for is_first, plan in ((True, probed.plan), (False, probed.plan_at(("", ""))))
+    }
     pieces = lambda place: kinds[place == probed.places[0]]  # noqa: E731
     name = lambda layer, place: f"{place[0]}.{place[1]}.{layer}"  # noqa: E731
     found = {key: there for key in wanted if (there := pieces(key[1]).read(name(*key))) is not None}
     missing = [key for key in wanted if key not in found]
-    n_fits = (
-        len(missing)
-        * len(probed.states)
-        * len(probed.plan.folds)
-        * 36
-        * (1 + probed.extent.n_shuffles + probed.extent.n_tasks)
-    )
+    n_fits = len(missing) * len(probed.states) * len(probed.plan.folds) * FITS_OF_A_FOLD
+    n_fits *= len(probed.extent.probes) + probed.extent.n_shuffles + probed.extent.n_tasks
     jobs = (delayed(_fit)(key, probed.plan_at(key[1]), probed.at(*key), probed.anchors_at(*key)) for key in missing)
     with phase(title, len(wanted)) as report:
         report(len(found))
@@ -378,6 +470,17 @@ def _fitted(probed: Probed, folder: Path, about: Mapping, title: str) -> dict[tu
             found[key] = scores
             report(1)
     return found
+
+
+def _hashed(plan: Plan) -> str:
+    """Of everything that a fit depends on, but for the states."""
+    digest = hashlib.sha256()
+    for part in (plan.labels, plan.groups, *chain(*plan.folds, *plan.category_folds), *(plan.taught or ())):
+        digest.update(str(np.asarray(part).tolist()).encode())
+    for name, labels in plan.controls.items():
+        digest.update(f"{name} {labels.tolist()}".encode())
+    digest.update(str((plan.probes, plan.n_inner, plan.seed)).encode())
+    return digest.hexdigest()
 
 
 def _fit(key: tuple, plan: Plan, states: Mapping[str, np.ndarray], anchors: np.ndarray | None) -> tuple[tuple, Scores]:
@@ -397,20 +500,21 @@ def _place_rows(probed: Probed, place: tuple[str, str], by_layer: Mapping[int, S
     plan = probed.plan_at(place)
     for layer, scores in by_layer.items():
         states = probed.at(layer, place)
-        rows = list(_score_rows(plan, scores))
+        rows = list(_score_rows(plan, scores, probed.spread))
         if place == probed.places[0]:
-            rows += [*_carried_rows(plan, scores), *_control_rows(plan, scores), *_gains(probed, plan, scores)]
+            rows += [
+                *_carried_rows(plan, scores, probed.spread),
+                *_control_rows(plan, scores),
+                *_gains(probed, plan, scores),
+            ]
             rows += _gap_rows(states, plan.groups)
         yield from ({"layer": layer} | as_control(row) for row in rows)
     first = plan.probes[0]
     for setting, prefix in (("folds", f"within/{first}"), ("anchors", "anchors")):
-        found = _by_modality(by_layer, prefix)
-        about = {"probe": first, "setting": setting}
+        found, about, spread = _by_modality(by_layer, prefix), {"probe": first, "setting": setting}, probed.spread
         if setting == "anchors":
-            about["fit_modality"] = "text"
-        yield from (
-            about | row for row in drop_rows(found, plan.labels, plan.groups, probed.layers, probed.extent.n_swaps)
-        )
+            about["fit_modality"], spread = "text", 1.0
+        yield from (about | row for row in drop_rows(probed, found, spread))
 
 
 def _by_modality(by_layer: Mapping[int, Scores], prefix: str) -> dict[str, Float[np.ndarray, "layer n"]]:
@@ -419,25 +523,21 @@ def _by_modality(by_layer: Mapping[int, Scores], prefix: str) -> dict[str, Float
 
 
 def drop_rows(
-    by_modality: Mapping[str, Float[np.ndarray, "layer n"]],
-    is_harmful: Bool[np.ndarray, " n"],
-    groups: np.ndarray,
-    layers: Sequence[int],
-    n_swaps: int,
+    probed: Probed, by_modality: Mapping[str, Float[np.ndarray, "layer n"]], spread: float = 1.0
 ) -> Iterator[dict]:
     """`auroc_drop`, text less each other modality, and its p-value over all layers; nothing where there is no text."""
     if "text" not in by_modality:
         return
-    text = by_modality["text"]
+    labels, groups, n_swaps, text = probed.is_harmful, probed.groups, probed.extent.n_swaps, by_modality["text"]
+    interval = f"none: {n_swaps} swaps within pairs, largest drop over layers"
     for name, other in by_modality.items():
         if name == "text":
             continue
-        p_values = drop_p_values(is_harmful, text, other, groups, n_swaps)
-        for i, layer in enumerate(layers):
+        p_values = drop_p_values(labels, text, other, groups, n_swaps, spread=spread)
+        for i, layer in enumerate(probed.layers):
             about = as_control({"modality": name, "layer": layer})
-            yield about | auroc_drop(is_harmful, text[i], other[i], groups).row()
-            interval = f"none: {n_swaps} swaps within pairs, largest drop over layers"
-            yield about | {"metric": "auroc_drop_p", "value": p_values[i], "interval": interval, "n": len(is_harmful)}
+            yield about | auroc_drop(labels, text[i], other[i], groups, spread=spread).row()
+            yield about | {"metric": "auroc_drop_p", "value": p_values[i], "interval": interval, "n": len(labels)}
 
 
 def as_control(row: dict) -> dict:
@@ -448,7 +548,7 @@ def as_control(row: dict) -> dict:
     return row | {"modality": "text", "control": FILLER} | own
 
 
-def _score_rows(plan: Plan, scores: Scores) -> Iterator[dict]:
+def _score_rows(plan: Plan, scores: Scores, spread: float) -> Iterator[dict]:
     """Probes in the modality that they were fitted in, and those fitted on the anchors."""
     labels, groups, first = plan.labels, plan.groups, plan.probes[0]
     for key, values in scores.items():
@@ -456,25 +556,25 @@ def _score_rows(plan: Plan, scores: Scores) -> Iterator[dict]:
             case ["within", probe, modality]:
                 about = {"probe": probe, "setting": "folds", "modality": modality, "fit_modality": modality}
                 log_odds = scores.get(f"log_odds/{probe}/{modality}")
-                yield from (about | one.row() for one in measure(labels, values, groups, log_odds))
+                yield from (about | one.row() for one in measure(labels, values, groups, log_odds, spread))
             case ["category", modality]:
                 about = {"probe": first, "setting": "category", "modality": modality, "fit_modality": modality}
-                yield about | auroc(labels, values, groups).row()
+                yield about | auroc(labels, values, groups, refit_spread(len(plan.category_folds))).row()
             case ["anchors", modality]:
                 about = {"probe": first, "setting": "anchors", "modality": modality, "fit_modality": "text"}
                 log_odds = scores.get(f"log_odds/anchors/{modality}")
                 yield from (about | one.row() for one in measure(labels, values, groups, log_odds))
 
 
-def _carried_rows(plan: Plan, scores: Scores) -> Iterator[dict]:
+def _carried_rows(plan: Plan, scores: Scores, spread: float) -> Iterator[dict]:
     """The first probe in other modalities than its own, and how its weights lie to each other."""
     labels, groups = plan.labels, plan.groups
     for key, values in scores.items():
         match key.split("/"):
             case ["across", fitted, modality] if FILLER not in (fitted, modality):
                 about = {"probe": plan.probes[0], "setting": "folds", "modality": modality, "fit_modality": fitted}
-                yield about | auroc(labels, values, groups).row()
-                yield about | accuracy((values > 0) == labels, groups).row()
+                yield about | auroc(labels, values, groups, spread).row()
+                yield about | accuracy((values > 0) == labels, groups, spread=spread).row()
             case ["halves", one, other] if FILLER not in (one, other):
                 value = {"metric": "weight_cosine", "value": float(values[0]), "n": len(labels)}
                 about = {"probe": "logistic", "setting": "halves", "modality": other, "fit_modality": one}
@@ -513,19 +613,22 @@ def _gains(probed: Probed, plan: Plan, scores: Scores) -> Iterator[dict]:
         modality = key.rpartition("/")[2]
         about = {"probe": first, "setting": "folds", "modality": modality, "fit_modality": modality}
         for name, theirs in probed.baselines.items():
-            gain = auroc_drop(plan.labels, values, theirs, plan.groups, "auroc_gain")
+            # Words that balance are anti-learned out of fold: worse than chance is no baseline to beat.
+            least = theirs if auroc(plan.labels, theirs, plan.groups).value >= 0.5 else np.zeros(len(theirs))
+            gain = auroc_drop(plan.labels, values, least, plan.groups, "auroc_gain", probed.spread)
             yield about | {"control": name} | gain.row()
 
 
 def _ends(texts: Sequence[str]) -> list[str]:
     """Named apart: the same token may stand first here and last there."""
-    return [f"first={text.split()[0].lower()} last={text.split()[-1].lower()}" for text in texts]
+    words = ([word.lower() for word in text.split()] or [""] for text in texts)
+    return [f"first={some[0]} last={some[-1]}" for some in words]
 
 
 def _baseline_rows(probed: Probed) -> Iterator[dict]:
     for name, scores in probed.baselines.items():
         about = {"probe": name, "setting": "folds", "modality": "text", "fit_modality": "text"}
-        yield about | auroc(probed.is_harmful, scores, probed.groups).row()
+        yield about | auroc(probed.is_harmful, scores, probed.groups, probed.spread).row()
 
 
 def _gap_rows(states: Mapping[str, np.ndarray], groups: np.ndarray) -> Iterator[dict]:
@@ -544,6 +647,7 @@ def shift_cosines(
 
 def in_words(table: pd.DataFrame) -> list[str]:
     """For each modality, in a sentence, where the probe beats what needs no model, and where it does not."""
+    table = table[~table.split.isin([TRAINED, "anchors"])] if "split" in table and table.split.nunique() > 1 else table
     main = table[
         (table.setting == "folds")
         & (table.site == table.site.dropna().iloc[0])

@@ -5,16 +5,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
+import torch
 import xarray as xr
 
 from interp.directions import ESTIMATORS, SafetyDirection, fit_gate
 from interp.guard import POSITIONS, REFERENCES, Guard
-from interp.projection import GATE_SCOPES, GATES, RULES, ProbeGate
+from interp.projection import GATE_SCOPES, GATES, RULES, ProbeGate, coordinates
 from interp.trace import trace
-from interp.vlm import LLM, VLM
+from interp.vlm import LLM
 from probes import shuffled_labels
 from studies.guarding import describe, reference_for
 from studies.material import WIDEST_LDA, Material
+from studies.progress import phase
 
 RANKS = (1, 2, 4, 8)
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -62,10 +64,11 @@ class Ingredients:
 
     anchors: dict[str, xr.Dataset]
     """Traced text of the anchors, by source; tokens `last` and `instruction`."""
-    layer: int
+    layer: int | None = None
+    """Of the grid of readings."""
     is_paired: bool = True
     fits: dict[tuple, SafetyDirection] = field(default_factory=dict)
-    gates: dict[int, ProbeGate] = field(default_factory=dict)
+    gates: dict[tuple[int, str], ProbeGate] = field(default_factory=dict)
 
     def direction(self, estimator: str | None = None, rank: int = 1, token: str = "last", source: str = "vlm_text"):
         """Fitted once."""
@@ -77,20 +80,26 @@ class Ingredients:
     @property
     def estimator(self) -> str:
         """The paper's where anchors are paired."""
-        return "paired_svd" if self.is_paired else "mean_diff"
+        return self.estimators[0]
 
     @property
     def estimators(self) -> list[str]:
-        """Those that these anchors can be fitted with, in a time that is worth it: `lda` inverts d_model x d_model."""
-        too_wide = self.anchors["vlm_text"].sizes["d_model"] > WIDEST_LDA
-        left_out = {"lda"} if too_wide else set()
-        return [name for name in ESTIMATORS if name not in left_out | (set() if self.is_paired else {"paired_svd"})]
+        """Those that these anchors can be fitted with."""
+        return known_estimators(self.anchors["vlm_text"].sizes["d_model"], self.is_paired)
 
-    def gate(self, layer: int) -> ProbeGate:
+    def gate(self, layer: int, source: str) -> ProbeGate:
         """The gate `probe` of a layer; fitted once."""
-        if layer not in self.gates:
-            self.gates[layer] = fit_gate(self.anchors["vlm_text"], layer)
-        return self.gates[layer]
+        if (layer, source) not in self.gates:
+            self.gates[layer, source] = fit_gate(self.anchors[source], layer)
+        return self.gates[layer, source]
+
+    def border(self, guard: Guard, source: str) -> float:
+        """Half way between the anchors' means along the guard's direction, where references are read: at the first
+        guarded layer, last token; wherever the direction was fitted."""
+        layer, anchors = guard.layers[0], self.anchors[source]
+        states = torch.from_numpy(anchors.resid_post.sel(layer=layer, token="last").values)
+        own, is_harmful = coordinates(states, guard.basis(layer))[:, 0], torch.from_numpy(anchors.harmful.values)
+        return ((own[is_harmful].mean() + own[~is_harmful].mean()) / 2).item()
 
     def shuffled(self, seed: int, estimator: str) -> SafetyDirection:
         """Fitted on labels that were dealt anew within the pairs.
@@ -104,14 +113,21 @@ class Ingredients:
         return SafetyDirection.fit(anchors.assign_coords(harmful=("prompt", dealt)), estimator)
 
 
+def known_estimators(d_model: int, is_paired: bool) -> list[str]:
+    """The paper's first, where anchors are paired; without `lda` where it would take too long."""
+    left_out = ({"lda"} if d_model > WIDEST_LDA else set()) | (set() if is_paired else {"paired_svd"})
+    return [name for name in ESTIMATORS if name not in left_out]
+
+
 def traced_anchors(material: Material) -> dict[str, xr.Dataset]:
     """By source; the aligned LLM has its own checkpoint for the built-in model alone."""
-    models: dict[str, VLM | LLM] = {"vlm_text": material.vlm}
+    tokens, prompts = ("last", "instruction"), material.prompts("anchors", "text")
+    found = {"vlm_text": material.activations("anchors", "text", tokens=tokens).load()}
     if isinstance(material.scorer, LLM):
-        models["llm"] = material.scorer
-    prompts, size = material.prompts("anchors", "text"), material.config.generation.batch_size
-    tokens = ("last", "instruction")
-    return {name: trace(model, prompts, tokens=tokens, batch_size=size) for name, model in models.items()}
+        with phase("trace anchors, aligned LLM", len(prompts)) as report:
+            how = {"batch_size": material.config.generation.batch_size, "advance": report}
+            found["llm"] = trace(material.scorer, prompts, tokens=tokens, **how)
+    return found
 
 
 def grid(material: Material, made: Ingredients, base: Guard) -> Iterator[Reading]:
@@ -119,7 +135,7 @@ def grid(material: Material, made: Ingredients, base: Guard) -> Iterator[Reading
     n_layers = material.vlm.n_layers
     for rule, scope, control in product(RULES, GATE_SCOPES, (None, "sign_flipped")):
         yield Reading("factorial", replace(base, rule=rule, gate_scope=scope, control=control))
-    by_gate = [gated(base, gate, made) for gate in GATES]
+    by_gate = [gated(base, gate, made, "vlm_text") for gate in GATES]
     yield from (Reading("gate", one) for one in by_gate)
     for positions in POSITIONS:
         yield Reading("positions", replace(base, positions=positions))
@@ -146,13 +162,12 @@ def grid(material: Material, made: Ingredients, base: Guard) -> Iterator[Reading
     yield from _controls(made, base)
 
 
-def gated(guard: Guard, gate: str, made: Ingredients) -> Guard:
-    """The guard with a gate, calibrated on the anchors where the first of its layers asks for it."""
-    first = guard.layers[0]
+def gated(guard: Guard, gate: str, made: Ingredients, source: str) -> Guard:
+    """The guard with a gate, calibrated on the anchors where it is asked."""
     if gate == "threshold":
-        return replace(guard, gate=gate, threshold=guard.direction.midpoint(guard.fitted_at(first)))
+        return replace(guard, gate=gate, threshold=made.border(guard, source))
     if gate == "probe":
-        return replace(guard, gate=gate, probe=made.gate(first))
+        return replace(guard, gate=gate, probe=made.gate(guard.layers[0], source))
     return replace(guard, gate=gate)
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from studies import claims, defence, layer_selection, layer_sweep, readings, separability, signal_path
-from studies.material import BUILT_IN, Config, ConfigError, Material, load
+from studies import claims, defence, layer_selection, layer_sweep, probing, readings, separability, signal_path
+from studies.material import BUILT_IN, Config, ConfigError, load
 from studies.records import read_table, write_config, write_provenance, write_table
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
@@ -61,7 +61,7 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     found = claims.verdicts(tables)
     write_table(pd.DataFrame([vars(verdict) for verdict in found]), out, "claims")
     drawn = draw(out)
-    report(console, config, material, found, drawn, time.monotonic() - began)
+    report(console, config, tables, found, drawn, time.monotonic() - began)
     return tables
 
 
@@ -145,9 +145,11 @@ def compare(folder: Path, reference: Path) -> Agreement:
     return Agreement(n_compared, tuple(differing))
 
 
-def report(console: Console, config: Config, material: Material, found, drawn: list[Path], seconds: float) -> None:
+def report(console: Console, config: Config, tables: claims.Tables, found, drawn: list[Path], seconds: float) -> None:
     """What a person wants to see at the end."""
-    table = Table(title=f"Claims of VLM-Guard (arXiv:2502.10486), {material.config.model}, scale {config.scale}")
+    for told in (*probing.in_words(tables.separability), *layer_selection.in_words(tables.layer_selection)):
+        console.print(f"- {told}", soft_wrap=True)
+    table = Table(title=f"Claims of VLM-Guard (arXiv:2502.10486), {config.model}, scale {config.scale}")
     for column in ("claim", "theirs", "ours", "verdict"):
         table.add_column(column, overflow="fold")
     for verdict in found:

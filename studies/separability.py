@@ -22,8 +22,8 @@ from probes import PROBES, auroc, measure, word_probe
 from studies import probing
 from studies.answers import answers
 from studies.guarding import mean
-from studies.material import BUILT_IN, TRAINED, WIDEST_LDA, Config, ConfigError, Material, load
-from studies.probing import FILLER, Extent, Known, Probed, as_control, drop_rows, shift_cosines
+from studies.material import BUILT_IN, TRAINED, Config, ConfigError, Material, load
+from studies.probing import FILLER, Extent, Known, Probed, ProbeError, as_control, drop_rows, fitting, shift_cosines
 from studies.records import tidy
 
 EXTENTS = {
@@ -60,7 +60,7 @@ def run(config: Config, material: Material | None = None, extent: Extent | None 
         ProbeError: fewer pairs than folds, a class missing in one, places that do not exist.
     """
     material = material or load(config)
-    extent = _fitting(extent or EXTENTS[config.scale], material)
+    extent = fitting(extent or EXTENTS[config.scale], material.vlm.d_model)
     extent.check_layers(range(material.vlm.n_layers))
     extent.folds(Known.of(material.queries[config.split]), config.seed)
     rows = _measured(material, config.split, extent)
@@ -99,7 +99,11 @@ def _selectivity(material: Material, extent: Extent) -> Iterator[dict]:
     """Control tasks on the anchors, where the split has too few queries that share their verb."""
     read = {"sites": extent.sites, "tokens": extent.tokens}
     states = {name: material.activations("anchors", name, **read) for name in material.config.sizes.modalities}
-    probed = Probed(states, extent, material.config.seed, verbs=_verbs(material.queries["anchors"]))
+    try:
+        probed = Probed(states, extent, material.config.seed, verbs=_verbs(material.queries["anchors"]))
+    except ProbeError as error:
+        Console(stderr=True).print(f"no control task on the anchors: {error}", soft_wrap=True)
+        return
     if "verb_labels" not in probed.plan.controls:
         Console(stderr=True).print("no control task: hardly any verb stands in more than one pair of queries")
         return
@@ -113,16 +117,6 @@ def _selectivity(material: Material, extent: Extent) -> Iterator[dict]:
 def _verbs(queries: Sequence[Query]) -> list[str]:
     """What is to be done: the first word of what a picture shows of a request, else of its text."""
     return [query.rendered.split()[0].lower() for query in queries]
-
-
-def _fitting(extent: Extent, material: Material) -> Extent:
-    """Without what would take hours on this model."""
-    if "lda" in extent.probes and material.vlm.d_model > WIDEST_LDA:
-        Console(stderr=True).print(
-            f"lda is left out: it inverts matrices of {material.vlm.d_model} x {material.vlm.d_model}"
-        )
-        return replace(extent, probes=tuple(name for name in extent.probes if name != "lda"))
-    return extent
 
 
 def _measured(material: Material, split: str, extent: Extent) -> list[dict]:
@@ -203,30 +197,31 @@ def _direction_rows(probed: Probed, direction: SafetyDirection, answered: Callab
             told = as_probe | {"modality": name, "layer": layer}
             yield from (as_control(told | one.row()) for one in measure(is_harmful, distances, probed.groups))
     by_modality = {name: np.stack(by_layer) for name, by_layer in found.items()}
-    for row in drop_rows(by_modality, is_harmful, probed.groups, probed.layers, probed.extent.n_swaps):
+    for row in drop_rows(probed, by_modality):
         yield as_probe | row
-    for name in by_modality:
-        if name != "text":
-            for row in _shift_rows(probed, place, direction, name, answered):
-                yield as_control(about | {"modality": name} | row)
+    # Fillers are no attack.
+    attacks = [name for name in by_modality if answered and name not in ("text", FILLER)]
+    succeeds = {name: answered(name) for name in attacks}
+    for layer in probed.layers:
+        for row in _shift_rows(probed, probed.at(layer, place), direction.basis[layer, 0].numpy(), succeeds):
+            yield as_control(about | {"layer": layer} | row)
 
 
 def _shift_rows(
-    probed: Probed, place: tuple[str, str], direction: SafetyDirection, modality: str, answered: Callable | None
+    probed: Probed, states: Mapping[str, np.ndarray], direction: np.ndarray, succeeds: Mapping[str, np.ndarray]
 ) -> Iterator[dict]:
     """ShiftDC's cosine by class; and the AUROC with which it tells attacks that succeed (a shift away from harmful)."""
-    # Fillers are no attack.
-    succeeds = answered(modality) if answered and modality != FILLER else None
-    for layer in probed.layers:
-        states = probed.at(layer, place)
-        cosines = shift_cosines(states["text"], states[modality], direction.basis[layer, 0].numpy())
-        for label, category in ((True, "harmful"), (False, "harmless")):
-            told = {"layer": layer, "category": category, "interval": "95 %, other queries, bootstrap"}
-            yield told | mean("shift_cosine", cosines[probed.is_harmful == label])
-        if succeeds is None or len(set(succeeds)) < 2:
+    interval, is_harmful = "95 %, other queries, bootstrap", probed.is_harmful
+    for name, pictured in states.items():
+        if name == "text":
             continue
-        tells = auroc(succeeds, -cosines[probed.is_harmful], probed.groups[probed.is_harmful])
-        yield {"layer": layer, "category": "harmful"} | replace(tells, metric="asr_auroc").row()
+        cosines = shift_cosines(states["text"], pictured, direction)
+        for label, category in ((True, "harmful"), (False, "harmless")):
+            found = mean("shift_cosine", cosines[is_harmful == label])
+            yield {"modality": name, "category": category, "interval": interval} | found
+        if name in succeeds and len(set(succeeds[name])) == 2:
+            tells = auroc(succeeds[name], -cosines[is_harmful], probed.groups[is_harmful])
+            yield {"modality": name, "category": "harmful"} | replace(tells, metric="asr_auroc").row()
 
 
 def _answered(material: Material, split: str, modality: str) -> Bool[np.ndarray, " harmful"]:

@@ -1,20 +1,29 @@
 """Axes of a sweep -> its configurations."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import product
+from itertools import chain, product
+from math import inf
 
 from interp.directions import ESTIMATORS, SINGLE
 from interp.guard import POSITIONS, Guard
 from interp.projection import GATE_SCOPES, GATES, RULES
 from interp.spots import TraceError
-from studies.reading_grid import Ingredients, Reading, gated
+from interp.vlm import LLM
+from studies.material import Material
+from studies.reading_grid import Ingredients, Reading, gated, known_estimators
 from studies.tracing import numbers, words
 
 SOURCES = ("vlm_text", "llm")
+OWN = "own"
+"""In words: directions of the layer that they are applied at."""
 TOKENS = ("last", "instruction")
 """Where directions are fitted."""
+
+
+Axis = tuple | list | str | int | float | None
+"""What stands on an axis; one value by itself is an axis too."""
 
 
 class GridError(ValueError):
@@ -25,21 +34,21 @@ class GridError(ValueError):
 class Grid:
     """What is varied, all with all. What does not exist (rank 2 of a mean difference) is left out, and counted."""
 
-    layers: tuple[str, ...] = ("single",)
+    layers: Axis = ("single",)
     """`single` layers, `every:N`-th of them, `windows:N` of N neighbours, `start-to-end` (from each to the last),
     `middle-to-last`, or single layers by number, as `0,5,8-12`."""
-    direction_layers: tuple[int | None, ...] = (None,)
+    direction_layers: Axis = (None,)
     """Where the direction is fitted; None for the layer that it is applied at."""
-    rules: tuple[str, ...] = ("ablate", "substitute")
-    gates: tuple[str, ...] = ("sign",)
-    scopes: tuple[str, ...] = ("change",)
-    ranks: tuple[int, ...] = (1,)
-    estimators: tuple[str | None, ...] = (None,)
+    rules: Axis = ("ablate", "substitute")
+    gates: Axis = ("sign",)
+    scopes: Axis = ("change",)
+    ranks: Axis = (1,)
+    estimators: Axis = (None,)
     """None for the paper's, or the mean difference where anchors are not paired."""
-    sources: tuple[str, ...] = ("vlm_text",)
-    tokens: tuple[str, ...] = ("last",)
-    positions: tuple[str, ...] = ("last_prefill",)
-    strengths: tuple[float, ...] = (1.0,)
+    sources: Axis = ("vlm_text",)
+    tokens: Axis = ("last",)
+    positions: Axis = ("last_prefill",)
+    strengths: Axis = (1.0,)
 
     def __post_init__(self) -> None:
         """Raises:
@@ -55,14 +64,15 @@ class Grid:
             "positions": POSITIONS,
         }
         for axis in fields(self):
-            given = getattr(self, axis.name)
+            given = _as_axis(axis.name, getattr(self, axis.name))
+            object.__setattr__(self, axis.name, given)
             if not given:
                 raise GridError(f"a grid with no {axis.name}; expected one at least")
             strange = [one for one in given if one not in known.get(axis.name, given)]
             if strange:
                 expected = ", ".join(str(one) for one in known[axis.name] if one is not None)
                 raise GridError(f"{axis.name} {strange} do not exist; expected some of {expected}")
-        if any(rank < 1 for rank in self.ranks) or any(not strength >= 0 for strength in self.strengths):
+        if any(rank < 1 for rank in self.ranks) or any(not 0 <= strength < inf for strength in self.strengths):
             raise GridError(f"ranks {self.ranks}, strengths {self.strengths}; expected ranks from 1, strengths from 0")
 
     @classmethod
@@ -79,7 +89,8 @@ class Grid:
                 if axis == "layers":
                     made[axis] = tuple(text.split())
                 elif axis == "direction_layers":
-                    made[axis] = tuple(numbers(text))
+                    by_word = ((None,) if word == OWN else numbers(word) for word in words(text))
+                    made[axis] = tuple(chain.from_iterable(by_word))
                 else:
                     made[axis] = tuple(read.get(axis, str)(word) for word in words(text))
             except ValueError as error:
@@ -109,6 +120,16 @@ class Grid:
                 found += [(layer,) for layer in _numbered(word, n_layers)]
         return list(dict.fromkeys(found))
 
+    def check(self, material: Material) -> None:
+        """Whether anything of it can be run on this model, before anything is.
+
+        Raises:
+            GridError: layers that do not exist, or nothing is left.
+        """
+        sources = ("vlm_text", "llm") if isinstance(material.scorer, LLM) else ("vlm_text",)
+        estimators = known_estimators(material.vlm.d_model, material.is_paired)
+        self._combinations(material.vlm.n_layers, estimators, sources)
+
     def configurations(self, made: Ingredients) -> tuple[list[Reading], Counter]:
         """Each once, and how many combinations were left out for which reason.
 
@@ -118,18 +139,9 @@ class Grid:
         Raises:
             GridError: layers that do not exist, or nothing is left.
         """
-        n_layers = made.anchors["vlm_text"].sizes["layer"]
-        for fitted_at in self.direction_layers:
-            if fitted_at is not None and not 0 <= fitted_at < n_layers:
-                raise GridError(f"direction_layer {fitted_at} does not exist; layers go from 0 to {n_layers - 1}")
-        found, left_out = {}, Counter()
-        axes = (self.windows(n_layers), *(getattr(self, axis.name) for axis in fields(self)[1:]))
-        for layers, fitted_at, rule, gate, scope, rank, estimator, source, token, positions, strength in product(*axes):
-            estimator = estimator or made.estimator
-            reason = _why_not(made, rule, rank, estimator, source)
-            if reason:
-                left_out[reason] += 1
-                continue
+        n_layers, found = made.anchors["vlm_text"].sizes["layer"], {}
+        combinations, left_out = self._combinations(n_layers, made.estimators, tuple(made.anchors))
+        for layers, fitted_at, rule, gate, scope, rank, estimator, source, token, positions, strength in combinations:
             guard = Guard(
                 made.direction(estimator, rank, token, source),
                 layers,
@@ -139,11 +151,36 @@ class Grid:
                 direction_layer=None if layers == (fitted_at,) else fitted_at,
                 strength=strength if RULES[rule].has_strength else 1.0,
             )
-            reading = Reading("ranked", gated(guard, gate, made), source=source)
+            reading = Reading("ranked", gated(guard, gate, made, source), source=source)
             found.setdefault(reading.key("blank"), reading)
-        if not found:
-            raise GridError(f"nothing is left of the grid: {', '.join(left_out)}")
         return list(found.values()), left_out
+
+    def _combinations(self, n_layers: int, estimators: Sequence[str], sources: Sequence[str]) -> tuple[list, Counter]:
+        """All with all, less what does not exist.
+
+        Raises:
+            GridError: layers that do not exist, or nothing is left.
+        """
+        for fitted_at in self.direction_layers:
+            if fitted_at is not None and not 0 <= fitted_at < n_layers:
+                raise GridError(f"direction_layer {fitted_at} does not exist; layers go from 0 to {n_layers - 1}")
+        kept, left_out = [], Counter()
+        for one in product(self.windows(n_layers), *(getattr(self, axis.name) for axis in fields(self)[1:])):
+            layers, fitted_at, rule, gate, scope, rank, estimator, source, *others = one
+            estimator = estimator or estimators[0]
+            if reason := _why_not(estimators, sources, rule, rank, estimator, source):
+                left_out[reason] += 1
+            else:
+                kept.append((layers, fitted_at, rule, gate, scope, rank, estimator, source, *others))
+        if not kept:
+            raise GridError(f"nothing is left of the grid: {', '.join(left_out)}")
+        return kept, left_out
+
+
+def _as_axis(name: str, given: object) -> tuple:
+    """One value by itself is an axis too; layers may be numbers."""
+    several = given if isinstance(given, (tuple, list, range)) else (given,)
+    return tuple(str(one) for one in several) if name == "layers" else tuple(several)
 
 
 def _numbered(word: str, n_layers: int) -> list[int]:
@@ -162,14 +199,16 @@ def _numbered(word: str, n_layers: int) -> list[int]:
     return layers
 
 
-def _why_not(made: Ingredients, rule: str, rank: int, estimator: str, source: str) -> str | None:
+def _why_not(
+    estimators: Sequence[str], sources: Sequence[str], rule: str, rank: int, estimator: str, source: str
+) -> str | None:
     if rank > 1 and estimator in SINGLE:
         return f"{estimator} has one direction"
     if rank > 1 and "cosine" in RULES[rule].needs:
         return f"{rule} is for one direction"
-    if estimator not in made.estimators:
-        return f"{estimator} can't be fitted on these anchors"
-    if source not in made.anchors:
+    if estimator not in estimators:
+        return f"{estimator} needs pairs of anchors" if estimator == "paired_svd" else f"{estimator} is too wide here"
+    if source not in sources:
         return f"no checkpoint is known for source {source}"
     return None
 

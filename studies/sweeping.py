@@ -1,12 +1,13 @@
-"""Many guards on many prompts, in units that are kept: here, or spread over machines."""
+"""Many guards on many prompts, each run kept when it is done: here, or spread over machines."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from rich.console import Console
@@ -30,44 +31,51 @@ ANSWERED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Run:
-    """One guard on some prompts of one modality."""
+    """One guard on some prompts."""
 
-    name: str
-    """The same for runs that do the same."""
     guard: Guard | None
     states: Float[Tensor, "prompt layer d_model"] | None
-    """Of the references."""
+    """Of the references; the same object in all runs that share it."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Runs that share their prefills."""
+class Batch:
+    """Runs on the same prompts."""
 
-    shown: str
-    """Hash of the prompts."""
     prompts: Sequence[Prompt]
     runs: Sequence[Run]
     max_new_tokens: int
 
-    @cached_property
-    def name(self) -> str:
-        told = [self.shown, str(self.max_new_tokens), *(run.name for run in self.runs)]
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+@dataclass(frozen=True)
+class _Unit:
+    """Some runs of a batch, which share their prefills."""
+
+    batch: Batch
+    names: Sequence[str]
+    """Of the pieces."""
 
     def do(self, vlm: VLM, tokens: Int[Tensor, " token"], pieces: Pieces, advance: Callable[[int], None]) -> None:
         """Runs, and keeps what came out: refusal scores, KL, tokens of the answers."""
-        guards, states = [run.guard for run in self.runs], [run.states for run in self.runs]
-        scores = first_token_scores(tokens)
-        rows = run_rows(vlm, self.prompts, guards, states, scores, self.max_new_tokens, ROWS, advance)
-        arrays = {name: values.numpy() for name, values in rows.scores.items()}
-        pieces.write(self.name, arrays | {"tokens": rows.tokens.numpy()})
+        batch = self.batch
+        guards, states = [run.guard for run in batch.runs], [run.states for run in batch.runs]
+        rows = run_rows(
+            vlm, batch.prompts, guards, states, first_token_scores(tokens), batch.max_new_tokens, ROWS, advance
+        )
+        arrays = {name: values.numpy() for name, values in rows.scores.items()} | {"tokens": rows.tokens.numpy()}
+        for i, name in enumerate(self.names):
+            pieces.write(name, {kind: values[i] for kind, values in arrays.items()})
+
+    @property
+    def size(self) -> int:
+        return len(self.batch.prompts) * len(self.names)
 
 
 @dataclass(frozen=True)
 class _Job:
     """What every worker is given."""
 
-    units: Sequence[Unit]
+    units: Sequence[_Unit]
     tokens: Int[Tensor, " token"]
     pieces: Pieces
     loading: dict
@@ -75,11 +83,9 @@ class _Job:
 
     @cached_property
     def _vlm(self) -> VLM:
-        vlm = VLM.from_pretrained(**self.loading)
-        if weights_identity(vlm) != self.weights:
-            raise ModelError(
-                f"a worker loaded other weights ({weights_identity(vlm)}) than the sweep's ({self.weights})"
-            )
+        vlm, theirs = VLM.from_pretrained(**self.loading), self.weights
+        if weights_identity(vlm) != theirs:
+            raise ModelError(f"a worker loaded other weights ({weights_identity(vlm)}) than the sweep's ({theirs})")
         return vlm
 
     def do(self, piece: int) -> None:
@@ -88,7 +94,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class Sweeper:
-    """Runs guards on prompts of a material; what an earlier run has finished is not done again."""
+    """Runs guards on prompts of a material; a run that an earlier sweep has finished is not done again."""
 
     material: Material
     ray: str | None = None
@@ -96,66 +102,93 @@ class Sweeper:
 
     @cached_property
     def _pieces(self) -> Pieces:
-        material = self.material
-        about = {"model": weights_identity(material.vlm), "refusal_tokens": material.refusal_tokens.ids.tolist()}
-        # Directions, thresholds and gates follow from the anchors.
-        about["anchors"] = fingerprint(material.vlm, material.prompts("anchors", "text"))
-        return Pieces(Path(material.config.out) / "sweep", about)
+        vlm = self.material.vlm
+        about = {"model": weights_identity(vlm), "refusal_tokens": self.material.refusal_tokens.ids.tolist()}
+        # The model's own settings decide what it says, too.
+        about["generation"] = vlm.model.generation_config.to_diff_dict()
+        return Pieces(Path(self.material.config.out) / "sweep", about)
 
-    def units(self, prompts: Sequence[Prompt], runs: Sequence[Run], max_new_tokens: int) -> list[Unit]:
-        """As many runs together as answer well together."""
-        shown = fingerprint(self.material.vlm, prompts)
-        size = ANSWERED_AT_ONCE if max_new_tokens > 1 else RANKED_AT_ONCE
-        parts = [runs[start : start + size] for start in range(0, len(runs), size)]
-        return [Unit(shown, prompts, part, max_new_tokens) for part in parts]
-
-    def work(self, units: Sequence[Unit], report: Callable[[int], None]) -> list[Outcome]:
-        """Outcomes of every run, unit by unit.
+    def work(self, batches: Sequence[Batch], report: Callable[[int], None]) -> list[Outcome]:
+        """Outcomes of every run, batch by batch.
 
         Args:
-            units: of `units`.
+            batches: runs of each.
             report: called with the number of prompts times guards done since the last call.
 
         Raises:
             ModelError, TraceError: with `ray`, see `interp.crew.work`.
         """
-        self._tell_what_runs_alone(units)
         pieces, tokens = self._pieces, self.material.refusal_tokens.ids
-        size = lambda i: len(units[i].prompts) * len(units[i].runs)  # noqa: E731
-        missing = [i for i, unit in enumerate(units) if pieces.read(unit.name) is None]
-        report(sum(size(i) for i in set(range(len(units))) - set(missing)))
-        if self.ray and missing:
+        names = [self._names(batch) for batch in batches]
+        units = [unit for batch, own in zip(batches, names, strict=True) for unit in self._missing(batch, own)]
+        total = sum(len(batch.prompts) * len(batch.runs) for batch in batches)
+        report(total - sum(unit.size for unit in units))
+        self._tell_what_runs_alone(units)
+        if self.ray and units:
             from interp import crew
 
             vlm = self.material.vlm
             job = _Job(units, tokens, pieces, crew.loading_elsewhere(vlm), weights_identity(vlm))
-            is_done = lambda i: pieces.read(units[i].name) is not None  # noqa: E731
-            crew.work(job, missing, is_done, lambda i: report(size(i)), self.ray, self.cpus_per_worker)
+            is_done = lambda i: all(pieces.has(name) for name in units[i].names)  # noqa: E731
+            done = lambda i: report(units[i].size)  # noqa: E731
+            crew.work(job, range(len(units)), is_done, done, self.ray, self.cpus_per_worker)
         else:
-            for i in missing:
-                units[i].do(self.material.vlm, tokens, pieces, report)
-        return [outcome for unit in units for outcome in self._outcomes(unit)]
+            for unit in units:
+                unit.do(self.material.vlm, tokens, pieces, report)
+        return [self._outcome(name) for own in names for name in own]
 
-    def _outcomes(self, unit: Unit) -> list[Outcome]:
-        arrays = {name: torch.from_numpy(values) for name, values in self._pieces.read(unit.name).items()}
-        tokenizer = self.material.vlm.tokenizer
-        return [
-            Outcome(
-                [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)],
-                arrays["refusal_score"][i],
-                arrays["kl"][i],
-            )
-            for i, tokens in enumerate(arrays["tokens"])
-        ]
+    def _names(self, batch: Batch) -> list[str]:
+        """Everything that an outcome depends on, but for the model."""
+        shown, hashes = fingerprint(self.material.vlm, batch.prompts), {}
+        return [_name(shown, batch.max_new_tokens, run, hashes) for run in batch.runs]
 
-    def _tell_what_runs_alone(self, units: Sequence[Unit]) -> None:
+    def _missing(self, batch: Batch, names: Sequence[str]) -> list[_Unit]:
+        """As many runs together as go well together."""
+        size = ANSWERED_AT_ONCE if batch.max_new_tokens > 1 else RANKED_AT_ONCE
+        left = [i for i, name in enumerate(names) if self._pieces.read(name) is None]
+        parts = [left[start : start + size] for start in range(0, len(left), size)]
+        return [_Unit(replace(batch, runs=[batch.runs[i] for i in part]), [names[i] for i in part]) for part in parts]
+
+    def _outcome(self, name: str) -> Outcome:
+        arrays, tokenizer = self._pieces.read(name), self.material.vlm.tokenizer
+        refusal_score, kl = (torch.from_numpy(arrays[kind]) for kind in ("refusal_score", "kl"))
+        texts = tokenizer.batch_decode(arrays["tokens"], skip_special_tokens=True)
+        return Outcome([text.strip() for text in texts], refusal_score, kl)
+
+    def _tell_what_runs_alone(self, units: Sequence[_Unit]) -> None:
         """A loop of prefills is slower by orders of magnitude; nobody should wonder why."""
         vlm, reasons = self.material.vlm, Counter()
         for unit in units:
-            for run in unit.runs:
-                if reason := why_not(vlm, run.guard, unit.max_new_tokens):
+            for run in unit.batch.runs:
+                if reason := why_not(vlm, run.guard, unit.batch.max_new_tokens):
                     reasons[reason] += 1
         for reason, n in reasons.items():
-            Console(stderr=True).print(
-                f"{n} runs go one at a time, each with a prefill of its own: {reason}", soft_wrap=True
-            )
+            told = f"{n} runs go one at a time, each with a prefill of its own: {reason}"
+            Console(stderr=True).print(told, soft_wrap=True)
+
+
+def _name(shown: str, n_new: int, run: Run, hashes: dict[int, str]) -> str:
+    """Of a run's piece.
+
+    Args:
+        shown: hash of the prompts.
+        n_new: longest answer.
+        run: whose guard's settings and tensors count, and the states of its references.
+        hashes: of tensors so far, by id: many runs share theirs.
+    """
+    told = [shown, str(n_new)]
+    if run.guard is not None:
+        settings = {field.name: getattr(run.guard, field.name) for field in fields(run.guard)}
+        direction, probe = settings.pop("direction"), settings.pop("probe")
+        known = (direction.basis, direction.harmful, direction.harmless, direction.centre, run.states)
+        tensors = [*known, *(getattr(probe, field.name) for field in fields(probe))] if probe else known
+        told += [str(sorted(settings.items(), key=str)), *(_hashed(one, hashes) for one in tensors)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:20]
+
+
+def _hashed(value: object, hashes: dict[int, str]) -> str:
+    if not isinstance(value, Tensor):
+        return str(value)
+    if id(value) not in hashes:
+        hashes[id(value)] = hashlib.sha256(np.ascontiguousarray(value.cpu().float().numpy())).hexdigest()
+    return hashes[id(value)]

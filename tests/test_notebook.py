@@ -17,7 +17,7 @@ def test_it_runs_at_tiny(tmp_path):
     first.source = first.source.replace(SWITCH, 'SCALE = "tiny"')
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = "".join(str(output) for cell in notebook.cells for output in cell.get("outputs", []))
-    assert shown.count("verdict: **") == 7 and shown.count("image/png") == 6
+    assert shown.count("verdict: **") == 8 and shown.count("image/png") == 9
 
 
 def test_it_is_committed_executed_in_order_and_free_of_machine_paths():
@@ -25,7 +25,7 @@ def test_it_is_committed_executed_in_order_and_free_of_machine_paths():
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     shown = "".join(str(output) for cell in cells for output in cell.outputs)
-    assert shown.count("verdict: **") == 7 and "output_type': 'error'" not in shown
+    assert shown.count("verdict: **") == 8 and "output_type': 'error'" not in shown
     assert not any(place in shown for place in (str(NOTEBOOK.parent), "/home/", "site-packages"))
 
 

@@ -38,10 +38,16 @@ def test_the_third_snippet_explains_a_guard_and_keeps_it(tmp_path, monkeypatch):
     assert "refusal_rate" in (tmp_path / "my_guard" / "README.md").read_text()
 
 
-def test_the_fourth_snippet_writes_a_store_and_reads_it(tmp_path, monkeypatch):
+def test_the_fourth_snippet_measures_what_typography_costs(capsys):
+    exec(compile(SNIPPETS[3], "README.md", "exec"), {})
+    first, second = (eval(line) for line in capsys.readouterr().out.splitlines() if line.startswith("("))
+    assert first[0] < 0.9 and second[0] > 0.1 and second[1] > 0
+
+
+def test_the_fifth_snippet_writes_a_store_and_reads_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(compile(SNIPPETS[3], "README.md", "exec"), names)
+    exec(compile(SNIPPETS[4], "README.md", "exec"), names)
     n_harmful = sum(query.harmful for query in names["queries"])
     assert names["harmful"].shape == (n_harmful, names["vlm"].d_model) and names["harmful"].harmful.all()
 

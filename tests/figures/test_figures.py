@@ -19,20 +19,27 @@ def auroc_rows():
                 "ci_low": number - 0.1,
                 "ci_high": number + 0.04,
             }
+            here |= {"split": "test", "site": "resid_post", "token": "last", "metric": "auroc", "control": None}
+            own = here | {"probe": "logistic", "setting": "folds", "fit_modality": modality}
             rows += [
-                here | {"probe": "logistic", "fit_modality": None, "control": None},
-                here | {"probe": "logistic", "fit_modality": "text", "control": None},
-                here | {"probe": "ssd", "fit_modality": "text", "control": None},
-                here | {"probe": "logistic", "fit_modality": None, "control": "shuffled_labels", "value": 0.5},
+                own,
+                own | {"control": "shuffled_labels", "value": 0.5},
+                own | {"fit_modality": "text" if modality == "blank" else "blank", "value": 0.6},
+                own | {"split": "train", "value": 0.1},
+                own | {"token": "instruction", "value": 0.2},
+                own | {"metric": "accuracy", "value": 0.3},
+                here | {"probe": "logistic", "setting": "anchors", "fit_modality": "text"},
+                here | {"probe": "ssd", "setting": "anchors", "fit_modality": "text"},
             ]
-    return pd.DataFrame(rows)
+    words = {"probe": "bag_of_words", "setting": "folds", "modality": "text", "metric": "auroc", "value": 0.55}
+    return pd.DataFrame([*rows, words | {"split": "test", "fit_modality": "text"}])
 
 
 def test_probe_auroc_draws_each_value_and_interval():
     figure = figures.probe_auroc(auroc_rows())
     assert [axis.get_title() for axis in figure.axes] == [
-        "probe fitted within the modality",
-        "probe fitted on text",
+        "logistic probe, within the modality",
+        "logistic probe, fitted on anchors' text",
         "coordinate on the SSD",
     ]
     for axis in figure.axes:
@@ -41,7 +48,16 @@ def test_probe_auroc_draws_each_value_and_interval():
         np.testing.assert_allclose(lines["blank"], [0.7, 0.71, 0.72])
         band = axis.collections[1].get_paths()[0].vertices[:, 1]
         assert band.min() == pytest.approx(0.6) and band.max() == pytest.approx(0.76)
-    assert any(line.get_label() == "shuffled labels" for line in figure.axes[0].lines)
+    controls = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    assert list(controls["bag of words"]) == [0.55, 0.55] and set(controls["shuffled labels"]) == {0.5}
+
+
+def test_transfer_shows_what_was_fitted_in_rows_and_tested_in_columns():
+    figure = figures.transfer(auroc_rows(), 1)
+    shown = [float(text.get_text()) for text in figure.axes[0].texts]
+    assert shown == [0.96, 0.6, 0.6, 0.71]
+    with pytest.raises(ValueError, match="transfer of layer 9 got an empty table"):
+        figures.transfer(auroc_rows(), 9)
 
 
 @pytest.fixture
@@ -81,26 +97,26 @@ def test_coordinates_draw_each_modality_with_the_gate_at_zero(points):
 
 
 def sweep_rows():
+    """Four layers and a window, two rules; layer 2 with `substitute` is the choice."""
     rows = []
-    for metric, base in (("refusal_rate", 0.5), ("over_refusal_rate", 0.0), ("kl", 1.0)):
-        judge = None if metric == "kl" else "exact@1"
-        common = {"modality": "blank", "metric": metric, "judge": judge, "selection_rule": None}
-        rows.append(common | {"defence": "unguarded", "value": 0.3})
-        for layer in range(4):
+    for metric, base in (("opening_refusal_rate", 0.5), ("opening_over_refusal_rate", 0.0), ("kl", 1.0)):
+        common = {"setting": "ranked", "modality": "blank", "metric": metric, "gate": "sign", "selection_rule": None}
+        rows.append(common | {"defence": "unguarded", "gate": None, "value": 0.3})
+        for layer, last in ((0, None), (1, None), (2, None), (3, None), (0, 3)):
             for rule in ("substitute", "ablate"):
-                number = base + 0.1 * layer * (rule == "substitute")
-                mark = "limit" if (layer, rule) == (2, "substitute") else None
-                rows.append(
-                    common
-                    | {
-                        "defence": "guard",
-                        "layer": layer,
-                        "rule": rule,
-                        "strength": 1.0 if rule != "ablate" else None,
-                        "value": number,
-                        "selection_rule": mark,
-                    }
-                )
+                number = base + 0.1 * layer * (rule == "substitute") + (0.05 if last else 0)
+                one = {"layer": layer, "last_layer": last, "rule": rule, "defence": "guard"}
+                rows.append(common | one | {"strength": None if rule == "ablate" else 1.0, "value": number})
+    for row in [row for row in rows if row["metric"] == "kl" and row["defence"] == "guard"]:
+        rows.append(row | {"metric": "on_front", "modality": None, "value": float(row["layer"] == 2)})
+    chosen = {
+        "setting": "finalists",
+        "selection_rule": "limit",
+        "metric": "refusal_rate",
+        "defence": "guard",
+        "value": 1,
+    }
+    rows.append(chosen | {"layer": 2, "rule": "substitute", "strength": 1.0, "gate": "sign", "modality": "blank"})
     return pd.DataFrame(rows).assign(ci_low=lambda t: t.value - 0.05, ci_high=lambda t: t.value + 0.05)
 
 
@@ -111,6 +127,31 @@ def test_layer_sweep_draws_each_rule_and_marks_the_choice():
         np.testing.assert_allclose(lines["substitute, blank"], base + 0.1 * np.arange(4))
         np.testing.assert_allclose(lines["ablate, blank"], [base] * 4)
         assert any(list(line.get_xdata()) == [2, 2] for line in axis.lines)
+
+
+def test_pareto_shows_every_configuration_rings_the_front_and_stars_the_choice():
+    left, right = figures.pareto(sweep_rows()).axes
+    offsets = [np.asarray(drawn.get_offsets()) for drawn in left.collections]
+    by_rule, ringed, star = offsets[:2], offsets[2], offsets[3]
+    assert [len(some) for some in by_rule] == [5, 5]
+    np.testing.assert_allclose(np.sort(ringed, axis=0), [[1.0, 0.5], [1.2, 0.7]])
+    np.testing.assert_allclose(star, [[1.2, 0.7]])
+    np.testing.assert_allclose(np.asarray(right.collections[-1].get_offsets()), [[0.2, 0.7]])
+
+
+def test_layer_selection_shows_what_each_pick_is_worth_from_the_worst_to_the_best():
+    rows = []
+    for rule, layer, worth in (("sas", 2, 0.9), ("fixed", 1, 0.4), ("random", None, 0.6), ("best_on_test", 2, 0.9)):
+        for metric, value in (("refusal_rate", worth), ("over_refusal_rate", 0.0), ("kl", 0.01)):
+            about = {"setting": "pick", "selection_rule": rule, "layer": layer, "metric": metric, "judge": "exact@1"}
+            for modality, more in (("blank", 0.05), ("typographic", -0.05)):
+                bounds = {"ci_low": value - 0.2, "ci_high": value + 0.2}
+                rows.append(about | {"modality": modality, "value": value + more * (metric != "kl")} | bounds)
+    figure = figures.layer_selection(pd.DataFrame(rows))
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == ["fixed (layer 1)", "random", "sas (layer 2)", "best on test (layer 2)"]
+    means = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_color() == "0.15"]
+    np.testing.assert_allclose(means, [0.4, 0.6, 0.9, 0.9])
 
 
 def test_bars_carry_values_and_intervals():
@@ -141,7 +182,10 @@ def test_bars_carry_values_and_intervals():
     assert labels == ["plain\ntext", "multimodal\ntypographic"]
 
 
-@pytest.mark.parametrize("draw", [figures.probe_auroc, figures.layer_sweep, figures.attack_success_bars])
+@pytest.mark.parametrize(
+    "draw",
+    [figures.probe_auroc, figures.layer_sweep, figures.pareto, figures.layer_selection, figures.attack_success_bars],
+)
 def test_missing_columns_and_empty_tables_are_named(draw):
     with pytest.raises(ValueError, match="missing: .*modality"):
         draw(pd.DataFrame({"value": [1.0]}))

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from probes import auroc_drop, cosine, drop_p_values, modality_gap
+from probes import (
+    FoldedProbe,
+    LogisticProbe,
+    auroc_drop,
+    auroc_interval,
+    cosine,
+    drop_p_values,
+    grouped_folds,
+    modality_gap,
+    refit_spread,
+)
 
 LABELS = np.tile([True, False], 100)
 PAIRS = np.repeat(np.arange(100), 2)
@@ -57,9 +67,49 @@ def test_the_modality_gap_is_the_planted_distance_of_centroids():
     other[:, 1] += 3
     found = modality_gap(text, other, PAIRS)
     units = [states / np.linalg.norm(states, axis=1, keepdims=True) for states in (text, other)]
-    assert found.value == pytest.approx(np.linalg.norm(units[0].mean(0) - units[1].mean(0)))
+    assert found.value == pytest.approx(np.linalg.norm(units[0].mean(0) - units[1].mean(0)), rel=1e-3)
     assert found.value == pytest.approx(np.sqrt(2), abs=0.01) and found.low < found.value < found.high
-    assert modality_gap(text, 3 * text, PAIRS).value == pytest.approx(0, abs=1e-12)
+    assert modality_gap(text, 3 * text, PAIRS).value == pytest.approx(0, abs=1e-6)
+
+
+def states_apart(rng, n, shift):
+    """States of the same queries twice, with noise of their own, and a shift along one axis relative to their length."""
+    of_query = rng.normal(size=(n, 256)) + 3
+    text, other = (of_query + 0.5 * rng.normal(size=of_query.shape) for _ in range(2))
+    other[:, 0] += shift * np.linalg.norm(other, axis=1)
+    return text, other
+
+
+def test_a_gap_is_covered_however_wide_the_states_and_none_is_called_none():
+    """The distance of two noisy means is never 0; value and interval know that."""
+    rng = np.random.default_rng(0)
+    truth = modality_gap(*states_apart(rng, 20_000, 0.06), np.arange(20_000)).value
+    assert 0.03 < truth < 0.07
+    small, none = ([modality_gap(*states_apart(rng, 200, shift), PAIRS) for _ in range(100)] for shift in (0.06, 0.0))
+    assert sum(one.low <= truth <= one.high for one in small) >= 90
+    assert sum(one.low == 0 for one in none) >= 90 and np.mean([one.value for one in none]) < 0.02
+
+
+def test_probes_that_are_fitted_anew_in_each_fold_are_called_different_as_rarely_as_stated():
+    """Out-of-fold scores of real probes on the same planted signal, twice: their errors share training rows."""
+    rng, n_simulated, p_values, excluded, covered = np.random.default_rng(0), 150, [], 0, 0
+    spread = refit_spread(5)
+    for seed in range(n_simulated):
+        folds = grouped_folds(LABELS, PAIRS.astype(str), seed=seed)
+        scores = []
+        for _ in range(2):
+            features = rng.normal(size=(200, 64))
+            fitted = FoldedProbe.fit(LogisticProbe(penalties=(0.01,)), features, LABELS, folds, PAIRS.astype(str))
+            scores.append(fitted.distances(features))
+        _, low, high = auroc_interval(LABELS, scores[0], PAIRS, spread=spread)
+        covered += low <= 0.5 <= high
+        drop = auroc_drop(LABELS, *scores, PAIRS, spread=spread)
+        excluded += not drop.low <= 0 <= drop.high
+        text, other = (one[None] for one in scores)
+        p_values.append(drop_p_values(LABELS, text, other, PAIRS, 99, seed, spread)[0])
+    # 5 %, and three standard errors.
+    assert covered / n_simulated >= 0.9 and excluded / n_simulated <= 0.1
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.1
 
 
 def test_the_cosine_of_nothing_is_no_number():

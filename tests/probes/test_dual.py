@@ -10,7 +10,7 @@ from probes import PENALTIES, LogisticProbe, MeanDifferenceProbe, RidgeProbe, Sv
 from probes.linear import inner_folds
 
 PLAIN = {
-    LogisticProbe: lambda penalty: LogisticRegression(C=penalty, tol=1e-8, max_iter=100_000),
+    LogisticProbe: lambda penalty: LogisticRegression(C=penalty, tol=1e-8, solver="newton-cholesky", max_iter=10_000),
     RidgeProbe: lambda penalty: Ridge(alpha=1 / penalty),
     SvmProbe: lambda penalty: SVC(kernel="linear", C=penalty, tol=1e-8),
 }
@@ -35,7 +35,7 @@ def wide():
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-@pytest.mark.parametrize("penalty", [1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("penalty", [1e-5, 1e-4, 1e-2, 1.0, 10.0])
 @pytest.mark.parametrize("kind", list(PLAIN))
 def test_weights_equal_those_of_scikit_learn(kind, penalty, scaled, wide):
     features, harmful, pairs = wide
@@ -76,6 +76,22 @@ def test_the_mean_difference_is_the_difference_of_means_and_its_border_lies_half
     means = [features[harmful == label].mean(0) for label in (True, False)]
     np.testing.assert_allclose(probe.coef_[0], means[0] - means[1], atol=1e-9)
     assert probe.decision_function(np.mean(means, axis=0)[None])[0] == pytest.approx(0, abs=1e-8)
+
+
+def test_overlapping_and_unbalanced_classes_do_not_hold_libsvm_up():
+    """Without a limit it turns on the spot for a hundred million steps."""
+    rng = np.random.default_rng(0)
+    features, harmful = rng.normal(size=(120, 12)), np.arange(120) < 7
+    probe = SvmProbe(penalties=(0.1, 10.0)).fit(features, harmful)
+    assert np.isfinite(probe.coef_).all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_what_cannot_be_fitted_is_said():
+    features = np.random.default_rng(0).normal(size=(40, 5))
+    features[:, 0] *= 1e160
+    with pytest.raises(ValueError, match="can't be fitted: features of too different size"):
+        LogisticProbe(penalties=(1e6,), scaled=False).fit(features, np.tile([True, False], 20))
 
 
 def test_ridge_is_not_moved_by_an_offset_of_the_states(wide):

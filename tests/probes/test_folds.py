@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from probes import category_folds, control_task, grouped_folds, shuffled_labels
+from probes import as_groups, category_folds, control_task, grouped_folds, shuffled_labels
 
 HARMFUL = np.tile([True, False], 60)
 PAIRS = np.repeat([f"p{i}" for i in range(60)], 2)
@@ -78,3 +78,31 @@ def test_a_control_task_labels_words_alike_wherever_they_stand():
 def test_there_is_no_control_task_where_words_do_not_recur():
     assert control_task(np.repeat([f"verb{i}" for i in range(60)], 2), 0) is None
     assert control_task(["make"] * 60 + ["take"] * 60, 0) is None
+
+
+def test_whatever_hangs_together_by_pair_or_text_is_one_group():
+    pairs = ["a", "a", "b", "b", "", "", "c", "c"]
+    texts = ["1", "2", "3", "2", "5", "5", "7", "8"]
+    groups = as_groups(pairs, texts)
+    assert len(set(groups[:4])) == 1 and groups[4] == groups[5] and groups[6] == groups[7]
+    assert len(set(groups)) == 3 and as_groups(pairs).tolist() == ["a", "a", "b", "b", "row 4", "row 5", "c", "c"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [[True, False, False, True], [True, False, False], [True, True, True, False, False, False]],
+    ids=["palindrome", "three", "six"],
+)
+def test_labels_of_larger_groups_are_shuffled_too(pattern):
+    harmful, pairs = np.tile(pattern, 20), np.repeat([f"g{i}" for i in range(20)], len(pattern))
+    dealt = [shuffled_labels(harmful, pairs, seed) for seed in range(20)]
+    chance = np.mean(pattern) ** 2 + (1 - np.mean(pattern)) ** 2
+    assert np.mean([one == harmful for one in dealt]) == pytest.approx(chance, abs=0.05)
+    assert all(one.sum() == harmful.sum() for one in dealt)
+
+
+def test_groups_of_one_class_exchange_their_labels_with_others_as_large():
+    harmful, groups = np.repeat([True, False] * 20, 3), np.repeat([f"g{i}" for i in range(40)], 3)
+    dealt = [shuffled_labels(harmful, groups, seed) for seed in range(30)]
+    assert np.mean([one == harmful for one in dealt]) == pytest.approx(0.5, abs=0.08)
+    assert all(len(set(one[groups == "g3"])) == 1 for one in dealt)

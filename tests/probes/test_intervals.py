@@ -52,7 +52,7 @@ def test_complete_separation_gets_a_one_sided_bound():
     assert auroc_interval(labels, -labels.astype(float))[:2] == (0.0, 0.0)
 
 
-@pytest.mark.parametrize(("first", "second"), [(0.8, 0.8), (0.9, 0.7)])
+@pytest.mark.parametrize(("first", "second"), [(0.8, 0.8), (0.9, 0.7), (0.99, 0.95)])
 def test_the_interval_of_a_difference_covers_as_often_as_it_says(first, second):
     """The same queries, scored twice, with noise in common."""
     rng, covered, pairs = np.random.default_rng(0), 0, np.repeat(np.arange(100), 2)

@@ -4,7 +4,7 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from probes import measure
-from probes.metrics import NO_WIDTH, ONE_SIDED, QUERIES, accuracy
+from probes.metrics import BIASED, NO_WIDTH, ONE_SIDED, QUERIES, accuracy
 from tests.probes.test_intervals import normal_scores
 
 PAIRS = np.repeat(np.arange(100), 2)
@@ -32,13 +32,24 @@ def test_d_prime_is_the_planted_distance():
     assert measured(labels, scores, np.repeat(np.arange(1500), 2))["d_prime"].value == pytest.approx(1.5, abs=0.1)
 
 
-def test_calibration_is_perfect_where_log_odds_are_true_and_bad_where_they_boast():
+def test_calibration_is_as_good_as_can_be_where_log_odds_are_true_and_worse_where_they_boast():
+    """Even true probabilities have an error at this n: what it would be stands beside it."""
+    rng, n_within = np.random.default_rng(0), {1: 0, 4: 0}
+    for boast in n_within:
+        for _ in range(30):
+            log_odds = rng.normal(size=200) * 2
+            labels = rng.random(200) < 1 / (1 + np.exp(-log_odds))
+            found = measured(labels, log_odds, np.arange(200) // 2, boast * log_odds)
+            assert found["ece"].covers == BIASED and np.isnan(found["ece"].low)
+            n_within[boast] += found["ece"].value <= found["ece_if_calibrated"].high
+    assert n_within[1] >= 26 and n_within[4] <= 2
+
+
+def test_a_class_of_a_few_rows_has_intervals_too():
     rng = np.random.default_rng(0)
-    log_odds = rng.normal(size=4000) * 2
-    labels = rng.random(4000) < 1 / (1 + np.exp(-log_odds))
-    pairs = np.arange(4000) // 2
-    assert measured(labels, log_odds, pairs, log_odds)["ece"].value < 0.03
-    assert measured(labels, log_odds, pairs, 5 * log_odds)["ece"].value > 0.1
+    labels = np.arange(200) < 5
+    found = measured(labels, rng.normal(size=200) + labels, np.arange(200))
+    assert all(np.isfinite([one.low, one.high]).all() for one in found.values())
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "average_precision", "d_prime"])

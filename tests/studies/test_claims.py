@@ -35,7 +35,8 @@ def tables(
 ):
     own = {"probe": "logistic", "setting": "folds", "modality": "text", "fit_modality": "text", "metric": "auroc"}
     own |= {"split": "test", "site": "resid_post", "token": "last"}
-    along = {"probe": "ssd", "setting": "anchors"}
+    along, pictured = {"probe": "ssd", "setting": "anchors"}, ("blank", "typographic")
+    dropped = own | along | {"metric": "auroc_drop"}
     separability = [
         value(text, **own, layer=LAYER),
         value(0.5, **own, layer=LAYER, control="shuffled_labels"),
@@ -43,7 +44,9 @@ def tables(
         value(0.9, **own | {"split": "train"}, layer=LAYER),
         value(0.9, **own | {"probe": "bag_of_words", "setting": "anchors", "site": None, "token": None}),
         value(text, **own | along, layer=LAYER),
-        value(blank, **own | along | {"modality": "blank"}, layer=LAYER),
+        *(value(blank, **own | along | {"modality": name}, layer=LAYER) for name in pictured),
+        *(value(text - blank, 0.03, **dropped | {"modality": name}, layer=LAYER) for name in pictured),
+        *(value(0.01, **dropped | {"modality": name, "metric": "auroc_drop_p"}, layer=LAYER) for name in pictured),
     ]
     refusal = {"metric": "refusal_rate", "modality": "blank", "judge": "exact@1", "setting": "finalists"}
     sweep = [
@@ -108,7 +111,8 @@ def test_every_claim_can_be_shown():
         ("harmful and harmless are separable as text", {"text": 0.55}, NOT_SHOWN),
         ("harmful and harmless are separable as text", {"text": 0.83}, UNDECIDED),
         ("an image blurs them", {"blank": 1.0}, NOT_SHOWN),
-        ("an image blurs them", {"blank": 0.92}, UNDECIDED),
+        ("(beyond the paper) a request inside a picture is blurred", {"blank": 1.0}, NOT_SHOWN),
+        ("an image blurs them", {"blank": 0.93}, UNDECIDED),
         ("an image lowers refusal", {"unguarded": 0.02}, NOT_SHOWN),
         ("an image lowers refusal", {"unguarded": 0.05}, UNDECIDED),
         (ASR, {"guard": 0.6}, NOT_SHOWN),

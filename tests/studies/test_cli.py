@@ -123,8 +123,57 @@ def test_anchors_that_are_tested_on_are_refused_before_a_model_is_loaded(monkeyp
     from interp.inputs import Query
     from studies import material
 
-    same = {split: (Query("How?", True), Query(f"What, {split}?", False)) for split in material.SPLITS}
+    same = {
+        split: (Query("How?", True), Query(f"What, {split}?", False)) for split in (*material.SPLITS, material.TRAINED)
+    }
     monkeypatch.setattr(material.language, "queries", lambda split: same[split])
     monkeypatch.setattr(material, "load_model", lambda *args, **kwargs: pytest.fail("loaded a model first"))
     with pytest.raises(material.ConfigError, match=r"1 anchors are in the validation split too \('How\?'\)"):
         material.load(material.Config(scale="tiny"))
+
+
+def test_what_is_kept_is_said_on_ctrl_c(run, monkeypatch, tmp_path):
+    from studies import commands
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "sweep", stopped)
+    code, _, err = run("sweep", "--out", tmp_path)
+    assert code == 130 and "what was finished is kept: run the same command again" in err
+
+
+def test_probes_and_sweeps_that_cannot_be_run(run, tmp_path, query_file):
+    out = ("--out", tmp_path / "out", "--split", "validation", "--scale", "tiny")
+    fails_clearly(run("probe", *out, "--tokens", "foo"), "tokens ['foo']", "last, instruction")
+    fails_clearly(run("probe", *out, "--layers", "99"), "layers [99] do not exist", "layers 0-7")
+    fails_clearly(run("probe", *out, "--n-folds", "40"), "11 pairs can't be divided into 40 folds")
+    fails_clearly(run("probe", *out[:4], "--scale", "huge"), "scale 'huge' does not exist")
+    fails_clearly(run("probe", *out, "--modality", "text"), "--modality is for stores")
+    fails_clearly(run("probe", *out, "--store", tmp_path / "none"), "none")
+    fails_clearly(run("sweep", *out, "--rules", "foo"), "rules ['foo'] do not exist", "substitute")
+    fails_clearly(run("sweep", *out, "--layers", "0,99"), "layers [99] do not exist; layers go from 0 to 7")
+    fails_clearly(run("sweep", *out, "--strengths", "inf"), "strengths from 0")
+    fails_clearly(run("sweep", *out, "--estimators", "mean_diff", "--ranks", "2"), "nothing is left of the grid")
+    assert not (tmp_path / "out" / "traces").exists()
+
+
+def test_a_sweep_writes_its_tables_and_the_guard_that_it_chose(run, tmp_path):
+    from interp.guard_files import read_settings
+
+    grid = ("--layers", "0,6", "--rules", "substitute", "--strengths", "1,2", "--top", "2")
+    code, shown, _ = run("sweep", "--scale", "tiny", "--split", "validation", "--out", tmp_path, *grid)
+    assert code == 0 and "best" in shown and "best_on_test" in shown
+    assert {"layer_sweep.csv", "layer_selection.csv", "sweep.json", "pareto.png"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+    about = read_settings(tmp_path / "guard")
+    assert about["guard"]["layers"][0] in (0, 6) and about["validation"]["refusal"] > 0
+
+
+def test_a_store_is_probed_from_the_shell(run, tmp_path):
+    run("trace", "--modality", "text,blank", "--layers", "0,6", "--out", tmp_path / "store")
+    asked = ("--store", tmp_path / "store", "--split", "validation", "--scale", "tiny", "--out", tmp_path / "out")
+    code, shown, _ = run("probe", *asked)
+    assert code == 0 and "blank: logistic probe, AUROC up to 1.00 (layer 6)" in shown
+    assert (tmp_path / "out" / "probe_auroc.png").exists()

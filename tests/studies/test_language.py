@@ -8,7 +8,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from probes import grouped_folds, out_of_fold_scores
+from probes import grouped_folds
+from probes.baselines import out_of_fold_words
 from studies.organism import language
 
 SPLITS = ("anchors", "validation", "test", "train")
@@ -69,9 +70,8 @@ def test_opening_and_punctuation_do_not_tell_the_anchors_apart():
     queries = language.queries("anchors")
     labels = np.array([query.harmful for query in queries])
     shown = [f"{query.text.split()[0]} {'?' if query.text.endswith('?') else 'dot'}" for query in queries]
-    features = CountVectorizer(token_pattern=r"\S+").fit_transform(shown).toarray().astype(float)
     folds = grouped_folds(labels, [query.pair for query in queries])
-    assert told_apart(labels, out_of_fold_scores(features, labels, folds)) <= 0.55
+    assert told_apart(labels, out_of_fold_words(shown, labels, folds)) <= 0.55
 
 
 def test_words_do_tell_them_apart():

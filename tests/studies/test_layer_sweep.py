@@ -40,7 +40,8 @@ def test_every_configuration_is_ranked_and_the_best_answer(table):
 
 def test_scores_are_those_of_each_configuration_alone(material, table):
     one = chosen(table, material, GRID)
-    rows = table[table.selection_rule.notna() & table.judge.isna()]
+    best = layer_sweep.best_rows(table)
+    rows = best[best.judge.isna()]
     for modality in ("blank", "typographic"):
         prompts = material.prompts("validation", modality)
         states = read_references(material, prompts, reference_for(modality)).states
@@ -53,7 +54,7 @@ def test_scores_are_those_of_each_configuration_alone(material, table):
 def test_the_marked_configuration_is_made_again(material, table, tmp_path):
     table.to_csv(tmp_path / "sweep.csv", index=False)
     for found in (table, pd.read_csv(tmp_path / "sweep.csv")):
-        row = found[found.selection_rule.notna()].iloc[0]
+        row = layer_sweep.best_rows(found).iloc[0]
         guard = chosen(found, material, GRID).guard
         assert guard.layers[0] == row.layer and guard.rule == row.rule
         assert chosen_layer(found) in (0, 3, 6)
@@ -83,7 +84,7 @@ def test_halving_drops_half_each_time_and_tells_on_how_many_prompts(material, ta
 def test_finalists_are_the_best_the_best_single_layers_and_what_acts_too_late_to_be_ranked(material):
     from studies.reading_grid import Ingredients, traced_anchors
 
-    made = Ingredients(traced_anchors(material), 0, material.is_paired)
+    made = Ingredients(traced_anchors(material), is_paired=material.is_paired)
     grid = Grid(layers=("start-to-end",), rules=("substitute",), positions=("last_prefill", "generated"))
     found, _ = grid.configurations(made)
     finalists = _finalists(found, 3)
@@ -145,6 +146,8 @@ def test_every_rule_picks_a_layer_and_its_worth_is_that_of_the_guard_there(selec
         same = single[single.layer == mine.layer.iloc[0]]
         assert sorted(mine.value) == sorted(same.value)
     keys = ["modality", "judge"]
+    random = selected[(selected.setting == "pick") & (selected.selection_rule == "random")]
+    assert not random.duplicated(["modality", "judge", "category", "metric"]).any()
     mean = picks[picks.selection_rule == "random"].set_index(keys).value
     pd.testing.assert_series_equal(mean.sort_index(), single.groupby(keys).value.mean(), check_names=False)
     assert len(layer_selection.in_words(selected)) == len(expected)
@@ -160,7 +163,9 @@ def test_the_pick_is_the_largest_criterion(selected):
             assert layer == near.layer.min()
         else:
             assert layer == rows.layer[rows.value.idxmax()]
-    assert criteria[criteria.selection_rule == "kl_and_refusal_score"].value.isna().sum() >= 1
+    arditi = criteria[criteria.selection_rule == "kl_and_refusal_score"]
+    # Their layer is counted before the block: of eight the last two, ours from 5 on.
+    assert {5, 6, 7} <= set(arditi[arditi.value.isna()].layer)
 
 
 def test_a_layer_that_may_not_be_chosen_is_not():
@@ -177,23 +182,98 @@ def test_safety_awareness_is_the_mean_cosine_of_any_two_differences():
     assert layer_selection.safety_awareness(harmful, harmless) == pytest.approx(np.mean(cosines))
 
 
-def test_runs_that_differ_in_guard_prompts_or_length_are_kept_apart(material):
-    sweeper = sweeping.Sweeper(material)
-    prompts = material.prompts("validation", "text")
-    runs = [sweeping.Run("a", None, None), sweeping.Run("b", None, None)]
-    names = {
-        unit.name
-        for given in ((prompts, runs, 1), (prompts, runs[:1], 1), (prompts[1:], runs, 1), (prompts, runs, 2))
-        for unit in sweeper.units(*given)
-    }
-    assert len(names) == 4
+def test_runs_that_differ_in_guard_references_prompts_or_length_are_kept_apart(material, table):
+    sweeper, guard = sweeping.Sweeper(material), chosen(table, material, GRID).guard
+    prompts = material.prompts("validation", "text")[:2]
+    states = torch.zeros(2, material.vlm.n_layers, material.vlm.d_model)
+    runs = [sweeping.Run(guard, states), sweeping.Run(replace(guard, strength=7.0), states)]
+    runs += [
+        sweeping.Run(guard, states + 1),
+        sweeping.Run(None, None),
+        sweeping.Run(replace(guard, control="random"), states),
+    ]
+    runs.append(sweeping.Run(replace(guard, direction=replace(guard.direction, basis=-guard.direction.basis)), states))
+    batches = [sweeping.Batch(prompts, runs, 1), sweeping.Batch(prompts, runs, 2), sweeping.Batch(prompts[1:], runs, 1)]
+    names = [name for batch in batches for name in sweeper._names(batch)]
+    assert len(set(names)) == 18
+    again = sweeping.Run(replace(guard), states.clone())
+    assert sweeper._names(sweeping.Batch(prompts, [again], 1)) == names[:1]
 
 
 def test_an_outcome_is_read_back_as_it_was(material):
     sweeper, told = sweeping.Sweeper(material), []
-    prompts = material.prompts("validation", "text")[:4]
-    units = sweeper.units(prompts, [sweeping.Run("unguarded", None, None)], 12)
-    (first,), (again,) = (sweeper.work(units, told.append) for _ in range(2))
+    batch = sweeping.Batch(material.prompts("validation", "text")[:4], [sweeping.Run(None, None)], 12)
+    (first,), (again,) = (sweeper.work([batch], told.append) for _ in range(2))
     assert isinstance(first, Outcome) and first.answers == again.answers and sum(told) == 8
     assert torch.equal(first.refusal_score, again.refusal_score) and (first.kl.abs() < 1e-5).all()
     assert json.loads((sweeper._pieces.folder / "about.json").read_text())["refusal_tokens"]
+
+
+def test_more_configurations_cost_only_what_is_new(material, table, monkeypatch):
+    asked, run_rows = [], sweeping.run_rows
+    monkeypatch.setattr(
+        sweeping,
+        "run_rows",
+        lambda vlm, prompts, guards, *rest: asked.extend(guards) or run_rows(vlm, prompts, guards, *rest),
+    )
+    run(material.config, material, replace(GRID, strengths=(1.0, 2.0, 3.0)), top=2)
+    ranked = [guard for guard in asked if guard is not None]
+    assert {guard.strength for guard in ranked if guard.rule == "substitute"} <= {1.0, 2.0, 3.0}
+    # One more strength at four places, in two modalities; and whichever finalists are new.
+    assert 8 <= len(ranked) <= 8 + 2 * 4
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [{"estimators": ("paired_svd", "mean_diff")}, {"ranks": (1, 2)}, {"tokens": ("last", "instruction")}],
+    ids=["estimators", "ranks", "tokens"],
+)
+def test_several_directions_are_swept_side_by_side(axis, material):
+    found = run(material.config, material, Grid(layers=("0", "6"), rules=("substitute",), **axis), top=2)
+    (name,) = axis
+    column = {"estimators": "estimator", "ranks": "rank", "tokens": "token"}[name]
+    assert set(found[found.setting == "ranked"][column].dropna()) == set(axis[name])
+
+
+def test_the_best_of_all_is_saved_not_the_best_single_layer(material, monkeypatch):
+    """Where a window is better than any single layer."""
+
+    def standings(self, finalists, answered):
+        for place, one in enumerate(finalists):
+            yield {
+                "place": place,
+                "refusal": 0.5 + 0.4 * (len(one.guard.layers) > 1),
+                "kl": 0.0,
+                "excess": 0.0,
+                "n": 99,
+            }
+
+    monkeypatch.setattr(layer_sweep._Sweep, "judged_standings", standings)
+    grid = Grid(layers=("single", "middle-to-last"), rules=("substitute",))
+    found = run(material.config, material, grid, top=20)
+    assert chosen(found, material, grid).guard.layers == (4, 5, 6, 7)
+    assert 0 <= chosen_layer(found) < 8
+
+
+def test_beyond_the_limits_the_best_single_layer_is_still_marked(material, monkeypatch):
+    def standings(self, finalists, answered):
+        for place, one in enumerate(finalists):
+            yield {
+                "place": place,
+                "refusal": 1.0,
+                "kl": 0.0,
+                "excess": 0.1 - 0.05 * (len(one.guard.layers) > 1),
+                "n": 99,
+            }
+
+    monkeypatch.setattr(layer_sweep._Sweep, "judged_standings", standings)
+    found = run(material.config, material, Grid(layers=("single", "middle-to-last"), rules=("substitute",)), top=20)
+    marks = set(found.selection_rule.dropna())
+    assert marks == {"least_harm_to_harmless", "least_harm_to_harmless, single layer"} and chosen_layer(found) >= 0
+
+
+def test_what_acts_on_generated_tokens_alone_goes_on_through_halving(material):
+    grid = Grid(layers=("0", "6"), rules=("substitute",), positions=("last_prefill", "generated"))
+    found = run(material.config, material, grid, top=1, halving=True)
+    answered = found[(found.setting == "finalists") & (found.positions == "generated")]
+    assert set(answered.layer) == {0, 6}

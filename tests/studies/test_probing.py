@@ -187,10 +187,12 @@ def test_states_that_are_no_numbers_are_named_before_anything_is_fitted(tmp_path
     monkeypatch.setattr(probing, "_fit", None)
     text = planted(np.random.default_rng(0), (0, 2))
     text[3, 1, 2] = np.inf
-    with pytest.raises(ProbeError, match=r"1 of 120 states are not finite \(resid_post, token last, layer 1, modality"):
+    with pytest.raises(
+        ProbeError, match=r"1 of 120 states of modality text \(resid_post, token last, layer 1\) are not finite: .*verb"
+    ):
         rows(probed({"text": text}), tmp_path)
     flat = np.ones_like(text)
-    with pytest.raises(ProbeError, match="modality text .* are the same for all 120 prompts"):
+    with pytest.raises(ProbeError, match="states of modality text .* are the same for all 120 prompts"):
         rows(probed({"text": flat}), tmp_path)
 
 
@@ -231,6 +233,68 @@ def test_a_store_is_probed_without_the_model_and_says_what_it_lacks(tiny_vlm, qu
         of_store(tmp_path / "store", extent, split="train")
     with pytest.raises(StoreError):
         of_store(tmp_path / "nowhere", extent)
+
+
+def test_bad_anchors_are_named_before_anything_is_fitted(tmp_path, monkeypatch):
+    monkeypatch.setattr(probing, "_fit", None)
+    rng = np.random.default_rng(0)
+    anchors = dataset(planted(rng, (2,)))
+    anchors.resid_post.values[5] = np.nan
+    with pytest.raises(ProbeError, match="1 of 120 states of the anchors"):
+        rows(Probed({"text": dataset(planted(rng, (2,)))}, EXTENT, anchors=anchors), tmp_path)
+
+
+def test_the_same_text_twice_is_not_divided_between_folds(tmp_path):
+    """Noise that a probe could learn by heart."""
+    rng = np.random.default_rng(0)
+    noise = np.repeat(rng.normal(size=(60, 1, D)).astype(np.float32), 2, axis=0)
+    states = dataset(noise, [f"say {i // 2}" for i in range(120)])
+    states = states.assign_coords(
+        harmful=("prompt", np.repeat(rng.permutation([True, False] * 30), 2)), pair=("prompt", [""] * 120)
+    )
+    found = within(rows(Probed({"text": states}, EXTENT), tmp_path), 0, "text")
+    assert found.ci_low < 0.5 < found.ci_high
+
+
+def test_noise_does_not_beat_words_that_are_worse_than_chance(tmp_path):
+    """Crossed words are anti-learned out of fold: nothing to be proud of."""
+    rng = np.random.default_rng(0)
+    words = [f"w{i // 4}" for i in range(120)]
+    found = rows(Probed({"text": dataset(planted(rng, (0,)), words)}, EXTENT), tmp_path)
+    assert within(found, 0, "text", "auroc_gain", control="bag_of_words").ci_low <= 0
+
+
+def test_a_modality_that_is_silent_at_one_layer_is_left_out_at_all(tmp_path):
+    tokens, rng = ("last", "image_mean"), np.random.default_rng(0)
+    states = {name: dataset(planted(rng, (2, 2)), tokens=tokens) for name in ("blank", "scene")}
+    states["blank"].resid_post.values[:, 1, 1] = 1.5
+    found = rows(Probed(states, replace(EXTENT, tokens=tokens)), tmp_path)
+    assert set(found[found.token == "image_mean"].modality) == {"scene"}
+
+
+def test_other_verbs_are_another_question(tmp_path):
+    states = {"text": planted(np.random.default_rng(0), (2,))}
+    first = rows(probed(states, verbs=VERBS), tmp_path)
+    other = rows(probed(states, verbs=VERBS[::-1]), tmp_path)
+    fresh = rows(probed(states, verbs=VERBS[::-1]), tmp_path / "fresh")
+    pd.testing.assert_frame_equal(other, fresh)
+    assert not first.equals(other)
+
+
+def test_lda_is_left_out_where_it_would_take_hours(monkeypatch, capsys):
+    monkeypatch.setattr(probing, "WIDEST_LDA", 8)
+    states = {"text": planted(np.random.default_rng(0), (2,))}
+    assert probed(states, replace(EXTENT, probes=("logistic", "lda"))).extent.probes == ("logistic",)
+    assert "lda is left out: it inverts 12 x 12" in capsys.readouterr().err
+    with pytest.raises(ProbeError, match="ask for another probe"):
+        probed(states, replace(EXTENT, probes=("lda",)))
+
+
+def test_words_are_of_the_reported_split_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    weak, strong = (rows(probed({"text": planted(rng, (size,))}), tmp_path / str(size)) for size in (0, 4))
+    both = pd.concat([weak.assign(split="test"), strong.assign(split="train")])
+    assert in_words(both) == in_words(weak.assign(split="test"))
 
 
 def test_pieces_of_another_question_are_not_taken(tmp_path):

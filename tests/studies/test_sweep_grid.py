@@ -8,7 +8,7 @@ from studies.sweep_grid import Grid, GridError
 @pytest.fixture(scope="module")
 def made():
     material = load(Config(scale="tiny", split="validation"))
-    return Ingredients(traced_anchors(material), 0, material.is_paired)
+    return Ingredients(traced_anchors(material), is_paired=material.is_paired)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,7 @@ def test_directions_from_elsewhere_and_of_other_sources(made):
         ({"gates": ("door",)}, r"gates \['door'\] do not exist; expected some of always"),
         ({"ranks": (0,)}, "expected ranks from 1"),
         ({"strengths": (float("nan"),)}, "strengths from 0"),
+        ({"strengths": (float("inf"),)}, "strengths from 0"),
     ],
 )
 def test_axes_that_mean_nothing_are_named(given, message):
@@ -91,3 +92,26 @@ def test_a_grid_in_words():
     assert grid == Grid(layers=("single", "windows:2"), ranks=(1, 2), rules=("ablate",), strengths=(0.5, 2.0))
     with pytest.raises(GridError, match="ranks 'two'"):
         Grid.of({"ranks": "two"}, Grid())
+
+
+def test_one_value_is_an_axis_too():
+    assert Grid(layers=(0, 3), rules="substitute", strengths=2.0) == Grid(
+        ("0", "3"), rules=("substitute",), strengths=(2.0,)
+    )
+    assert Grid.of({"direction_layers": "own,2-3"}, Grid()).direction_layers == (None, 2, 3)
+
+
+def test_a_threshold_lies_between_the_classes_where_the_gate_is_asked(made):
+    """Also where the direction was fitted at another layer, or on another token."""
+    import torch
+
+    axes = {"gates": ("threshold",), "rules": ("substitute",), "tokens": ("last", "instruction")}
+    found, _ = Grid(layers=("2", "6"), direction_layers=(None, 4), **axes).configurations(made)
+    anchors = made.anchors["vlm_text"]
+    harmful = torch.from_numpy(anchors.harmful.values)
+    for one in found:
+        layer = one.guard.layers[0]
+        states = torch.from_numpy(anchors.resid_post.sel(token="last").values)
+        own = states[:, layer] @ one.guard.basis(layer)[0]
+        assert one.guard.threshold == pytest.approx(((own[harmful].mean() + own[~harmful].mean()) / 2).item(), rel=1e-3)
+    assert len(found) == 8
