@@ -125,8 +125,11 @@ def pareto(table: pd.DataFrame) -> Figure:
                 axis.scatter(mine[x], mine.opening_refusal_rate, s=90, marker="*", color="0.1", zorder=3)
             axis.set(xlabel=label)
         axes[0].set(ylabel="harmful: begins to refuse")
-        axes[0].set_xscale("symlog", linthresh=1e-3)
-        axes[0].set_xlim(left=-1e-4)
+        if wide.kl.max() > 1e-2:
+            # Most cost next to nothing, a few break everything.
+            axes[0].set_xscale("symlog", linthresh=1e-3)
+            axes[0].set_xlim(left=-1e-4)
+        axes[1].set_xlim(-0.003, max(0.05, 1.05 * wide.opening_over_refusal_rate.max()))
         handles, labels = axes[0].get_legend_handles_labels()
         handles += [
             plt.Line2D([], [], marker="o", markerfacecolor="none", markeredgecolor="0.2", linestyle=""),

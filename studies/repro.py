@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from studies import claims, defence, layer_selection, layer_sweep, probing, readings, separability, signal_path
-from studies.material import BUILT_IN, Config, ConfigError, load
+from studies.material import BUILT_IN, SPLITS, Config, ConfigError, load
 from studies.records import read_table, write_config, write_provenance, write_table
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
@@ -40,7 +40,7 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     write_config(out, config)
     if not material.is_paired:
         console.print("The queries are not paired: direction by mean_diff, folds by row where there is no pair.")
-    sizes = ", ".join(f"{split} {len(chosen)}" for split, chosen in material.queries.items())
+    sizes = ", ".join(f"{split} {len(material.queries[split])}" for split in SPLITS)
     console.print(f"Queries used: {sizes}.")
     separable = separability.run(config, material)
     write_table(separable, out, "separability")

@@ -73,7 +73,7 @@ def test_the_modality_gap_is_the_planted_distance_of_centroids():
 
 
 def states_apart(rng, n, shift):
-    """States of the same queries twice, with noise of their own, and a shift along one axis relative to their length."""
+    """States of the same queries twice, with noise of its own; a shift along one axis, relative to their length."""
     of_query = rng.normal(size=(n, 256)) + 3
     text, other = (of_query + 0.5 * rng.normal(size=of_query.shape) for _ in range(2))
     other[:, 0] += shift * np.linalg.norm(other, axis=1)
