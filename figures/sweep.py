@@ -16,7 +16,19 @@ RULE_LINES = {"substitute": "-", "ablate": ":", "add_reference": "--", "class_me
 OTHER_LINE = (0, (5, 1, 1, 1, 1, 1))
 OF_CONFIGURATION = ["layer", "last_layer", "rule", "gate", "gate_scope", "strength", "direction_layer", "estimator"]
 OF_CONFIGURATION += ["rank", "source", "token", "positions"]
-TABLE = ["setting", "defence", "modality", "layer", "rule", "gate", "strength", "selection_rule", "metric", "value"]
+TABLE = [
+    "setting",
+    "defence",
+    "modality",
+    "layer",
+    "rule",
+    "gate",
+    "strength",
+    "selection_rule",
+    "metric",
+    "value",
+    "n",
+]
 
 
 def _ranked(table: pd.DataFrame, figure: str) -> tuple[pd.DataFrame, pd.Series | None]:
@@ -26,7 +38,10 @@ def _ranked(table: pd.DataFrame, figure: str) -> tuple[pd.DataFrame, pd.Series |
         table = table.assign(last_layer=np.nan)
     marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
     best = marked[~marked.selection_rule.fillna("").str.endswith("single layer")]
-    return table[table.setting == "ranked"], best.iloc[0] if len(best) else None
+    ranked = table[table.setting == "ranked"]
+    # Successive halving drops some on fewer prompts: they are no match for the others.
+    is_whole = ranked.n.isna() | (ranked.n == ranked.groupby("metric").n.transform("max"))
+    return ranked[is_whole], best.iloc[0] if len(best) else None
 
 
 def layer_sweep(table: pd.DataFrame) -> Figure:
@@ -99,8 +114,7 @@ def pareto(table: pd.DataFrame) -> Figure:
     Means over modalities, of over-refusal the largest. Ringed: no other beats it in all three; starred: the choice.
     """
     ranked, chosen = _ranked(table, "pareto")
-    # Successive halving drops some on fewer prompts: they are no match for the others.
-    guarded = ranked[(ranked.defence == "guard") & ((ranked.n == ranked.n.max()) | (ranked.metric == "on_front"))]
+    guarded = ranked[ranked.defence == "guard"]
     keys = [name for name in OF_CONFIGURATION if name in guarded]
     found = guarded.groupby([*keys, "metric"], dropna=False).value
     wide = found.mean().unstack("metric")

@@ -51,7 +51,7 @@ def auroc_interval(
     auroc, influence = _influence(is_harmful, scores)
     if auroc in (0.0, 1.0):
         n_groups = len(scores) if groups is None else len(set(groups))
-        bound = (1 - confidence) ** (1 / min(is_harmful.sum(), (~is_harmful).sum(), n_groups))
+        bound = float((1 - confidence) ** (1 / min(is_harmful.sum(), (~is_harmful).sum(), n_groups)))
         return (1.0, bound, 1.0) if auroc else (0.0, 0.0, 1 - bound)
     error = spread * np.sqrt(_variance(influence, is_harmful, groups))
     half_width = norm.ppf(0.5 + confidence / 2) * error / (auroc * (1 - auroc))
@@ -88,7 +88,7 @@ def auroc_difference(
     variances = [_variance(part, is_harmful, groups) for part in (*parts, parts[0] - parts[1])]
     both = np.sqrt(variances[0] * variances[1])
     shared = (variances[0] + variances[1] - variances[2]) / (2 * both) if both > 0 else 0.0
-    gap, width = one - other, lambda a, b: np.sqrt(max(a**2 + b**2 - 2 * shared * a * b, 0.0))
+    gap, width = one - other, lambda a, b: float(np.sqrt(max(a**2 + b**2 - 2 * shared * a * b, 0.0)))
     return gap, max(-1.0, gap - width(one - low, its_high - other)), min(1.0, gap + width(high - one, other - its_low))
 
 

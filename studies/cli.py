@@ -377,7 +377,7 @@ def _is_about_input(error: Exception) -> bool:
     from interp import AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError
     from studies.datasets import QueryFileError
     from studies.material import ConfigError
-    from studies.probing import ProbeError
+    from studies.probed import ProbeError
     from studies.sweep_grid import GridError
 
     known = (GridError, ProbeError, AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError)

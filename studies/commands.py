@@ -14,7 +14,7 @@ from interp.guard import Guard
 from studies import layer_selection, layer_sweep, probing, separability
 from studies.guards import resolved
 from studies.material import Config, load
-from studies.probing import Extent
+from studies.probed import Extent, of_store
 from studies.records import first_judge, tidy, write_config, write_provenance, write_table
 from studies.repro import writable_folder
 from studies.selection import judged_standing
@@ -43,9 +43,9 @@ def probe_store(
     """Probes on what was traced before; needs no model.
 
     Raises:
-        StoreError, ProbeError: see `studies.probing.of_store`.
+        StoreError, ProbeError: see `studies.probed.of_store`.
     """
-    probed = probing.of_store(store, extent, modalities, split, seed)
+    probed = of_store(store, extent, modalities, split, seed)
     folder = writable_folder(out)
     about = {"store": json.loads((store / "header.json").read_text(encoding="utf-8")), "split": split}
     rows = probing.run(probed, folder / "probes", about | {"modalities": list(probed.states)})

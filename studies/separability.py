@@ -23,7 +23,8 @@ from studies import probing
 from studies.answers import answers
 from studies.guarding import mean
 from studies.material import BUILT_IN, TRAINED, Config, ConfigError, Material, load
-from studies.probing import FILLER, Extent, Known, Probed, ProbeError, as_control, drop_rows, fitting, shift_cosines
+from studies.probed import FILLER, Extent, Known, Probed, ProbeError, fitting
+from studies.probing import as_control, drop_rows, shift_cosines
 from studies.records import tidy
 
 EXTENTS = {

@@ -117,6 +117,12 @@ def sweep_rows():
         "value": 1,
     }
     rows.append(chosen | {"layer": 2, "rule": "substitute", "strength": 1.0, "gate": "sign", "modality": "blank"})
+    # One that halving dropped is not drawn beside the others.
+    dropped = {"setting": "ranked", "defence": "guard", "layer": 9, "rule": "steer", "gate": "sign", "n": 15}
+    rows = [row | {"n": 60} for row in rows]
+    rows += [
+        dropped | {"modality": "blank", "metric": metric, "value": 0.9} for metric in ("kl", "opening_refusal_rate")
+    ]
     return pd.DataFrame(rows).assign(ci_low=lambda t: t.value - 0.05, ci_high=lambda t: t.value + 0.05)
 
 

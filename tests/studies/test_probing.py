@@ -10,7 +10,8 @@ import xarray as xr
 from interp import to_prompts, trace
 from interp.activations import StoreError
 from studies import pieces, probing
-from studies.probing import FILLER, Extent, Probed, ProbeError, in_words, of_store
+from studies.probed import FILLER, Extent, Probed, ProbeError, of_store
+from studies.probing import in_words
 from studies.records import tidy
 
 N_PAIRS, D = 60, 12
@@ -282,7 +283,7 @@ def test_other_verbs_are_another_question(tmp_path):
 
 
 def test_lda_is_left_out_where_it_would_take_hours(monkeypatch, capsys):
-    monkeypatch.setattr(probing, "WIDEST_LDA", 8)
+    monkeypatch.setattr("studies.probed.WIDEST_LDA", 8)
     states = {"text": planted(np.random.default_rng(0), (2,))}
     assert probed(states, replace(EXTENT, probes=("logistic", "lda"))).extent.probes == ("logistic",)
     assert "lda is left out: it inverts 12 x 12" in capsys.readouterr().err
