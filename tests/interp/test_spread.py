@@ -97,7 +97,7 @@ class Deadly(VLM):
 
 def test_workers_that_always_die_are_given_up(cluster, tiny_vlm, prompts, tmp_path):
     deadly = Deadly(tiny_vlm.model, tiny_vlm.processor, "deadly", tiny_vlm.loading)
-    with pytest.raises(ModelError, match="3 workers died over batch 0"):
+    with pytest.raises(ModelError, match="3 workers died over piece 0"):
         trace(deadly, prompts[:4], out=tmp_path / "store", ray="local")
     assert Store(tmp_path / "store").n_done == 0
 
