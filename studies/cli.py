@@ -19,7 +19,7 @@ class _Interruptible(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            told = str(stop) or "stopped; what was finished is kept: run the same command again to go on"
+            told = "stopped; what was finished is kept: run the same command again to go on"
             print(f"vlm-guard: {told}", file=sys.stderr)
             raise typer.Exit(130) from stop
 
