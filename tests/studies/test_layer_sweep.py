@@ -124,6 +124,7 @@ def test_what_has_to_run_alone_is_said(material, capsys):
     assert "runs go one at a time, each with a prefill of its own: positions text change the prompt" in told
 
 
+@pytest.mark.slow  # half a minute for a cluster to start; what workers do is tested with tracing
 def test_workers_of_a_cluster_find_the_same(material, table, tmp_path):
     pytest.importorskip("ray")
     elsewhere = replace(material, config=replace(material.config, out=str(tmp_path)))
