@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(PIP) --constraint requirements.lock torch
-	$(PIP) --constraint requirements.lock --editable '.[notebook,dev,distributed,endpoint]'
+	$(PIP) --constraint requirements.lock --editable '.[notebook,docs,dev,distributed,endpoint]'
 	@touch $@
 
 repro: .venv/installed  ## the paper's argument on the built-in model, in five minutes

@@ -8,8 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-WIDE = 6.75
-"""Inches: two columns of a conference paper; a single one is 3.25."""
+WIDE, NARROW = 6.75, 3.25
+"""Inches: both columns of a conference paper, and a single one."""
 
 _hues = sns.color_palette("colorblind")
 MODALITY_COLORS = {
@@ -67,6 +67,17 @@ def present(values: pd.Series) -> list[str]:
 def styled():
     """Context in which figures are made."""
     return mpl.rc_context(STYLE)
+
+
+def captioned(figure: Figure, text: str) -> Figure:
+    """The figure with what has to be said under it: what is drawn, of how many, with which intervals."""
+    figure.caption = " ".join(text.split())
+    return figure
+
+
+def caption(figure: Figure) -> str:
+    """What came with a figure of this package; empty for others."""
+    return getattr(figure, "caption", "")
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
