@@ -1,4 +1,4 @@
-"""Finished results, read back: the tables of one model, from a folder or several, checked before anything is made of them."""
+"""Finished results of one model, read back from a folder or several, and checked before anything is made of them."""
 
 import hashlib
 import json
