@@ -1,25 +1,39 @@
 """Tidy table -> matplotlib figure. Runs nothing."""
 
+from figures.bench import bench_ratios
 from figures.defence import attack_success_bars
-from figures.guard import guard_explained
+from figures.directions import directions
+from figures.guard import gate_roc, guard_explained, what_changed
+from figures.judges import judge_agreement
 from figures.readings import readings
-from figures.separability import coordinates_by_modality, hidden_states, probe_auroc, transfer
+from figures.separability import degradation, probe_auroc, transfer
+from figures.signal_path import attribution, patching_map, refusal_lens
+from figures.states import coordinate_ridges, hidden_states
 from figures.style import caption, save
 from figures.sweep import layer_selection, layer_sweep, pareto
 from figures.tradeoff import safety_tradeoff
 
 __all__ = [
     "attack_success_bars",
+    "attribution",
+    "bench_ratios",
     "caption",
-    "coordinates_by_modality",
+    "coordinate_ridges",
+    "degradation",
+    "directions",
+    "gate_roc",
     "guard_explained",
     "hidden_states",
+    "judge_agreement",
     "layer_selection",
     "layer_sweep",
     "pareto",
+    "patching_map",
     "probe_auroc",
-    "transfer",
     "readings",
+    "refusal_lens",
     "safety_tradeoff",
     "save",
+    "transfer",
+    "what_changed",
 ]

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from figures.style import WIDE, first_judge, need, styled
+from figures.style import WIDE, captioned, counted, first_judge, need, styled
 
 _hues = sns.color_palette("colorblind")
 ARMS = {
@@ -30,7 +30,7 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
     In the multimodal setting every defence that reads a reference reads the transcription: what the user wrote is
     harmless there.
     """
-    columns = ["setting", "modality", "defence", "reference", "judge", "metric", "value", "ci_low", "ci_high"]
+    columns = ["setting", "modality", "defence", "reference", "judge", "metric", "value", "ci_low", "ci_high", "n"]
     need(table, columns, "attack_success_bars")
     table = _arms(first_judge(table[table.setting.isin(SETTINGS)]))
     places = list(table[["setting", "modality"]].drop_duplicates().itertuples(index=False, name=None))
@@ -47,7 +47,13 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
         handles = [Patch(color=color, label=label) for label, color in ARMS.values()]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         plt.close(figure)
-    return figure
+    return captioned(
+        figure,
+        f"""Attack success on harmful requests and over-refusal on harmless ones in each setting and modality, by
+        defence, with 95 % Wilson intervals. Guard and text verdict read the prompt's own text; in the multimodal
+        setting, what the model reads in the picture; of bounds, the true request.
+        {counted(table[table.metric == "asr"])} of each class.""",
+    )
 
 
 def _arms(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,10 +1,30 @@
-"""What a guard does to one prompt."""
+"""What a guard does: to one prompt layer by layer, to every prompt of a study, and how its gate tells them apart."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score, roc_curve
 
-from figures.style import CLASS_COLORS, WIDE, need, styled
+from figures.style import (
+    CLASS_COLORS,
+    CLASS_MARKERS,
+    MODALITY_COLORS,
+    MODALITY_MARKERS,
+    WIDE,
+    captioned,
+    filled,
+    need,
+    present,
+    span,
+    styled,
+    told,
+)
 
 
 def guard_explained(table: pd.DataFrame) -> Figure:
@@ -33,4 +53,161 @@ def guard_explained(table: pd.DataFrame) -> Figure:
         right.set(xlabel="layer", ylabel="change, ‖Δh‖ / ‖h‖", title="gate")
         right.margins(y=0.15)
         plt.close(figure)
-    return figure
+    return captioned(
+        figure,
+        """What the guard does to one prompt (n = 1) at its last token, layer by layer: first coordinate on the safety
+        direction before and after, that of the reference, whether the gate is open, and how far the state moves.""",
+    )
+
+
+GATED = ["modality", "reference", "harmful", "reference_coordinate", "gate"]
+
+
+def gate_roc(table: pd.DataFrame) -> Figure:
+    """The gate as a classifier: ROC of the reference's coordinate in each modality, a panel a reference.
+
+    The large mark is where the guard's own threshold stands, with its intervals.
+
+    Args:
+        table: of `studies.changes`.
+
+    Raises:
+        ValueError: columns that are missing, or not both classes.
+    """
+    filled(table, GATED, "gate_roc")
+    if table.harmful.nunique() < 2:
+        raise ValueError("gate_roc needs harmful and harmless requests; got one of the two")
+    references = list(dict.fromkeys(table.reference))
+    with styled():
+        figure, axes = plt.subplots(
+            1, len(references), figsize=(WIDE, 3.0), sharey=True, squeeze=False, layout="constrained"
+        )
+        for axis, reference in zip(axes[0], references, strict=True):
+            own = table[table.reference == reference]
+            for name in present(own.modality):
+                _roc(axis, own[own.modality == name], name)
+            axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
+            axis.set(title=f"reference: {told(reference)}", xlabel="harmless: gate opens", aspect="equal")
+            axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+            axis.legend(loc="lower right", title="AUROC", title_fontsize=7)
+        axes[0, 0].set_ylabel("harmful: gate opens")
+        plt.close(figure)
+    n = table.groupby(["modality", "reference", "harmful"]).size()
+    return captioned(
+        figure,
+        f"""The gate as a classifier of harmful requests: ROC over all thresholds of the reference's coordinate on the
+        safety direction. Large marks: the guard's own threshold, with 95 % Wilson intervals. Modalities whose
+        references are the same text lie on each other. n = {span(n)} requests of each class.""",
+    )
+
+
+def _roc(axis: Axes, rows: pd.DataFrame, name: str) -> None:
+    color = MODALITY_COLORS[name]
+    false, true, _ = roc_curve(rows.harmful, rows.reference_coordinate)
+    auroc = roc_auc_score(rows.harmful, rows.reference_coordinate)
+    axis.plot(false, true, color=color, linewidth=1.1)
+    (x, x_low, x_high), (y, y_low, y_high) = (_share(rows[rows.harmful == label].gate) for label in (False, True))
+    look = {"color": color, "fmt": MODALITY_MARKERS[name], "markersize": 6, "elinewidth": 0.8, "alpha": 0.9}
+    errors = {"xerr": [[x - x_low], [x_high - x]], "yerr": [[y - y_low], [y_high - y]]}
+    axis.errorbar(x, y, **errors, label=f"{told(name)} {auroc:.2f}", markeredgecolor="white", clip_on=False, **look)
+
+
+def _share(open_: pd.Series) -> tuple[float, float, float]:
+    """Of open gates, with Wilson's interval."""
+    n, k = len(open_), int(open_.sum())
+    interval = binomtest(k, n).proportion_ci(method="wilson")
+    return k / n, min(interval.low, k / n), max(interval.high, k / n)
+
+
+CHANGED = [
+    *("modality", "reference", "harmful", "coordinate", "reference_coordinate", "gate", "after"),
+    *("refused", "guarded_refused", "layer"),
+]
+ANSWERS = ("0.86", "0.2")
+"""Answered, refused."""
+
+
+def what_changed(table: pd.DataFrame) -> Figure:
+    """Every prompt: its coordinate before and after the guard, and below it whether it was refused without and with.
+
+    A row a modality, harmful on the left and harmless on the right, prompts in the order of their coordinate. Of
+    several references the last one is drawn: inside a picture, what the model reads there.
+
+    Args:
+        table: of `studies.changes`.
+    """
+    filled(table, CHANGED, "what_changed")
+    last = table.drop_duplicates(["modality", "reference"]).groupby("modality").reference.last()
+    table = table[table.reference == table.modality.map(last)]
+    names = present(table.modality)
+    with styled():
+        figure, axes = plt.subplots(
+            2 * len(names),
+            2,
+            figsize=(WIDE, 1.05 * len(names) + 0.6),
+            height_ratios=[4, 1] * len(names),
+            squeeze=False,
+            layout="constrained",
+        )
+        figure.get_layout_engine().set(hspace=0.0, h_pad=0.015)
+        for i, name in enumerate(names):
+            for j, kind in enumerate(CLASS_COLORS):
+                rows = table[(table.modality == name) & (table.harmful == (kind == "harmful"))]
+                rows = rows.sort_values("coordinate", kind="stable")
+                _moves(axes[2 * i, j], rows, kind)
+                _verdicts(axes[2 * i + 1, j], rows, with_labels=j == 0)
+            bounds = [bound for axis in axes[2 * i] for bound in axis.get_ylim()]
+            for axis in axes[2 * i]:
+                axis.set_ylim(min(bounds), max(bounds))
+            axes[2 * i, 0].set_ylabel(told(name).replace(" ", "\n"))
+            axes[2 * i, 1].tick_params(labelleft=False)
+        for axis, kind in zip(axes[0], CLASS_COLORS, strict=True):
+            axis.set_title(f"{kind} requests")
+        for axis in axes[-1]:
+            axis.set_xlabel("prompts, by coordinate")
+        figure.legend(handles=_what_changed_handles(), loc="outside lower center", ncols=5)
+        plt.close(figure)
+    n = table.groupby(["modality", "harmful"]).size()
+    shown = ", ".join(f"{told(name)}: {told(last[name])}" for name in names)
+    return captioned(
+        figure,
+        f"""What the guard changed, prompt by prompt, at layer {table.layer.iloc[0]:.0f}: the coordinate on the safety
+        direction before (hollow) and after (filled), and in the strips below whether the answer was a refusal without
+        (upper) and with the guard (lower). References: {shown}. Single prompts, so no intervals; n = {span(n)} of
+        each class.""",
+    )
+
+
+def _moves(axis: Axes, rows: pd.DataFrame, kind: str) -> None:
+    place, color, mark = np.arange(len(rows)), CLASS_COLORS[kind], CLASS_MARKERS[kind]
+    axis.vlines(place, rows.coordinate, rows.after, color=color, linewidth=0.8, alpha=0.45)
+    axis.plot(place, rows.coordinate, mark, color="white", markeredgecolor="0.4", markersize=2.8, markeredgewidth=0.6)
+    axis.plot(place, rows.after, mark, color=color, markersize=2.8, markeredgewidth=0)
+    axis.axhline(0, color="0.5", linewidth=0.7, linestyle="--")
+    axis.set(xlim=(-0.8, len(rows) - 0.2), xticks=[])
+
+
+def _verdicts(axis: Axes, rows: pd.DataFrame, with_labels: bool) -> None:
+    shown = rows[["refused", "guarded_refused"]].astype(float).to_numpy().T
+    axis.pcolormesh(shown, cmap=ListedColormap(ANSWERS), vmin=0, vmax=1, edgecolor="white", linewidth=0.25)
+    axis.invert_yaxis()
+    axis.set(xticks=[], xlim=(-0.3, len(rows) + 0.3))
+    axis.set_yticks([0.5, 1.5], ["without", "with"] if with_labels else [], fontsize=5)
+    axis.tick_params(length=0)
+    axis.grid(visible=False)
+    for side in axis.spines.values():
+        side.set_visible(False)
+
+
+def _what_changed_handles() -> list:
+    marks = [
+        Line2D([], [], marker="o", linestyle="", color="white", markeredgecolor="0.4", markersize=4, label="before"),
+        *(
+            Line2D([], [], marker=CLASS_MARKERS[name], linestyle="", color=color, markersize=4, label=f"after, {name}")
+            for name, color in CLASS_COLORS.items()
+        ),
+    ]
+    return [
+        *marks,
+        *(Patch(color=color, label=word) for color, word in zip(ANSWERS, ("answered", "refused"), strict=True)),
+    ]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.style import MODALITY_COLORS, WIDE, first_judge, need, present, styled
+from figures.style import MODALITY_COLORS, WIDE, captioned, counted, first_judge, need, present, styled, told
 
 DRAWN = ("blank", "scene", "typographic")
 PANELS = {
@@ -43,8 +43,12 @@ def readings(table: pd.DataFrame) -> Figure:
 
     Circles are the readings as they are, crosses the same change with its sign flipped.
     """
-    told = sorted({column for columns in FACTORS.values() for column in columns} | {"control"})
-    need(table, ["setting", "split", "modality", "defence", *told, "judge", "metric", "value", "ci_low"], "readings")
+    factors = sorted({column for columns in FACTORS.values() for column in columns} | {"control"})
+    need(
+        table,
+        ["setting", "split", "modality", "defence", *factors, "judge", "metric", "value", "ci_low", "n"],
+        "readings",
+    )
     table = first_judge(table)
     table = table[(table.split == "validation") & table.modality.isin(DRAWN)]
     lines = list(_lines(table))
@@ -76,7 +80,14 @@ def readings(table: pd.DataFrame) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=5)
         plt.close(figure)
-    return figure
+    n_rows = table[table.metric == "refusal_rate"]
+    return captioned(
+        figure,
+        f"""Every reading of the method on validation, a line each, at a layer fixed beforehand; colours are
+        modalities. Circles: as it is; crosses: the sign of the change flipped; lines: 95 % intervals. Answered well
+        is the share of harmless requests neither refused nor answered in broken sentences, a product of two rates,
+        without an interval. {counted(n_rows)} of each class and modality.""",
+    )
 
 
 def _lines(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -95,7 +106,7 @@ def _lines(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _word(value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
+    return f"{value:g}" if isinstance(value, float) else told(str(value))
 
 
 def _draw(axis: Axes, place: int, rows: pd.DataFrame, metric: str) -> None:

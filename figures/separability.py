@@ -1,79 +1,46 @@
 """Figures of the separability study."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from figures.style import CLASS_COLORS, CLASS_MARKERS, MODALITY_COLORS, WIDE, need, present, styled
-
-
-def _named_class(points: pd.DataFrame) -> pd.DataFrame:
-    return points.assign(query=points.harmful.map({True: "harmful", False: "harmless"}))
-
-
-def hidden_states(points: pd.DataFrame, layer: int) -> Figure:
-    """Hidden states of one layer in the plane of the text's first two principal components, a panel per modality.
-
-    Args:
-        points: `studies.separability.points`.
-        layer: counted from 0.
-    """
-    need(points, ["modality", "layer", "harmful", "pc1", "pc2"], "hidden_states")
-    chosen = _named_class(points[points.layer == layer])
-    need(chosen, ["query"], f"hidden_states of layer {layer}")
-    names = present(chosen.modality)
-    with styled():
-        n_columns = min(3, len(names))
-        n_rows = -(-len(names) // n_columns)
-        figure, axes = plt.subplots(
-            n_rows,
-            n_columns,
-            figsize=(WIDE, 2.1 * n_rows),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-        for axis, name in zip(axes.flat, names, strict=False):
-            sns.scatterplot(
-                chosen[chosen.modality == name],
-                x="pc1",
-                y="pc2",
-                hue="query",
-                style="query",
-                hue_order=list(CLASS_COLORS),
-                palette=CLASS_COLORS,
-                markers=CLASS_MARKERS,
-                s=16,
-                alpha=0.75,
-                linewidth=0.2,
-                legend=axis is axes.flat[0],
-                ax=axis,
-            )
-            axis.set(title=name.replace("_", " "), xlabel="PC 1 of text", ylabel="PC 2 of text")
-        for axis in axes.flat[len(names) :]:
-            axis.set_visible(False)
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        axes.flat[0].get_legend().remove()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, handletextpad=0.2)
-        figure.suptitle(f"Hidden states after layer {layer}, last prompt token")
-        plt.close(figure)
-    return figure
-
+from figures.style import (
+    WIDE,
+    by_modality,
+    captioned,
+    counted,
+    filled,
+    layer_ticks,
+    need,
+    present,
+    styled,
+    told,
+    value_map,
+)
 
 SIDE_SPLITS = ("train", "anchors")
 """Requests that the model was trained on, and those that controls are taught on."""
+CONTROLS = {
+    "shuffled_labels": ("shuffled labels", (0, (4, 2))),
+    "random_features": ("noise as wide as the states", (0, (1, 1))),
+    "filler_tokens": ("filler tokens in place of a picture", (0, (6, 1, 1, 1, 1, 1))),
+}
+WORDS = {
+    "length": ("length alone", ":"),
+    "first_last_token": ("first and last token alone", (0, (5, 1, 1, 1))),
+    "bag_of_words": ("bag of words", "-."),
+}
+P_SHOWN = 0.05
 
 
-def _main_place(table: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """AUROCs of the reported split where the controls stand: at the first site and token."""
+def _main_place(table: pd.DataFrame, figure: str, metrics: tuple[str, ...] = ("auroc",)) -> pd.DataFrame:
+    """Of the reported split, where the controls stand: at the first site and token."""
     columns = ["split", "setting", "site", "token", "probe", "modality", "fit_modality", "layer", "control", "metric"]
     need(table, [*columns, "value", "ci_low", "ci_high"], figure)
     # Beside others they are not what is reported; by themselves they are.
     is_side = table.split.isin(SIDE_SPLITS)
-    table = table[(table.metric == "auroc") & (~is_side | is_side.all())]
+    table = table[table.metric.isin(metrics) & (~is_side | is_side.all())]
+    filled(table, ["value", "site"], f"{figure} of {', '.join(metrics)}")
     first = table[table.site.notna()].iloc[0]
     return table[table.site.isna() | ((table.site == first.site) & (table.token == first.token))]
 
@@ -81,7 +48,8 @@ def _main_place(table: pd.DataFrame, figure: str) -> pd.DataFrame:
 def probe_auroc(table: pd.DataFrame) -> Figure:
     """AUROC of harmful against harmless by layer: probe within a modality, probe from text, coordinate on the SSD.
 
-    Grey: shuffled labels, and what a bag of words reaches over the same folds.
+    Thin grey lines are the controls of the first panel, each by its mean over modalities: what shuffled labels and
+    noise reach, and what words alone do.
     """
     table = _main_place(table, "probe_auroc")
     first, plain = table[table.site.notna()].probe.iloc[0], table[table.control.isna() & table.layer.notna()]
@@ -93,24 +61,73 @@ def probe_auroc(table: pd.DataFrame) -> Figure:
     }
     panels = {title: rows for title, rows in panels.items() if len(rows)}
     with styled():
-        size = {"figsize": (WIDE, 2.4), "layout": "constrained"}
+        size = {"figsize": (WIDE, 2.6), "layout": "constrained"}
         figure, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, **size)
         for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
-            _lines(axis, rows)
+            by_modality(axis, rows)
             axis.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
-            axis.set(title=title, xlabel="layer", xticks=sorted(rows.layer.astype(int).unique()))
-        shuffled = table[table.control == "shuffled_labels"]
-        for i, (_, rows) in enumerate(shuffled.groupby("modality")):
-            label = "shuffled labels" if i == 0 else None
-            axes[0, 0].plot(rows.layer, rows.value, color="0.7", linewidth=0.7, linestyle="--", label=label)
-        words = table[(table.probe == "bag_of_words") & (table.setting == "folds")]
-        if len(words):
-            axes[0, 0].axhline(words.value.iloc[0], color="0.45", linewidth=0.9, linestyle="-.", label="bag of words")
+            axis.set(title=title, xlabel="layer")
+            layer_ticks(axis, rows.layer)
+        _controls(axes[0, 0], table)
         axes[0, 0].set(ylabel="AUROC", ylim=(min(0.35, plain.value.min() - 0.05), 1.02))
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, [text.replace("_", " ") for text in labels], loc="outside lower center", ncols=4)
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
         plt.close(figure)
-    return figure
+    shown = pd.concat(panels.values())
+    return captioned(
+        figure,
+        f"""AUROC of harmful against harmless requests by layer, at the last prompt token; bands are 95 % intervals over
+        pairs. Thin grey lines are controls, means over modalities: a probe that does not beat them has found nothing.
+        {counted(shown)} of both classes in each modality.""",
+    )
+
+
+def _controls(axis, table: pd.DataFrame) -> None:
+    """Of the probe within the modality: by layer, and of what never saw a state."""
+    look = {"color": "0.45", "linewidth": 0.7}
+    for name, (label, line) in CONTROLS.items():
+        rows = table[(table.control == name) & (table.setting == "folds") & table.layer.notna()]
+        if len(rows):
+            mean = rows.groupby("layer").value.mean()
+            axis.plot(mean.index, mean, linestyle=line, label=label, **look)
+    for name, (label, line) in WORDS.items():
+        rows = table[(table.probe == name) & (table.setting == "folds") & table.layer.isna()]
+        if len(rows):
+            axis.axhline(rows.value.mean(), linestyle=line, label=label, **look)
+
+
+def degradation(table: pd.DataFrame) -> Figure:
+    """What each modality takes from the AUROC of text, layer by layer, over the same requests: a map a probe.
+
+    Bold: the largest drop over all layers is rarely as large by chance (`auroc_drop_p`, below 0.05).
+    """
+    rows = _main_place(table, "degradation", ("auroc_drop", "auroc_drop_p"))
+    rows = rows[rows.control.isna()]
+    keys = ["probe", "setting", "modality", "layer"]
+    drops, p_values = (rows[rows.metric == name] for name in ("auroc_drop", "auroc_drop_p"))
+    drops = drops.merge(p_values[[*keys, "value"]].rename(columns={"value": "p"}), on=keys, how="left")
+    drops = drops.assign(is_firm=drops.p < P_SHOWN, layer=drops.layer.astype(int))
+    panels = {
+        f"{'coordinate on the SSD' if probe == 'ssd' else f'{told(probe)} probe, {told(setting)}'}": some
+        for (probe, setting), some in drops.groupby(["probe", "setting"], sort=False)
+    }
+    names = present(drops.modality)
+    with styled():
+        size = (WIDE, (0.3 * len(names) + 0.55) * len(panels))
+        figure, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+        bound = max(0.1, drops.value.max())
+        for axis, (title, some) in zip(axes[:, 0], panels.items(), strict=True):
+            look = {"vmin": 0, "vmax": bound, "cmap": "rocket_r", "cbar_kws": {"label": "AUROC lost"}}
+            value_map(axis, some, "modality", "layer", names, **look)
+            axis.set(title=title, xlabel="", ylabel="")
+        axes[-1, 0].set_xlabel("layer")
+        plt.close(figure)
+    return captioned(
+        figure,
+        f"""AUROC of text less that of each modality, over the same requests, with 95 % intervals. Bold (or dotted):
+        as large a drop at any layer comes about in fewer than {P_SHOWN:.0%} of swaps within pairs.
+        {counted(drops)}.""",
+    )
 
 
 def transfer(table: pd.DataFrame, layer: int) -> Figure:
@@ -120,67 +137,26 @@ def transfer(table: pd.DataFrame, layer: int) -> Figure:
     rows = table[(table.probe == first) & (table.setting == "folds") & (table.layer == layer) & table.control.isna()]
     need(rows, ["value"], f"transfer of layer {layer}")
     names = present(rows.modality)
-    wide = rows.pivot(index="fit_modality", columns="modality", values="value").loc[names, names]
-    labels = [name.replace("_", " ") for name in names]
     with styled():
-        figure, axis = plt.subplots(figsize=(WIDE / 2 + 0.6, 3.0), layout="constrained")
-        sns.heatmap(
-            wide,
+        figure, axis = plt.subplots(figsize=(0.75 * WIDE, 0.42 * len(names) + 1.0), layout="constrained")
+        rows = rows.assign(modality=pd.Categorical(rows.modality, names))
+        value_map(
+            axis,
+            rows,
+            "fit_modality",
+            "modality",
+            names,
             vmin=0.5,
             vmax=1,
-            annot=True,
-            fmt=".2f",
             cmap="cividis",
-            square=True,
-            annot_kws={"size": 7},
-            cbar_kws={"label": "AUROC", "shrink": 0.8},
-            xticklabels=labels,
-            yticklabels=labels,
-            ax=axis,
+            xticklabels=[told(name) for name in names],
+            cbar_kws={"label": "AUROC"},
         )
         axis.set(xlabel="tested in", ylabel="fitted in", title=f"{first} probe, layer {layer}")
-        axis.tick_params(axis="x", rotation=35)
+        axis.tick_params(axis="x", rotation=20)
         plt.close(figure)
-    return figure
-
-
-def _lines(axis, rows: pd.DataFrame) -> None:
-    for name in present(rows.modality):
-        one = rows[rows.modality == name].sort_values("layer")
-        color = MODALITY_COLORS[name]
-        axis.plot(one.layer, one.value, color=color, linewidth=1.2, marker="o", markersize=2.5, label=name)
-        axis.fill_between(one.layer, one.ci_low, one.ci_high, color=color, alpha=0.12, linewidth=0)
-
-
-def coordinates_by_modality(points: pd.DataFrame, layer: int) -> Figure:
-    """The coordinate on the SSD of one layer, per modality and class.
-
-    The line at 0 is where the sign gate opens for a reference, which is text: compare the first violin.
-    """
-    need(points, ["modality", "layer", "harmful", "coordinate"], "coordinates_by_modality")
-    chosen = _named_class(points[points.layer == layer])
-    names = present(chosen.modality)
-    with styled():
-        figure, axis = plt.subplots(figsize=(WIDE, 2.4), layout="constrained")
-        sns.violinplot(
-            chosen,
-            x="modality",
-            y="coordinate",
-            hue="query",
-            order=names,
-            hue_order=list(CLASS_COLORS),
-            palette=CLASS_COLORS,
-            split=True,
-            inner="quart",
-            linewidth=0.6,
-            density_norm="width",
-            gap=0.08,
-            cut=0,
-            ax=axis,
-        )
-        axis.axhline(0, color="0.2", linewidth=0.9, linestyle="--")
-        axis.set(xlabel=None, ylabel=f"coordinate on the SSD, layer {layer}")
-        axis.set_xticks(np.arange(len(names)), [name.replace("_", "\n") for name in names])
-        axis.legend(title=None, loc="best")
-        plt.close(figure)
-    return figure
+    return captioned(
+        figure,
+        f"""AUROC of a {first} probe at layer {layer}, fitted in one modality and tested in another on requests that
+        it has not seen; 95 % intervals under each value. {counted(rows)} of both classes.""",
+    )

@@ -1,11 +1,27 @@
 """Figures of the sweep, and of the rules that choose a layer."""
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from figures.style import MODALITY_COLORS, WIDE, first_judge, need, present, styled
+from figures.style import (
+    MODALITY_COLORS,
+    MODALITY_MARKERS,
+    WIDE,
+    by_modality,
+    captioned,
+    counted,
+    first_judge,
+    layer_ticks,
+    need,
+    present,
+    styled,
+    told,
+)
 
 PANELS = {
     "opening_refusal_rate": "harmful: begins to refuse",
@@ -13,6 +29,7 @@ PANELS = {
     "kl": "KL on harmless, nats",
 }
 RULE_LINES = {"substitute": "-", "ablate": ":", "add_reference": "--", "class_mean": "-."}
+RULE_MARKERS = "osv^DP<>"
 OTHER_LINE = (0, (5, 1, 1, 1, 1, 1))
 OF_CONFIGURATION = ["layer", "last_layer", "rule", "gate", "gate_scope", "strength", "direction_layer", "estimator"]
 OF_CONFIGURATION += ["rank", "source", "token", "positions"]
@@ -68,39 +85,32 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
     with styled():
         figure, axes = plt.subplots(1, 3, figsize=(WIDE, 2.6), layout="constrained")
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
-            for name in present(guarded.modality):
-                color = MODALITY_COLORS[name]
-                before = unguarded[(unguarded.metric == metric) & (unguarded.modality == name)]
-                if metric != "kl" and len(before):
-                    axis.axhline(before.value.iloc[0], color=color, linewidth=0.8, linestyle=(0, (1, 3)), alpha=0.8)
-                for rule in sorted(guarded.rule.unique(), reverse=True):
-                    line = RULE_LINES.get(rule, OTHER_LINE)
-                    rows = guarded[(guarded.metric == metric) & (guarded.modality == name) & (guarded.rule == rule)]
-                    if rows.empty:
-                        continue
-                    rows, label = rows.sort_values("layer"), f"{rule}, {name}"
-                    axis.plot(
-                        rows.layer,
-                        rows.value,
-                        linestyle=line,
-                        color=color,
-                        linewidth=1.2,
-                        marker="o",
-                        markersize=2.5,
-                        label=label,
-                    )
-                    axis.fill_between(rows.layer, rows.ci_low, rows.ci_high, color=color, alpha=0.08, linewidth=0)
+            for rule in sorted(guarded.rule.unique(), reverse=True):
+                rows = guarded[(guarded.metric == metric) & (guarded.rule == rule)]
+                by_modality(axis, rows, line=RULE_LINES.get(rule, OTHER_LINE), label=f"{told(rule)}, {{}}")
+            before = unguarded[unguarded.metric == metric] if metric != "kl" else unguarded.iloc[:0]
+            for row in before.itertuples():
+                look = {"color": MODALITY_COLORS[row.modality], "linewidth": 0.8, "linestyle": (0, (1, 3))}
+                axis.axhline(row.value, alpha=0.8, **look)
             if chosen is not None:
                 axis.axvline(chosen.layer, color="0.35", linewidth=4, alpha=0.15)
-            axis.set(title=title, xlabel="layer", xticks=sorted(guarded.layer.astype(int).unique()))
+            axis.set(title=title, xlabel="layer")
+            layer_ticks(axis, guarded.layer)
             if metric != "kl":
                 axis.set_ylim(-0.04, 1.04)
         handles, labels = axes[0].get_legend_handles_labels()
         handles.append(plt.Line2D([], [], color="0.4", linewidth=0.8, linestyle=(0, (1, 3))))
         labels.append("unguarded")
-        figure.legend(handles, [text.replace("_", " ") for text in labels], loc="outside lower center", ncols=4)
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
         plt.close(figure)
-    return figure
+    marked = "" if chosen is None else f" Shaded: the best single layer, {chosen.layer:.0f}."
+    return captioned(
+        figure,
+        f"""The guard at each single layer, measured by the first answer token on validation: share of harmful and of
+        harmless requests whose answer begins with a refusal, and KL from the unguarded model; bands are 95 %
+        intervals. Of strengths and gates those nearest to the chosen ones.{marked} {counted(guarded)} of each
+        class.""",
+    )
 
 
 def _nearest(strengths: pd.Series, chosen: float) -> float:
@@ -127,8 +137,9 @@ def pareto(table: pd.DataFrame) -> Figure:
             (("kl", "KL on harmless, nats"), ("opening_over_refusal_rate", "harmless: begins to refuse")),
             strict=True,
         ):
-            for rule, some in wide.groupby("rule"):
-                axis.scatter(some[x], some.opening_refusal_rate, s=12, alpha=0.6, linewidth=0, label=rule)
+            for mark, (rule, some) in zip(cycle(RULE_MARKERS), wide.groupby("rule"), strict=False):
+                look = {"s": 13, "alpha": 0.6, "linewidth": 0, "marker": mark}
+                axis.scatter(some[x], some.opening_refusal_rate, label=rule, **look)
             on = wide[is_on]
             axis.scatter(on[x], on.opening_refusal_rate, s=34, facecolor="none", edgecolor="0.2", linewidth=0.7)
             if chosen is not None:
@@ -137,7 +148,10 @@ def pareto(table: pd.DataFrame) -> Figure:
                     own = chosen.get(name)
                     mine = mine[mine[name].isna() if pd.isna(own) else mine[name] == own]
                 axis.scatter(mine[x], mine.opening_refusal_rate, s=90, marker="*", color="0.1", zorder=3)
+                low, high = _span_of(guarded, keys, chosen)
+                axis.plot([mine[x].iloc[0]] * 2, [low, high], color="0.1", linewidth=0.9)
             axis.set(xlabel=label)
+            axis.xaxis.set_major_locator(MaxNLocator(4))
         axes[0].set(ylabel="harmful: begins to refuse")
         if wide.kl.max() > 1e-2:
             # Most cost next to nothing, a few break everything.
@@ -149,18 +163,38 @@ def pareto(table: pd.DataFrame) -> Figure:
             plt.Line2D([], [], marker="o", markerfacecolor="none", markeredgecolor="0.2", linestyle=""),
             plt.Line2D([], [], marker="*", color="0.1", linestyle="", markersize=8),
         ]
-        labels = [text.replace("_", " ") for text in labels] + ["on the front", "chosen"]
+        labels = [told(text) for text in labels] + ["on the front", "chosen"]
         figure.legend(handles, labels, loc="outside lower center", ncols=5)
         plt.close(figure)
-    return figure
+    own = guarded[guarded.metric == "opening_refusal_rate"]
+    return captioned(
+        figure,
+        f"""{len(wide)} configurations of the guard, by the first answer token on validation: harmful requests whose
+        answer begins with a refusal against what it costs on harmless ones. Points are means over modalities (of
+        over-refusal the largest), whose single intervals stand in the table; lines at the chosen one reach over its
+        modalities' 95 % intervals. Ringed: no other is better in all three; starred: the choice. {counted(own)} of
+        each class and modality.""",
+    )
+
+
+def _span_of(guarded: pd.DataFrame, keys: list[str], chosen: pd.Series) -> tuple[float, float]:
+    """Of the chosen configuration, from the lowest to the highest bound of its modalities."""
+    own = guarded[guarded.metric == "opening_refusal_rate"]
+    for name in keys:
+        value = chosen.get(name)
+        own = own[own[name].isna() if pd.isna(value) else own[name] == value]
+    return own.ci_low.min(), own.ci_high.max()
 
 
 def layer_selection(table: pd.DataFrame) -> Figure:
-    """What the guard does where each rule would have put it: harmful and harmless requests refused, KL; reported split.
+    """What the guard does where each rule would have put it: harmful and harmless requests refused, KL; reported
+    split.
 
-    A dot a modality; the line is their mean. Of `random`, the mean over all layers, the range of layers is shaded.
+    A mark a modality, with its interval; the line is their mean. Of `random`, the mean over all layers, the range of
+    layers is shaded.
     """
-    need(table, ["setting", "selection_rule", "layer", "modality", "metric", "judge", "value"], "layer_selection")
+    columns = ["setting", "selection_rule", "layer", "modality", "metric", "judge", "value", "ci_low", "ci_high", "n"]
+    need(table, columns, "layer_selection")
     picks = first_judge(table[table.setting == "pick"])
     need(picks, ["value"], "layer_selection without picks")
     by_rule = picks[picks.metric == "refusal_rate"].groupby("selection_rule").value.mean()
@@ -177,26 +211,37 @@ def layer_selection(table: pd.DataFrame) -> Figure:
                 mine = rows[rows.selection_rule == name]
                 if name == "random":
                     axis.plot([mine.ci_low.mean(), mine.ci_high.mean()], [y, y], color="0.85", linewidth=6, zorder=0)
-                colors = [MODALITY_COLORS[modality] for modality in mine.modality]
-                axis.scatter(mine.value, [y] * len(mine), s=12, c=colors, alpha=0.85, linewidth=0)
+                for i, row in enumerate(mine.itertuples()):
+                    at = y + 0.2 * (i - (len(mine) - 1) / 2)
+                    look = {"color": MODALITY_COLORS[row.modality], "linewidth": 0.7}
+                    if name != "random":
+                        axis.plot([row.ci_low, row.ci_high], [at, at], alpha=0.7, **look)
+                    axis.plot(row.value, at, MODALITY_MARKERS[row.modality], markersize=3, **look)
                 axis.plot([mine.value.mean()] * 2, [y - 0.32, y + 0.32], color="0.15", linewidth=1.4)
             axis.set(title=title)
             # A rate of 0 everywhere still has a scale.
-            right = max(0.05 if metric != "kl" else 1e-3, 1.05 * rows.value.max())
+            right = max(0.05 if metric != "kl" else 1e-3, 1.05 * rows.ci_high.fillna(rows.value).max())
             axis.set_xlim(-0.03 * right, right)
         axes[0].set_yticks(range(len(names)), [_named(picks, name) for name in names])
         axes[0].set_xlim(-0.03, 1.03)
         drawn = present(picks.modality)
         handles = [
-            plt.Line2D([], [], marker="o", linestyle="", color=MODALITY_COLORS[name], markersize=4) for name in drawn
+            plt.Line2D([], [], marker=MODALITY_MARKERS[name], linestyle="", color=MODALITY_COLORS[name], markersize=4)
+            for name in drawn
         ]
-        figure.legend(handles, [name.replace("_", " ") for name in drawn], loc="outside lower center", ncols=len(drawn))
+        figure.legend(handles, [told(name) for name in drawn], loc="outside lower center", ncols=len(drawn))
         plt.close(figure)
-    return figure
+    return captioned(
+        figure,
+        f"""What the guard does on the reported split at the layer that each rule picks on validation: harmful and
+        harmless requests refused, KL on harmless ones; 95 % intervals, and dark lines at the mean over modalities.
+        Shaded: the range over layers, for a layer drawn at random. {counted(picks[picks.metric == "refusal_rate"])}
+        of each class.""",
+    )
 
 
 def _named(picks: pd.DataFrame, name: str) -> str:
-    told, layers = name.replace("_", " "), picks[picks.selection_rule == name].layer.dropna()
+    name_told, layers = told(name), picks[picks.selection_rule == name].layer.dropna()
     if name in ("random", "middle_to_last") or layers.empty:
-        return told
-    return f"{told} (layer {layers.iloc[0]:.0f})"
+        return name_told
+    return f"{name_told} (layer {layers.iloc[0]:.0f})"

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from figures.style import WIDE, first_judge, need, styled
+from figures.style import WIDE, captioned, counted, first_judge, need, styled, told
 
 COLUMNS = "dataset setting modality defence standing judge metric value ci_low ci_high n".split()
 PLACE = ["dataset", "setting", "modality"]
@@ -63,7 +63,12 @@ def safety_tradeoff(table: pd.DataFrame) -> Figure:
             line[0].set_ylabel("attack success")
         figure.legend(handles=_handles(rows, colors), loc="outside lower center", ncols=4)
         plt.close(figure)
-    return figure
+    return captioned(
+        figure,
+        f"""Attack success against over-refusal of each defence, in each set and setting, with 95 % Wilson intervals:
+        the lower left corner is best. Grey steps join ranked defences that no other beats in both; hollow marks are
+        not ranked. {counted(rows[rows.metric == "asr"])} with harmful requests.""",
+    )
 
 
 def _drawn(table: pd.DataFrame) -> pd.DataFrame:
@@ -86,11 +91,11 @@ def _drawn(table: pd.DataFrame) -> pd.DataFrame:
 def _panel(axis, rows: pd.DataFrame, place: tuple[str, str, str], colors: dict) -> None:
     dataset, setting, modality = place
     here = rows[(rows.dataset == dataset) & (rows.setting == setting) & (rows.modality == modality)]
-    harmless, told = here[here.metric == "over_refusal_rate"], "over-refusal"
+    harmless, label = here[here.metric == "over_refusal_rate"], "over-refusal"
     if harmless.empty:
         harmless = _largest(rows[rows.metric == "over_refusal_rate"])
         if len(harmless):
-            told = f"over-refusal on {harmless.dataset.iloc[0]}, {harmless.modality.iloc[0]}"
+            label = f"over-refusal on {harmless.dataset.iloc[0]}, {harmless.modality.iloc[0]}"
     shown = here[here.metric == "asr"]
     both = shown.merge(harmless, on="defence", how="left", suffixes=("", "_x"))
     _front(axis, both[both.shown_as.isin(["ranked", "baseline"]) & both.value_x.notna()])
@@ -102,8 +107,8 @@ def _panel(axis, rows: pd.DataFrame, place: tuple[str, str, str], colors: dict) 
         axis.axvline(NOWHERE - 0.06, color="0.6", linewidth=0.6, linestyle=(0, (2, 2)))
         ticks.append(NOWHERE)
     axis.set_xticks(ticks, [f"{tick:g}" if tick <= 1 else "not\nmeasured" for tick in ticks])
-    title = f"{dataset}: {setting},\n{modality}".replace("_", " ")
-    axis.set(title=title, xlabel=told, xlim=(-0.08, 1.08 if len(ticks) == 3 else NOWHERE + 0.12), ylim=(-0.04, 1.04))
+    title = told(f"{dataset}: {setting},\n{modality}")
+    axis.set(title=title, xlabel=label, xlim=(-0.08, 1.08 if len(ticks) == 3 else NOWHERE + 0.12), ylim=(-0.04, 1.04))
 
 
 def _front(axis, ranked: pd.DataFrame) -> None:
@@ -147,9 +152,9 @@ def _handles(rows: pd.DataFrame, colors: dict) -> list:
     """Each defence as it stands, and the mark of those that break answers somewhere."""
     handles = []
     for name, standing in rows.drop_duplicates("defence").set_index("defence").standing.items():
-        told = "" if standing in ("ranked", "baseline") else f" ({standing.removesuffix(' here')})"
+        note = "" if standing in ("ranked", "baseline") else f" ({standing.removesuffix(' here')})"
         look = _look(standing, colors[name])
-        handles.append(plt.Line2D([], [], color=colors[name], label=name.replace("_", " ") + told, **look))
+        handles.append(plt.Line2D([], [], color=colors[name], label=told(name) + note, **look))
     if (rows.shown_as == BROKEN).any():
         handles.append(plt.Line2D([], [], color="0.3", label=BROKEN, **_look(BROKEN, "0.3")))
     return handles

@@ -34,7 +34,8 @@ def probe(config: Config, changes: dict, console: Console) -> pd.DataFrame:
     material = load(config)
     write_config(out, config)
     table = separability.run(config, material, extent)
-    write_provenance(out, material.inputs(), config.seed)
+    write_table(table, out, "separability")
+    write_provenance(out, material.inputs(), config.seed, [out / "separability.csv"])
     return _told(table, out, console)
 
 
@@ -51,12 +52,13 @@ def probe_store(
     about = {"store": json.loads((store / "header.json").read_text(encoding="utf-8")), "split": split}
     rows = probing.run(probed, folder / "probes", about)
     labels = {"model": about["store"]["about"]["model"], "dataset": store.name, "split": split, "seed": seed}
-    return _told(tidy(labels | row for row in rows), folder, console)
+    table = tidy(labels | row for row in rows)
+    write_table(table, folder, "separability")
+    return _told(table, folder, console)
 
 
 def _told(table: pd.DataFrame, out: Path, console: Console) -> pd.DataFrame:
-    """Written, drawn, and in words."""
-    write_table(table, out, "separability")
+    """Drawn, and in words."""
     drawn = figures.save(figures.probe_auroc(table), out, "probe_auroc")
     for line in probing.in_words(table):
         console.print(f"- {line}", soft_wrap=True)
@@ -101,12 +103,13 @@ def sweep(
     console.print(_finalists(table))
     selected = layer_selection.run(config, material, ray, cpus_per_worker)
     write_table(selected, out, "layer_selection")
-    write_provenance(out, material.inputs(), config.seed)
+    tables = [out / "layer_sweep.csv", out / "layer_selection.csv"]
+    write_provenance(out, material.inputs(), config.seed, tables)
     for line in layer_selection.in_words(selected):
         console.print(f"- {line}", soft_wrap=True)
     drawn = figures.save(figures.pareto(table), out, "pareto")
     drawn += figures.save(figures.layer_selection(selected), out, "layer_selection")
-    _tell_written(console, [out / "layer_sweep.csv", out / "layer_selection.csv", out / "guard"], drawn)
+    _tell_written(console, [*tables, out / "guard"], drawn)
     return guard
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 import figures
+from studies.progress import phase
 from studies.results import STUDIES, Results
 
 
@@ -44,12 +46,25 @@ class LeftOut:
 
 
 DRAWINGS: tuple[Drawing, ...] = (
-    Drawing(
-        "probe_auroc",
-        "How well harmful and harmless are told apart",
-        "separability",
-        lambda table, _: figures.probe_auroc(table),
-    ),
+    Drawing("hidden_states", "Hidden states", "points", lambda t, r: figures.hidden_states(t)),
+    Drawing("probe_auroc", "How well classes are told apart", "separability", lambda t, r: figures.probe_auroc(t)),
+    Drawing("degradation", "What a picture takes from it", "separability", lambda t, r: figures.degradation(t)),
+    Drawing("transfer", "Probes carried over", "separability", lambda t, r: figures.transfer(t, _layer(t, r))),
+    Drawing("coordinates", "The safety coordinate", "points", lambda t, r: figures.coordinate_ridges(t, _layer(t, r))),
+    Drawing("directions", "The safety direction", "readings", lambda t, r: figures.directions(t)),
+    Drawing("refusal_lens", "Where refusal builds up", "signal_path", lambda t, r: figures.refusal_lens(t)),
+    Drawing("attribution", "Heads and MLPs that write it", "signal_path", lambda t, r: figures.attribution(t)),
+    Drawing("patching_map", "Where a picture loses it", "signal_path", lambda t, r: figures.patching_map(t)),
+    Drawing("layer_sweep", "The guard at each layer", "layer_sweep", lambda t, r: figures.layer_sweep(t)),
+    Drawing("pareto", "Every configuration", "layer_sweep", lambda t, r: figures.pareto(t)),
+    Drawing("layer_selection", "Rules that choose a layer", "layer_selection", lambda t, r: figures.layer_selection(t)),
+    Drawing("readings", "Every reading of the method", "readings", lambda t, r: figures.readings(t)),
+    Drawing("gate_roc", "The gate as a classifier", "changes", lambda t, r: figures.gate_roc(t)),
+    Drawing("what_changed", "What the guard changed", "changes", lambda t, r: figures.what_changed(t)),
+    Drawing("defence", "Attack success", "defence", lambda t, r: figures.attack_success_bars(t)),
+    Drawing("safety_tradeoff", "Safety against over-refusal", "defence", lambda t, r: figures.safety_tradeoff(t)),
+    Drawing("judge_agreement", "Agreement of the judges", "judges", lambda t, r: figures.judge_agreement(t)),
+    Drawing("bench", "Speed", "bench", lambda t, r: figures.bench_ratios(t)),
 )
 """In the order of the argument."""
 
@@ -65,3 +80,28 @@ def drawn(results: Results) -> Iterator[Drawn | LeftOut]:
             yield Drawn(*about, one.draw(results[one.table], results))
         except (ValueError, LookupError) as error:
             yield LeftOut(*about, str(error))
+
+
+def save(results: Results, out: Path) -> tuple[list[Path], list[LeftOut]]:
+    """Each figure as PDF and PNG, and `captions.md`; what was written, and what was left out.
+
+    Args:
+        out: a folder that is there.
+    """
+    written, left_out, captions = [], [], []
+    with phase("figures", len(DRAWINGS)) as report:
+        for one in drawn(results):
+            if isinstance(one, LeftOut):
+                left_out.append(one)
+            else:
+                written += figures.save(one.figure, out, one.name)
+                captions.append(f"## {one.title}\n\n`{one.name}.pdf`, `{one.name}.png`\n\n{one.caption}\n")
+            report(1)
+    path = out / "captions.md"
+    path.write_text("\n".join(captions), encoding="utf-8")
+    return [*written, path], left_out
+
+
+def _layer(table: pd.DataFrame, results: Results) -> int:
+    """The sweep's choice; where nothing was swept, the last layer of the table."""
+    return int(table.layer.max()) if results.layer is None else results.layer

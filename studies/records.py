@@ -85,12 +85,30 @@ def write_config(folder: Path, config) -> None:
     write_json(folder / "config.json", asdict(config))
 
 
-def write_provenance(folder: Path, inputs: Mapping[str, object], seed: int | None = None) -> None:
-    """`provenance.json`: versions, seed, hashes of the inputs, commit."""
+def write_provenance(
+    folder: Path, inputs: Mapping[str, object], seed: int | None = None, tables: Iterable[Path] = ()
+) -> None:
+    """`provenance.json`: versions, seed, hashes of the inputs, commit; and of each table which run wrote it.
+
+    Studies may write into one folder one after the other: tables of earlier ones keep what is known of them.
+
+    Args:
+        tables: that this run has written into the folder.
+    """
     packages = ("torch", "transformers", "nnsight", "scikit-learn", "numpy", "pillow", "vlm-guard")
     versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
-    about = {"versions": versions, "seed": seed, "inputs": dict(inputs), "commit": _commit()}
-    write_json(folder / "provenance.json", about)
+    run = {"versions": versions, "seed": seed, "inputs": dict(inputs), "commit": _commit()}
+    own = {"versions": versions, "seed": seed, "commit": run["commit"], "model": inputs.get("model")}
+    told = {path.name: own | {"sha256": file_hash([path])} for path in tables}
+    write_json(folder / "provenance.json", run | {"tables": _known_tables(folder) | told})
+
+
+def _known_tables(folder: Path) -> dict:
+    try:
+        known = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("tables", {})
+    except (OSError, ValueError, AttributeError):
+        return {}  # of the first run, or damaged: what it said can't be kept
+    return {name: about for name, about in known.items() if (folder / name).exists()}
 
 
 def write_json(path: Path, content: Mapping) -> None:

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from studies import (
+    changes,
     claims,
     defence,
+    gallery,
     judges_compared,
     layer_selection,
     layer_sweep,
@@ -22,8 +24,22 @@ from studies import (
 )
 from studies.material import BUILT_IN, SPLITS, Config, ConfigError, load
 from studies.records import read_table, write_config, write_provenance, write_table
+from studies.results import Results
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
+TABLES = (
+    "separability",
+    "points",
+    "layer_sweep",
+    "layer_selection",
+    "readings",
+    "defence",
+    "changes",
+    "judges",
+    "signal_path",
+    "claims",
+)
+"""In the order in which they are written."""
 TOLERANCE = 0.02
 """Other processors round differently, which can turn one answer in 60."""
 KL_TOLERANCE = 0.002
@@ -64,17 +80,20 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     layer = layer_sweep.chosen_layer(swept)
     read_as = readings.run(config, material, layer)
     write_table(read_as, out, "readings")
-    asked, answers = defence.ask(config, material, readings.chosen_reading(read_as, material))
+    reading = readings.chosen_reading(read_as, material)
+    asked, answers = defence.ask(config, material, reading)
     write_table(defence.tabled(config, material, asked, answers), out, "defence")
+    write_table(changes.run(config, material, reading, answers), out, "changes")
     write_table(judges_compared.run(material, answers), out, "judges")
     write_table(signal_path.run(config, material, layer), out, "signal_path")
-    write_provenance(out, material.inputs(), config.seed)
     # From the files, so that the verdicts are those of anyone who reads them.
     tables = read(out)
     found = claims.verdicts(tables)
     write_table(pd.DataFrame([vars(verdict) for verdict in found]), out, "claims")
-    drawn = draw(out)
-    report(console, config, tables, found, drawn, time.monotonic() - began)
+    written = [out / f"{name}.csv" for name in TABLES]
+    write_provenance(out, material.inputs(), config.seed, written)
+    drawn, _ = gallery.save(Results.of(out), out)
+    report(console, config, tables, found, [*written, *drawn], time.monotonic() - began)
     return tables
 
 
@@ -116,27 +135,6 @@ def writable_folder(path: str | Path) -> Path:
     return folder
 
 
-def draw(folder: Path) -> list[Path]:
-    """Every figure, from the tables of a run."""
-    import figures
-
-    tables, points = read(folder), read_table(folder, "points")
-    layer = tables.layer
-    drawings = {
-        "hidden_states": figures.hidden_states(points, layer),
-        "probe_auroc": figures.probe_auroc(tables.separability),
-        "coordinates": figures.coordinates_by_modality(points, layer),
-        "transfer": figures.transfer(tables.separability, layer),
-        "layer_sweep": figures.layer_sweep(tables.layer_sweep),
-        "pareto": figures.pareto(tables.layer_sweep),
-        "layer_selection": figures.layer_selection(tables.layer_selection),
-        "readings": figures.readings(tables.readings),
-        "defence": figures.attack_success_bars(tables.defence),
-        "safety_tradeoff": figures.safety_tradeoff(tables.defence),
-    }
-    return [path for name, figure in drawings.items() for path in figures.save(figure, folder, name)]
-
-
 def compare(folder: Path, reference: Path) -> Agreement:
     """Values of the run against the committed ones, row by row.
 
@@ -159,7 +157,7 @@ def compare(folder: Path, reference: Path) -> Agreement:
     return Agreement(n_compared, tuple(differing))
 
 
-def report(console: Console, config: Config, tables: claims.Tables, found, drawn: list[Path], seconds: float) -> None:
+def report(console: Console, config: Config, tables: claims.Tables, found, written: list[Path], seconds: float) -> None:
     """What a person wants to see at the end."""
     for told in (*probing.in_words(tables.separability), *layer_selection.in_words(tables.layer_selection)):
         console.print(f"- {told}", soft_wrap=True)
@@ -186,17 +184,6 @@ def report(console: Console, config: Config, tables: claims.Tables, found, drawn
         if len(agreement.differing) > 10:
             console.print(f"  and {len(agreement.differing) - 10} more")
     console.print(f"{seconds:.0f} s. Written:")
-    names = (
-        "separability",
-        "points",
-        "layer_sweep",
-        "layer_selection",
-        "readings",
-        "defence",
-        "judges",
-        "signal_path",
-        "claims",
-    )
-    tables = [Path(config.out) / f"{name}.csv" for name in names]
-    for path in (*tables, *(path for path in drawn if path.suffix == ".png")):
-        console.print(f"  {path}", soft_wrap=True)
+    for path in written:
+        if path.suffix != ".pdf":
+            console.print(f"  {path}", soft_wrap=True)

@@ -1,6 +1,5 @@
 """Finished results of one model, read back from a folder or several, and checked before anything is made of them."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from studies.material import ConfigError
+from studies.records import file_hash
 
 REPRO = "vlm-guard repro --model MODEL --out FOLDER"
 STUDIES = {
@@ -52,8 +52,8 @@ class Results:
         """Everything that the folders hold.
 
         Raises:
-            ResultsError: a folder that is none or holds no table, the same table twice, tables of several models, seeds
-                or versions of the toolkit; the message says which.
+            ResultsError: a folder that is none or holds no table, the same table twice, tables of several models,
+                weights or versions of the toolkit; the message says which.
         """
         places = tuple(Path(folder) for folder in folders)
         paths: dict[str, Path] = {}
@@ -65,6 +65,7 @@ class Results:
         tables = {name: _read(path) for name, path in paths.items()}
         provenance = {place: _json(place / "provenance.json") for place in places}
         _check_alike(_models(tables, paths), "model")
+        _check_alike(_weights(provenance, paths), "set of weights (by the hash of the model's files)")
         _check_alike(_versions(provenance, paths), f"version of {DECIDING_PACKAGE}")
         changed = tuple(path for path in paths.values() if _is_changed(path, provenance[path.parent]))
         configs = {place: _json(place / "config.json") for place in places}
@@ -137,6 +138,14 @@ def _models(tables: Mapping[str, pd.DataFrame], paths: Mapping[str, Path]) -> It
             yield from ((str(model), paths[name]) for model in table.model.dropna().unique())
 
 
+def _weights(provenance: Mapping[Path, dict], paths: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+    """Two models of one name are two models."""
+    for name, path in paths.items():
+        weights = provenance[path.parent].get("tables", {}).get(path.name, {}).get("model")
+        if weights and name not in OF_NO_MODEL:
+            yield str(weights), path
+
+
 def _versions(provenance: Mapping[Path, dict], paths: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
     """Of each table that its folder's provenance knows by itself, else of the folder."""
     for name, path in paths.items():
@@ -162,9 +171,4 @@ def _told(paths: Sequence[Path]) -> str:
 
 def _is_changed(path: Path, about: Mapping) -> bool:
     known = about.get("tables", {}).get(path.name)
-    return known is not None and known.get("sha256") != table_hash(path)
-
-
-def table_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return known is not None and known.get("sha256") != file_hash([path])
