@@ -37,24 +37,11 @@ from studies.datasets import (
 )
 from studies.datasets.attacks import ATTACKS, Attack, apply
 from studies.datasets.record import DECIDES
-from studies.defence import controls_of, made_neighbours
-from studies.defences import (
-    BUILT_IN_WORDINGS,
-    GUARD,
-    NEIGHBOUR,
-    WORDINGS,
-    Defence,
-    by_prompt,
-    caption_only,
-    ecso,
-    guarded,
-    text_verdict,
-    unguarded,
-)
 from studies.guarding import reference_for
 from studies.guards import anchors_of
 from studies.judge_names import judges_named
 from studies.judges import KEYWORDS, Judge
+from studies.lineup import NEIGHBOURS, LineUp, check_names, made_neighbours
 from studies.material import BUILT_IN, ConfigError, load_model
 from studies.organism import language
 from studies.progress import phase
@@ -67,9 +54,6 @@ from studies.trials import Trial, collect, judge_all
 ANSWERS = "answers.jsonl"
 N_OPENINGS = 32
 """Anchors of each class by whose answers the model's refusal openings are found."""
-RIVALS = ("unguarded", *WORDINGS, "ecso", "caption_only", "text_verdict")
-"""Defences that need neither guard nor anchors."""
-NEIGHBOURS = ("shift_dc", "cmrm", "infer_aligner", "astra")
 
 
 @dataclass(frozen=True)
@@ -252,38 +236,9 @@ def _rendered(record: Record, modality: str, picture_size: int) -> Prompt:
 # --- who answers -----------------------------------------------------------------------------------------------
 
 
-def defences_of(
-    trial: Trial, model: str, guard: Guard | None, neighbours: Sequence[tuple[str, Guard]], names: Sequence[str] = ()
-) -> list[Defence]:
-    """Everything that makes sense in a trial, the unguarded model first."""
-    reference = reference_for(trial.modality)
-    if guard and trial.modality not in TYPOGRAPHIC:
-        reference = guard.reference
-    wordings = BUILT_IN_WORDINGS if model == BUILT_IN else WORDINGS
-    found = [*(by_prompt(name, wording) for name, wording in wordings.items())]
-    if any(prompt.pictures for prompt in trial.prompts):
-        found += [ecso(), caption_only()]
-    found.append(text_verdict(reference, KEYWORDS.refuses, KEYWORDS.name))
-    if guard:
-        found += [guarded(guard, reference, kind=GUARD), *controls_of(guard, reference, guard.source)]
-    for name, other in neighbours:
-        shown = "prompt_text+caption" if name == "shift_dc" else reference
-        found.append(guarded(other, shown, name=name, kind=NEIGHBOUR))
-    return [unguarded(), *(one for one in found if not names or one.name in names)]
-
-
-def check_names(names: Sequence[str], guard: bool, anchors: bool) -> None:
-    """Raises:
-    ConfigError: a defence that does not exist, or that needs a guard or anchors.
-    """
-    known = [*RIVALS, *(["guard", "guard_random", "guard_full_state"] if guard else [])]
-    known += NEIGHBOURS if anchors else []
-    strange = [name for name in names if name not in known]
-    if strange:
-        raise ConfigError(
-            f"defence {strange[0]!r} does not exist here; expected some of {', '.join(known)}; guards need --guard, "
-            "neighbours the requests that they are fitted on (--anchors)"
-        )
+def reference_of(trial: Trial, guard: Guard | None) -> str:
+    """What says the request: in a picture what is read there, else what the guard was made for."""
+    return guard.reference if guard and trial.modality not in TYPOGRAPHIC else reference_for(trial.modality)
 
 
 # --- the run ---------------------------------------------------------------------------------------------------
@@ -375,10 +330,8 @@ def run(
     asker, log = Asker(vlm, how, tokens.ids), AnswerLog(out / ANSWERS)
     _check_same(log, weights, asker.generation)
     neighbours = _neighbours(vlm, anchors, asked.defences)
-    trials = [
-        (trial, defences_of(trial, vlm.name, guard, neighbours, asked.defences))
-        for trial in trials_of(asked, vlm.picture_size)
-    ]
+    line_up = LineUp(vlm.name, KEYWORDS, guard, neighbours, asked.defences)
+    trials = [(trial, line_up(trial, [reference_of(trial, guard)])) for trial in trials_of(asked, vlm.picture_size)]
     # 2. answers, then verdicts
     answers: list[Answered] = []
     with log.alone():

@@ -19,6 +19,7 @@ from studies.datasets import QueryFileError, Record, Source, write_queries
 from studies.defences import unguarded
 from studies.defending import Asked
 from studies.judges import FAILED, KEYWORDS, PUBLISHED, Verdict
+from studies.lineup import check_names
 from studies.material import ConfigError, load_model
 from studies.organism import language
 from studies.trials import AT_ONCE
@@ -257,8 +258,8 @@ def test_what_is_asked_must_exist(data):
         with pytest.raises(ConfigError, match=message):
             Asked.of(**({"data": [path]} | changed))
     with pytest.raises(ConfigError, match="defence 'guard' does not exist here"):
-        defending.check_names(["guard"], guard=False, anchors=False)
-    defending.check_names(["guard", "cmrm"], guard=True, anchors=True)
+        check_names(["guard"], guard=False, anchors=False)
+    check_names(["guard", "cmrm"], guard=True, anchors=True)
 
 
 def test_a_set_of_abilities_is_scored_by_its_answers(tmp_path, vlm):
