@@ -333,11 +333,12 @@ def defend(
     _quieten()
     from studies import defending
     from studies.answers import Generation
+    from studies.asked_sets import Asked
     from studies.judge_names import labels_typed, settings_typed
     from studies.tracing import words
 
     missing = (pictures and str(pictures), stand_in, skip_missing)
-    asked = defending.Asked.of(data, words(modality), words(defences or ""), limit, *missing, words(attacks or ""))
+    asked = Asked.of(data, words(modality), words(defences or ""), limit, *missing, words(attacks or ""))
     how = Generation(max_new_tokens, batch_size)
     loading = _loading(trust_remote_code, dtype, device_map, revision)
     options = (settings_typed(judge_setting or ()), labels_typed(label or ()))
