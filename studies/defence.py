@@ -23,7 +23,7 @@ from studies.progress import phase
 from studies.reading_grid import Reading
 from studies.records import tidy
 from studies.standings import table_rows
-from studies.trials import Trial, collect, described, judge_all
+from studies.trials import Trial, collect, judge_all
 
 COSTED = (("plain", "blank"), ("multimodal", "typographic"))
 N_COSTED = 6
@@ -81,7 +81,7 @@ def _costs(material: Material, asked: Sequence[tuple[Trial, Sequence[Defence]]])
     with phase("costs", len(chosen)) as report:
         for trial, one in chosen:
             found = costs(material.vlm, one, trial.prompts[:N_COSTED], material.config.generation)
-            about = {"setting": "cost", "modality": trial.modality} | described(one)
+            about = {"setting": "cost", "modality": trial.modality} | one.about
             yield from (about | mean(metric, values) for metric, values in found.items())
             report(1)
 

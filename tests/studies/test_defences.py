@@ -4,7 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
+from interp import pictures
+from interp.activations import described
 from interp.directions import SafetyDirection
 from interp.guard import Guard
 from interp.inputs import Query, text_prompt, to_prompts
@@ -195,6 +198,19 @@ def test_the_same_question_is_asked_once(tiny_vlm, prompts, monkeypatch):
     again = asker.outcome(prompts[:2], prompts[:2])
     assert again.answers == plain.answers[:2] and not asked
     torch.testing.assert_close(again.kl, torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_a_picture_is_drawn_once_for_its_hash_and_an_image_is_looked_at_each_time(tiny_vlm, prompts, monkeypatch):
+    image, n_drawn, real = Image.new("RGB", (32, 32)), [], pictures.look_at
+    shown = [*prompts, replace(prompts[0], pictures=(image,))]
+    alone = [described(prompt, {})["prompt_hash"] for prompt in shown]
+    monkeypatch.setattr(pictures, "look_at", lambda picture: n_drawn.append(picture) or real(picture))
+    asker = Asker(tiny_vlm, HOW)
+    for _ in range(3):
+        assert [asker.prompt_hash(prompt) for prompt in shown] == alone
+    assert len(n_drawn) == len(prompts) + 3
+    image.paste("white", (0, 0, 32, 32))
+    assert asker.prompt_hash(shown[-1]) != alone[-1]
 
 
 def test_the_divergence_is_from_what_the_model_would_have_been_asked(tiny_vlm, prompts):
