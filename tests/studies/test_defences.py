@@ -10,7 +10,7 @@ from interp import pictures
 from interp.activations import described
 from interp.directions import SafetyDirection
 from interp.guard import Guard
-from interp.inputs import Query, text_prompt, to_prompts
+from interp.inputs import Prompt, Query, text_prompt, to_prompts
 from interp.trace import trace
 from studies import defences
 from studies.answers import Generation, answers, first_token_logprobs, reference_texts
@@ -30,8 +30,10 @@ from studies.defences import (
 )
 from studies.judges import KEYWORDS
 from studies.scores import kl_divergence
+from studies.trials import Trial
 
 HOW = Generation(max_new_tokens=6, batch_size=4)
+KEYS = ["11aeb2f1d3668e0071370531", "92086d0f736a4cf005565dc5", "ddbd0a3d79b4153cbac048b5"]
 
 
 @pytest.fixture
@@ -189,6 +191,18 @@ def test_another_setting_is_another_defence(direction):
     ]
     assert len({one.id for one in different}) == len(different)
     assert guarded(guard, "prompt_text").id == guarded(Guard(direction, (1,)), "prompt_text").id
+
+
+def test_answers_that_were_kept_are_found_again(queries, tiny_vlm):
+    trial = Trial.of("plain", "typographic", to_prompts(queries, "typographic", 96), "mine")
+    shown = Prompt(queries[0], "text", "How?", system="Be kind.")
+    about = (Asker(tiny_vlm).prompt_hash(shown), "m", "w")
+    asked = [
+        trial.asked(0, *about, one, {"max_new_tokens": 4})
+        for one in (unguarded(), by_prompt("a", Wording("please {request}")), text_verdict("oracle", len, "x@1"))
+    ]
+    # As they were written down once: with other keys, all answers in people's folders would be made again.
+    assert [one.key for one in asked] == KEYS
 
 
 def test_the_same_question_is_asked_once(tiny_vlm, prompts, monkeypatch):
