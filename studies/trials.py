@@ -112,6 +112,9 @@ def judge_all(
     for judge in judges:
         missing = [one for one in judged if not _is_judged(log.get(one.key), judge)]
         advance(len(judged) - len(missing))
+        # The log would write its whole file again to put nothing in.
+        if not missing:
+            continue
         verdicts = judge.verdicts([one.case for one in missing], advance)
         told = [{judge.name: asdict(verdict) | {"judge": judge.identity}} for verdict in verdicts]
         log.judge({one.key: verdict for one, verdict in zip(missing, told, strict=True)})
