@@ -12,7 +12,7 @@ import pandas as pd
 
 from interp.inputs import TYPOGRAPHIC
 from studies import layer_sweep
-from studies.answer_log import Answered, AnswerLog
+from studies.answer_log import ANSWERS, Answered, AnswerLog
 from studies.attack_settings import trials
 from studies.costs import costs
 from studies.defences import Defence
@@ -58,7 +58,7 @@ def ask(config: Config, material: Material, reading: Reading) -> tuple[Asked, li
     guard = replace(reading.guard, source=reading.source)
     line_up = LineUp(config.model, material.judges[0], guard, neighbours, names)
     asked = [(trial, line_up(trial, references_of(trial))) for trial in trials(material)]
-    log, answers = AnswerLog(Path(config.out) / "answers.jsonl"), []
+    log, answers = AnswerLog(Path(config.out) / ANSWERS), []
     n_answers = sum(len(trial.prompts) * len(some) for trial, some in asked)
     with log.alone(), phase("defences", n_answers) as report:
         for trial, some in asked:

@@ -19,7 +19,7 @@ from interp.inputs import TYPOGRAPHIC, Query, to_prompts
 from interp.trace import trace
 from interp.vlm import VLM
 from studies import judging, organism
-from studies.answer_log import Answered, AnswerLog, read_answers
+from studies.answer_log import ANSWERS, Answered, AnswerLog, read_answers
 from studies.answers import Generation
 from studies.asked_sets import Asked, trials_of
 from studies.asking import Asker
@@ -38,7 +38,6 @@ from studies.scores import refusal_tokens
 from studies.standings import RANKED, table_rows
 from studies.trials import Trial, collect, judge_all
 
-ANSWERS = "answers.jsonl"
 N_OPENINGS = 32
 """Anchors of each class by whose answers the model's refusal openings are found."""
 
