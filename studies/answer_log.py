@@ -12,6 +12,9 @@ from filelock import FileLock, Timeout
 
 from studies.judges import Case
 
+ANSWERS = "answers.jsonl"
+"""Where studies keep theirs, in the folder of their results."""
+
 
 class AnswerLogError(ValueError):
     """A line of the file can't be read; the message says which."""
@@ -165,7 +168,7 @@ def read_answers(path: str | Path) -> list[Answered]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (FileNotFoundError, IsADirectoryError):
-        raise AnswerLogError(f"{path} is no file; expected answers.jsonl of `vlm-guard defend`") from None
+        raise AnswerLogError(f"{path} is no file; expected {ANSWERS} of `vlm-guard defend`") from None
     except UnicodeDecodeError as error:
         raise AnswerLogError(f"{path}: byte {error.start} is not UTF-8; the file is damaged") from None
     return [_parsed(path, number, line) for number, line in enumerate(lines, 1) if line]

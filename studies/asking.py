@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.activations import described
 from interp.guard import Guard
 from interp.inputs import Prompt, text_prompt
+from interp.pictures import Drawn
 from interp.rows import References, run_rows
 from interp.trace import trace
 from interp.vlm import LLM, VLM
@@ -56,6 +57,7 @@ class Asker:
         self._states: dict[tuple[str, str], Tensor] = {}
         self._said: dict[str, str] = {}
         self._first: dict[str, Tensor] = {}
+        self._pictures: dict[Drawn | int, str] = {}
 
     @property
     def generation(self) -> dict:
@@ -66,25 +68,29 @@ class Asker:
 
     def outcome(self, shown: Sequence[Prompt], instead_of: Sequence[Prompt] | None = None) -> Outcome:
         """What the model does with prompts, perhaps shown in place of others, from which the KL is measured."""
-        said = self._kept(self._said, shown, answers)
+        keyed = self._keyed(shown)
+        said = self._kept(self._said, keyed, answers)
         if self.refusal_ids is None:
             return Outcome(said, *torch.full((2, len(said)), torch.nan))
-        logprobs = torch.stack(self._kept(self._first, shown, first_token_logprobs))
+        logprobs = torch.stack(self._kept(self._first, keyed, first_token_logprobs))
         kl = torch.zeros(len(shown))
         if instead_of is not None:
-            kl = kl_divergence(torch.stack(self._kept(self._first, instead_of, first_token_logprobs)), logprobs)
+            plain = torch.stack(self._kept(self._first, self._keyed(instead_of), first_token_logprobs))
+            kl = kl_divergence(plain, logprobs)
         return Outcome(said, refusal_scores(logprobs, self.refusal_ids), kl)
 
-    def _kept(self, known: dict[str, Any], prompts: Sequence[Prompt], make: Callable[..., Sequence]) -> list:
+    def _keyed(self, prompts: Sequence[Prompt]) -> list[tuple[str, Prompt]]:
+        return [(self.prompt_hash(prompt), prompt) for prompt in prompts]
+
+    def _kept(self, known: dict[str, Any], keyed: Sequence[tuple[str, Prompt]], make: Callable[..., Sequence]) -> list:
         """Made once: defences of the same prompts often ask the same."""
-        keys = [self.prompt_hash(prompt) for prompt in prompts]
-        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
+        missing = {key: prompt for key, prompt in keyed if key not in known}
         if missing and len(known) + len(missing) > MOST_KEPT:
             known.clear()
-            missing = dict(zip(keys, prompts, strict=True))
+            missing = dict(keyed)
         if missing:
             known |= dict(zip(missing, make(self.vlm, list(missing.values()), self.how), strict=True))
-        return [known[key] for key in keys]
+        return [known[key] for key, _ in keyed]
 
     def ride(
         self,
@@ -128,7 +134,8 @@ class Asker:
             self._states |= {(source, text): state for text, state in zip(missing, states, strict=True)}
         return torch.stack([self._states[source, text] for text in texts])
 
-    @staticmethod
-    def prompt_hash(prompt: Prompt) -> str:
-        """Of all that the model is shown."""
-        return str(described(prompt, {})["prompt_hash"])
+    def prompt_hash(self, prompt: Prompt) -> str:
+        """Of all that the model is shown; a picture that is drawn is drawn for it once."""
+        # Images are looked at each time: they can change in place, and the id of one that is gone can be another's.
+        is_drawn = all(isinstance(picture, Drawn) for picture in prompt.pictures)
+        return str(described(prompt, self._pictures if is_drawn else {})["prompt_hash"])

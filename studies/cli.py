@@ -333,14 +333,14 @@ def defend(
     _quieten()
     from studies import defending
     from studies.answers import Generation
-    from studies.judge_names import labels_typed, settings_typed
+    from studies.asked_sets import Asked
     from studies.tracing import words
 
     missing = (pictures and str(pictures), stand_in, skip_missing)
-    asked = defending.Asked.of(data, words(modality), words(defences or ""), limit, *missing, words(attacks or ""))
+    asked = Asked.of(data, words(modality), words(defences or ""), limit, *missing, words(attacks or ""))
     how = Generation(max_new_tokens, batch_size)
     loading = _loading(trust_remote_code, dtype, device_map, revision)
-    options = (settings_typed(judge_setting or ()), labels_typed(label or ()))
+    options = _judge_options(judge_setting, label)
     names = judge or ["xstest", "keywords"]
     defending.command(model, loading, guard, asked, names, anchors, out, how, Console(), options)
 
@@ -361,12 +361,12 @@ def judge(
     """Has answers judged again, by other judges: nothing is generated anew, and their verdicts stand in the file."""
     _quieten()
     from studies import defending
-    from studies.judge_names import judges_named, labels_typed, settings_typed
+    from studies.judge_names import judges_named
     from studies.repro import writable_folder
 
     folder = writable_folder(out or answers.parent / "judged")
     loading = _loading(trust_remote_code, dtype, device_map, revision=None)
-    asked = (loading, settings_typed(judge_setting or ()), labels_typed(label or ()))
+    asked = (loading, *_judge_options(judge_setting, label))
     defending.judge(answers, judges_named(judge, answers.parent, *asked), folder, Console())
 
 
@@ -384,12 +384,12 @@ def judges(
     """How far judges agree with people, and with each other: kappa, confusion, precision and recall."""
     _quieten()
     from studies import judging
-    from studies.judge_names import judges_named, labels_typed, rule_judges, settings_typed
+    from studies.judge_names import judges_named, rule_judges
     from studies.records import write_table
     from studies.repro import writable_folder
 
     folder, loading = writable_folder(out), _loading(trust_remote_code, dtype, device_map, revision=None)
-    asked = (loading, settings_typed(judge_setting or ()), labels_typed(label or ()))
+    asked = (loading, *_judge_options(judge_setting, label))
     table = judging.run_completions(completions, judges_named(judge or list(rule_judges()), folder, *asked))
     for line in judging.in_words(table):
         print(f"- {line}")
@@ -515,6 +515,15 @@ def _loading(trust_remote_code: bool, dtype: str, device_map: str | None, revisi
         "revision": revision,
         "trust_remote_code": trust_remote_code,
     }
+
+
+def _judge_options(settings: list[str] | None, labels: list[str] | None) -> tuple[dict, dict[str, str]]:
+    """Raises:
+    JudgeNameError: one of them can't be read.
+    """
+    from studies.judge_names import labels_typed, settings_typed
+
+    return settings_typed(settings or ()), labels_typed(labels or ())
 
 
 def _quieten() -> None:

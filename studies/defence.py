@@ -9,46 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-import xarray as xr
 
-from interp.directions import SafetyDirection
-from interp.guard import Guard
 from interp.inputs import TYPOGRAPHIC
-from interp.neighbours import astra, cmrm, infer_aligner, shift_dc
 from studies import layer_sweep
-from studies.answer_log import Answered, AnswerLog
+from studies.answer_log import ANSWERS, Answered, AnswerLog
 from studies.attack_settings import trials
 from studies.costs import costs
-from studies.defences import (
-    BOUND,
-    BUILT_IN_WORDINGS,
-    CONTROL,
-    GUARD,
-    NEIGHBOUR,
-    WORDINGS,
-    Defence,
-    by_prompt,
-    caption_only,
-    ecso,
-    guarded,
-    text_verdict,
-    unguarded,
-)
-from studies.guarding import mean, reference_for
-from studies.material import BUILT_IN, Config, Material, load
+from studies.defences import Defence
+from studies.guarding import mean
+from studies.lineup import WITHOUT_RIVALS, LineUp, made_neighbours
+from studies.material import Config, Material, load
 from studies.progress import phase
 from studies.reading_grid import Reading
 from studies.records import tidy
 from studies.standings import table_rows
-from studies.trials import Trial, collect, described, judge_all
+from studies.trials import Trial, collect, judge_all
 
-CONTROLS = {
-    "guard_random": {"control": "random"},
-    "guard_full_state": {"control": "full_state", "rule": "substitute", "gate_scope": "change", "strength": 1.0},
-}
-"""What is changed of the guard: a random direction, and the bound that puts the reference's whole state in."""
-CLAIMED = ("self_reminder", "goal_priority")
-"""Defences by prompt that the claims are about."""
 COSTED = (("plain", "blank"), ("multimodal", "typographic"))
 N_COSTED = 6
 """Prompts of each, run one by one."""
@@ -75,12 +51,14 @@ Asked = list[tuple[Trial, list[Defence]]]
 
 def ask(config: Config, material: Material, reading: Reading) -> tuple[Asked, list[Answered]]:
     """Who answers what, and the answers, judged."""
-    neighbours = []
+    neighbours, names = [], WITHOUT_RIVALS
     if config.sizes.rivals:
         anchors = (material.activations("anchors", name) for name in ("text", "blank"))
-        neighbours = made_neighbours(material.vlm.n_layers, *anchors)
-    asked = [(trial, defences_for(trial, material, reading, neighbours)) for trial in trials(material)]
-    log, answers = AnswerLog(Path(config.out) / "answers.jsonl"), []
+        neighbours, names = made_neighbours(material.vlm.n_layers, *anchors), ()
+    guard = replace(reading.guard, source=reading.source)
+    line_up = LineUp(config.model, material.judges[0], guard, neighbours, names)
+    asked = [(trial, line_up(trial, references_of(trial))) for trial in trials(material)]
+    log, answers = AnswerLog(Path(config.out) / ANSWERS), []
     n_answers = sum(len(trial.prompts) * len(some) for trial, some in asked)
     with log.alone(), phase("defences", n_answers) as report:
         for trial, some in asked:
@@ -103,57 +81,16 @@ def _costs(material: Material, asked: Sequence[tuple[Trial, Sequence[Defence]]])
     with phase("costs", len(chosen)) as report:
         for trial, one in chosen:
             found = costs(material.vlm, one, trial.prompts[:N_COSTED], material.config.generation)
-            about = {"setting": "cost", "modality": trial.modality} | described(one)
+            about = {"setting": "cost", "modality": trial.modality} | one.about
             yield from (about | mean(metric, values) for metric, values in found.items())
             report(1)
 
 
-def defences_for(
-    trial: Trial, material: Material, reading: Reading, neighbours: Sequence[tuple[str, Guard]]
-) -> list[Defence]:
-    """Everything that is measured in a trial."""
-    judge, wordings = material.judges[0], BUILT_IN_WORDINGS if material.config.model == BUILT_IN else WORDINGS
+def references_of(trial: Trial) -> list[str]:
+    """What a guard is shown in a trial, one after the other."""
     shown = ["prompt_text"]
     if trial.modality in TYPOGRAPHIC or trial.setting == "mossbench_like":
         shown.append("transcription")
     if trial.setting == "multimodal":
         shown.append("oracle")
-    rivals = material.config.sizes.rivals
-    found = [unguarded()]
-    found += [by_prompt(name, wording) for name, wording in wordings.items() if rivals or name in CLAIMED]
-    if rivals and any(prompt.pictures for prompt in trial.prompts):
-        found += [ecso(), caption_only()]
-    for reference in shown:
-        kind = BOUND if reference == "oracle" else GUARD
-        found.append(text_verdict(reference, judge.refuses, judge.name))
-        found.append(guarded(reading.guard, reference, reading.source, kind=kind))
-        found += controls_of(reading.guard, reference, reading.source)
-    for name, guard in neighbours:
-        reference = "prompt_text+caption" if name == "shift_dc" else reference_for(trial.modality)
-        found.append(guarded(guard, reference, name=name, kind=NEIGHBOUR))
-    return found
-
-
-def controls_of(guard: Guard, reference: str, source: str) -> list[Defence]:
-    """What a guard is held against: a random direction, and the whole of the reference's state."""
-    return [
-        guarded(replace(guard, **changed), reference, source, name, CONTROL if "random" in name else BOUND)
-        for name, changed in CONTROLS.items()
-    ]
-
-
-def made_neighbours(n_layers: int, text: xr.Dataset, blank: xr.Dataset) -> list[tuple[str, Guard]]:
-    """ShiftDC, CMRM, InferAligner and ASTRA with the layers that their papers say, strength 1, nothing tuned.
-
-    Args:
-        n_layers: of the model.
-        text: traced anchors, whose mean difference the first and the last two take.
-        blank: the same beside a picture without meaning, which CMRM takes.
-    """
-    direction, upper = SafetyDirection.fit(text, "mean_diff"), tuple(range(n_layers // 2, n_layers))
-    return [
-        ("shift_dc", shift_dc(direction, upper)),
-        ("cmrm", cmrm(text, blank, tuple(range(n_layers)))),
-        ("infer_aligner", infer_aligner(direction, upper)),
-        ("astra", astra(direction, n_layers // 2)),
-    ]
+    return shown

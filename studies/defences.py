@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from interp.inputs import Prompt, collate, text_prompt
 from interp.vlm import VLM
 from studies.answers import Generation, answers
 from studies.asking import Asker, Outcome
+from studies.guarding import describe
 
 NONE, PROMPT, DETOUR, BOUND, GUARD, NEIGHBOUR, CONTROL = "none prompt detour bound guard neighbour control".split()
 KINDS = (NONE, PROMPT, DETOUR, BOUND, GUARD, NEIGHBOUR, CONTROL)
@@ -49,16 +50,24 @@ class Defence:
         """
         return self.run(Asker(vlm, how), list(prompts)).answers
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Another setting is another defence."""
         told = json.dumps([self.name, self.told], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    @property
+    @cached_property
     def told(self) -> dict:
         """Settings as they come back from a file."""
         return json.loads(json.dumps(dict(self.settings)))
+
+    @cached_property
+    def about(self) -> dict:
+        """The columns of a table that say which defence a row is about."""
+        if self.ridden:
+            return describe(self.ridden.guard, self.ridden.reference, self.ridden.source) | {"defence": self.name}
+        # What a detour shows itself is part of it; a bound is shown with each.
+        return {"defence": self.name} | ({"reference": self.reference} if self.kind == BOUND else {})
 
     @property
     def reference(self) -> str | None:

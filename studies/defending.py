@@ -4,12 +4,10 @@ Into the folder go `answers.jsonl` (an answer a line, with its verdicts), `defen
 figure, and what was asked. The same command goes on where it was stopped, answer by answer.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -17,44 +15,20 @@ from rich.table import Table
 import figures
 from interp.guard import Guard
 from interp.guard_files import read_settings
-from interp.inputs import IMAGE_AUGMENTED, TYPOGRAPHIC, Prompt, Query, to_prompt, to_prompts
+from interp.inputs import TYPOGRAPHIC, Query, to_prompts
 from interp.trace import trace
 from interp.vlm import VLM
 from studies import judging, organism
-from studies.answer_log import Answered, AnswerLog, read_answers
+from studies.answer_log import ANSWERS, Answered, AnswerLog, read_answers
 from studies.answers import Generation
+from studies.asked_sets import Asked, trials_of
 from studies.asking import Asker
-from studies.datasets import (
-    ANSWER,
-    Benchmark,
-    QueryFileError,
-    Record,
-    damaged,
-    find_leakage,
-    read_benchmark,
-    read_queries,
-    without,
-)
-from studies.datasets.attacks import ATTACKS, Attack, apply
-from studies.datasets.record import DECIDES
-from studies.defence import controls_of, made_neighbours
-from studies.defences import (
-    BUILT_IN_WORDINGS,
-    GUARD,
-    NEIGHBOUR,
-    WORDINGS,
-    Defence,
-    by_prompt,
-    caption_only,
-    ecso,
-    guarded,
-    text_verdict,
-    unguarded,
-)
+from studies.datasets import Benchmark, QueryFileError, find_leakage, read_queries
 from studies.guarding import reference_for
 from studies.guards import anchors_of
 from studies.judge_names import judges_named
 from studies.judges import KEYWORDS, Judge
+from studies.lineup import NEIGHBOURS, LineUp, check_names, made_neighbours
 from studies.material import BUILT_IN, ConfigError, load_model
 from studies.organism import language
 from studies.progress import phase
@@ -64,229 +38,8 @@ from studies.scores import refusal_tokens
 from studies.standings import RANKED, table_rows
 from studies.trials import Trial, collect, judge_all
 
-ANSWERS = "answers.jsonl"
 N_OPENINGS = 32
 """Anchors of each class by whose answers the model's refusal openings are found."""
-RIVALS = ("unguarded", *WORDINGS, "ecso", "caption_only", "text_verdict")
-"""Defences that need neither guard nor anchors."""
-NEIGHBOURS = ("shift_dc", "cmrm", "infer_aligner", "astra")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Everything that is checked before a model is loaded."""
-
-    benchmarks: tuple[Benchmark, ...]
-    modalities: tuple[str, ...]
-    """In which requests that are published as text are shown."""
-    defences: tuple[str, ...]
-    """By name; empty for all that there are."""
-    limit: int | None
-    """Rows of the largest class that are taken from each set, in each modality that it is published in."""
-    attacks: tuple[str, ...] = ()
-    """Jailbreak templates, by name, that the same requests are also put into."""
-
-    @classmethod
-    def of(
-        cls,
-        data: Sequence[str],
-        modalities: Sequence[str] = ("text",),
-        defences: Sequence[str] = (),
-        limit: int | None = None,
-        pictures: str | None = None,
-        stand_in: bool = False,
-        leave_out: bool = False,
-        attacks: Sequence[str] = (),
-    ) -> "Asked":
-        """From what was typed.
-
-        Args:
-            data: `NAME=PATH`, or `PATH` of what tells by itself which benchmark it is.
-            leave_out: whether rows without their picture are left out; else they are an error.
-
-        Raises:
-            QueryFileError: a file that can't be read, pictures that are missing.
-            ConfigError: nothing to read, or no such benchmark, modality or defence.
-        """
-        if not data:
-            raise ConfigError("no data; expected --data NAME=PATH once or several times, as --data XSTest=prompts.csv")
-        known = ("text", *IMAGE_AUGMENTED, *TYPOGRAPHIC)
-        strange = [name for name in modalities if name not in known]
-        if strange or not modalities:
-            raise ConfigError(f"modality {', '.join(strange) or 'none'} does not exist; expected {', '.join(known)}")
-        unknown = [name for name in attacks if name not in ATTACKS]
-        if unknown:
-            raise ConfigError(f"attack {unknown[0]!r} does not exist; expected some of {', '.join(ATTACKS)}")
-        benchmarks = tuple(_read(one, pictures, stand_in) for one in data)
-        names = [one.source.name for one in benchmarks]
-        if len(set(names)) < len(names):
-            raise ConfigError(f"data {', '.join(names)}: expected each set once")
-        chosen = tuple(_chosen(one, limit, leave_out) for one in benchmarks)
-        return cls(chosen, tuple(modalities), tuple(defences), limit, tuple(attacks))
-
-
-def _chosen(one: Benchmark, limit: int | None, leave_out: bool) -> Benchmark:
-    """The rows that are asked; every picture of theirs has been looked at.
-
-    Raises:
-        QueryFileError: some pictures are missing or can't be read, and are not to be left out; or nothing is left.
-    """
-    n_rows, one = len(one.records), without(one, damaged(replace(one, records=_by_modality(one.records, limit))))
-    absent = [record for record in one.records if record.is_missing_picture]
-    kept = [record for record in one.records if not record.is_missing_picture] if leave_out else one.records
-    kept = _by_modality(kept, limit)
-    missing = [record for record in kept if record.is_missing_picture]
-    if missing or not kept:
-        raise QueryFileError(
-            f"{one.source.name}: {len(absent)} of {n_rows} rows lack a picture that can be read, the first "
-            f"{absent[0].picture_path!r}; give --pictures FOLDER, or --stand-in or --skip-missing{_not_drawn(absent)}"
-        )
-    return replace(one, records=tuple(kept))
-
-
-def _not_drawn(absent: Sequence[Record]) -> str:
-    n_needed = sum(record.needs_picture for record in absent)
-    return f" (for {n_needed} of them nothing can be drawn: {DECIDES})" if n_needed else ""
-
-
-def _by_modality(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
-    modalities = dict.fromkeys(record.modality for record in records)
-    thinned = (_thinned([record for record in records if record.modality == name], limit) for name in modalities)
-    return tuple(record for some in thinned for record in some)
-
-
-def _read(data: str, pictures: str | None, stand_in: bool) -> Benchmark:
-    name, path = "", data
-    if "=" in data and not Path(data).exists():
-        name, _, path = data.partition("=")
-    try:
-        found = read_benchmark(path, name or None, pictures, stand_in)
-    except QueryFileError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if not found.records:
-        raise QueryFileError(f"{path}: {found.source.name} without a row; expected at least one")
-    return found
-
-
-# --- what is asked ---------------------------------------------------------------------------------------------
-
-
-def trials_of(asked: Asked, picture_size: int) -> list[Trial]:
-    """As published; what is published as text in every modality that was asked for."""
-    found = []
-    for one in asked.benchmarks:
-        published = list(dict.fromkeys(record.modality for record in one.records))
-        # What a set shows in a picture itself is not drawn a second time.
-        rendered = [name for name in asked.modalities if name == "text" or name not in published]
-        for modality in published:
-            some = [record for record in one.records if record.modality == modality]
-            shown = rendered if modality == "text" else [modality]
-            found += [_trial(one.source.name, some, name, picture_size) for name in shown]
-            found += [
-                _attacked(trial, ATTACKS[attack])
-                for trial in found[-len(shown) :]
-                for attack in asked.attacks
-                if trial.setting == "plain" and modality == "text"
-            ]
-    return found
-
-
-def _attacked(trial: Trial, attack: Attack) -> Trial:
-    """The same prompts in a jailbreak template, under the template's name and version."""
-    prompts = tuple(replace(prompt, text=apply(prompt.text, attack)) for prompt in trial.prompts)
-    return replace(trial, setting=attack.label, prompts=prompts)
-
-
-def _thinned(records: Sequence[Record], limit: int | None) -> list[Record]:
-    """So many rows of the largest class and as large a share of the others, evenly spaced, since published sets are
-    sorted by category; whole pairs or none of a pair."""
-    counts = Counter(record.expected for record in records)
-    if limit is None or limit >= max(counts.values()):
-        return list(records)
-    units: dict[str, list[int]] = {}
-    for i, record in enumerate(records):
-        units.setdefault(f"pair {record.query.pair}" if record.query.pair else f"row {i}", []).append(i)
-    kinds: dict[tuple, list[list[int]]] = {}
-    for places in units.values():
-        kinds.setdefault(tuple(sorted(records[i].expected for i in places)), []).append(places)
-    kept: set[int] = set()
-    for some in kinds.values():
-        n = max(1, round(limit * len(some) / max(counts.values())))
-        for k in np.linspace(0, len(some) - 1, min(n, len(some))).round().astype(int):
-            kept |= set(some[k])
-    return [record for i, record in enumerate(records) if i in kept]
-
-
-def _trial(dataset: str, records: Sequence[Record], modality: str, picture_size: int) -> Trial:
-    """Sets of what a model can do are `ability`, requests in a picture `multimodal`, all others `plain`.
-
-    A set that judges safety may say what a good answer is, too: that is no right answer to be found word by word.
-    """
-    prompts = [
-        record.prompt() if modality == record.modality else _rendered(record, modality, picture_size)
-        for record in records
-    ]
-    is_ability = all(record.answers and record.expected == ANSWER for record in records)
-    setting = "ability" if is_ability else ("multimodal" if modality in TYPOGRAPHIC else "plain")
-    return Trial(
-        setting,
-        modality,
-        tuple(prompts),
-        tuple(record.id for record in records),
-        dataset,
-        stand_ins=tuple(record.is_stand_in and modality == record.modality for record in records),
-        expected=tuple(record.expected for record in records),
-        right=tuple(record.answers for record in records) if is_ability else (),
-        choices=tuple(record.choices for record in records) if is_ability else (),
-    )
-
-
-def _rendered(record: Record, modality: str, picture_size: int) -> Prompt:
-    """A request that is published as text, in a picture or beside one: whatever was said with it is said here too."""
-    prompt = to_prompt(record.query, modality, picture_size)
-    return prompt if modality in TYPOGRAPHIC or not record.said else replace(prompt, text=record.said)
-
-
-# --- who answers -----------------------------------------------------------------------------------------------
-
-
-def defences_of(
-    trial: Trial, model: str, guard: Guard | None, neighbours: Sequence[tuple[str, Guard]], names: Sequence[str] = ()
-) -> list[Defence]:
-    """Everything that makes sense in a trial, the unguarded model first."""
-    reference = reference_for(trial.modality)
-    if guard and trial.modality not in TYPOGRAPHIC:
-        reference = guard.reference
-    wordings = BUILT_IN_WORDINGS if model == BUILT_IN else WORDINGS
-    found = [*(by_prompt(name, wording) for name, wording in wordings.items())]
-    if any(prompt.pictures for prompt in trial.prompts):
-        found += [ecso(), caption_only()]
-    found.append(text_verdict(reference, KEYWORDS.refuses, KEYWORDS.name))
-    if guard:
-        found += [guarded(guard, reference, kind=GUARD), *controls_of(guard, reference, guard.source)]
-    for name, other in neighbours:
-        shown = "prompt_text+caption" if name == "shift_dc" else reference
-        found.append(guarded(other, shown, name=name, kind=NEIGHBOUR))
-    return [unguarded(), *(one for one in found if not names or one.name in names)]
-
-
-def check_names(names: Sequence[str], guard: bool, anchors: bool) -> None:
-    """Raises:
-    ConfigError: a defence that does not exist, or that needs a guard or anchors.
-    """
-    known = [*RIVALS, *(["guard", "guard_random", "guard_full_state"] if guard else [])]
-    known += NEIGHBOURS if anchors else []
-    strange = [name for name in names if name not in known]
-    if strange:
-        raise ConfigError(
-            f"defence {strange[0]!r} does not exist here; expected some of {', '.join(known)}; guards need --guard, "
-            "neighbours the requests that they are fitted on (--anchors)"
-        )
-
-
-# --- the run ---------------------------------------------------------------------------------------------------
 
 
 def command(
@@ -375,10 +128,8 @@ def run(
     asker, log = Asker(vlm, how, tokens.ids), AnswerLog(out / ANSWERS)
     _check_same(log, weights, asker.generation)
     neighbours = _neighbours(vlm, anchors, asked.defences)
-    trials = [
-        (trial, defences_of(trial, vlm.name, guard, neighbours, asked.defences))
-        for trial in trials_of(asked, vlm.picture_size)
-    ]
+    line_up = LineUp(vlm.name, KEYWORDS, guard, neighbours, asked.defences)
+    trials = [(trial, line_up(trial, [_reference_of(trial, guard)])) for trial in trials_of(asked, vlm.picture_size)]
     # 2. answers, then verdicts
     answers: list[Answered] = []
     with log.alone():
@@ -479,6 +230,11 @@ def _neighbours(vlm: VLM, anchors: Sequence[Query], names: Sequence[str]) -> lis
             name: trace(vlm, to_prompts(anchors, name, vlm.picture_size), advance=report) for name in ("text", "blank")
         }
     return made_neighbours(vlm.n_layers, traced["text"], traced["blank"])
+
+
+def _reference_of(trial: Trial, guard: Guard | None) -> str:
+    """What says the request: in a picture what is read there, else what the guard was made for."""
+    return guard.reference if guard and trial.modality not in TYPOGRAPHIC else reference_for(trial.modality)
 
 
 def _summaries(table: pd.DataFrame, judge: str) -> Iterator[Table]:

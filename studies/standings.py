@@ -37,6 +37,8 @@ STANDS = {NONE: BASELINE, BOUND: BOUND, CONTROL: CONTROL}
 RIVALS = (PROMPT, DETOUR, NEIGHBOUR)
 LEVEL = 0.05
 """Of the test whether a defence has any effect."""
+Fluency = Mapping[tuple[str, str], float]
+"""Perplexity by request and answer."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,11 @@ def table_rows(
         raise ValueError(f"no unguarded answers to {lone[0]}; expected them beside those of every defence")
     tests = effects(arms, plain, judges)
     stands = standings(arms, tests)
+    fluency = None if scorer is None else _fluency(arms, scorer)
     rows = [row | {"standing": stands(row["defence"], PROMPT)} for row in tests]
     for arm in arms:
         about = arm.columns | {"standing": stands(arm.first.defence, arm.first.kind)}
-        rows += [about | row for row in _measured(arm, plain[arm.place], judges, scorer)]
+        rows += [about | row for row in _measured(arm, plain[arm.place], judges, fluency)]
         rows += [about | row for row in _versus_rivals(arm, arms, judges[0])]
         if by_category and not arm.first.right:
             rows += [about | row for row in category_rows(arm.answers, judges[0])]
@@ -105,7 +108,7 @@ def standings(arms: Sequence[Arm], tests: Sequence[dict]) -> Callable[[str, str]
     return lambda name, kind: NOT_TESTABLE if name in idle else STANDS.get(kind, RANKED)
 
 
-def _measured(arm: Arm, plain: Arm, judges: Sequence[str], scorer: VLM | LLM | None) -> Iterator[dict]:
+def _measured(arm: Arm, plain: Arm, judges: Sequence[str], fluency: Fluency | None) -> Iterator[dict]:
     if arm.first.right:
         yield rate("accuracy", [is_right(answer) for answer in arm.answers])
         return
@@ -116,8 +119,8 @@ def _measured(arm: Arm, plain: Arm, judges: Sequence[str], scorer: VLM | LLM | N
     yield from _agreement(arm, judges)
     yield from first_token_rows(arm.answers)
     yield from gate_rows(arm.answers)
-    if scorer is not None:
-        yield from _perplexity_rows(arm, scorer)
+    if fluency is not None:
+        yield from _perplexity_rows(arm, fluency)
 
 
 def _versus_rivals(arm: Arm, arms: Sequence[Arm], judge: str) -> Iterator[dict]:
@@ -138,12 +141,22 @@ def _agreement(arm: Arm, judges: Sequence[str]) -> Iterator[dict]:
         yield rate("judge_agreement", both)
 
 
-def _perplexity_rows(arm: Arm, scorer: VLM | LLM) -> Iterator[dict]:
-    values = perplexities(scorer, [a.request for a in arm.answers], [a.answer for a in arm.answers])
+def _fluency(arms: Sequence[Arm], scorer: VLM | LLM) -> Fluency:
+    """Measured once: under many defences the answer to a request is the same. An empty one has none."""
+    answers = [one for arm in arms if not arm.first.right for one in arm.answers if one.answer]
+    pairs = list(dict.fromkeys((one.request, one.answer) for one in answers))
+    if not pairs:
+        return {}
+    requests, given = zip(*pairs, strict=True)
+    return dict(zip(pairs, perplexities(scorer, requests, given).tolist(), strict=True))
+
+
+def _perplexity_rows(arm: Arm, fluency: Fluency) -> Iterator[dict]:
     for category, label in (("harmful", True), ("harmless", False)):
-        chosen = np.array([answer.harmful == label for answer in arm.answers])
-        if chosen.any():
-            yield mean("perplexity", values[chosen].tolist()) | {"category": category}
+        chosen = [answer for answer in arm.answers if answer.harmful == label]
+        if chosen:
+            values = [fluency.get((answer.request, answer.answer), np.nan) for answer in chosen]
+            yield mean("perplexity", values) | {"category": category}
 
 
 def effects(arms: Sequence[Arm], plain: Mapping[tuple, Arm], judges: Sequence[str]) -> list[dict]:

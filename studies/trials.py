@@ -7,8 +7,7 @@ from interp.inputs import Prompt
 from studies.answer_log import Answered, AnswerLog, finite
 from studies.asking import Asker, Outcome
 from studies.datasets import ANSWER, REFUSE
-from studies.defences import BOUND, Defence, ride
-from studies.guarding import describe
+from studies.defences import Defence, ride
 from studies.judges import FAILED, Judge
 
 AT_ONCE = 32
@@ -59,7 +58,7 @@ class Trial:
             weights=weights,
             defence=defence.name,
             kind=defence.kind,
-            about=described(defence),
+            about=defence.about,
             settings=defence.told,
             generation=generation,
             is_stand_in=bool(self.stand_ins) and self.stand_ins[i],
@@ -113,6 +112,9 @@ def judge_all(
     for judge in judges:
         missing = [one for one in judged if not _is_judged(log.get(one.key), judge)]
         advance(len(judged) - len(missing))
+        # The log would write its whole file again to put nothing in.
+        if not missing:
+            continue
         verdicts = judge.verdicts([one.case for one in missing], advance)
         told = [{judge.name: asdict(verdict) | {"judge": judge.identity}} for verdict in verdicts]
         log.judge({one.key: verdict for one, verdict in zip(missing, told, strict=True)})
@@ -125,21 +127,13 @@ def _is_judged(one: Answered, judge: Judge) -> bool:
     return verdict is not None and verdict["state"] != FAILED and verdict.get("judge") == judge.identity
 
 
-def described(one: Defence) -> dict:
-    """The columns of a table that say which defence a row is about."""
-    if one.ridden:
-        return describe(one.ridden.guard, one.ridden.reference, one.ridden.source) | {"defence": one.name}
-    # What a detour shows itself is part of it; a bound is shown with each.
-    return {"defence": one.name} | ({"reference": one.reference} if one.kind == BOUND else {})
-
-
 def _asked(
     asker: Asker, weights: str, trial: Trial, defences: Sequence[Defence], chosen: Sequence[int]
 ) -> dict[str, list[Answered]]:
     """What is asked, by defence, with answers still empty."""
     hashes = {i: asker.prompt_hash(trial.prompts[i]) for i in chosen}
-    about = (asker.vlm.name, weights)
-    return {one.id: [trial.asked(i, hashes[i], *about, one, asker.generation) for i in chosen] for one in defences}
+    about, generation = (asker.vlm.name, weights), asker.generation
+    return {one.id: [trial.asked(i, hashes[i], *about, one, generation) for i in chosen] for one in defences}
 
 
 def _groups(defences: Sequence[Defence], missing: dict[str, tuple[Answered, ...]]) -> list[list[Defence]]:

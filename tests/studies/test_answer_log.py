@@ -5,6 +5,8 @@ import json
 import pytest
 
 from studies.answer_log import Answered, AnswerLog, AnswerLogError, finite, read_answers
+from studies.judges import KEYWORDS
+from studies.trials import judge_all
 
 KNOWN = {
     "dataset": "mine",
@@ -119,3 +121,10 @@ def test_what_is_no_number_is_null(log):
     assert finite([1.0, float("nan")]) == [1.0, None]
     log.add([answered("3", "")])
     assert "NaN" not in log.path.read_text(encoding="utf-8")
+
+
+def test_what_was_judged_before_is_neither_judged_nor_written_again(log, monkeypatch):
+    first = judge_all(log, log.answers, [KEYWORDS])
+    assert all(KEYWORDS.name in one.verdicts for one in first)
+    monkeypatch.setattr(log, "judge", None)
+    assert judge_all(log, log.answers, [KEYWORDS]) == first

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
+from interp import pictures
+from interp.activations import described
 from interp.directions import SafetyDirection
 from interp.guard import Guard
-from interp.inputs import Query, text_prompt, to_prompts
+from interp.inputs import Prompt, Query, text_prompt, to_prompts
 from interp.trace import trace
 from studies import defences
 from studies.answers import Generation, answers, first_token_logprobs, reference_texts
@@ -27,8 +30,10 @@ from studies.defences import (
 )
 from studies.judges import KEYWORDS
 from studies.scores import kl_divergence
+from studies.trials import Trial
 
 HOW = Generation(max_new_tokens=6, batch_size=4)
+KEYS = ["11aeb2f1d3668e0071370531", "92086d0f736a4cf005565dc5", "ddbd0a3d79b4153cbac048b5"]
 
 
 @pytest.fixture
@@ -188,6 +193,18 @@ def test_another_setting_is_another_defence(direction):
     assert guarded(guard, "prompt_text").id == guarded(Guard(direction, (1,)), "prompt_text").id
 
 
+def test_answers_that_were_kept_are_found_again(queries, tiny_vlm):
+    trial = Trial.of("plain", "typographic", to_prompts(queries, "typographic", 96), "mine")
+    shown = Prompt(queries[0], "text", "How?", system="Be kind.")
+    about = (Asker(tiny_vlm).prompt_hash(shown), "m", "w")
+    asked = [
+        trial.asked(0, *about, one, {"max_new_tokens": 4})
+        for one in (unguarded(), by_prompt("a", Wording("please {request}")), text_verdict("oracle", len, "x@1"))
+    ]
+    # As they were written down once: with other keys, all answers in people's folders would be made again.
+    assert [one.key for one in asked] == KEYS
+
+
 def test_the_same_question_is_asked_once(tiny_vlm, prompts, monkeypatch):
     asker, asked = Asker(tiny_vlm, HOW, torch.tensor([5])), []
     plain = asker.outcome(prompts)
@@ -195,6 +212,19 @@ def test_the_same_question_is_asked_once(tiny_vlm, prompts, monkeypatch):
     again = asker.outcome(prompts[:2], prompts[:2])
     assert again.answers == plain.answers[:2] and not asked
     torch.testing.assert_close(again.kl, torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_a_picture_is_drawn_once_for_its_hash_and_an_image_is_looked_at_each_time(tiny_vlm, prompts, monkeypatch):
+    image, n_drawn, real = Image.new("RGB", (32, 32)), [], pictures.look_at
+    shown = [*prompts, replace(prompts[0], pictures=(image,))]
+    alone = [described(prompt, {})["prompt_hash"] for prompt in shown]
+    monkeypatch.setattr(pictures, "look_at", lambda picture: n_drawn.append(picture) or real(picture))
+    asker = Asker(tiny_vlm, HOW)
+    for _ in range(3):
+        assert [asker.prompt_hash(prompt) for prompt in shown] == alone
+    assert len(n_drawn) == len(prompts) + 3
+    image.paste("white", (0, 0, 32, 32))
+    assert asker.prompt_hash(shown[-1]) != alone[-1]
 
 
 def test_the_divergence_is_from_what_the_model_would_have_been_asked(tiny_vlm, prompts):

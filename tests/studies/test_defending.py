@@ -12,13 +12,14 @@ from interp.directions import SafetyDirection
 from interp.guard import Guard
 from interp.inputs import Query, to_prompts
 from interp.trace import trace
-from studies import defending
+from studies import asked_sets, defending
 from studies.answer_log import read_answers
 from studies.answers import Generation
+from studies.asked_sets import Asked, trials_of
 from studies.datasets import QueryFileError, Record, Source, write_queries
 from studies.defences import unguarded
-from studies.defending import Asked
 from studies.judges import FAILED, KEYWORDS, PUBLISHED, Verdict
+from studies.lineup import check_names
 from studies.material import ConfigError, load_model
 from studies.organism import language
 from studies.trials import AT_ONCE
@@ -202,8 +203,8 @@ def test_pictures_that_are_missing_are_an_error_unless_left_out_or_drawn(data, v
     path = str(data / "pictured" / "shown.jsonl")
     with pytest.raises(QueryFileError, match="2 of 8 rows lack a picture that can be read, the first 'gone.png'; give"):
         Asked.of([path])
-    (left,) = defending.trials_of(Asked.of([path], leave_out=True), vlm.picture_size)
-    (drawn,) = defending.trials_of(Asked.of([path], stand_in=True), vlm.picture_size)
+    (left,) = trials_of(Asked.of([path], leave_out=True), vlm.picture_size)
+    (drawn,) = trials_of(Asked.of([path], stand_in=True), vlm.picture_size)
     assert (len(left.prompts), len(drawn.prompts)) == (6, 8) and {left.modality, drawn.modality} == {"scene"}
     assert drawn.stand_ins == (False,) * 6 + (True,) * 2 and not any(left.stand_ins)
     asked = drawn.asked(7, "hash", "model", "weights", unguarded(), {})
@@ -217,7 +218,7 @@ def test_a_damaged_picture_is_found_before_a_model_is_loaded(tmp_path, vlm):
     (tmp_path / "own.csv").write_text("text,harmful,picture\n" + rows)
     with pytest.raises(QueryFileError, match="1 of 2 rows lack a picture that can be read, the first 'torn.png'"):
         Asked.of([str(tmp_path / "own.csv")])
-    (trial,) = defending.trials_of(Asked.of([str(tmp_path / "own.csv")], leave_out=True), vlm.picture_size)
+    (trial,) = trials_of(Asked.of([str(tmp_path / "own.csv")], leave_out=True), vlm.picture_size)
     assert [prompt.text for prompt in trial.prompts] == ["How good?"]
     (tmp_path / "good.png").unlink()
     with pytest.raises(QueryFileError, match="2 of 2 rows lack a picture"):
@@ -225,7 +226,7 @@ def test_a_damaged_picture_is_found_before_a_model_is_loaded(tmp_path, vlm):
 
 
 def test_a_limit_takes_whole_pairs_evenly_over_the_set(data, vlm):
-    (trial,) = defending.trials_of(Asked.of([str(data / "mine.csv")], limit=3), vlm.picture_size)
+    (trial,) = trials_of(Asked.of([str(data / "mine.csv")], limit=3), vlm.picture_size)
     assert [prompt.query.harmful for prompt in trial.prompts].count(True) == 3 and len(trial.prompts) == 6
     assert trial.rows[0] == "0" and trial.rows[-1] == "19"
     assert all(trial.prompts[i].query.pair == trial.prompts[i + 1].query.pair for i in (0, 2, 4))
@@ -234,14 +235,14 @@ def test_a_limit_takes_whole_pairs_evenly_over_the_set(data, vlm):
 def test_a_limit_keeps_the_shares_of_what_is_expected(tmp_path, vlm):
     rows = [f"{kind} {i},{str(kind == 'bad').lower()}\n" for kind, n in (("bad", 40), ("good", 10)) for i in range(n)]
     (tmp_path / "own.csv").write_text("text,harmful\n" + "".join(rows))
-    (trial,) = defending.trials_of(Asked.of([str(tmp_path / "own.csv")], limit=8), vlm.picture_size)
+    (trial,) = trials_of(Asked.of([str(tmp_path / "own.csv")], limit=8), vlm.picture_size)
     assert [prompt.query.harmful for prompt in trial.prompts] == [True] * 8 + [False] * 2
     assert trial.rows[7] == "39"
 
 
 def test_what_is_said_with_a_request_is_said_beside_a_picture_too():
     record = Record(Query("How?", True), "0", "refuse", Source("s", "", ""), said="Given this text: how?")
-    shown = {name: defending._trial("s", [record], name, 96).prompts[0] for name in ("text", "blank", "typographic")}
+    shown = {name: asked_sets._trial("s", [record], name, 96).prompts[0] for name in ("text", "blank", "typographic")}
     assert shown["text"].text == shown["blank"].text == record.said and shown["typographic"].text != record.said
 
 
@@ -257,8 +258,8 @@ def test_what_is_asked_must_exist(data):
         with pytest.raises(ConfigError, match=message):
             Asked.of(**({"data": [path]} | changed))
     with pytest.raises(ConfigError, match="defence 'guard' does not exist here"):
-        defending.check_names(["guard"], guard=False, anchors=False)
-    defending.check_names(["guard", "cmrm"], guard=True, anchors=True)
+        check_names(["guard"], guard=False, anchors=False)
+    check_names(["guard", "cmrm"], guard=True, anchors=True)
 
 
 def test_a_set_of_abilities_is_scored_by_its_answers(tmp_path, vlm):
@@ -279,7 +280,7 @@ def test_a_set_that_says_what_a_safe_answer_is_is_judged_and_not_searched_for_it
     for row in rows:
         Image.new("RGB", (32, 32), "white").save(tmp_path / row["image"])
     asked = Asked.of([str(tmp_path / "siuo_gen.json")], pictures=str(tmp_path))
-    (trial,) = defending.trials_of(asked, vlm.picture_size)
+    (trial,) = trials_of(asked, vlm.picture_size)
     assert trial.setting == "plain" and not trial.right and trial.expected == ("caveat",) * 2
 
 

@@ -3,6 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
+import studies.defending  # noqa: F401  (first imported where a test patches what it imports, it would keep the patch)
 from studies import judge_names
 from studies.cli import app
 from studies.judge_names import JudgeNameError, judges_named, labels_typed, rule_judges, settings_typed

@@ -1,10 +1,14 @@
 """Verdicts -> rates: what counts, what is counted apart, and what chance would do."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from probes import wilson_interval
+from studies import standings
+from studies.answers import perplexities
 from studies.measures import category_rows, changes, corrected, gate_rows, harm_rows, paired_rate
 from studies.standings import table_rows
 from tests.studies.test_answer_log import answered
@@ -126,6 +130,25 @@ def test_bounds_and_controls_are_no_claims():
     assert set(told) == {"guard", "reminder"} and told["guard"] == pytest.approx(2 * binomtest(0, 10).pvalue)
     versus = {(row["defence"], row["versus"]) for row in rows if row["metric"] == "asr_change"}
     assert ("guard", "reminder") in versus and ("reminder", "guard") not in versus
+
+
+def test_the_perplexity_of_an_answer_that_comes_again_is_measured_once(tiny_vlm, monkeypatch):
+    def said(i, answer, **others):
+        return replace(judged(i, i < 2, False, **others), answer=answer)
+
+    words, asked = named("reminder", "prompt"), []
+    plain = [said(i, answer) for i, answer in enumerate(("Sure.", "A plan.", "Sure.", ""))]
+    with_it = [said(i, answer, **words) for i, answer in enumerate(("Sure.", "No.", "Sure.", ""))]
+    monkeypatch.setattr(standings, "perplexities", lambda *told: asked.append(told) or perplexities(*told))
+    rows = table_rows([*plain, *with_it], [JUDGE], tiny_vlm)
+    assert asked == [(tiny_vlm, *zip(*((one.request, one.answer) for one in [*plain[:3], with_it[1]]), strict=True))]
+    found = {(row["defence"], row["category"]): row for row in rows if row["metric"] == "perplexity"}
+    for name, arm in (("unguarded", plain), ("reminder", with_it)):
+        alone = perplexities(tiny_vlm, [one.request for one in arm], [one.answer for one in arm])
+        # Other batches are padded otherwise.
+        assert found[name, "harmful"]["value"] == pytest.approx(alone[:2].mean().item(), rel=1e-5)
+        assert found[name, "harmless"]["value"] == pytest.approx(alone[2].item(), rel=1e-5)
+        assert (found[name, "harmful"]["n"], found[name, "harmless"]["n"]) == (2, 1)
 
 
 def test_categories_are_told_where_there_are_several():
