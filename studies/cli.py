@@ -362,7 +362,7 @@ def judge(
     _quieten()
     from studies import defending
     from studies.judge_names import judges_named
-    from studies.repro import writable_folder
+    from studies.material import writable_folder
 
     folder = writable_folder(out or answers.parent / "judged")
     loading = _loading(trust_remote_code, dtype, device_map, revision=None)
@@ -385,8 +385,8 @@ def judges(
     _quieten()
     from studies import judging
     from studies.judge_names import judges_named, rule_judges
+    from studies.material import writable_folder
     from studies.records import write_table
-    from studies.repro import writable_folder
 
     folder, loading = writable_folder(out), _loading(trust_remote_code, dtype, device_map, revision=None)
     asked = (loading, *_judge_options(judge_setting, label))
@@ -394,6 +394,20 @@ def judges(
     for line in judging.in_words(table):
         print(f"- {line}")
     print(f"  {write_table(table, folder, 'judges')}")
+
+
+@app.command()
+def figures(
+    results: Annotated[list[Path], typer.Argument(help="Folders of results, of one model; as `repro` writes them.")],
+    out: Annotated[Path, typer.Option(help="Folder for figures, captions and tables.")] = Path("results/figures"),
+) -> None:
+    """Every figure that results allow, as PDF and PNG with captions, and tables as LaTeX and Markdown.
+
+    What is left out is told, with the reason.
+    """
+    from studies import gallery
+
+    gallery.command(results, out, Console())
 
 
 @data_app.command("check")

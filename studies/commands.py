@@ -14,10 +14,9 @@ from interp.guard import Guard
 from studies import layer_selection, layer_sweep, probing, separability
 from studies.datasets import write_queries
 from studies.guards import ANCHORS, resolved
-from studies.material import Config, load
+from studies.material import Config, load, writable_folder
 from studies.probed import Extent, of_store
 from studies.records import first_judge, tidy, write_config, write_provenance, write_table
-from studies.repro import writable_folder
 from studies.selection import judged_standing
 from studies.sweep_grid import Grid
 

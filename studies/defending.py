@@ -29,11 +29,10 @@ from studies.guards import anchors_of
 from studies.judge_names import judges_named
 from studies.judges import KEYWORDS, Judge
 from studies.lineup import NEIGHBOURS, LineUp, check_names, made_neighbours
-from studies.material import BUILT_IN, ConfigError, load_model
+from studies.material import BUILT_IN, ConfigError, load_model, writable_folder
 from studies.organism import language
 from studies.progress import phase
 from studies.records import file_hash, model_hash, tidy, write_json, write_provenance, write_table
-from studies.repro import writable_folder
 from studies.scores import refusal_tokens
 from studies.standings import RANKED, table_rows
 from studies.trials import Trial, collect, judge_all
@@ -138,7 +137,10 @@ def run(
                 answers += collect(asker, weights, trial, some, log, report)
         answers = _judged(log, answers, judges)
     # 3. what they say
-    return write_results(answers, [judge.name for judge in judges], out, console, scorer=vlm)
+    table = write_results(answers, [judge.name for judge in judges], out, console, scorer=vlm)
+    tables = ["defence.csv", *(["judges.csv"] if len(judges) > 1 else [])]
+    write_provenance(out, {"weights": weights}, tables=[out / name for name in tables if (out / name).exists()])
+    return table
 
 
 def _judged(log: AnswerLog, answers: Sequence[Answered], judges: Sequence[Judge]) -> list[Answered]:

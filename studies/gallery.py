@@ -1,13 +1,16 @@
 """Every figure that results allow, with its caption, and what was left out and why."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from rich.console import Console
 
 import figures
+from figures import tables
+from studies.material import writable_folder
 from studies.progress import phase
 from studies.results import STUDIES, Results
 
@@ -74,12 +77,26 @@ def drawn(results: Results) -> Iterator[Drawn | LeftOut]:
     for one in DRAWINGS:
         about = (one.name, one.title, one.table)
         if one.table not in results:
-            yield LeftOut(*about, f"{one.table}.csv is missing; run `{STUDIES[one.table]}`")
+            yield LeftOut(*about, _missing(one.table))
             continue
         try:
             yield Drawn(*about, one.draw(results[one.table], results))
         except (ValueError, LookupError) as error:
             yield LeftOut(*about, str(error))
+
+
+PAPER_TABLES: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
+    "claims": ("claims", "Claims of the paper, and the verdicts.", tables.verdicts),
+    "auroc": ("separability", "AUROC along the safety direction, with 95 % intervals.", tables.auroc_by_layer),
+    "selection_rules": (
+        "layer_selection",
+        "What the guard is worth on the reported split where each rule would have put it, means over modalities.",
+        tables.selection_rules,
+    ),
+    "defences": ("defence", "Attack success and over-refusal, with 95 % Wilson intervals.", tables.defence_rates),
+    "judges": ("judges", "Agreement of judges: Cohen's kappa with 95 % intervals.", tables.kappas),
+}
+"""Name of the files -> tidy table, caption, and what makes it readable."""
 
 
 def save(results: Results, out: Path) -> tuple[list[Path], list[LeftOut]]:
@@ -100,6 +117,50 @@ def save(results: Results, out: Path) -> tuple[list[Path], list[LeftOut]]:
     path = out / "captions.md"
     path.write_text("\n".join(captions), encoding="utf-8")
     return [*written, path], left_out
+
+
+def save_tables(results: Results, out: Path) -> tuple[list[Path], list[LeftOut]]:
+    """`PAPER_TABLES` as LaTeX and Markdown; what was written, and what was left out.
+
+    Args:
+        out: a folder that is there.
+    """
+    written, left_out = [], []
+    for name, (source, caption, readable) in PAPER_TABLES.items():
+        if source not in results:
+            left_out.append(LeftOut(name, caption, source, _missing(source)))
+            continue
+        try:
+            shown = readable(results[source])
+        except (ValueError, LookupError) as error:
+            left_out.append(LeftOut(name, caption, source, str(error)))
+            continue
+        texts = {"tex": tables.to_latex(shown, caption, f"tab:{name}"), "md": tables.to_markdown(shown)}
+        for suffix, text in texts.items():
+            written.append(out / f"{name}.{suffix}")
+            written[-1].write_text(text, encoding="utf-8")
+    return written, left_out
+
+
+def command(folders: Sequence[str | Path], out: str | Path, console: Console) -> None:
+    """`vlm-guard figures`: everything that the results at hand allow, and what was left out.
+
+    Raises:
+        ResultsError, ConfigError: folders that hold no results or do not belong together; nowhere to write.
+    """
+    results = Results.of(*folders)
+    place = writable_folder(out)
+    drawn_files, no_figures = save(results, place)
+    table_files, no_tables = save_tables(results, place)
+    for path in (*drawn_files, *table_files):
+        if path.suffix != ".pdf":
+            console.print(f"  {path}", soft_wrap=True, highlight=False)
+    for one in (*no_figures, *no_tables):
+        console.print(f"left out: {one.name}: {one.reason}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _missing(table: str) -> str:
+    return f"{table}.csv is missing; run `{STUDIES[table]}`"
 
 
 def _layer(table: pd.DataFrame, results: Results) -> int:

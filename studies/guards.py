@@ -18,11 +18,10 @@ from studies import layer_sweep, readings
 from studies.answers import Generation, reference_texts
 from studies.datasets import QueryFileError, read_queries, write_queries
 from studies.guarding import reference_for
-from studies.material import Config, ConfigError, load
+from studies.material import Config, ConfigError, load, writable_folder
 from studies.organism import language
 from studies.reading_grid import Reading, rows_of
 from studies.records import first_judge
-from studies.repro import writable_folder
 
 ANCHORS = "anchors.csv"
 """Beside a guard: what it was fitted on, so that no test set is measured on it unnoticed."""

@@ -183,6 +183,25 @@ class Material:
         return {split: find_leakage(anchors, texts, texts) for split, texts in others.items()}
 
 
+def writable_folder(path: str | Path) -> Path:
+    """The folder, made if need be.
+
+    Raises:
+        ConfigError: it can't be made or written to.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"output folder {str(path)!r} can't be written to: {error.strerror}; give another --out"
+        ) from None
+    return folder
+
+
 def load(config: Config) -> Material:
     """Queries first, since a mistake in them shows at once; then the model.
 

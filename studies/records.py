@@ -98,7 +98,12 @@ def write_provenance(
     packages = ("torch", "transformers", "nnsight", "scikit-learn", "numpy", "pillow", "vlm-guard")
     versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
     run = {"versions": versions, "seed": seed, "inputs": dict(inputs), "commit": _commit()}
-    own = {"versions": versions, "seed": seed, "commit": run["commit"], "model": inputs.get("model")}
+    own = {
+        "versions": versions,
+        "seed": seed,
+        "commit": run["commit"],
+        "model": inputs.get("model", inputs.get("weights")),
+    }
     told = {path.name: own | {"sha256": file_hash([path])} for path in tables}
     write_json(folder / "provenance.json", run | {"tables": _known_tables(folder) | told})
 

@@ -22,7 +22,7 @@ from studies import (
     separability,
     signal_path,
 )
-from studies.material import BUILT_IN, SPLITS, Config, ConfigError, load
+from studies.material import BUILT_IN, SPLITS, Config, load, writable_folder
 from studies.records import read_table, write_config, write_provenance, write_table
 from studies.results import Results
 
@@ -114,25 +114,6 @@ def reference_or_run(scale: str, model: str = "organism", queries: str | None = 
     config = Config(model, queries, scale, out=f"results/{Path(model).name}-{scale}")
     run(config)
     return Path(config.out)
-
-
-def writable_folder(path: str | Path) -> Path:
-    """The folder, made if need be.
-
-    Raises:
-        ConfigError: it can't be made or written to.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"output folder {str(path)!r} can't be written to: {error.strerror}; give another --out"
-        ) from None
-    return folder
 
 
 def compare(folder: Path, reference: Path) -> Agreement:

@@ -143,7 +143,8 @@ def _weights(provenance: Mapping[Path, dict], paths: Mapping[str, Path]) -> Iter
     for name, path in paths.items():
         weights = provenance[path.parent].get("tables", {}).get(path.name, {}).get("model")
         if weights and name not in OF_NO_MODEL:
-            yield str(weights), path
+            # Behind the hash may stand in which precision it was loaded.
+            yield str(weights).split()[0], path
 
 
 def _versions(provenance: Mapping[Path, dict], paths: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:

@@ -1,12 +1,13 @@
 """The study with every defence, as at scale full, on a few prompts of the built-in model."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from interp.directions import SafetyDirection
 from interp.guard import Guard
-from studies import defence, material
+from studies import changes, defence, material
 from studies.answer_log import read_answers
 from studies.attack_settings import trials
 from studies.material import Config, load
@@ -25,9 +26,12 @@ def made(tmp_path_factory):
         patch.setattr(defence, "N_COSTED", 1)
         config = Config(scale="tiny", out=str(tmp_path_factory.mktemp("defence")), split="validation")
         loaded = load(config)
-        direction = SafetyDirection.fit(loaded.activations("anchors", "text"))
-        reading = Reading("here", Guard(direction, (7,), "add_reference", strength=2.0))
-        return config, loaded, defence.run(config, loaded, reading)
+        return config, loaded, defence.run(config, loaded, reading_of(loaded))
+
+
+def reading_of(loaded):
+    direction = SafetyDirection.fit(loaded.activations("anchors", "text"))
+    return Reading("here", Guard(direction, (7,), "add_reference", strength=2.0))
 
 
 def test_every_defence_is_in_the_table_with_how_it_stands(made):
@@ -99,3 +103,28 @@ def test_what_only_looks_dangerous_names_harmful_objects_and_was_never_taught(sp
         assert query.pair == pair.name and query.rendered.split()[-1] == pair.harmful.split()[-1]
     for (query, thing), pair in zip(language.dangerous_sights(split), pairs, strict=True):
         assert not query.harmful and query.rendered == pair.harmless and pair.harmful.endswith(thing)
+
+
+def test_what_the_guard_changed_is_what_it_explains_and_what_was_answered(made):
+    config, loaded, _ = made
+    answers, reading = read_answers(Path(config.out) / "answers.jsonl"), reading_of(loaded)
+    table = changes.run(config, loaded, reading, answers)
+    kinds = table.drop_duplicates(["setting", "modality", "reference"])[["setting", "modality", "reference"]]
+    assert ("multimodal", "typographic", "transcription") in set(kinds.itertuples(index=False, name=None))
+    assert len(table) == 2 * FEW * len(kinds) and list(table.columns) == list(changes.COLUMNS)
+    for (modality, reference), rows in table.groupby(["modality", "reference"]):
+        prompts = loaded.prompts("validation", modality)
+        texts = loaded.asker.read(prompts, reference)
+        for i in (0, 1, 3):
+            (told,) = reading.guard.explain(loaded.vlm, prompts[i], [texts[i]]).to_dict("records")
+            row = rows.iloc[i]
+            assert row.text == prompts[i].query.text and row.layer == 7 and row.gate == told["gate"]
+            for name in ("coordinate", "reference_coordinate", "after", "delta_norm"):
+                assert row[name] == pytest.approx(told[name], rel=1e-3, abs=1e-3), (modality, reference, name)
+        said = [one for one in answers if one.modality == modality and one.setting in changes.SETTINGS]
+        plain = {one.request: one for one in said if one.defence == "unguarded"}
+        guarded = {o.request: o for o in said if o.defence == "guard" and o.about["reference"] == reference}
+        for row in rows.itertuples():
+            assert (row.answer, row.guarded_answer) == (plain[row.text].answer, guarded[row.text].answer)
+            assert row.guarded_refused == guarded[row.text].verdicts[loaded.judges[0].name]["refused"]
+    assert table.gate.any() and not table.gate.all() and (table.delta_norm[~table.gate] == 0).all()

@@ -15,11 +15,13 @@ from rich.console import Console
 from studies import repro
 from studies.claims import NOT_TESTABLE, verdicts
 from studies.datasets import QueryFileError
+from studies.gallery import DRAWINGS
 from studies.material import Config
 from studies.records import COLUMNS, read_table, tidy
+from studies.results import Results
 
 pytestmark = pytest.mark.usefixtures("thin_grid")
-TABLES = "separability points layer_sweep layer_selection readings defence judges signal_path claims".split()
+TABLES = repro.TABLES
 
 
 WITHOUT_INTERVAL = ("attribution_error", "criterion")
@@ -41,17 +43,13 @@ def finished(tmp_path_factory, console, thin_grid):
 def test_it_writes_tables_figures_config_and_provenance(finished):
     config, _, shown = finished
     names = {path.name for path in Path(config.out).iterdir()}
-    drawn = {
-        f"{name}.{end}"
-        for name in (
-            *("hidden_states", "probe_auroc", "transfer", "coordinates", "layer_sweep", "pareto", "layer_selection"),
-            *("readings", "defence", "safety_tradeoff"),
-        )
-        for end in ("pdf", "png")
-    }
-    assert {f"{name}.csv" for name in TABLES} | drawn | {"config.json", "provenance.json"} <= names
+    # Everything but the bench, which is no part of it.
+    drawn = {f"{one.name}.{end}" for one in DRAWINGS if one.table != "bench" for end in ("pdf", "png")}
+    assert {f"{name}.csv" for name in TABLES} | drawn | {"config.json", "provenance.json", "captions.md"} <= names
     provenance = json.loads((Path(config.out) / "provenance.json").read_text())
-    assert {"versions", "seed", "inputs", "commit"} == set(provenance) and len(provenance["inputs"]["model"]) == 16
+    assert {"versions", "seed", "inputs", "commit", "tables"} == set(provenance)
+    assert set(provenance["tables"]) == {f"{name}.csv" for name in TABLES}
+    assert len(provenance["inputs"]["model"]) == 16 and Results.of(config.out).changed == ()
     assert json.loads((Path(config.out) / "config.json").read_text())["scale"] == "tiny"
     assert "verdict" in shown and "separability.csv" in shown
 
