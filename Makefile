@@ -4,8 +4,10 @@ BIN := .venv/bin
 # Warnings of the package installer about its own version are of no use to a reader.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
+# Test processes, of one thread each: the tests' models are too small for threads to pay.
+WORKERS ?= 2
 
-.PHONY: repro test lint notebook organism reference bench lock
+.PHONY: repro test lint notebook docs organism reference bench lock
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
@@ -13,18 +15,23 @@ export TOKENIZERS_PARALLELISM := false
 	$(PIP) --constraint requirements.lock --editable '.[notebook,docs,dev,distributed,endpoint]'
 	@touch $@
 
-repro: .venv/installed  ## the paper's argument on the built-in model, in five minutes
+repro: .venv/installed  ## the paper's argument on the built-in model, and a report page
 	$(BIN)/vlm-guard repro
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-notebook: .venv/installed  ## executes the notebook in place, from results/reference/
-	PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/jupyter-execute --inplace paper_repro.ipynb
+notebook: .venv/installed  ## executes every notebook in place: the paper's from results/reference/, those for users at quick
+	for each in paper_repro.ipynb studies/notebooks/*.ipynb; do \
+		PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/jupyter-execute --inplace $$each || exit 1; \
+	done
+
+docs: .venv/installed  ## the documentation as a site, into site/
+	$(BIN)/mkdocs build --strict --quiet
 
 organism: .venv/installed  ## trains the built-in model from nothing, and measures it
 	$(BIN)/python -m studies.organism
