@@ -17,14 +17,14 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = re.compile(r"<!-- public: ([\w.]+)(?:, level (\d))? -->")
+PUBLIC = re.compile(r"<!-- public: ([\w.]+) -->")
 COMMANDS = "<!-- commands -->"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)\)")
 PICTURES = (".png", ".svg")
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    markdown = PUBLIC.sub(lambda found: "\n".join(public(found[1], int(found[2] or 2))), markdown)
+    markdown = PUBLIC.sub(lambda found: "\n".join(public(found[1])), markdown)
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(commands()))
     return LINK.sub(lambda found: _link(found, page.file.src_uri, config, files), markdown)
@@ -47,13 +47,13 @@ def _link(found: re.Match, page: str, config: MkDocsConfig, files: Files) -> str
 # --- the reference ---------------------------------------------------------------------------------------------
 
 
-def public(package: str, level: int) -> Iterator[str]:
-    """What a package's `__init__.py` names, module by module, in its order, under headings of a level."""
+def public(package: str) -> Iterator[str]:
+    """What a package's `__init__.py` names, module by module, in its order."""
     text = (ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
     for node in ast.parse(text).body:
         if isinstance(node, ast.ImportFrom):
             names = ", ".join(name.name for name in node.names)
-            yield f"\n::: {node.module}\n    options:\n      heading_level: {level}\n      members: [{names}]\n"
+            yield f"\n::: {node.module}\n    options:\n      members: [{names}]\n"
 
 
 def commands() -> Iterator[str]:
