@@ -208,6 +208,17 @@ def test_numbers_of_the_readings_are_those_of_the_table():
             assert told == shown or (label, told) == ("none", "")
 
 
+def test_numbers_of_the_separability_curve_are_those_of_the_table():
+    wanted = {"split": "test", "setting": "folds", "site": "resid_post", "token": "last", "metric": "auroc"}
+    wanted |= {"probe": "logistic", "control": "", "category": ""}
+    with (ROOT / "results" / "reference" / "full" / "separability.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if all(row[key] == value for key, value in wanted.items())]
+    for modality in ("text", "blank", "typographic"):
+        own = [row for row in rows if row["modality"] == row["fit_modality"] == modality]
+        values = [f"{float(row['value']):.2f}" for row in sorted(own, key=lambda row: float(row["layer"]))]
+        assert f"| {modality} | {' | '.join(values)} |" in PAGES["explanation/separability.md"]
+
+
 def _same(cell: str, wanted: str) -> bool:
     return cell == wanted or (wanted.isdecimal() and cell != "" and float(cell) == float(wanted))
 
