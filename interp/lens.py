@@ -82,8 +82,10 @@ class Lens:
     """
 
     def __init__(self, vlm: VLM):
-        """Raises:
-        NotInTransformerLens: the bridge does not know the family.
+        """Builds the bridge.
+
+        Raises:
+            NotInTransformerLens: the bridge does not know the family.
         """
         self.vlm = vlm
         self.bridge = _bridge(vlm)

@@ -313,8 +313,10 @@ class VLM(_HasDecoder):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Raises:
-        ModelError: the model came without a processor.
+        """The processor's own, which pads on the left.
+
+        Raises:
+            ModelError: the model came without a processor.
         """
         if self.processor is None:
             raise ModelError(f"{self.name!r} has no processor; give one: VLM(model, processor)")

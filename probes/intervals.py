@@ -73,7 +73,10 @@ def auroc_difference(
     hardly shows, it is as wide as they are.
 
     Args:
-        groups, confidence, spread: of `auroc_interval`.
+        is_harmful: labels, which both share.
+        first: scores, one for each query.
+        second: other scores of the same queries.
+        groups: as for `auroc_interval`, and so are `confidence` and `spread`.
 
     Returns:
         (difference, low, high).
@@ -96,7 +99,8 @@ def difference_interval(
     """Interval of a difference, made of the intervals of both (MOVER, Zou & Donner 2008).
 
     Args:
-        one, other: (value, low, high).
+        one: (value, low, high).
+        other: the same of what is subtracted.
         shared: correlation of their errors; 0 for independent samples.
 
     Returns:

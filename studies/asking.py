@@ -46,11 +46,14 @@ class Asker:
         refusal_ids: Int[Tensor, " token"] | None = None,
         llm: LLM | None = None,
     ):
-        """Args:
-        vlm: left as it is.
-        how: answers are made.
-        refusal_ids: tokens with which the model opens refusals; without them only answers are made, and scores are NaN.
-        llm: the original aligned checkpoint, for references of source `llm`.
+        """Nothing is asked yet.
+
+        Args:
+            vlm: left as it is.
+            how: answers are made.
+            refusal_ids: tokens with which the model opens refusals; without them only answers are made, and scores
+                are NaN.
+            llm: the original aligned checkpoint, for references of source `llm`.
         """
         self.vlm, self.how, self.refusal_ids, self.llm = vlm, how or Generation(), refusal_ids, llm
         self._texts: dict[tuple[str, str], str] = {}

@@ -51,8 +51,10 @@ class Grid:
     strengths: Axis = (1.0,)
 
     def __post_init__(self) -> None:
-        """Raises:
-        GridError: an axis with nothing on it, or something on it that does not exist.
+        """One value by itself becomes an axis.
+
+        Raises:
+            GridError: an axis with nothing on it, or something on it that does not exist.
         """
         known = {
             "rules": RULES,

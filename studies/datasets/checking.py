@@ -84,7 +84,7 @@ def check(
     """Reads a benchmark and every picture of it.
 
     Args:
-        path, name, pictures, stand_in: see `read_benchmark`.
+        path: see `read_benchmark`, for `name`, `pictures` and `stand_in` too.
         anchors: texts that something was fitted on, to be looked for in the benchmark.
 
     Raises:

@@ -1,0 +1,282 @@
+"""The pages of `docs/`: what they show runs, what they name exists, and the site builds without a warning."""
+
+import ast
+import csv
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from functools import cache
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
+TESTED_ELSEWHERE = {"harnesses.md": 3}
+"""Pages with a test of their own, and how many blocks they have: `tests/studies/test_harnesses.py`."""
+NOT_RUN = {"how-to/ndif.md": 1}
+"""Blocks that say in their title why they are not run."""
+BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+CHANGING = [name for name, text in PAGES.items() if "```diff\n" in text]
+"""Pages that change the toolkit: what they show is run on a copy that is changed so."""
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return [code for kind, title, code in BLOCK.findall(PAGES[name]) if kind == language and "not run" not in title]
+
+
+def with_python() -> list[str]:
+    return [name for name in PAGES if blocks(name, "python") and name not in TESTED_ELSEWHERE]
+
+
+def test_the_blocks_that_are_not_run_are_counted_and_say_why():
+    titles = {
+        name: [title for kind, title, _ in BLOCK.findall(text) if "not run" in title] for name, text in PAGES.items()
+    }
+    assert {name: len(found) for name, found in titles.items() if found} == NOT_RUN
+    assert all(
+        re.search(r'title="not run by the tests: .{10,}"', title) for found in titles.values() for title in found
+    )
+    assert {name: len(blocks(name, "python")) for name in TESTED_ELSEWHERE} == TESTED_ELSEWHERE
+
+
+def test_no_python_hides_from_the_tests():
+    """Under another name, or indented, a block would not be found."""
+    for name, text in PAGES.items():
+        kinds = {kind for kind, _, _ in BLOCK.findall(text)}
+        assert kinds <= {"python", "sh", "diff", "text", "bibtex"}, name
+        assert not re.search(r"^[ \t]+```", text, re.MULTILINE), name
+        assert text.count("```") == 2 * len(BLOCK.findall(text)), name
+
+
+# --- what is shown runs ----------------------------------------------------------------------------------------
+
+
+def run_page(name: str, names: dict) -> None:
+    """Every Python block in turn; a block of text right after one is what it prints."""
+    found = [(kind, code) for kind, title, code in BLOCK.findall(PAGES[name]) if "not run" not in title]
+    after = [*found[1:], ("", "")]
+    for (kind, code), (next_kind, expected) in zip(found, after, strict=True):
+        if kind != "python":
+            continue
+        with redirect_stdout(StringIO()) as printed:
+            exec(compile(code, str(DOCS / name), "exec"), names)
+        if next_kind == "text" and f"{code}```\n\n```text\n" in PAGES[name]:
+            assert printed.getvalue() == expected
+
+
+ALONE = ("how-to/ray.md", *CHANGING)
+"""In a process of their own: Ray leaves sockets behind, and a changed toolkit is another one."""
+
+
+@pytest.mark.parametrize("name", [name for name in with_python() if name not in ALONE])
+def test_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_page(name, {})
+
+
+@pytest.mark.skipif(not find_spec("ray"), reason="extra `distributed`")
+def test_the_page_on_ray_runs(tmp_path):
+    ran(["how-to/ray.md"], ROOT, tmp_path)
+
+
+def test_the_changes_of_pages_apply_and_their_tests_and_code_run_with_them(tmp_path):
+    ran(CHANGING, changed(CHANGING, tmp_path / "copy"), tmp_path)
+
+
+def changed(names: Sequence[str], copy: Path) -> Path:
+    """The repository with the pages' changes in it; the built-in model's weights are not copied."""
+    for folder in ("interp", "probes", "studies", "figures", "tests", "docs"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("model", "__pycache__"))
+    (copy / "studies" / "organism" / "model").symlink_to(ROOT / "studies" / "organism" / "model")
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    # Outside of any repository, whatever folder the tests run in.
+    told = {**os.environ, "GIT_CEILING_DIRECTORIES": str(copy.parent)}
+    for name in names:
+        for i, change in enumerate(blocks(name, "diff"), 1):
+            (copy / "change.diff").write_text(change, encoding="utf-8")
+            done = subprocess.run(["git", "apply", "change.diff"], cwd=copy, env=told, capture_output=True, text=True)
+            assert done.returncode == 0, f"change {i} of {name} does not apply to the code any more: {done.stderr}"
+    return copy
+
+
+def ran(names: Sequence[str], root: Path, folder: Path) -> None:
+    """Tests that the pages call, all in one run, then the pages' Python, in another process."""
+    called = [shlex.split(line)[3:] for name in names for line in shell_lines(name) if line.startswith("python -m py")]
+    files, chosen = [file for file, *_ in called], [expression for _, _, expression in called]
+    program = ["import os, beartype, pytest", f"os.chdir({str(root)!r})"]
+    if called:
+        told = ["-v", *dict.fromkeys(files), "-k", " or ".join(f"({expression})" for expression in chosen)]
+        program.append(f"assert pytest.main({told!r}) == 0")
+    program += ["from tests.test_docs import run_page", f"os.chdir({str(folder)!r})"]
+    program += [f"run_page({name!r}, {{}})" for name in names]
+    # One thread: models are tiny here, and threads that wait for each other take longer than what they share.
+    told = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(program)], cwd=folder, env=told, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for expression in chosen:
+        assert re.search(rf"{expression.split()[0]}.* PASSED", done.stdout), expression
+
+
+# --- what is named exists --------------------------------------------------------------------------------------
+
+
+def shell_lines(name: str) -> list[str]:
+    """Commands of the page, those that go over several lines put together; comments are left out."""
+    text = "".join(blocks(name, "sh")).replace("\\\n", " ")
+    inline = re.findall(r"`(vlm-guard [^`]*--[^`]+)`", PAGES[name])
+    return [line.partition(" #")[0].strip() for line in text.splitlines() if line.strip()] + inline
+
+
+COMMANDS = [(name, line) for name in PAGES for line in shell_lines(name) if line.startswith("vlm-guard")]
+
+
+@cache
+def command_line():
+    from studies.cli import app
+
+    return typer.main.get_command(app)
+
+
+@pytest.mark.parametrize(("name", "line"), COMMANDS, ids=[line for _, line in COMMANDS])
+def test_a_command_and_its_options_exist(name, line):
+    words, command = shlex.split(line)[1:], command_line()
+    while words and hasattr(command, "commands"):
+        if words[0] == "--help":
+            return
+        assert words[0] in command.commands, f"{name}: {line}"
+        command = command.commands[words.pop(0)]
+    assert command.make_context(line, words).params
+
+
+def test_there_are_commands_to_be_looked_at():
+    assert len(COMMANDS) > 20
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files_that_exist(name):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", BLOCK.sub("", PAGES[name])):
+        assert target.startswith("https://") or (DOCS / name).parent.joinpath(target).is_file(), target
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_folders_and_files_named_in_code_exist(name):
+    for place in re.findall(r"`((?:interp|probes|studies|figures|tests|results/reference)/[\w./-]+)`", PAGES[name]):
+        assert (ROOT / place).exists(), place
+
+
+def test_numbers_of_the_readings_are_those_of_the_table():
+    with (ROOT / "results" / "reference" / "full" / "readings.csv").open(encoding="utf-8") as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if (row["split"], row["setting"], row["modality"]) == ("test", "compared", "blank")
+        ]
+    names = {
+        "none": {"defence": "unguarded"},
+        "`ablate`": {"rule": "ablate", "control": ""},
+        "`substitute`, α = 1": {"rule": "substitute", "control": "", "strength": "1"},
+        "`add_reference`, α = 1": {"rule": "add_reference", "control": "", "strength": "1"},
+        "`substitute`, sign flipped": {"control": "sign_flipped"},
+        "the whole reference state (`full_state`)": {"control": "full_state"},
+        "the text verdict": {"defence": "text_verdict"},
+    }
+    page = PAGES["explanation/method.md"].partition("## Its readings")[2].replace("−", "-")
+    for label, wanted in names.items():
+        (refused, gain) = re.search(rf"^\| {re.escape(label)} \| (.*?) \|(.*?)\|$", page, re.MULTILINE).groups()
+        for metric, told in (("refusal_rate", refused), ("refusal_score_gain", gain.strip())):
+            (row,) = [
+                row
+                for row in rows
+                if row["metric"] == metric
+                and row["judge"] in ("", "exact@1")
+                and all(_same(row[key], value) for key, value in wanted.items())
+            ]
+            shown = "{:.2f} [{:.2f}, {:.2f}]".format(*(float(row[key]) for key in ("value", "ci_low", "ci_high")))
+            assert told == shown or (label, told) == ("none", "")
+
+
+def test_numbers_of_the_separability_curve_are_those_of_the_table():
+    wanted = {"split": "test", "setting": "folds", "site": "resid_post", "token": "last", "metric": "auroc"}
+    wanted |= {"probe": "logistic", "control": "", "category": ""}
+    with (ROOT / "results" / "reference" / "full" / "separability.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if all(row[key] == value for key, value in wanted.items())]
+    for modality in ("text", "blank", "typographic"):
+        own = [row for row in rows if row["modality"] == row["fit_modality"] == modality]
+        values = [f"{float(row['value']):.2f}" for row in sorted(own, key=lambda row: float(row["layer"]))]
+        assert f"| {modality} | {' | '.join(values)} |" in PAGES["explanation/separability.md"]
+
+
+def _same(cell: str, wanted: str) -> bool:
+    return cell == wanted or (wanted.isdecimal() and cell != "" and float(cell) == float(wanted))
+
+
+def test_the_citation_names_the_project_and_the_methods_authors():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["authors"] == [{"name": "vlm-guard contributors"}] and cited["cff-version"] == "1.2.0"
+    (method,) = cited["references"]
+    assert [author["family-names"] for author in method["authors"]] == ["Liu", "Wang", "Xiao", "Chen"]
+    assert method["url"].endswith("2502.10486")
+    assert f'version = "{cited["version"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+# --- the site --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("mkdocs", reason="extra `docs`")
+    folder = tmp_path_factory.mktemp("site")
+    # Its theme advertises a successor on every build.
+    told = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    return folder
+
+
+def test_the_site_builds_without_a_warning_and_has_every_page(site):
+    for name in PAGES:
+        place = site / name if name == "index.md" else site / name.removesuffix(".md") / "index.md"
+        assert place.with_suffix(".html").is_file(), name
+
+
+def test_the_site_needs_nothing_from_elsewhere(site):
+    """Links may lead out; scripts, styles, fonts and pictures may not."""
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r'<(?:script|img|iframe|source)[^>]+src="(?:https?:)?//[^"]+"', text), page
+        assert not re.findall(r'<link[^>]+rel="(?:stylesheet|preconnect|icon)"[^>]+href="(?:https?:)?//', text), page
+
+
+@pytest.mark.parametrize("package", ["interp", "probes", "figures", "studies/datasets", "studies/judges"])
+def test_the_reference_has_everything_that_a_package_names(site, package):
+    text = (ROOT / package / "__init__.py").read_text(encoding="utf-8")
+    named = {
+        f"{node.module}.{one.name}"
+        for node in ast.parse(text).body
+        if isinstance(node, ast.ImportFrom)
+        for one in node.names
+    }
+    shown = (site / "reference" / package.split("/")[0] / "index.html").read_text(encoding="utf-8")
+    # Constants that are set several at a time have no docstring of their own.
+    assert {name for name in named if f'id="{name}"' not in shown and not name.split(".")[-1].isupper()} == set()
+
+
+def test_the_reference_has_every_command(site):
+    shown = (site / "reference" / "cli" / "index.html").read_text(encoding="utf-8")
+    for word, command in command_line().commands.items():
+        for name in [f"{word} {inner}" for inner in getattr(command, "commands", ())] or [word]:
+            assert f'id="vlm-guard-{name.replace(" ", "-")}"' in shown
