@@ -31,7 +31,7 @@ notebook: .venv/installed  ## executes every notebook in place: the paper's from
 	done
 
 docs: .venv/installed  ## the documentation as a site, into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 organism: .venv/installed  ## trains the built-in model from nothing, and measures it
 	$(BIN)/python -m studies.organism

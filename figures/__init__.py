@@ -9,11 +9,13 @@ from figures.readings import readings
 from figures.separability import degradation, probe_auroc, transfer
 from figures.signal_path import attribution, patching_map, refusal_lens
 from figures.states import coordinate_ridges, hidden_states
-from figures.style import caption, save
+from figures.style import NARROW, WIDE, caption, save
 from figures.sweep import layer_selection, layer_sweep, pareto
 from figures.tradeoff import safety_tradeoff
 
 __all__ = [
+    "NARROW",
+    "WIDE",
     "attack_success_bars",
     "attribution",
     "bench_ratios",
