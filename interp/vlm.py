@@ -367,3 +367,8 @@ class VLM(_HasDecoder):
         """Side, in pixels, of the square that the vision tower sees; 336 where it takes any size."""
         size = getattr(getattr(self.model.config, "vision_config", None), "image_size", None) or 336
         return size if isinstance(size, int) else max(size)
+
+    def _repr_html_(self) -> str:
+        from interp import cards
+
+        return cards.of_vlm(self)
