@@ -1,6 +1,6 @@
 """A finished sweep as one value: the table, what it chose, and that as a guard."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,7 +29,7 @@ BEST, BEST_SINGLE = "best", "best single layer"
 class Sweep:
     """What was measured, and what was chosen by it on validation."""
 
-    table: pd.DataFrame
+    table: pd.DataFrame = field(repr=False)
     """Of `studies.layer_sweep.run`, which says what stands in it."""
     chosen: Reading
     """The configuration that it marks."""

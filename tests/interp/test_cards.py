@@ -9,7 +9,7 @@ import torch
 
 from interp import VLM, Guard, SafetyDirection, to_prompts, trace
 from interp.cards import PLACES, written
-from interp.display import Line, card, chart, table
+from interp.display import Line, card, chart, formula, table
 from interp.guard import CONTROLS, POSITIONS
 from interp.projection import GATES, RULES, ProbeGate
 
@@ -55,6 +55,11 @@ def test_a_model_shows_its_parts_and_their_sites(tiny_vlm):
         assert told in shown
 
 
+def test_a_model_in_a_terminal_is_one_line_without_its_folder(tiny_vlm):
+    named = replace(tiny_vlm, name="tiny")
+    assert repr(named) == "VLM('tiny': LlavaForConditionalGeneration, 3 layers of width 32, float32 on cpu)"
+
+
 def test_a_model_tells_what_its_structure_does_not(vlm_of):
     assert "pictures through cross-attention" in text_of(vlm_of("Mllama")._repr_html_())
     assert "attends to itself in both directions" in text_of(vlm_of("PaliGemma")._repr_html_())
@@ -77,6 +82,7 @@ def test_markup_in_a_name_stays_text(tiny_vlm, direction):
     assert MARKUP in text_of(card(MARKUP, MARKUP, {MARKUP: MARKUP}, table([MARKUP], [[MARKUP]])))
     drawn = chart(MARKUP, [Line(MARKUP, [0, 1], [0.0, 1.0], color=MARKUP, dash=MARKUP)])
     assert "<script" not in drawn and MARKUP in text_of(drawn)
+    assert text_of(formula(MARKUP)) == MARKUP and "c<sub>q</sub>" in formula("α c_q")
 
 
 def test_a_direction_shows_explained_variance_and_class_means_of_every_layer(direction):
@@ -171,6 +177,8 @@ def test_lines_go_through_their_values_and_leave_out_what_is_none():
     (line,) = parsed(html).iter("polyline")
     xs, ys = zip(*(map(float, point.split(",")) for point in line.get("points").split()), strict=True)
     assert len(xs) == 3 and xs[0] < xs[1] < xs[2] and xs[1] - xs[0] == pytest.approx(2 * (xs[2] - xs[1]), abs=0.2)
+    # Down is more in SVG.
+    assert ys[0] > ys[2] > ys[1]
     assert ys[0] - ys[1] == pytest.approx(2 * (ys[2] - ys[1]), abs=0.2)
     assert chart("a", [Line("b", [0], [float("nan")])]) == ""
 

@@ -10,6 +10,7 @@ from studies import layer_sweep
 from studies.guards import anchors_of
 from studies.material import Config, load
 from studies.sweep_grid import Grid
+from studies.sweeping import Run, _name
 from studies.swept import BEST, BEST_SINGLE, Sweep
 
 GRID = Grid(layers=("every:3", "middle-to-last"), rules=("ablate", "substitute"))
@@ -37,6 +38,8 @@ def test_its_guard_is_the_marked_configuration_with_its_numbers(sweep):
 def test_finalists_carry_the_means_of_their_rows_and_one_of_them_is_the_best(sweep):
     finalists = sweep.finalists
     assert (finalists.mark == BEST).sum() == 1 and set(finalists.mark) <= {"", BEST, BEST_SINGLE}
+    # The unguarded model stands beside them in the table.
+    assert set(finalists["rule"]) <= {"ablate", "substitute"} and not finalists.layers.str.contains("nan").any()
     best = finalists[finalists.mark == BEST].iloc[0]
     told = (best.refused, best.harmless_refused, best.kl)
     assert told == tuple(sweep.validation[name] for name in ("refusal", "over_refusal", "kl"))
@@ -93,3 +96,10 @@ def test_it_shows_its_finalists_with_the_chosen_one_marked_and_a_line_by_layer(s
     at_six = ranked[(ranked.layer == 6) & ranked.last_layer.isna()].value.mean()
     assert f"harmful, guarded, layer 6: {at_six:.3g}" in html
     assert "<script" not in replace(sweep, model="<script>")._repr_html_()
+
+
+def test_what_a_guard_was_chosen_by_does_not_make_its_runs_others(sweep):
+    known, bare = (Run(guard, None) for guard in (sweep.guard, replace(sweep.guard, model="", validation={})))
+    assert known.guard.validation and _name("prompts", 1, known, {}) == _name("prompts", 1, bare, {})
+    other = Run(replace(sweep.guard, strength=3.0), None)
+    assert _name("prompts", 1, other, {}) != _name("prompts", 1, bare, {})
