@@ -44,7 +44,9 @@ def run(name: str, folder: Path, **settings: str) -> str:
     """What a notebook shows with other settings in its first cell, run in a folder.
 
     Args:
-        settings: what stands there, by the name that it is given: `SCALE='"quick" -> "tiny"'`.
+        name: of the notebook, from the root.
+        folder: where it runs.
+        settings: what stands there and what is put in its place, as `SCALE='"quick" -> "tiny"'`.
     """
     notebook = read(name)
     first = code(notebook)[0]
@@ -52,7 +54,9 @@ def run(name: str, folder: Path, **settings: str) -> str:
         old, new = change.split(" -> ")
         assert first.source.splitlines().count(f"{setting} = {old}") == 1
         first.source = first.source.replace(f"{setting} = {old}", f"{setting} = {new}")
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    # A machine that is busy may take more than the usual minute to start a kernel.
+    how = {"timeout": 300, "startup_timeout": 300, "resources": {"metadata": {"path": str(folder)}}}
+    NotebookClient(notebook, **how).execute()
     return shown(notebook)
 
 
