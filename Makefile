@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
 # Test processes, of one thread each: the tests' models are too small for threads to pay.
 WORKERS ?= 2
+NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 
 .PHONY: repro test lint notebook docs organism reference bench lock
 
@@ -25,9 +26,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-notebook: .venv/installed  ## executes every notebook in place: the paper's from results/reference/, those for users at quick
-	for each in paper_repro.ipynb studies/notebooks/*.ipynb; do \
-		PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/jupyter-execute --inplace $$each || exit 1; \
+notebook: .venv/installed  ## executes the notebooks in place: the paper's from results/reference/, those for users at quick
+	for name in $(NOTEBOOKS); do \
+		PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/jupyter-execute --inplace $$name || exit 1; \
 	done
 
 docs: .venv/installed  ## the documentation as a site, into site/

@@ -195,6 +195,11 @@ class SafetyDirection:
         """Half way between the class means along the first row: a border for the gate `threshold`."""
         return ((self.harmful[layer, 0] + self.harmless[layer, 0]) / 2).item()
 
+    def _repr_html_(self) -> str:
+        from interp import cards
+
+        return cards.of_direction(self)
+
 
 def fit_gate(activations: xr.Dataset, layer: int, token: str = "last") -> ProbeGate:
     """A logistic regression (L2, C = 1, standardised) on the anchors' states of a layer, as a gate.

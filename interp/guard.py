@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,6 +78,10 @@ class Guard:
     `sign_flipped`: it goes the other way. `full_state`: the reference's whole state is put in (V = I)."""
     control_seed: int = 0
     """Of `random`."""
+    model: str = field(default="", compare=False)
+    """Name of the model that it was loaded for, or chosen on."""
+    validation: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """Numbers that it was chosen by, by name."""
 
     def __post_init__(self):
         n_layers = len(self.direction.basis)
@@ -159,12 +163,12 @@ class Guard:
         Args:
             folder: is made.
             vlm: the model that the guard is for.
-            validation: numbers that it was chosen by, by name.
+            validation: numbers that it was chosen by, by name; by default the guard's own.
 
         Raises:
             ValueError: a control is no guard to be kept.
         """
-        guard_files.save(self, Path(folder), vlm, validation or {})
+        guard_files.save(self, Path(folder), vlm, self.validation if validation is None else validation)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, vlm: VLM) -> "Guard":
@@ -360,6 +364,11 @@ class Guard:
             found["length"] = resid.norm(dim=-1, keepdim=True)
             found["cosine"] = slant(resid, basis, self.direction.centre[at].to(resid.device))
         return Known(**found)
+
+    def _repr_html_(self) -> str:
+        from interp import cards
+
+        return cards.of_guard(self)
 
 
 def _first_place(mask: Bool[Tensor, "batch pos"]) -> int | None:

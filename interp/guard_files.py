@@ -106,7 +106,8 @@ def load(kind: type["Guard"], name_or_path: str | Path, vlm: VLM) -> "Guard":
         if probe:
             settings["probe"] = ProbeGate(tensors.pop("probe_weight"), **probe)
         settings["layers"] = tuple(settings["layers"])
-        return kind(SafetyDirection(**tensors, **about["direction"]), **settings)
+        known = {"model": vlm.name, "validation": about["validation"]}
+        return kind(SafetyDirection(**tensors, **about["direction"]), **settings, **known)
 
 
 def _found(name_or_path: str | Path) -> Path:

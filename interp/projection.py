@@ -65,6 +65,8 @@ class Rule:
     """From own coordinates c to c_target."""
 
     target: Callable[[Tensor, Known, Strength], Tensor]
+    written: str
+    """c_target on paper, with α for the strength."""
     needs: tuple[str, ...] = ()
     """Fields of `Known`."""
     any_rank: bool = True
@@ -72,24 +74,29 @@ class Rule:
 
 
 RULES = {
-    "ablate": Rule(lambda own, known, strength: torch.zeros_like(own), has_strength=False),
-    "substitute": Rule(lambda own, known, strength: strength * known.reference, ("reference",)),
-    "add_reference": Rule(lambda own, known, strength: own + strength * known.reference, ("reference",)),
-    "amplify": Rule(lambda own, known, strength: (1 + strength) * own),
+    "ablate": Rule(lambda own, known, strength: torch.zeros_like(own), "0", has_strength=False),
+    "substitute": Rule(lambda own, known, strength: strength * known.reference, "α c_q", ("reference",)),
+    "add_reference": Rule(lambda own, known, strength: own + strength * known.reference, "c + α c_q", ("reference",)),
+    "amplify": Rule(lambda own, known, strength: (1 + strength) * own, "(1 + α) c"),
     "class_mean": Rule(
         lambda own, known, strength: known.harmless + strength * (known.harmful - known.harmless),
+        "μ₋ + α (μ₊ − μ₋)",
         ("harmful", "harmless"),
     ),
     "steer": Rule(
-        lambda own, known, strength: own + strength * (known.harmful - known.harmless), ("harmful", "harmless")
+        lambda own, known, strength: own + strength * (known.harmful - known.harmless),
+        "c + α (μ₊ − μ₋)",
+        ("harmful", "harmless"),
     ),
     "adaptive": Rule(
         lambda own, known, strength: own - strength * known.cosine.clamp(min=0) * known.length,
+        "c − α max(0, cos(h − h_ref, V)) ‖h‖",
         ("length", "cosine"),
         any_rank=False,
     ),
     "adaptive_mirror": Rule(
         lambda own, known, strength: own + strength * (-known.cosine).clamp(min=0) * known.length,
+        "c + α max(0, −cos(h − h_ref, V)) ‖h‖",
         ("length", "cosine"),
         any_rank=False,
     ),

@@ -369,3 +369,13 @@ class VLM(_HasDecoder):
         """Side, in pixels, of the square that the vision tower sees; 336 where it takes any size."""
         size = getattr(getattr(self.model.config, "vision_config", None), "image_size", None) or 336
         return size if isinstance(size, int) else max(size)
+
+    def __repr__(self) -> str:
+        """Not every module of it, nor where its files lie."""
+        kind, dtype = type(self.model).__name__, str(self.model.dtype).removeprefix("torch.")
+        return f"VLM({self.name!r}: {kind}, {self.n_layers} layers of width {self.d_model}, {dtype} on {self.device})"
+
+    def _repr_html_(self) -> str:
+        from interp import cards
+
+        return cards.of_vlm(self)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -10,15 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 import figures
-from interp.guard import Guard
 from studies import layer_selection, layer_sweep, probing, separability
-from studies.datasets import write_queries
-from studies.guards import ANCHORS, resolved
 from studies.material import Config, load, writable_folder
 from studies.probed import Extent, of_store
-from studies.records import first_judge, tidy, write_config, write_provenance, write_table
-from studies.selection import judged_standing
+from studies.records import tidy, write_config, write_provenance, write_table
 from studies.sweep_grid import Grid
+from studies.swept import Sweep
 
 
 def probe(config: Config, changes: dict, console: Console) -> pd.DataFrame:
@@ -78,7 +75,7 @@ def sweep(
     halving: bool = False,
     ray: str | None = None,
     cpus_per_worker: int = 1,
-) -> Guard:
+) -> Sweep:
     """The sweep, what other selection rules would have picked, and the chosen configuration as a guard.
 
     Raises:
@@ -91,49 +88,29 @@ def sweep(
     write_config(out, config)
     asked = {"grid": asdict(grid), "top": top or layer_sweep.TOP[config.scale], "halving": halving}
     (out / "sweep.json").write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
-    table = layer_sweep.run(config, material, grid, top, halving, ray, cpus_per_worker)
-    write_table(table, out, "layer_sweep")
-    reading = layer_sweep.chosen(table, material, grid)
-    guard = replace(reading.guard, source=reading.source)
-    standing = judged_standing(first_judge(layer_sweep.best_rows(table)))
-    numbers = {name: float(value) for name, value in standing.items() if name != "excess"}
-    guard.save_pretrained(out / "guard", resolved(material.vlm), numbers)
-    write_queries(out / "guard" / ANCHORS, material.queries["anchors"])
-    console.print(_finalists(table))
+    swept = Sweep.run(config, material, grid, top, halving, ray, cpus_per_worker)
+    write_table(swept.table, out, "layer_sweep")
+    swept.save_guard(out / "guard", material)
+    console.print(_finalists(swept))
     selected = layer_selection.run(config, material, ray, cpus_per_worker)
     write_table(selected, out, "layer_selection")
     tables = [out / "layer_sweep.csv", out / "layer_selection.csv"]
     write_provenance(out, material.inputs(), config.seed, tables)
     for line in layer_selection.in_words(selected):
         console.print(f"- {line}", soft_wrap=True)
-    drawn = figures.save(figures.pareto(table), out, "pareto")
+    drawn = figures.save(figures.pareto(swept.table), out, "pareto")
     drawn += figures.save(figures.layer_selection(selected), out, "layer_selection")
     _tell_written(console, [*tables, out / "guard"], drawn)
-    return guard
+    return swept
 
 
-def _finalists(table: pd.DataFrame) -> Table:
+def _finalists(swept: Sweep) -> Table:
     """The finalists, from the best on validation to the last."""
     shown = Table(title="Finalists on validation: shares refused, KL in nats")
     for name in ("layers", "rule", "gate", "strength", "refused", "harmless", "KL", ""):
         shown.add_column(name, overflow="fold")
-    rows = first_judge(table[(table.setting == "finalists") & (table.defence == "guard")])
-    keys = [
-        "layer",
-        *(["last_layer"] if "last_layer" in rows else []),
-        "direction_layer",
-        "source",
-        "estimator",
-        "rank",
-    ]
-    keys += ["rule", "gate", "gate_scope", "positions", "strength", "token"]
-    for key, some in rows.groupby(keys, dropna=False, sort=False):
-        one, found = dict(zip(keys, key, strict=True)), judged_standing(some)
-        last = one.get("last_layer")
-        layers = f"{one['layer']:.0f}" if pd.isna(last) else f"{one['layer']:.0f}-{last:.0f}"
-        strength = "" if pd.isna(one["strength"]) else f"{one['strength']:g}"
-        values = (f"{found[name]:.3f}" for name in ("refusal", "over_refusal", "kl"))
-        mark = some.selection_rule.dropna()
-        told = "" if mark.empty else ("best single" if mark.iloc[0].endswith("single layer") else "best")
-        shown.add_row(layers, one["rule"], one["gate"], strength, *values, told)
+    for one in swept.finalists.itertuples():
+        strength = "" if pd.isna(one.strength) else f"{one.strength:g}"
+        values = (f"{value:.3f}" for value in (one.refused, one.harmless_refused, one.kl))
+        shown.add_row(one.layers, one.rule, one.gate, strength, *values, one.mark)
     return shown

@@ -178,7 +178,8 @@ def _name(shown: str, n_new: int, run: Run, hashes: dict[int, str]) -> str:
     """
     told = [shown, str(n_new)]
     if run.guard is not None:
-        settings = {field.name: getattr(run.guard, field.name) for field in fields(run.guard)}
+        # What guards are not told apart by changes nothing that they do.
+        settings = {field.name: getattr(run.guard, field.name) for field in fields(run.guard) if field.compare}
         direction, probe = settings.pop("direction"), settings.pop("probe")
         known = (direction.basis, direction.harmful, direction.harmless, direction.centre, run.states)
         tensors = [*known, *(getattr(probe, field.name) for field in fields(probe))] if probe else known
