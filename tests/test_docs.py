@@ -22,8 +22,10 @@ import yaml
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
-TESTED_ELSEWHERE = {"harnesses.md": 3}
-"""Pages with a test of their own, and how many blocks they have: `tests/studies/test_harnesses.py`."""
+TESTED_ELSEWHERE = {"harnesses.md": 3} | {
+    f"how-to/{name}.md": 1 for name in ("benchmarks", "guards", "probes_and_sweeps", "traces")
+}
+"""Pages with a test of their own, and how many blocks they have: `tests/studies/test_harnesses.py`, `test_readme.py`."""
 NOT_RUN = {"how-to/ndif.md": 1}
 """Blocks that say in their title why they are not run."""
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

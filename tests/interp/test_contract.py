@@ -25,7 +25,7 @@ from tests.families import deep, folders, handmade
 
 NOT_FOR_GENERATION = "InstructBLIP"
 FOUND: dict[str, list[Finding]] = {}
-"""Of the families whose test has run, for the README's table."""
+"""Of the families whose test has run, for the table of `docs/models.md`."""
 # Of the libraries, not ours: PaliGemma's processor and NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
@@ -338,7 +338,7 @@ def test_text_that_is_taken_out_amiss_is_found(family_vlm, monkeypatch):
     assert claim_of("text-only prompts") in faults(check_vlm(family_vlm("LLaVA-1.5")))
 
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 HEAD = """| family | `model_type` | tested | contract | prefix | TransformerLens |
 |---|---|---|---|---|---|
 """
@@ -365,16 +365,16 @@ def table() -> str:
 
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="the table says what needs torchvision")
-def test_the_readmes_table_is_what_was_found(tmp_path):
-    """After a change, `VLM_GUARD_WRITE_README=1 pytest tests/interp/test_contract.py` writes it anew."""
+def test_the_table_of_families_is_what_was_found(tmp_path):
+    """After a change, `VLM_GUARD_WRITE_MODELS=1 pytest tests/interp/test_contract.py` writes it anew."""
     if len(FOUND) < len(deep.FAMILIES) + len(handmade.FAMILIES):
         pytest.skip("needs the families' own tests, in the same run")
     for family in folders.FAMILIES:
         family.build(tmp_path / family.name)
         FOUND[family.name] = check_vlm(VLM.from_pretrained(tmp_path / family.name, device="cpu"))
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     start = text.index(HEAD)
     end = text.index("\n\n", start) + 1
-    if os.environ.get("VLM_GUARD_WRITE_README"):
-        README.write_text(text[:start] + table() + text[end:], encoding="utf-8")
-    assert README.read_text(encoding="utf-8")[start:].startswith(table() + "\n")
+    if os.environ.get("VLM_GUARD_WRITE_MODELS"):
+        PAGE.write_text(text[:start] + table() + text[end:], encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8")[start:].startswith(table() + "\n")
