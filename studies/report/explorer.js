@@ -108,8 +108,9 @@ function explore() {
   }
 
   function sayLayer() {
-    byId("layer-shown").textContent = `${layer()} of ${layers.at(-1)}`;
-    slider.setAttribute("aria-valuetext", `layer ${layer()}`);
+    const isGuarded = explorer.dataset.layer === String(layer());
+    byId("layer-shown").textContent = `${layer()} of ${layers.at(-1)}${isGuarded ? ", where the guard is" : ""}`;
+    slider.setAttribute("aria-valuetext", `layer ${layer()}${isGuarded ? ", where the guard is" : ""}`);
   }
 
   // --- the plot ------------------------------------------------------------------------------------------------
@@ -134,7 +135,7 @@ function explore() {
     };
     const traces = modalities.flatMap((modality, place) => {
       const n = place ? place + 1 : "", column = place % across, row = Math.floor(place / across);
-      const [gapX, gapY] = [0.02, down > 1 ? 0.11 / (down - 1) + 0.02 : 0];
+      const [gapX, gapY] = [0.02, down > 1 ? 0.08 / (down - 1) : 0];
       const width = (1 - gapX * (across - 1)) / across, height = (1 - gapY * (down - 1)) / down;
       const left = column * (width + gapX), top = 1 - row * (height + gapY);
       const isLowest = place + across >= modalities.length;

@@ -40,7 +40,7 @@ def _column(column: pd.Series) -> tuple[bool, list]:
     return False, [None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
 
 
-def _number(value: float) -> int | float | str | None:
+def _number(value: int | float) -> int | float | str | None:
     """JSON knows no infinity: JavaScript's word for it is read back as a number."""
     if pd.isna(value):
         return None

@@ -24,6 +24,10 @@ SCRIPTS = ("data", "theme", "tables", "zoom", "explorer")
 """In this order they are one script: they share what `data` defines."""
 
 
+PIXELS_PER_INCH = 128
+"""Letters of 8 points are as tall as the captions then."""
+
+
 @dataclass(frozen=True)
 class Picture:
     name: str
@@ -31,6 +35,8 @@ class Picture:
     caption: str
     source: str
     """A `data:` address."""
+    width: int
+    """Pixels: a figure for one column stays narrow."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +131,15 @@ def _sections(results: Results, progress: Callable[[str], object]) -> Iterator[S
     left_out: dict[str, list[LeftOut]] = {name: [] for name in STUDIES}
     for one in drawn(results):
         if isinstance(one, Drawn):
-            pictures[one.table].append(Picture(one.name, one.title, one.caption, as_data(one.figure)))
+            width = round(one.figure.get_figwidth() * PIXELS_PER_INCH)
+            pictures[one.table].append(Picture(one.name, one.title, one.caption, as_data(one.figure), width))
         else:
             left_out[one.table].append(one)
         progress(one.name)
     for name in STUDIES:
         heading, question = HEADINGS.get(name, (name.replace("_", " ").capitalize(), ""))
         table = packed(results[name]) if name in results else None
-        yield Section(
-            name, heading, question, tuple(pictures[name]), tuple(left_out[name]), table, _commands(name)
-        )
+        yield Section(name, heading, question, tuple(pictures[name]), tuple(left_out[name]), table, _commands(name))
 
 
 def _commands(name: str) -> tuple[str, ...]:

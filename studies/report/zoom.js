@@ -9,8 +9,9 @@ function scaled(to) {
   // What is in the middle stays there.
   const at = [(box.scrollLeft + box.clientWidth / 2) / box.scrollWidth, (box.scrollTop + box.clientHeight / 2) / box.scrollHeight];
   scale = Math.min(LARGEST, Math.max(1, to));
-  image.style.width = `${scale * 100}%`;
-  image.style.maxHeight = scale === 1 ? "100%" : "none";
+  // Once the whole figure fits, width follows from the smaller side of the box.
+  const fitting = Math.min(box.clientWidth, (box.clientHeight * image.naturalWidth) / image.naturalHeight);
+  image.style.width = `${Math.floor(fitting * scale)}px`;
   box.scrollTo(at[0] * box.scrollWidth - box.clientWidth / 2, at[1] * box.scrollHeight - box.clientHeight / 2);
 }
 
@@ -26,14 +27,17 @@ zoom.addEventListener("click", (event) => {
   if (event.target.tagName === "IMG") acts[scale === 1 ? "in" : "fit"]();
 });
 
+// A picture has no size until it is decoded, though its data is here.
+const decoded = (element) => element.decode().catch(() => {});
+
 function enlarge(figure) {
   const from = figure.querySelector("img"), into = zoom.querySelector("img");
   byId("zoom-title").textContent = figure.querySelector("h3").textContent;
   into.src = from.src;
   into.alt = from.alt;
   zoom.showModal();
-  scaled(1);
   zoom.querySelector(".scroll").focus();
+  decoded(into).then(() => scaled(1));
 }
 
 for (const figure of document.querySelectorAll("figure")) {
