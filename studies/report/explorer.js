@@ -88,7 +88,10 @@ function explore() {
     slider.addEventListener("input", () => { sayLayer(); draw(); choose(pinned); });
     sayLayer();
     view.addEventListener("change", draw);
-    fill.addEventListener("change", draw);
+    fill.addEventListener("change", () => {
+      byId("hollow").hidden = !fill.value;
+      draw();
+    });
     for (const harmful of [true, false]) {
       const options = prompts.flatMap((prompt, place) => (prompt.harmful === harmful ? [make("option", { value: String(place) }, prompt.text)] : []));
       if (options.length) list.append(make("optgroup", { label: harmful ? "Harmful" : "Harmless" }, ...options));
@@ -141,7 +144,7 @@ function explore() {
       const isLowest = place + across >= modalities.length;
       const axis = { gridcolor: line, zeroline: !isPlane, zerolinecolor: faint, linecolor: line, fixedrange: false, tickfont: { size: 10.5, color: faint } };
       layout[`xaxis${n}`] = {
-        ...axis, range: ranges[0], domain: [left, left + width], anchor: `y${n}`, showticklabels: isLowest, nticks: 6, matches: n ? "x" : undefined,
+        ...axis, range: ranges[0], domain: [left, left + width], anchor: `y${n}`, showticklabels: isLowest, nticks: across === 3 ? 6 : 4, tickangle: 0, matches: n ? "x" : undefined,
         title: isLowest ? { text: isPlane ? "component 1" : "coordinate", font: { size: 11, color: faint }, standoff: 4 } : undefined,
       };
       layout[`yaxis${n}`] = {
@@ -172,10 +175,11 @@ function explore() {
   function marks(shown, modality) {
     const [harmful, harmless] = ["--harmful", "--harmless"].map(colour);
     const states = shown.map(({ prompt }) => isFilled(prompt, modality));
+    const colours = shown.map((s) => (prompts[s.prompt].harmful ? harmful : harmless));
     return {
       symbol: shown.map((s, i) => (prompts[s.prompt].harmful ? "x" : "circle") + (states[i] === false ? "-open" : "")),
-      color: shown.map((s) => (prompts[s.prompt].harmful ? harmful : harmless)),
-      size: 7, opacity: states.map((filled) => (filled === null ? 0.2 : 0.8)), line: { width: states.includes(false) ? 1.2 : 0 },
+      color: colours, size: 7, opacity: states.map((filled) => (filled === null ? 0.2 : 0.8)),
+      line: { width: states.map((filled) => (filled === false ? 1.2 : 0)), color: colours },
     };
   }
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -168,7 +167,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
 
 
 def _provenance(results: Results) -> Iterator[dict]:
-    """Per folder: its name, which of its tables changed since their run, and what config.json and provenance.json say."""
+    """Per folder: its name, what config.json and provenance.json say, and which tables changed since their run."""
     names = [folder.name for folder in results.folders]
     for folder in results.folders:
         config, about = results.configs.get(folder, {}), dict(results.provenance.get(folder, {}))

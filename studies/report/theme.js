@@ -3,6 +3,7 @@
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 const ROOT = document.documentElement;
 const isDark = () => (ROOT.dataset.theme ? ROOT.dataset.theme === "dark" : DARK.matches);
+const PRINT = matchMedia("print"); // always light: see page.css
 
 function themed() {
   const button = byId("theme");
@@ -19,7 +20,7 @@ byId("theme").addEventListener("click", () => {
   } catch { /* Not kept for the next time, then. */ }
   themed();
 });
-DARK.addEventListener("change", themed);
+for (const query of [DARK, PRINT]) query.addEventListener("change", themed);
 themed();
 
 // The section that is being read is marked in the contents.
