@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from report_material import MARKUP, drawn, folder_of_results
+from report_material import MARKUP, REFERENCE, drawn, folder_of_results
 
 from studies import report
 from studies.claims import NOT_SHOWN, SHOWN, UNDECIDED
@@ -110,7 +110,7 @@ def test_captions_are_shown_and_are_the_alt_text(read):
 
 def test_words_from_outside_make_no_element_and_end_no_script(read, html):
     assert not [attributes for tag, attributes in read.elements if "onerror" in attributes]
-    assert not read.all("b") and not read.all("i")[3:]  # three marks of the legend
+    assert not read.all("b") and all("mark" in of_ours["class"] for of_ours in read.all("i"))
     assert {name for name in read.scripts if name.startswith("table-")} == {
         f"table-{name}" for name in ("claims", "points", "separability", "readings", "changes")
     }
@@ -205,6 +205,14 @@ def test_the_same_results_give_the_same_file_and_a_size_for_mail(results, html, 
     assert path.read_text(encoding="utf-8") == html
     assert path.stat().st_size < 3e6
     assert [other.name for other in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_everything_but_the_figures_leaves_them_half_of_ten_megabytes(monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "drawn", lambda results: iter(()))
+    reference = REFERENCE.parent
+    path = report.write(Results.of(reference / "full", reference / "bench"), tmp_path / "report.html")
+    assert path.stat().st_size < 5e6
+    assert 'data-layer="7"' in path.read_text(encoding="utf-8"), "the slider begins where the guard is"
 
 
 @pytest.mark.parametrize("n_points", [10, 20_000])
