@@ -15,7 +15,7 @@ function explore() {
   setUp();
   choose(0);
   whenIdle(async () => {
-    Plotly = await unpacked().catch(() => null);
+    Plotly = await unpackPlotly().catch(() => null);
     if (!Plotly) {
       byId("plot-waits").textContent = "This browser can't unpack the plot. The list of prompts says what it would show.";
       return;
@@ -85,7 +85,7 @@ function explore() {
     slider.max = layers.length - 1;
     const guarded = layers.indexOf(Number(explorer.dataset.layer || NaN));
     slider.value = guarded < 0 ? layers.length - 1 : guarded;
-    slider.addEventListener("input", () => { sayLayer(); draw(); choose(pinned); });
+    slider.addEventListener("input", () => { sayLayer(); choose(pinned); });
     sayLayer();
     view.addEventListener("change", draw);
     fill.addEventListener("change", () => {
@@ -122,42 +122,26 @@ function explore() {
     if (!Plotly || !plot.clientWidth) return;
     const [ink, faint, line] = ["--ink", "--soft", "--line"].map(colour);
     const across = plot.clientWidth >= 560 ? 3 : 2, down = Math.ceil(modalities.length / across);
-    const isPlane = view.value === "plane";
-    const every = modalities.flatMap(statesAt);
-    const ranges = [spread(every.map(isPlane ? (s) => s.pc1 : (s) => s.coordinate)), isPlane ? spread(every.map((s) => s.pc2)) : [-0.6, 1.6]];
+    const isPlane = view.value === "plane", every = modalities.flatMap(statesAt);
+    const ranges = isPlane ? { x: spread(every.map((s) => s.pc1)), y: spread(every.map((s) => s.pc2)) }
+      : { x: spread(every.map((s) => s.coordinate)), y: [-0.6, 1.6] };
+    const panels = modalities.map((_, place) => panelAt(place, modalities.length, across));
     const layout = {
-      width: plot.clientWidth,
-      height: 40 + down * (across === 3 ? 235 : 185),
+      width: plot.clientWidth, height: 40 + down * (across === 3 ? 235 : 185),
       margin: { l: isPlane ? 44 : 62, r: 6, t: 26, b: 40 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
       showlegend: false, hovermode: "closest", hoverdistance: 12,
       // A finger that scrolls the page past the plot must not zoom it.
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-      annotations: [],
+      // Who has zoomed in stays there while choosing prompts; another layer or view has ranges of its own.
+      uirevision: `${layer()} ${view.value}`,
+      annotations: panels.map((panel, place) => titleOf(panel, modalities[place])),
+      ...Object.assign({}, ...panels.map((panel) => axesOf(panel, { isPlane, ranges, faint, line }))),
     };
     const traces = modalities.flatMap((modality, place) => {
-      const n = place ? place + 1 : "", column = place % across, row = Math.floor(place / across);
-      const [gapX, gapY] = [0.02, down > 1 ? 0.08 / (down - 1) : 0];
-      const width = (1 - gapX * (across - 1)) / across, height = (1 - gapY * (down - 1)) / down;
-      const left = column * (width + gapX), top = 1 - row * (height + gapY);
-      const isLowest = place + across >= modalities.length;
-      const axis = { gridcolor: line, zeroline: !isPlane, zerolinecolor: faint, linecolor: line, fixedrange: false, tickfont: { size: 10.5, color: faint } };
-      layout[`xaxis${n}`] = {
-        ...axis, range: ranges[0], domain: [left, left + width], anchor: `y${n}`, showticklabels: isLowest, nticks: across === 3 ? 6 : 4, tickangle: 0, matches: n ? "x" : undefined,
-        title: isLowest ? { text: isPlane ? "component 1" : "coordinate", font: { size: 11, color: faint }, standoff: 4 } : undefined,
-      };
-      layout[`yaxis${n}`] = {
-        ...axis, range: ranges[1], domain: [top - height, top], anchor: `x${n}`, showticklabels: !column, matches: n ? "y" : undefined,
-        ...(isPlane ? { nticks: 5 } : { zeroline: false, tickvals: [0, 1], ticktext: ["harmless", "harmful"] }),
-        title: !column && isPlane ? { text: "component 2", font: { size: 11, color: faint }, standoff: 4 } : undefined,
-      };
-      layout.annotations.push({
-        text: `<b>${plainText(modality)}</b>`, showarrow: false, xref: "paper", yref: "paper", x: left, y: top, xanchor: "left", yanchor: "bottom",
-        font: { size: 12 },
-      });
-      const axes = { xaxis: `x${n}`, yaxis: `y${n}`, type: "scatter", mode: "markers", cliponaxis: false };
-      const shown = statesAt(modality), ring = shown.filter((state) => state.prompt === pinned);
+      const { number } = panels[place], shown = statesAt(modality), ring = shown.filter((state) => state.prompt === pinned);
+      const axes = { xaxis: `x${number}`, yaxis: `y${number}`, type: "scatter", mode: "markers" };
       return [
         { ...axes, ...at(shown, isPlane), hoverinfo: "none", customdata: shown.map((s) => s.prompt), meta: place, marker: marks(shown, modality) },
         { ...axes, ...at(ring, isPlane), hoverinfo: "skip", marker: { symbol: "circle-open", size: 17, color: ink, line: { width: 2 } } },
@@ -190,18 +174,6 @@ function explore() {
     if (fill.value === "refused") return rows.length ? isTrue("refused", rows[0]) : null;
     const row = rows.find((row) => `guarded ${changes.at("reference", row)}` === fill.value);
     return row === undefined ? null : isTrue("guarded_refused", row);
-  }
-
-  function spread(values) {
-    const finite = values.filter(Number.isFinite);
-    const low = finite.reduce((a, b) => Math.min(a, b), Infinity), high = finite.reduce((a, b) => Math.max(a, b), -Infinity);
-    const room = (high - low || 1) * 0.06;
-    return [low - room, high + room];
-  }
-
-  // Plotly reads a little HTML in its texts. What comes from a table is not meant as any.
-  function plainText(text) {
-    return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   }
 
   // Custom properties keep light-dark() as it is written; only a real property says which one holds.
@@ -270,18 +242,4 @@ function explore() {
   function round(value) {
     return Number(value.toPrecision(3));
   }
-}
-
-// --- Plotly ----------------------------------------------------------------------------------------------------
-
-function whenIdle(task) {
-  (window.requestIdleCallback ?? ((later) => setTimeout(later, 50)))(task);
-}
-
-// gzip in base64, unpacked by the browser itself; a data: address would count as network for the page's own policy.
-async function unpacked() {
-  const bytes = Uint8Array.from(atob(byId("plotly").textContent), (character) => character.charCodeAt(0));
-  const source = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
-  document.head.append(make("script", {}, source));
-  return window.Plotly;
 }

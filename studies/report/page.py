@@ -19,7 +19,7 @@ from studies.report.words import HEADINGS, ClaimShown, in_words
 from studies.results import STUDIES, Results, ResultsError
 
 HERE = Path(__file__).parent
-SCRIPTS = ("data", "theme", "tables", "zoom", "explorer")
+SCRIPTS = ("data", "theme", "tables", "zoom", "plot", "explorer")
 """In this order they are one script: they share what `data` defines."""
 
 
@@ -199,7 +199,7 @@ def _own(name: str) -> Markup:
 
 
 def _plotly() -> str:
-    """Plotly's script, packed: 4.8 MB would be half of what a report may weigh. `explorer.js` unpacks it when idle."""
+    """Plotly's script, packed: 4.8 MB would be half of what a report may weigh. `plot.js` unpacks it when idle."""
     from plotly.offline import get_plotlyjs
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()

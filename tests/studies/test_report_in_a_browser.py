@@ -145,6 +145,29 @@ def test_a_prompt_can_be_chosen_from_the_list_by_keyboard(page, results):
     assert plotted(page, 1) == [row.pc1], "the ring lies around it"
 
 
+def test_who_zooms_in_stays_there_while_choosing_prompts(page):
+    def shown():
+        return page.evaluate("document.getElementById('plot').layout.xaxis.range")
+
+    move_slider(page, 7)
+    whole = shown()
+    panel = page.locator("#plot .nsewdrag").first
+    panel.scroll_into_view_if_needed()
+    box = panel.bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.8 * box["height"], steps=4)
+    page.mouse.up()
+    page.wait_for_function("x => document.getElementById('plot').layout.xaxis.range[0] > x", arg=whole[0])
+    part = shown()
+    page.locator("#prompt").focus()
+    page.keyboard.press("ArrowDown")
+    assert shown() == part
+    move_slider(page, 0)
+    move_slider(page, 7)
+    assert shown() == whole, "another layer has a range of its own"
+
+
 def test_markup_in_prompts_stays_text_wherever_it_is_shown(page, results):
     for text in MARKUP:
         place = page.locator("#prompt option", has_text=text[:12]).first.get_attribute("value")
