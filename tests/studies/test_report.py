@@ -212,7 +212,9 @@ def test_everything_but_the_figures_leaves_them_half_of_ten_megabytes(monkeypatc
     reference = REFERENCE.parent
     path = report.write(Results.of(reference / "full", reference / "bench"), tmp_path / "report.html")
     assert path.stat().st_size < 5e6
-    assert 'data-layer="7"' in path.read_text(encoding="utf-8"), "the slider begins where the guard is"
+    html = path.read_text(encoding="utf-8")
+    assert 'data-layer="7"' in html, "the slider begins where the guard is"
+    assert "memory_gb" in html, "the machine of the benchmark"
 
 
 @pytest.mark.parametrize("n_points", [10, 20_000])
