@@ -92,7 +92,7 @@ def test_a_verdict_counts_in_words_and_an_unknown_one_is_open():
 
 
 def test_a_missing_study_says_what_to_run_and_what_it_would_draw(read):
-    assert "layer_sweep.csv is not in these results. Run vlm-guard repro --model MODEL --out FOLDER or vlm-guard" in read.text
+    assert "layer_sweep.csv is not in these results. Run vlm-guard repro --model MODEL --out FOLDER" in read.text
     assert "vlm-guard sweep --model MODEL --out FOLDER" in read.text and "make bench" in read.text
     assert "It would draw: A figure of the sweep" in read.text
 
