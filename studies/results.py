@@ -43,7 +43,7 @@ class Results:
     configs: Mapping[Path, dict] = field(default_factory=dict)
     """`config.json` of each folder that has one."""
     provenance: Mapping[Path, dict] = field(default_factory=dict)
-    """`provenance.json` of each folder that has one."""
+    """`provenance.json` of each folder that has one, or the `machine.json` of a benchmark."""
     changed: tuple[Path, ...] = ()
     """Tables that are not as the run that `provenance.json` describes has written them."""
 
@@ -63,7 +63,8 @@ class Results:
                     raise ResultsError(f"{paths[path.stem]} and {path} are the same table twice; expected one of them")
                 paths[path.stem] = path
         tables = {name: _read(path) for name, path in paths.items()}
-        provenance = {place: _json(place / "provenance.json") for place in places}
+        # Of a benchmark, its machine is what one asks for.
+        provenance = {place: _json(place / "provenance.json") or _json(place / "machine.json") for place in places}
         _check_alike(_models(tables, paths), "model")
         _check_alike(_weights(provenance, paths), "set of weights (by the hash of the model's files)")
         _check_alike(_versions(provenance, paths), f"version of {DECIDING_PACKAGE}")

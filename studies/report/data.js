@@ -1,0 +1,35 @@
+// What the other files share: elements by id, elements made, and tables as they were packed into the page.
+
+const byId = (id) => document.getElementById(id);
+
+// Text only ever becomes text: strings are appended as text nodes, and nothing here sets innerHTML.
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name in element && typeof value !== "string") element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+// A column that repeats itself carries its distinct values and, per row, a place among them; others a value per row.
+// Columns that say the same in every row travel once.
+function unpack(name) {
+  const source = byId(`table-${name}`);
+  if (!source) return null;
+  const packed = JSON.parse(source.textContent);
+  const same = new Map(packed.same);
+  const reads = new Map(packed.columns.map((column) => [
+    column.name,
+    column.codes ? (row) => column.values[column.codes[row]] : (row) => column.values[row],
+  ]));
+  return {
+    ...packed,
+    has: (column) => reads.has(column) || same.has(column),
+    at: (column, row) => (reads.has(column) ? reads.get(column)(row) : same.get(column) ?? null),
+  };
+}
+
+// Past fifteen digits a number says more about floating point than about models.
+const shownNumber = (value) => (typeof value === "number" ? String(value).replace("-", "−") : String(value));

@@ -1,0 +1,35 @@
+// Light, dark, or what the system says. Whoever draws by hand (the plot) listens for "theme".
+
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+const ROOT = document.documentElement;
+const isDark = () => (ROOT.dataset.theme ? ROOT.dataset.theme === "dark" : DARK.matches);
+const PRINT = matchMedia("print"); // always light: see page.css
+
+function themed() {
+  const button = byId("theme");
+  button.hidden = false;
+  button.textContent = isDark() ? "Light" : "Dark";
+  button.setAttribute("aria-label", `Switch to the ${isDark() ? "light" : "dark"} theme`);
+  document.dispatchEvent(new Event("theme"));
+}
+
+byId("theme").addEventListener("click", () => {
+  ROOT.dataset.theme = isDark() ? "light" : "dark";
+  try {
+    localStorage.setItem("vlm-guard-theme", ROOT.dataset.theme);
+  } catch { /* Not kept for the next time, then. */ }
+  themed();
+});
+for (const query of [DARK, PRINT]) query.addEventListener("change", themed);
+themed();
+
+// The section that is being read is marked in the contents.
+const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));
+const reading = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    for (const link of links.values()) link.removeAttribute("aria-current");
+    links.get(target.id)?.setAttribute("aria-current", "true");
+  }
+}, { rootMargin: "-20% 0px -75%" });
+for (const section of document.querySelectorAll("main > section")) reading.observe(section);
