@@ -410,6 +410,23 @@ def figures(
     gallery.command(results, out, Console())
 
 
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Folders of results, of one model; as `repro` writes them.")],
+    out: Annotated[Path, typer.Option(help="The page: one file.")] = Path("report.html"),
+) -> None:
+    """Results as one page that needs no network: verdicts, figures, tables, hidden states, provenance."""
+    from studies import report as page
+    from studies.gallery import DRAWINGS
+    from studies.progress import phase
+    from studies.results import Results
+
+    found = Results.of(*results)
+    with phase("figures", len(DRAWINGS)) as told:
+        written = page.write(found, out, lambda name: told(note=name))
+    print(f"  {written}")
+
+
 @data_app.command("check")
 def data_check(
     path: Annotated[Path, typer.Argument(help="File or folder, as its authors publish it.")],

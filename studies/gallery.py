@@ -1,6 +1,6 @@
 """Every figure that results allow, with its caption, and what was left out and why."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,21 +99,22 @@ PAPER_TABLES: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]]
 """Name of the files -> tidy table, caption, and what makes it readable."""
 
 
-def save(results: Results, out: Path) -> tuple[list[Path], list[LeftOut]]:
+def save(found: Iterable[Drawn | LeftOut], out: Path) -> tuple[list[Path], list[LeftOut]]:
     """Each figure as PDF and PNG, and `captions.md`; what was written, and what was left out.
 
     Args:
+        found: of `drawn`.
         out: a folder that is there.
     """
     written, left_out, captions = [], [], []
     with phase("figures", len(DRAWINGS)) as report:
-        for one in drawn(results):
+        for one in found:
             if isinstance(one, LeftOut):
                 left_out.append(one)
             else:
                 written += figures.save(one.figure, out, one.name)
                 captions.append(f"## {one.title}\n\n`{one.name}.pdf`, `{one.name}.png`\n\n{one.caption}\n")
-            report(1)
+            report(1, note=one.name)
     path = out / "captions.md"
     path.write_text("\n".join(captions), encoding="utf-8")
     return [*written, path], left_out
@@ -150,7 +151,7 @@ def command(folders: Sequence[str | Path], out: str | Path, console: Console) ->
     """
     results = Results.of(*folders)
     place = writable_folder(out)
-    drawn_files, no_figures = save(results, place)
+    drawn_files, no_figures = save(drawn(results), place)
     table_files, no_tables = save_tables(results, place)
     for path in (*drawn_files, *table_files):
         if path.suffix != ".pdf":

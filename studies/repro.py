@@ -19,6 +19,7 @@ from studies import (
     layer_sweep,
     probing,
     readings,
+    report,
     separability,
     signal_path,
 )
@@ -92,8 +93,11 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     write_table(pd.DataFrame([vars(verdict) for verdict in found]), out, "claims")
     written = [out / f"{name}.csv" for name in TABLES]
     write_provenance(out, material.inputs(), config.seed, written)
-    drawn, _ = gallery.save(Results.of(out), out)
-    report(console, config, tables, found, [*written, *drawn], time.monotonic() - began)
+    results = Results.of(out)
+    shown = list(gallery.drawn(results))
+    drawn, _ = gallery.save(shown, out)
+    page = report.write(results, out / "report.html", shown=shown)
+    tell(console, config, tables, found, [*written, *drawn, page], time.monotonic() - began)
     return tables
 
 
@@ -138,7 +142,7 @@ def compare(folder: Path, reference: Path) -> Agreement:
     return Agreement(n_compared, tuple(differing))
 
 
-def report(console: Console, config: Config, tables: claims.Tables, found, written: list[Path], seconds: float) -> None:
+def tell(console: Console, config: Config, tables: claims.Tables, found, written: list[Path], seconds: float) -> None:
     """What a person wants to see at the end."""
     for told in (*probing.in_words(tables.separability), *layer_selection.in_words(tables.layer_selection)):
         console.print(f"- {told}", soft_wrap=True)

@@ -4,7 +4,7 @@ import base64
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,6 @@ from studies.results import STUDIES, Results, ResultsError
 HERE = Path(__file__).parent
 SCRIPTS = ("data", "theme", "tables", "zoom", "plot", "explorer")
 """In this order they are one script: they share what `data` defines."""
-
-
 PIXELS_PER_INCH = 128
 """Letters of 8 points are as tall as the captions then."""
 
@@ -52,19 +50,25 @@ class Section:
     commands: tuple[str, ...]
 
 
-def write(results: Results, out: Path, progress: Callable[[str], object] = lambda done: None) -> Path:
+def write(
+    results: Results,
+    out: Path,
+    progress: Callable[[str], object] = lambda done: None,
+    shown: Sequence[Drawn | LeftOut] | None = None,
+) -> Path:
     """The report: one HTML file that asks the network for nothing. The same results give the same file.
 
     Args:
         out: the file. What was there is replaced once the new one is whole.
-        progress: told the name of each figure when it is drawn.
+        progress: told the name of each figure when it is in.
+        shown: figures of these results that `studies.gallery.drawn` has made already; by default it makes them.
 
     Raises:
         ResultsError: nothing can be written there; found out before anything is drawn.
     """
     out = Path(out)
     _check_writable(out)
-    html = _environment().get_template("page.html").render(_content(results, progress))
+    html = _environment().get_template("page.html").render(_content(results, shown, progress))
     part = out.with_name(f".{out.name}.part")
     part.write_text(html, encoding="utf-8", newline="\n")
     os.replace(part, out)
@@ -94,9 +98,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _content(results: Results, progress: Callable[[str], object]) -> dict:
+def _content(results: Results, shown: Sequence[Drawn | LeftOut] | None, progress: Callable[[str], object]) -> dict:
     claims = _claims(results)
-    sections = {section.name: section for section in _sections(results, progress)}
+    sections = {section.name: section for section in _sections(results, shown, progress)}
     return {
         "model": results.model,
         "is_built_in": results.model == BUILT_IN,
@@ -125,10 +129,12 @@ def _claims(results: Results) -> list[ClaimShown]:
     return [ClaimShown.of(row.claim, row.theirs, row.ours, row.verdict) for row in table.itertuples()]
 
 
-def _sections(results: Results, progress: Callable[[str], object]) -> Iterator[Section]:
+def _sections(
+    results: Results, shown: Sequence[Drawn | LeftOut] | None, progress: Callable[[str], object]
+) -> Iterator[Section]:
     pictures: dict[str, list[Picture]] = {name: [] for name in STUDIES}
     left_out: dict[str, list[LeftOut]] = {name: [] for name in STUDIES}
-    for one in drawn(results):
+    for one in drawn(results) if shown is None else shown:
         if isinstance(one, Drawn):
             width = round(one.figure.get_figwidth() * PIXELS_PER_INCH)
             pictures[one.table].append(Picture(one.name, one.title, one.caption, as_data(one.figure), width))
