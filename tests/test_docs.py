@@ -25,7 +25,7 @@ PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path 
 TESTED_ELSEWHERE = {"harnesses.md": 3} | {
     f"how-to/{name}.md": 1 for name in ("benchmarks", "guards", "probes_and_sweeps", "traces")
 }
-"""Pages with a test of their own (`tests/studies/test_harnesses.py`, `test_readme.py`), and how many blocks they have."""
+"""Pages with a test of their own, and how many blocks they have: in `test_harnesses.py` and `test_readme.py`."""
 NOT_RUN = {"how-to/ndif.md": 1}
 """Blocks that say in their title why they are not run."""
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
