@@ -11,15 +11,16 @@ from figures.style import WIDE, captioned, counted, first_judge, need, styled
 
 _hues = sns.color_palette("colorblind")
 ARMS = {
-    "unguarded": ("unguarded", "0.35"),
-    "self_reminder": ("Self-Reminder", _hues[8]),
-    "goal_priority": ("Goal Priority", _hues[7]),
-    "text_verdict": ("text verdict", _hues[9]),
-    "guard_random": ("random direction", "0.8"),
-    "guard": ("guard", _hues[2]),
-    "guard_full_state": ("full state (bound)", _hues[1]),
-    "oracle": ("guard, oracle (bound)", _hues[4]),
+    "unguarded": ("unguarded", "0.35", ""),
+    "self_reminder": ("Self-Reminder", _hues[8], "////"),
+    "goal_priority": ("Goal Priority", _hues[7], "\\\\\\\\"),
+    "text_verdict": ("text verdict", _hues[9], "...."),
+    "guard_random": ("random direction", "0.8", "xxxx"),
+    "guard": ("guard", _hues[2], ""),
+    "guard_full_state": ("full state (bound)", _hues[1], "----"),
+    "oracle": ("guard, oracle (bound)", _hues[4], "||||"),
 }
+"""Name, colour, and a hatch for those who see no colours."""
 SETTINGS = ("plain", "jailbreak", "multimodal")
 PANELS = {"asr": "attack success (harmful)", "over_refusal_rate": "over-refusal (harmless)"}
 
@@ -44,7 +45,7 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
             axis.grid(axis="x", visible=False)
         names = [f"{setting}\n{modality}".replace("_", "\n") for setting, modality in places]
         axes[1].set_xticks(np.arange(len(places)), names)
-        handles = [Patch(color=color, label=label) for label, color in ARMS.values()]
+        handles = [Patch(label=label, **_look(color, hatch)) for label, color, hatch in ARMS.values()]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         plt.close(figure)
     return captioned(
@@ -68,9 +69,13 @@ def _bars(axis, here: pd.DataFrame, place: int) -> None:
     """The bars of one setting, centred over its tick; a mark at each value, so that zero has a colour too."""
     width, present = 0.86 / len(ARMS), [arm for arm in ARMS if arm in set(here.arm)]
     for i, arm in enumerate(present):
-        row, (_, color) = here[here.arm == arm].iloc[0], ARMS[arm]
+        row, (_, color, hatch) = here[here.arm == arm].iloc[0], ARMS[arm]
         at = place + (i - (len(present) - 1) / 2) * width
         errors = np.clip([[row.value - row.ci_low], [row.ci_high - row.value]], 0, None)
-        axis.bar(at, row.value, width * 0.92, color=color)
+        axis.bar(at, row.value, width * 0.92, **_look(color, hatch))
         axis.errorbar(at, row.value, yerr=errors, fmt="none", ecolor="0.1", elinewidth=0.6, capsize=1)
         axis.plot(at, row.value, marker="o", markersize=2.6, color=color, markeredgecolor="0.1", markeredgewidth=0.4)
+
+
+def _look(color, hatch: str) -> dict:
+    return {"facecolor": color, "hatch": hatch, "edgecolor": "0.25", "linewidth": 0}

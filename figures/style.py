@@ -53,6 +53,7 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.color": "0.9",
     "legend.frameon": False,
+    "hatch.linewidth": 0.4,
     "pdf.fonttype": 42,
     "figure.dpi": 120,
     "savefig.dpi": 200,

@@ -1,6 +1,8 @@
 """Safety against over-refusal, defence by defence."""
 
 import math
+from collections.abc import Sequence
+from string import ascii_lowercase
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -27,6 +29,8 @@ MOST_BROKEN = 0.1
 """Share of answers that are neither a refusal nor make sense, from which a defence is marked: it does not refuse."""
 NOWHERE = 1.25
 """Where those are drawn whose over-refusal is not known."""
+TOGETHER, LINE = 0.05, 0.062
+"""How near points share a label, and how far labels are apart."""
 APART = 0.006
 """Points of one panel are set so far apart, since many share a corner."""
 
@@ -48,6 +52,7 @@ def safety_tradeoff(table: pd.DataFrame) -> Figure:
     if not places:
         raise ValueError("safety_tradeoff found no attack success; expected sets with harmful prompts")
     names = list(dict.fromkeys(rows.defence))
+    letters = dict(zip(names, ascii_lowercase, strict=False))
     colors = dict(zip(names, sns.color_palette("husl", len(names)), strict=True)) | {"unguarded": (0.15, 0.15, 0.15)}
     n_columns = min(3, len(places))
     n_lines = math.ceil(len(places) / n_columns)
@@ -56,12 +61,12 @@ def safety_tradeoff(table: pd.DataFrame) -> Figure:
             n_lines, n_columns, figsize=(WIDE, 0.9 + 2.1 * n_lines), sharey=True, squeeze=False, layout="constrained"
         )
         for axis, place in zip(axes.flat, places, strict=False):
-            _panel(axis, rows, place, colors)
+            _panel(axis, rows, place, colors, letters)
         for axis in axes.flat[len(places) :]:
             axis.set_visible(False)
         for line in axes:
             line[0].set_ylabel("attack success")
-        figure.legend(handles=_handles(rows, colors), loc="outside lower center", ncols=4)
+        figure.legend(handles=_handles(rows, colors, letters), loc="outside lower center", ncols=4)
         plt.close(figure)
     return captioned(
         figure,
@@ -88,7 +93,7 @@ def _drawn(table: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates([*PLACE, "defence", "metric"], keep="last").sort_index()
 
 
-def _panel(axis, rows: pd.DataFrame, place: tuple[str, str, str], colors: dict) -> None:
+def _panel(axis, rows: pd.DataFrame, place: tuple[str, str, str], colors: dict, letters: dict[str, str]) -> None:
     dataset, setting, modality = place
     here = rows[(rows.dataset == dataset) & (rows.setting == setting) & (rows.modality == modality)]
     harmless, label = here[here.metric == "over_refusal_rate"], "over-refusal"
@@ -100,8 +105,11 @@ def _panel(axis, rows: pd.DataFrame, place: tuple[str, str, str], colors: dict) 
     both = shown.merge(harmless, on="defence", how="left", suffixes=("", "_x"))
     _front(axis, both[both.shown_as.isin(["ranked", "baseline"]) & both.value_x.notna()])
     # The guard on top.
-    for i, row in enumerate(both.sort_values("defence", key=lambda names: names == "guard").itertuples()):
-        _point(axis, row, colors[row.defence], (i - len(both) / 2) * APART)
+    both = both.sort_values("defence", key=lambda names: names == "guard", kind="stable").reset_index(drop=True)
+    places = both.value_x.fillna(NOWHERE) + (both.index - len(both) / 2) * APART
+    for at, row in zip(places, both.itertuples(), strict=True):
+        _point(axis, row, colors[row.defence], at)
+    _letters(axis, both.assign(at=places, letter=both.defence.map(letters)))
     ticks = [0, 0.5, 1]
     if both.value_x.isna().any():
         axis.axvline(NOWHERE - 0.06, color="0.6", linewidth=0.6, linestyle=(0, (2, 2)))
@@ -128,11 +136,40 @@ def _largest(rows: pd.DataFrame) -> pd.DataFrame:
     return max(groups, key=lambda some: some.n.max()) if groups else rows
 
 
-def _point(axis, row, color, shift: float) -> None:
+def _letters(axis, points: pd.DataFrame) -> None:
+    """Which point is which, to the right of it: one label for points that lie together, none over another."""
+    together = points.groupby([(points["at"] / TOGETHER).round(), (points.value / TOGETHER).round()])
+    labels = together.agg(
+        at=("at", "max"), value=("value", "mean"), letter=("letter", lambda own: " ".join(sorted(own)))
+    )
+    labels = labels.reset_index(drop=True)
+    # Those without over-refusal share a column; the others stand wherever they are.
+    left = labels[labels["at"] < 0.2].sort_values("value")
+    for (_, row), y in zip(left.iterrows(), _apart(left.value.tolist()), strict=True):
+        _label(axis, row, max(0.16, left["at"].max() + 0.06), y)
+    for _, row in labels[labels["at"] >= 0.2].iterrows():
+        _label(axis, row, row["at"] + 0.06, row.value)
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """Rising heights, moved until none lies on another and the last is within the axis."""
+    found: list[float] = []
+    for value in values:
+        found.append(max(value, found[-1] + LINE) if found else value)
+    for i, ceiling in enumerate(1.0 - LINE * n for n in range(len(found))):
+        found[-1 - i] = min(found[-1 - i], ceiling)
+    return found
+
+
+def _label(axis, row: pd.Series, x: float, y: float) -> None:
+    axis.plot([row["at"], x], [row.value, y], color="0.7", linewidth=0.4, zorder=0)
+    axis.text(x, y, f" {row.letter}", fontsize=5.5, va="center", clip_on=False)
+
+
+def _point(axis, row, color, at: float) -> None:
     y = [[max(0, row.value - row.ci_low)], [max(0, row.ci_high - row.value)]]
     x = [[max(0, row.value_x - row.ci_low_x)], [max(0, row.ci_high_x - row.value_x)]]
     is_known = not pd.isna(row.value_x)
-    at = (row.value_x if is_known else NOWHERE) + shift
     errors = {"yerr": y} | ({"xerr": x} if is_known else {})
     axis.errorbar(at, row.value, **errors, fmt="none", ecolor=color, elinewidth=0.7, alpha=0.6)
     axis.plot(at, row.value, color=color, **_look(row.shown_as, color))
@@ -148,13 +185,15 @@ def _look(standing: str, color) -> dict:
     }
 
 
-def _handles(rows: pd.DataFrame, colors: dict) -> list:
+def _handles(rows: pd.DataFrame, colors: dict, letters: dict[str, str]) -> list:
     """Each defence as it stands, and the mark of those that break answers somewhere."""
     handles = []
     for name, standing in rows.drop_duplicates("defence").set_index("defence").standing.items():
         note = "" if standing in ("ranked", "baseline") else f" ({standing.removesuffix(' here')})"
         look = _look(standing, colors[name])
-        handles.append(plt.Line2D([], [], color=colors[name], label=told(name) + note, **look))
+        handles.append(
+            plt.Line2D([], [], color=colors[name], label=f"{letters.get(name, '')}  {told(name)}{note}", **look)
+        )
     if (rows.shown_as == BROKEN).any():
         handles.append(plt.Line2D([], [], color="0.3", label=BROKEN, **_look(BROKEN, "0.3")))
     return handles

@@ -261,7 +261,8 @@ def test_the_tradeoff_draws_each_defence_and_hollow_what_is_not_ranked():
         assert {y: round(x, 1) for y, (x, _) in at.items()} == {0.8: 0.0, 0.2: 0.1, 0.7: 0.3}
         assert at[0.7][1] == "white" and at[0.2][1] != "white"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["unguarded", "guard", "words (not testable)"]
+    assert labels == ["a  unguarded", "b  guard", "c  words (not testable)"]
+    assert [text.get_text().strip() for text in first.texts] == ["b", "c", "a"]  # from the lowest attack success
 
 
 def test_what_has_no_over_refusal_stands_apart_and_the_front_joins_the_best():
