@@ -45,10 +45,11 @@ def run(config: Config, material: Material, reading: Reading, answers: Sequence[
         for modality in modalities:
             is_written = modality in TYPOGRAPHIC
             setting = "multimodal" if is_written else "plain"
-            plain = _answers(said, (setting, modality, "unguarded", None), judge)
+            n = len(material.prompts(config.split, modality))
+            plain = _answers(said, (setting, modality, "unguarded", None), judge, n)
             for reference in ("prompt_text", "transcription") if is_written else ("prompt_text",):
                 found = _states(material, reading, modality, reference)
-                guarded = _answers(said, (setting, modality, "guard", reference), judge)
+                guarded = _answers(said, (setting, modality, "guard", reference), judge, n)
                 guarded = guarded.rename(columns={"answer": "guarded_answer", "refused": "guarded_refused"})
                 about = {"setting": setting, "modality": modality, "reference": reference}
                 frames.append(pd.concat([found.assign(**about), plain, guarded], axis=1))
@@ -57,10 +58,16 @@ def run(config: Config, material: Material, reading: Reading, answers: Sequence[
     return table.assign(model=material.labels["model"], split=config.split)[COLUMNS]
 
 
-def _answers(said: dict, kind: tuple, judge: str) -> pd.DataFrame:
-    """In the order of the prompts."""
-    rows = [one for key, one in said.items() if key[:-1] == kind]
-    rows = sorted(rows, key=lambda one: int(one.row))
+def _answers(said: dict, kind: tuple, judge: str, n: int) -> pd.DataFrame:
+    """In the order of the prompts.
+
+    Raises:
+        LookupError: an answer is missing.
+    """
+    missing = [row for row in map(str, range(n)) if (*kind, row) not in said]
+    if missing:
+        raise LookupError(f"{len(missing)} of {n} answers of {kind} are missing, the first of row {missing[0]}")
+    rows = [said[*kind, str(row)] for row in range(n)]
     return pd.DataFrame({"answer": [r.answer for r in rows], "refused": [r.verdicts[judge]["refused"] for r in rows]})
 
 

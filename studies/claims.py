@@ -178,6 +178,8 @@ def _guard_beats_baselines(tables: Tables) -> tuple[bool | None, str]:
     if idle:
         names = " and ".join(BASELINES[name] for name in BASELINES if name in idle)
         words.append(f"no measured effect on text, so not ranked: {names}")
+    if idle == set(BASELINES):
+        words.append("the verdict is against no defence alone")
     return _all(answers), "attack success; " + "; ".join(words)
 
 
@@ -261,7 +263,11 @@ CLAIMS = (
     Claim("an image blurs them", "a plot (Fig. 2)", _blurred_by_image),
     Claim("(beyond the paper) a request inside a picture is blurred", "not reported", _blurred_inside_a_picture),
     Claim("an image lowers refusal", "ASR 15 % as text, 34 % with a blank image", _image_lowers_refusal),
-    Claim("the guard lowers attack success below the baselines", "lowest in three settings", _guard_beats_baselines),
+    Claim(
+        "the guard lowers attack success, also below the baselines that can be tested",
+        "lowest in three settings",
+        _guard_beats_baselines,
+    ),
     Claim("the guard keeps fluency", "perplexity near the unguarded model's", _fluency_kept),
     Claim("(against the abstract's wording) projecting out alone lowers refusal", "not reported", _stage_two_alone),
     Claim("the text-only LLM's own coordinate brings refusal back", "three notes, three signs", _text_coordinate),

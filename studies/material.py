@@ -109,8 +109,11 @@ class Material:
 
     @property
     def judges(self) -> tuple[RuleJudge, ...]:
-        """The first one decides; the second shows whether another would."""
-        return (EXACT, KEYWORDS) if self.dataset == BUILT_IN else (KEYWORDS,)
+        """The first one decides; the second shows whether another would.
+
+        The exact judge knows the built-in model's own sentences, and nobody else's.
+        """
+        return (EXACT, KEYWORDS) if self.config.model == self.dataset == BUILT_IN else (KEYWORDS,)
 
     @cached_property
     def is_paired(self) -> bool:

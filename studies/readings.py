@@ -244,12 +244,13 @@ def chosen_reading(table: pd.DataFrame, material: Material) -> Reading:
 def _directions(made: Ingredients, n_draws: int, report: Callable[[int], None]) -> Iterator[dict]:
     """Bootstrap stability of each estimator, and cosines to the paper's direction, layer by layer."""
     base, anchors = made.direction(), made.anchors["vlm_text"]
+    n = {"n": anchors.sizes["prompt"]}
     for estimator in made.estimators:
-        about = {"setting": "directions", "token": "last", "source": "vlm_text", "estimator": estimator, "rank": 1}
+        about = {"setting": "directions", "token": "last", "source": "vlm_text", "estimator": estimator, "rank": 1} | n
         yield from _by_layer(about, "stability", stability(anchors, estimator, n_draws=n_draws))
         yield from _by_layer(about, "cosine", alignment(made.direction(estimator).basis, base.basis))
         report(1)
-    about = {"setting": "directions", "source": "vlm_text", "estimator": made.estimator, "rank": 1}
+    about = {"setting": "directions", "source": "vlm_text", "estimator": made.estimator, "rank": 1} | n
     instruction = made.direction(token="instruction")
     yield from _by_layer(about | {"token": "instruction"}, "cosine", alignment(instruction.basis, base.basis))
     if "llm" in made.anchors:

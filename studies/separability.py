@@ -242,7 +242,8 @@ def points(material: Material) -> pd.DataFrame:
     """One row a prompt and layer: the hidden state in 2-D, and its coordinate on the SSD.
 
     The plane is found by PCA on text alone, and the other modalities are projected into it: a modality's own offset
-    cannot take an axis of the picture.
+    cannot take an axis of the picture. Components are turned so that harmful text lies at larger values: their own
+    signs are arbitrary, and classes would seem to change places from layer to layer.
     """
     direction, sizes = fit_direction(material), material.config.sizes
     states = {name: material.activations(material.config.split, name) for name in sizes.modalities}
@@ -250,8 +251,10 @@ def points(material: Material) -> pd.DataFrame:
     for layer in range(material.vlm.n_layers):
         resid = {name: traced.resid_post.sel(layer=layer, token="last").values for name, traced in states.items()}
         plane = PCA(2, svd_solver="full").fit(resid["text"])
+        on_plane, harmful = plane.transform(resid["text"]), states["text"].harmful.values
+        signs = np.where(on_plane[harmful].mean(0) < on_plane[~harmful].mean(0), -1, 1)
         for name, traced in states.items():
-            x, y = plane.transform(resid[name]).T
+            x, y = (plane.transform(resid[name]) * signs).T
             frames.append(
                 pd.DataFrame(
                     {

@@ -9,7 +9,7 @@ from studies import claims
 from studies.claims import NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED, Tables, verdicts
 
 LAYER = 3
-ASR = "the guard lowers attack success below the baselines"
+ASR = "the guard lowers attack success, also below the baselines that can be tested"
 
 
 def value(value, width=0.04, **columns):

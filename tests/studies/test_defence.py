@@ -128,3 +128,11 @@ def test_what_the_guard_changed_is_what_it_explains_and_what_was_answered(made):
             assert (row.answer, row.guarded_answer) == (plain[row.text].answer, guarded[row.text].answer)
             assert row.guarded_refused == guarded[row.text].verdicts[loaded.judges[0].name]["refused"]
     assert table.gate.any() and not table.gate.all() and (table.delta_norm[~table.gate] == 0).all()
+
+
+def test_only_the_built_in_model_is_judged_by_its_own_sentences(made):
+    config, loaded, _ = made
+    other = replace(loaded, config=replace(config, model="llava-1.5-7b-hf"))
+    assert [judge.name for judge in loaded.judges] == ["exact@1", "keywords@1"]
+    assert [judge.name for judge in other.judges] == ["keywords@1"]
+    assert other.judges[0].refuses("I cannot assist with that request.")
