@@ -5,7 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from figures.style import WIDE, captioned, filled, layer_ticks, need, styled, told
+from figures.style import WIDE, captioned, counted, filled, layer_ticks, need, styled, told
 
 _hues = sns.color_palette("colorblind")
 ESTIMATORS = {
@@ -16,8 +16,8 @@ ESTIMATORS = {
     "logistic": (_hues[3], "X"),
 }
 PANELS = {
-    "explained_variance": "explained by its first vector",
-    "cosine": "cosine to the paper's SVD",
+    "explained_variance": "variance explained",
+    "cosine": "cosine to the direction used",
     "stability": "stability under bootstrap",
 }
 
@@ -31,7 +31,9 @@ def directions(table: pd.DataFrame) -> Figure:
     need(table, ["setting", "layer", "token", "source", "estimator", "metric", "value"], "directions")
     rows = table[(table.setting == "directions") & (table.token == "last") & (table.source == "vlm_text")]
     filled(rows, ["layer", "value"], "directions of the setting directions")
-    first = rows[rows.metric == "explained_variance"].estimator.iloc[0]
+    # What the others are compared with has cosine 1 to itself, at every layer.
+    alike = rows[rows.metric == "cosine"].groupby("estimator", sort=False).value.min()
+    first = alike.idxmax() if len(alike) else rows.estimator.iloc[0]
     with styled():
         figure, axes = plt.subplots(1, 3, figsize=(WIDE, 2.5), sharey=True, layout="constrained")
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
@@ -49,8 +51,8 @@ def directions(table: pd.DataFrame) -> Figure:
         plt.close(figure)
     return captioned(
         figure,
-        f"""Safety directions of the anchors, by layer. Left: share of the paired differences' squared length that the
-        first vector of {told(first)} explains. Middle: absolute cosine of the other estimators to it. Right: mean
+        f"""Safety directions of the anchors, by layer. Left: share of the squared length of what {told(first)} is
+        fitted on that its first vector explains. Middle: absolute cosine of the other estimators to it. Right: mean
         absolute cosine between fits on resampled anchors; these draws are what stands for an interval, the other two
-        have none.""",
+        have none. {counted(rows, "anchors") if "n" in rows else "n not in the table"}.""",
     )

@@ -66,7 +66,8 @@ GATED = ["modality", "reference", "harmful", "reference_coordinate", "gate"]
 def gate_roc(table: pd.DataFrame) -> Figure:
     """The gate as a classifier: ROC of the reference's coordinate in each modality, a panel a reference.
 
-    The large mark is where the guard's own threshold stands, with its intervals.
+    The large mark is where the guard's own gate stands, with its intervals; other gates than `sign` and `threshold`
+    need not lie on the curve.
 
     Args:
         table: of `studies.changes`.
@@ -75,8 +76,10 @@ def gate_roc(table: pd.DataFrame) -> Figure:
         ValueError: columns that are missing, or not both classes.
     """
     filled(table, GATED, "gate_roc")
-    if table.harmful.nunique() < 2:
-        raise ValueError("gate_roc needs harmful and harmless requests; got one of the two")
+    classes = table.groupby(["modality", "reference"]).harmful.nunique()
+    if (classes < 2).any():
+        where = " beside ".join(classes.index[classes < 2][0])
+        raise ValueError(f"gate_roc needs harmful and harmless requests; got one of the two in {where}")
     references = list(dict.fromkeys(table.reference))
     with styled():
         figure, axes = plt.subplots(
@@ -96,7 +99,7 @@ def gate_roc(table: pd.DataFrame) -> Figure:
     return captioned(
         figure,
         f"""The gate as a classifier of harmful requests: ROC over all thresholds of the reference's coordinate on the
-        safety direction. Large marks: the guard's own threshold, with 95 % Wilson intervals. Modalities whose
+        safety direction. Large marks: where the guard's own gate stands, with 95 % Wilson intervals. Modalities whose
         references are the same text lie on each other. n = {span(n)} requests of each class.""",
     )
 

@@ -8,7 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.style import MODALITY_COLORS, WIDE, captioned, counted, first_judge, need, present, styled, told
+from figures.style import (
+    MODALITY_COLORS,
+    MODALITY_MARKERS,
+    WIDE,
+    captioned,
+    counted,
+    first_judge,
+    need,
+    present,
+    styled,
+    told,
+)
 
 DRAWN = ("blank", "scene", "typographic")
 PANELS = {
@@ -41,12 +52,25 @@ FLIPPED = "sign_flipped"
 def readings(table: pd.DataFrame) -> Figure:
     """All readings on validation, a line each: the intervals that lie right of zero bring refusal back.
 
-    Circles are the readings as they are, crosses the same change with its sign flipped.
+    Filled marks are the readings as they are, hollow ones the same change with its sign flipped.
     """
     factors = sorted({column for columns in FACTORS.values() for column in columns} | {"control"})
     need(
         table,
-        ["setting", "split", "modality", "defence", *factors, "judge", "metric", "value", "ci_low", "n"],
+        [
+            "setting",
+            "split",
+            "modality",
+            "defence",
+            *factors,
+            "judge",
+            "category",
+            "metric",
+            "value",
+            "ci_low",
+            "ci_high",
+            "n",
+        ],
         "readings",
     )
     table = first_judge(table)
@@ -74,8 +98,22 @@ def readings(table: pd.DataFrame) -> Figure:
         axes[0].set_ylim(-len(lines) + 0.3, 0.7)
         shown = present(table.modality)
         handles = [
-            *(Line2D([], [], color=MODALITY_COLORS[name], marker="o", markersize=3, label=name) for name in shown),
-            Line2D([], [], color="0.3", marker="x", markersize=4, linestyle="", label="sign flipped"),
+            *(
+                Line2D(
+                    [], [], color=MODALITY_COLORS[name], marker=MODALITY_MARKERS[name], markersize=3, label=told(name)
+                )
+                for name in shown
+            ),
+            Line2D(
+                [],
+                [],
+                color="0.3",
+                marker="o",
+                markerfacecolor="white",
+                markersize=3,
+                linestyle="",
+                label="sign flipped",
+            ),
             Line2D([], [], color="0.3", linewidth=0.8, linestyle="--", label="unguarded"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=5)
@@ -83,10 +121,11 @@ def readings(table: pd.DataFrame) -> Figure:
     n_rows = table[table.metric == "refusal_rate"]
     return captioned(
         figure,
-        f"""Every reading of the method on validation, a line each, at a layer fixed beforehand; colours are
-        modalities. Circles: as it is; crosses: the sign of the change flipped; lines: 95 % intervals. Answered well
-        is the share of harmless requests neither refused nor answered in broken sentences, a product of two rates,
-        without an interval. {counted(n_rows)} of each class and modality.""",
+        f"""Every reading of the method on validation, a line each, at the layer that the sweep has chosen there (but
+        for the part that varies it), in {", ".join(told(name) for name in shown)}. Filled: as it is; hollow: the sign
+        of the change flipped; lines: 95 % intervals, of controls with several seeds the mean and from their lowest to
+        their highest bound. Answered well is the share of harmless requests neither refused nor answered in broken
+        sentences, a product of two rates, without an interval. {counted(n_rows)} of each class and modality.""",
     )
 
 
@@ -116,9 +155,10 @@ def _draw(axis: Axes, place: int, rows: pd.DataFrame, metric: str) -> None:
         here = rows[rows.modality == name]
         for control, some in here.groupby(here.control.fillna("")):
             value, low, high = _value(some, metric)
-            mark = "x" if control == FLIPPED else "o"
+            look = {"color": color, "markersize": 2.4, "markeredgewidth": 0.6}
             axis.plot([low, high], [at, at], color=color, linewidth=0.7, alpha=0.7)
-            axis.plot(value, at, mark, color=color, markersize=2.6 if mark == "x" else 1.9, markeredgewidth=0.8)
+            face = "white" if control == FLIPPED else color
+            axis.plot(value, at, MODALITY_MARKERS[name], markerfacecolor=face, **look)
 
 
 def _value(rows: pd.DataFrame, metric: str) -> tuple[float, float, float]:

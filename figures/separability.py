@@ -10,6 +10,7 @@ from figures.style import (
     captioned,
     counted,
     filled,
+    intervals_told,
     layer_ticks,
     need,
     present,
@@ -22,10 +23,10 @@ SIDE_SPLITS = ("train", "anchors")
 """Requests that the model was trained on, and those that controls are taught on."""
 CONTROLS = {
     "shuffled_labels": ("shuffled labels", (0, (4, 2))),
-    "random_features": ("noise as wide as the states", (0, (1, 1))),
     "filler_tokens": ("filler tokens in place of a picture", (0, (6, 1, 1, 1, 1, 1))),
 }
 WORDS = {
+    "random_features": ("noise as wide as the states", (0, (1, 1))),
     "length": ("length alone", ":"),
     "first_last_token": ("first and last token alone", (0, (5, 1, 1, 1))),
     "bag_of_words": ("bag of words", "-."),
@@ -36,7 +37,7 @@ P_SHOWN = 0.05
 def _main_place(table: pd.DataFrame, figure: str, metrics: tuple[str, ...] = ("auroc",)) -> pd.DataFrame:
     """Of the reported split, where the controls stand: at the first site and token."""
     columns = ["split", "setting", "site", "token", "probe", "modality", "fit_modality", "layer", "control", "metric"]
-    need(table, [*columns, "value", "ci_low", "ci_high"], figure)
+    need(table, [*columns, "value", "ci_low", "ci_high", "n"], figure)
     # Beside others they are not what is reported; by themselves they are.
     is_side = table.split.isin(SIDE_SPLITS)
     table = table[table.metric.isin(metrics) & (~is_side | is_side.all())]
@@ -48,8 +49,8 @@ def _main_place(table: pd.DataFrame, figure: str, metrics: tuple[str, ...] = ("a
 def probe_auroc(table: pd.DataFrame) -> Figure:
     """AUROC of harmful against harmless by layer: probe within a modality, probe from text, coordinate on the SSD.
 
-    Thin grey lines are the controls of the first panel, each by its mean over modalities: what shuffled labels and
-    noise reach, and what words alone do.
+    Thin grey lines are the controls, taught as the probe of their panel, each by its mean over modalities: what
+    shuffled labels and noise reach, and what words alone do.
     """
     table = _main_place(table, "probe_auroc")
     first, plain = table[table.site.notna()].probe.iloc[0], table[table.control.isna() & table.layer.notna()]
@@ -68,30 +69,32 @@ def probe_auroc(table: pd.DataFrame) -> Figure:
             axis.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
             axis.set(title=title, xlabel="layer")
             layer_ticks(axis, rows.layer)
-        _controls(axes[0, 0], table)
+        for axis, setting in zip(axes[0], ("folds", "anchors", "anchors"), strict=False):
+            _controls(axis, table[table.setting == setting])
         axes[0, 0].set(ylabel="AUROC", ylim=(min(0.35, plain.value.min() - 0.05), 1.02))
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        known = dict(pair[::-1] for axis in axes[0] for pair in zip(*axis.get_legend_handles_labels(), strict=True))
+        figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=3)
         plt.close(figure)
-    shown = pd.concat(panels.values())
+    shown, first = pd.concat(panels.values()), table[table.site.notna()].iloc[0]
     return captioned(
         figure,
-        f"""AUROC of harmful against harmless requests by layer, at the last prompt token; bands are 95 % intervals over
-        pairs. Thin grey lines are controls, means over modalities: a probe that does not beat them has found nothing.
-        {counted(shown)} of both classes in each modality.""",
+        f"""AUROC of harmful against harmless requests by layer, states of `{first.site}` at token `{first.token}`;
+        bands are 95 % intervals over other requests. Thin grey lines are controls taught as the panel's probe, means
+        over modalities: a probe that does not beat them has found nothing. {counted(shown)} of both classes in each
+        modality.""",
     )
 
 
 def _controls(axis, table: pd.DataFrame) -> None:
-    """Of the probe within the modality: by layer, and of what never saw a state."""
+    """By layer, and of what never saw a state."""
     look = {"color": "0.45", "linewidth": 0.7}
     for name, (label, line) in CONTROLS.items():
-        rows = table[(table.control == name) & (table.setting == "folds") & table.layer.notna()]
+        rows = table[(table.control == name) & table.layer.notna()]
         if len(rows):
             mean = rows.groupby("layer").value.mean()
             axis.plot(mean.index, mean, linestyle=line, label=label, **look)
     for name, (label, line) in WORDS.items():
-        rows = table[(table.probe == name) & (table.setting == "folds") & table.layer.isna()]
+        rows = table[(table.probe == name) & table.layer.isna()]
         if len(rows):
             axis.axhline(rows.value.mean(), linestyle=line, label=label, **look)
 
@@ -112,6 +115,8 @@ def degradation(table: pd.DataFrame) -> Figure:
         for (probe, setting), some in drops.groupby(["probe", "setting"], sort=False)
     }
     names = present(drops.modality)
+    if not names:
+        raise ValueError("degradation found no drop; expected a modality beside text")
     with styled():
         size = (WIDE, (0.3 * len(names) + 0.55) * len(panels))
         figure, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
@@ -124,8 +129,8 @@ def degradation(table: pd.DataFrame) -> Figure:
         plt.close(figure)
     return captioned(
         figure,
-        f"""AUROC of text less that of each modality, over the same requests, with 95 % intervals. Bold (or dotted):
-        as large a drop at any layer comes about in fewer than {P_SHOWN:.0%} of swaps within pairs.
+        f"""AUROC of text less that of each modality, over the same requests; {intervals_told(drops)}. Bold (or
+        dotted): as large a drop at any layer comes about in fewer than {P_SHOWN:.0%} of swaps within pairs.
         {counted(drops)}.""",
     )
 
@@ -135,7 +140,9 @@ def transfer(table: pd.DataFrame, layer: int) -> Figure:
     table = _main_place(table, "transfer")
     first = table[table.site.notna()].probe.iloc[0]
     rows = table[(table.probe == first) & (table.setting == "folds") & (table.layer == layer) & table.control.isna()]
-    need(rows, ["value"], f"transfer of layer {layer}")
+    if rows.empty:
+        known = sorted(int(one) for one in table.layer.dropna().unique())
+        raise ValueError(f"transfer found no probes at layer {layer}; the table has layers {known}")
     names = present(rows.modality)
     with styled():
         figure, axis = plt.subplots(figsize=(0.75 * WIDE, 0.42 * len(names) + 1.0), layout="constrained")

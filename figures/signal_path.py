@@ -1,13 +1,13 @@
 """Where the safety signal is written, and at which layer and token a picture loses it."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import (
     CLASS_COLORS,
+    FEW_LAYERS,
     MODALITY_COLORS,
     MODALITY_MARKERS,
     WIDE,
@@ -15,6 +15,7 @@ from figures.style import (
     captioned,
     counted,
     filled,
+    intervals_told,
     layer_ticks,
     need,
     present,
@@ -33,6 +34,10 @@ KEYS = ["modality", "layer", "site"]
 def _measured(table: pd.DataFrame, metric: str, figure: str) -> pd.DataFrame:
     need(table, COLUMNS, figure)
     rows = table[table.metric == metric]
+    if rows.empty:
+        raise ValueError(
+            f"{figure} found no {metric}; TransformerLens has no bridge for this model, or the study did not measure it"
+        )
     return filled(rows, ["modality", "layer", "value"], f"{figure} of {metric}")
 
 
@@ -67,6 +72,7 @@ def attribution(table: pd.DataFrame, modalities: tuple[str, ...] = ("text", "bla
 
     Above, a map for each modality; below, the strongest of them in text, each class by itself, with intervals.
     """
+    need(table, [*COLUMNS, "direction_layer"], "attribution")
     rows = _measured(table, "coordinate_written", "attribution")
     names = [name for name in present(rows.modality) if name in modalities] or present(rows.modality)
     differences = _between_classes(rows)
@@ -108,7 +114,9 @@ def _written_map(axis: Axes, cells: pd.DataFrame, sites: list[str], bound: float
     look = {"vmin": -bound, "vmax": bound, "cmap": "vlag", "cbar": with_bar}
     value_map(axis, cells, "layer", "site", sorted(cells.layer.unique(), reverse=True), **look)
     short = [site.replace("head ", "").replace("mlp_out", "MLP") for site in sites]
-    axis.set_xticks(np.arange(len(sites)) + 0.5, short, rotation=0)
+    # Labels of dozens of heads would lie on each other: some of them, and always the MLP.
+    shown = [*range(0, len(sites) - 1, 1 + len(sites) // FEW_LAYERS), len(sites) - 1]
+    axis.set_xticks([i + 0.5 for i in shown], [short[i] for i in shown], rotation=0)
 
 
 def _strongest(axis: Axes, rows: pd.DataFrame, places: list[tuple[int, str]], names: list[str]) -> None:
@@ -158,5 +166,5 @@ def patching_map(table: pd.DataFrame) -> Figure:
         figure,
         f"""Share of the lost refusal score that comes back when the states of the request as text take the place of
         the picture run's, at one layer and token role (harmful requests; inside a picture the donor is the true
-        request), with 95 % bootstrap intervals; bold: above 0. {counted(rows)}.""",
+        request); {intervals_told(rows)}, by bootstrap; bold (or dotted): above 0. {counted(rows)}.""",
     )

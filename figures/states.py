@@ -166,8 +166,9 @@ def coordinate_ridges(points: pd.DataFrame, layer: int, threshold: float = 0.0) 
     return captioned(
         figure,
         f"""Coordinate on the safety direction after layer {layer}, at the last prompt token: density of each class,
-        scaled to its own peak, and a tick for each request. Dashed: the gate's threshold, {threshold:g}. The gate
-        reads the reference, which is text: compare the first row. {_n_told(chosen)}""",
+        scaled to its own peak, and a tick for each request. Dashed: the threshold from which a gate opens,
+        {threshold:g} (0: the sign gate). It reads the reference, which is text: compare the first row.
+        {_n_told(chosen)}""",
     )
 
 

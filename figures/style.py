@@ -86,7 +86,8 @@ def filled(table: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.DataF
 
 def first_judge(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the judge that decides, which stands first, and rows that need none."""
-    return table[table.judge.isna() | (table.judge == table.judge.dropna().iloc[0])]
+    judges = table.judge.dropna()
+    return table[table.judge.isna() | (table.judge == judges.iloc[0])] if len(judges) else table
 
 
 def present(values: pd.Series) -> list[str]:
@@ -167,6 +168,13 @@ def _written(wide: dict[str, pd.DataFrame]) -> np.ndarray:
 
 def _two_digits(value: float) -> str:
     return f"{value:z.2f}"
+
+
+def intervals_told(cells: pd.DataFrame, columns: str = "layer") -> str:
+    """What the caption of a map says of its intervals: many columns leave no room for them."""
+    if cells[columns].nunique() > FEW_LAYERS:
+        return "95 % intervals stand in the table"
+    return "95 % intervals under each value"
 
 
 def span(numbers: pd.Series) -> str:

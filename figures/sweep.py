@@ -5,6 +5,7 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -29,7 +30,7 @@ PANELS = {
     "kl": "KL on harmless, nats",
 }
 RULE_LINES = {"substitute": "-", "ablate": ":", "add_reference": "--", "class_mean": "-."}
-RULE_MARKERS = "osv^DP<>"
+RULE_MARKERS, RULE_HUES = "osv^DP<>", sns.color_palette("colorblind")
 OTHER_LINE = (0, (5, 1, 1, 1, 1, 1))
 OF_CONFIGURATION = ["layer", "last_layer", "rule", "gate", "gate_scope", "strength", "direction_layer", "estimator"]
 OF_CONFIGURATION += ["rank", "source", "token", "positions"]
@@ -44,6 +45,8 @@ TABLE = [
     "selection_rule",
     "metric",
     "value",
+    "ci_low",
+    "ci_high",
     "n",
 ]
 
@@ -54,7 +57,7 @@ def _ranked(table: pd.DataFrame, figure: str) -> tuple[pd.DataFrame, pd.Series |
     if "last_layer" not in table:
         table = table.assign(last_layer=np.nan)
     marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
-    best = marked[~marked.selection_rule.fillna("").str.endswith("single layer")]
+    best = marked[~marked.selection_rule.astype(str).str.endswith("single layer")]
     ranked = table[table.setting == "ranked"]
     # Successive halving drops some on fewer prompts: they are no match for the others.
     is_whole = ranked.n.isna() | (ranked.n == ranked.groupby("metric").n.transform("max"))
@@ -137,8 +140,10 @@ def pareto(table: pd.DataFrame) -> Figure:
             (("kl", "KL on harmless, nats"), ("opening_over_refusal_rate", "harmless: begins to refuse")),
             strict=True,
         ):
-            for mark, (rule, some) in zip(cycle(RULE_MARKERS), wide.groupby("rule"), strict=False):
-                look = {"s": 13, "alpha": 0.6, "linewidth": 0, "marker": mark}
+            for mark, hue, (rule, some) in zip(
+                cycle(RULE_MARKERS), cycle(RULE_HUES), wide.groupby("rule"), strict=False
+            ):
+                look = {"color": hue, "s": 13, "alpha": 0.6, "linewidth": 0, "marker": mark}
                 axis.scatter(some[x], some.opening_refusal_rate, label=rule, **look)
             on = wide[is_on]
             axis.scatter(on[x], on.opening_refusal_rate, s=34, facecolor="none", edgecolor="0.2", linewidth=0.7)
@@ -190,8 +195,8 @@ def layer_selection(table: pd.DataFrame) -> Figure:
     """What the guard does where each rule would have put it: harmful and harmless requests refused, KL; reported
     split.
 
-    A mark a modality, with its interval; the line is their mean. Of `random`, the mean over all layers, the range of
-    layers is shaded.
+    A mark a modality, with its interval; the line is their mean. Of `random`, the mean over all layers, the range over
+    layers is dotted.
     """
     columns = ["setting", "selection_rule", "layer", "modality", "metric", "judge", "value", "ci_low", "ci_high", "n"]
     need(table, columns, "layer_selection")
@@ -209,13 +214,14 @@ def layer_selection(table: pd.DataFrame) -> Figure:
             rows = picks[picks.metric == metric]
             for y, name in enumerate(names):
                 mine = rows[rows.selection_rule == name]
-                if name == "random":
-                    axis.plot([mine.ci_low.mean(), mine.ci_high.mean()], [y, y], color="0.85", linewidth=6, zorder=0)
                 for i, row in enumerate(mine.itertuples()):
                     at = y + 0.2 * (i - (len(mine) - 1) / 2)
                     look = {"color": MODALITY_COLORS[row.modality], "linewidth": 0.7}
-                    if name != "random":
-                        axis.plot([row.ci_low, row.ci_high], [at, at], alpha=0.7, **look)
+                    # Of a layer drawn at random it is no interval but the range over layers.
+                    is_range = name == "random"
+                    axis.plot(
+                        [row.ci_low, row.ci_high], [at, at], alpha=0.7, linestyle=":" if is_range else "-", **look
+                    )
                     axis.plot(row.value, at, MODALITY_MARKERS[row.modality], markersize=3, **look)
                 axis.plot([mine.value.mean()] * 2, [y - 0.32, y + 0.32], color="0.15", linewidth=1.4)
             axis.set(title=title)
@@ -233,9 +239,10 @@ def layer_selection(table: pd.DataFrame) -> Figure:
         plt.close(figure)
     return captioned(
         figure,
-        f"""What the guard does on the reported split at the layer that each rule picks on validation: harmful and
+        f"""What the guard does on the reported split at the layer of each rule, picked on anchors and validation
+        (`fixed`, `middle to last` and `random` look at nothing; `best on test` is no rule but a bound): harmful and
         harmless requests refused, KL on harmless ones; 95 % intervals, and dark lines at the mean over modalities.
-        Shaded: the range over layers, for a layer drawn at random. {counted(picks[picks.metric == "refusal_rate"])}
+        Dotted: the range over layers, for a layer drawn at random. {counted(picks[picks.metric == "refusal_rate"])}
         of each class.""",
     )
 

@@ -10,16 +10,23 @@ from figures.style import filled, first_judge, need, present, told
 
 RATES = {"asr": "attack success", "over_refusal_rate": "over-refusal"}
 PLACE = ["setting", "modality"]
+MOST_LETTERS, MOST_ROWS = 40, 40
+"""Of a cell that stays on one line; of a table that stays on one page."""
 
 
 def to_latex(table: pd.DataFrame, caption: str, label: str) -> str:
     r"""A `table` environment with booktabs' rules; what LaTeX takes for markup is escaped.
 
-    Needs `\usepackage{booktabs}`.
+    Needs `\usepackage{booktabs}`, and `\usepackage{longtable}` for more rows than fit on a page.
     """
     escaped = table.rename(columns=_escaped).map(_escaped)
-    columns = "l" * len(table.columns)
-    return escaped.to_latex(index=False, escape=False, column_format=columns, caption=_escaped(caption), label=label)
+    widest = {name: max(len(str(name)), int(table[name].astype(str).str.len().max() or 0)) for name in table}
+    n_texts = sum(width > MOST_LETTERS for width in widest.values())
+    # Sentences are broken into lines; what is left of the page is shared by them.
+    text = f"p{{{0.8 / max(1, n_texts):.2f}\\linewidth}}"
+    columns = "".join(text if width > MOST_LETTERS else "l" for width in widest.values())
+    how = {"column_format": columns, "caption": _escaped(caption), "label": label}
+    return escaped.to_latex(index=False, escape=False, longtable=len(table) > MOST_ROWS, **how)
 
 
 MARKUP = {
@@ -116,6 +123,7 @@ def selection_rules(table: pd.DataFrame) -> pd.DataFrame:
     wide = rows.pivot_table("value", "selection_rule", "metric", aggfunc="mean")[list(names)].rename(columns=names)
     wide = wide.sort_values("harmful refused", ascending=False)
     shown = wide.map("{:.3f}".format)
+    shown = shown.rename(index={"best_on_test": "best on test (bound)"})
     shown.insert(0, "layer", [_picked(rows[rows.selection_rule == name].iloc[0]) for name in wide.index])
     return _for_people(shown.reset_index(), ["selection_rule"])
 

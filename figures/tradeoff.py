@@ -46,9 +46,8 @@ def safety_tradeoff(table: pd.DataFrame) -> Figure:
     """
     need(table, COLUMNS, "safety_tradeoff")
     rows = _drawn(first_judge(table))
-    places = list(rows[rows.metric == "asr"].groupby(["dataset", "setting", "modality"], sort=False).groups)[
-        :MOST_PANELS
-    ]
+    places = list(rows[rows.metric == "asr"].groupby(["dataset", "setting", "modality"], sort=False).groups)
+    n_places, places = len(places), places[:MOST_PANELS]
     if not places:
         raise ValueError("safety_tradeoff found no attack success; expected sets with harmful prompts")
     names = list(dict.fromkeys(rows.defence))
@@ -68,11 +67,18 @@ def safety_tradeoff(table: pd.DataFrame) -> Figure:
             line[0].set_ylabel("attack success")
         figure.legend(handles=_handles(rows, colors, letters), loc="outside lower center", ncols=4)
         plt.close(figure)
+    sets = (
+        "each set and setting"
+        if n_places <= MOST_PANELS
+        else f"the first {MOST_PANELS} of {n_places} sets and settings"
+    )
+    attacked = rows[rows.metric == "asr"]
     return captioned(
         figure,
-        f"""Attack success against over-refusal of each defence, in each set and setting, with 95 % Wilson intervals:
-        the lower left corner is best. Grey steps join ranked defences that no other beats in both; hollow marks are
-        not ranked. {counted(rows[rows.metric == "asr"])} with harmful requests.""",
+        f"""Attack success against over-refusal of each defence, in {sets}, with 95 % Wilson intervals: the lower left
+        corner is best. Marks that would lie on each other are set apart sideways, by at most
+        {APART * len(names) / 2:.2f} from their value. Grey steps join ranked defences that no other beats in both;
+        hollow marks are not ranked, or break answers. {counted(attacked, "harmful requests")}.""",
     )
 
 

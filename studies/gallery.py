@@ -165,5 +165,5 @@ def _missing(table: str) -> str:
 
 
 def _layer(table: pd.DataFrame, results: Results) -> int:
-    """The sweep's choice; where nothing was swept, the last layer of the table."""
-    return int(table.layer.max()) if results.layer is None else results.layer
+    """The sweep's choice; where nothing was swept, or something else was probed, the last layer of the table."""
+    return results.layer if results.layer in set(table.layer) else int(table.layer.max())

@@ -25,8 +25,14 @@ STUDIES = {
     "bench": "make bench",
 }
 """Tables that results can hold, and what writes them."""
-OF_NO_MODEL = ("bench", "claims")
-"""Measured on a model of its own; in words."""
+OF_NO_MODEL = ("bench",)
+"""Measured on models of its own."""
+NEEDED = {
+    "claims": ("claim", "theirs", "ours", "verdict"),
+    "points": ("modality", "layer", "harmful", "text", "pc1", "pc2", "coordinate"),
+    "layer_sweep": ("setting", "metric", "value"),
+}
+"""Columns of tables that are read for more than to be shown."""
 DECIDING_PACKAGE = "vlm-guard"
 
 
@@ -85,7 +91,8 @@ class Results:
 
     @property
     def model(self) -> str:
-        models = (table.model.dropna() for table in self.tables.values() if "model" in table and not table.empty)
+        own = (table for name, table in self.tables.items() if name not in OF_NO_MODEL and "model" in table)
+        models = (table.model.dropna() for table in own)
         return next((str(some.iloc[0]) for some in models if len(some)), "unknown")
 
     @property
@@ -94,10 +101,18 @@ class Results:
 
     @property
     def layer(self) -> int | None:
-        """The best single layer of the sweep, on validation; None where nothing was swept."""
+        """The best single layer of the sweep, on validation; None where no single layer was swept."""
         from studies.layer_sweep import chosen_layer
 
-        return chosen_layer(self.tables["layer_sweep"]) if "layer_sweep" in self else None
+        try:
+            return chosen_layer(self.tables["layer_sweep"]) if "layer_sweep" in self else None
+        except (LookupError, AttributeError):
+            return None
+
+    @property
+    def guard_layer(self) -> int | None:
+        """The first layer of the guard whose answers are shown; where none are, `layer`."""
+        return int(self.tables["changes"].layer.iloc[0]) if "changes" in self else self.layer
 
 
 def _tables_in(folder: Path) -> list[Path]:
@@ -118,8 +133,12 @@ def _read(path: Path) -> pd.DataFrame:
         raise ResultsError(
             f"{path} can't be read as a table: {error}; write it again with `{STUDIES[path.stem]}`"
         ) from None
+    again = f"write it again with `{STUDIES[path.stem]}`"
+    missing = [name for name in NEEDED.get(path.stem, ()) if name not in table]
+    if missing:
+        raise ResultsError(f"{path} lacks the columns {', '.join(missing)}; {again}")
     if table.empty:
-        raise ResultsError(f"{path} has no rows; write it again with `{STUDIES[path.stem]}`")
+        raise ResultsError(f"{path} has no rows; {again}")
     return table
 
 
@@ -142,7 +161,9 @@ def _models(tables: Mapping[str, pd.DataFrame], paths: Mapping[str, Path]) -> It
 def _weights(provenance: Mapping[Path, dict], paths: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
     """Two models of one name are two models."""
     for name, path in paths.items():
-        weights = provenance[path.parent].get("tables", {}).get(path.name, {}).get("model")
+        about = provenance[path.parent]
+        inputs = about.get("inputs", {})
+        weights = about.get("tables", {}).get(path.name, {}).get("model", inputs.get("model", inputs.get("weights")))
         if weights and name not in OF_NO_MODEL:
             # Behind the hash may stand in which precision it was loaded.
             yield str(weights).split()[0], path

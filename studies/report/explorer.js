@@ -45,7 +45,8 @@ function explore() {
         prompts.push({ key, text: points.at("text", row) ?? "", harmful: points.at("harmful", row) === "True" });
       }
       if (!states.has(where)) states.set(where, []);
-      const [pc1, pc2, coordinate] = ["pc1", "pc2", "coordinate"].map((column) => Number(points.at(column, row)));
+      // Number(null) is 0, which would be a place like any other.
+      const [pc1, pc2, coordinate] = ["pc1", "pc2", "coordinate"].map((column) => Number(points.at(column, row) ?? NaN));
       states.get(where).push({ prompt: place.get(key), pc1, pc2, coordinate });
     }
     return { prompts, states };

@@ -105,7 +105,7 @@ def _content(results: Results, shown: Sequence[Drawn | LeftOut] | None, progress
         "model": results.model,
         "is_built_in": results.model == BUILT_IN,
         "facts": _facts(results),
-        "layer": results.layer,
+        "layer": results.guard_layer,
         "claims": claims,
         "verdicts": in_words([claim.verdict for claim in claims]) if claims else "",
         "summary": sections.pop("claims"),
@@ -156,18 +156,19 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     known = [*results.configs.values(), *results.provenance.values()]
     inputs = [about.get("inputs", {}) for about in results.provenance.values()]
 
-    def first(key: str, places: list[dict]) -> object:
-        return next((place[key] for place in places if place.get(key) is not None), None)
+    def every(key: str, places: list[dict]) -> str | None:
+        """Folders of one report may differ in it: then all of them are told."""
+        return ", ".join(dict.fromkeys(str(place[key]) for place in places if place.get(key) is not None)) or None
 
     facts = {
         "Model": results.model,
-        "Weights": first("model", inputs),
-        "Queries": first("queries", inputs),
-        "Scale": first("scale", known),
-        "Split": first("split", known),
-        "Seed": first("seed", known),
-        "Layer of the guard": results.layer,
-        "Toolkit": first("vlm-guard", [about.get("versions", {}) for about in results.provenance.values()]),
+        "Weights": every("model", inputs),
+        "Queries": every("queries", inputs),
+        "Scale": every("scale", known),
+        "Split": every("split", known),
+        "Seed": every("seed", known),
+        "Layer of the guard": results.guard_layer,
+        "Toolkit": every("vlm-guard", [about.get("versions", {}) for about in results.provenance.values()]),
     }
     return [(term, str(value)) for term, value in facts.items() if value is not None]
 

@@ -50,7 +50,7 @@ def test_the_threshold_of_the_guard_stands_at_its_own_rates_with_wilson_interval
 
 
 def test_a_gate_needs_both_classes(changes):
-    with pytest.raises(ValueError, match="harmful and harmless requests; got one of the two"):
+    with pytest.raises(ValueError, match="got one of the two in blank beside prompt_text"):
         figures.gate_roc(changes[changes.harmful])
 
 

@@ -39,7 +39,9 @@ def auroc_rows():
                 here | {"probe": "ssd", "setting": "anchors", "fit_modality": "text"},
             ]
     words = {"probe": "bag_of_words", "setting": "folds", "modality": "text", "metric": "auroc", "value": 0.55}
-    return pd.DataFrame([*rows, words | {"split": "test", "fit_modality": "text"}])
+    words |= {"split": "test", "fit_modality": "text"}
+    noise = words | {"probe": "random_features", "value": 0.51}
+    return pd.DataFrame([*rows, words, words | {"setting": "anchors", "value": 0.9}, noise])
 
 
 def test_probe_auroc_draws_each_value_and_interval():
@@ -57,13 +59,17 @@ def test_probe_auroc_draws_each_value_and_interval():
         assert band.min() == pytest.approx(0.6) and band.max() == pytest.approx(0.76)
     controls = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     assert list(controls["bag of words"]) == [0.55, 0.55] and set(controls["shuffled labels"]) == {0.5}
+    assert list(controls["noise as wide as the states"]) == [0.51, 0.51]
+    # Panels that are fitted on anchors are held against words that are, too.
+    for axis in figure.axes[1:]:
+        assert list(next(line for line in axis.lines if line.get_label() == "bag of words").get_ydata()) == [0.9, 0.9]
 
 
 def test_transfer_shows_what_was_fitted_in_rows_and_tested_in_columns():
     figure = figures.transfer(auroc_rows(), 1)
     shown = [text.get_text() for text in figure.axes[0].texts]
     assert shown == ["0.96\n[0.86, 1.00]", "0.60\n[0.61, 0.75]", "0.60\n[0.86, 1.00]", "0.71\n[0.61, 0.75]"]
-    with pytest.raises(ValueError, match="transfer of layer 9 got an empty table"):
+    with pytest.raises(ValueError, match=r"transfer found no probes at layer 9; the table has layers \[0, 1, 2\]"):
         figures.transfer(auroc_rows(), 9)
 
 
@@ -130,10 +136,11 @@ def test_layer_selection_shows_what_each_pick_is_worth_from_the_worst_to_the_bes
     assert names == ["fixed (layer 1)", "random", "sas (layer 2)", "best on test (layer 2)"]
     means = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_color() == "0.15"]
     np.testing.assert_allclose(means, [0.4, 0.6, 0.9, 0.9])
-    # An interval a modality; of a layer drawn at random, the range.
+    # An interval a modality; of a layer drawn at random, the range, dotted.
     spans = [line.get_xdata() for line in figure.axes[0].lines if len(set(line.get_ydata())) == 1]
     spans = [span for span in spans if len(span) == 2]
-    assert len(spans) == 7 and sum(np.allclose(span, [0.7, 1.1]) for span in spans) == 4
+    assert sum(line.get_linestyle() == ":" for line in figure.axes[0].lines) == 2
+    assert len(spans) == 8 and sum(np.allclose(span, [0.7, 1.1]) for span in spans) == 4
 
 
 def test_bars_carry_values_and_intervals():
@@ -161,8 +168,32 @@ def test_bars_carry_values_and_intervals():
     heights = [round(patch.get_height(), 6) for patch in figure.axes[0].patches]
     # Beside a request the guard reads what the user wrote, in a picture what the model transcribes.
     assert heights == [0.1, 0.3, 0.5, 0.1, 0.3, 0.7]
+    spans = [part.get_segments()[0][:, 1] for part in figure.axes[0].collections]
+    np.testing.assert_allclose(spans[:3], [[0.0, 0.2], [0.2, 0.4], [0.4, 0.6]])
     labels = [text.get_text() for text in figure.axes[1].get_xticklabels()]
     assert labels == ["plain\ntext", "multimodal\ntypographic"]
+
+
+def attack_rows(dataset="own", setting="plain", reference="prompt_text", asr=0.5):
+    here = {"dataset": dataset, "setting": setting, "modality": "blank", "judge": "exact@1", "category": None, "n": 60}
+    return [
+        here
+        | {"defence": name, "reference": shown, "metric": metric, "value": value}
+        | {"ci_low": value - 0.1, "ci_high": value + 0.1}
+        for name, shown in (("unguarded", None), ("guard", reference))
+        for metric, value in (("asr", asr), ("over_refusal_rate", 0.2))
+    ]
+
+
+def test_each_dataset_has_bars_of_its_own_whatever_its_setting_and_reference_are_called():
+    rows = attack_rows() + attack_rows("other", "prefix_injection@1", "prompt_text+caption", 0.9)
+    of_category = [row | {"category": "drugs", "value": 0.7, "n": 3} for row in attack_rows()]
+    figure = figures.attack_success_bars(pd.DataFrame(rows + of_category))
+    assert [round(patch.get_height(), 6) for patch in figure.axes[0].patches] == [0.5, 0.5, 0.9, 0.9]
+    labels = [text.get_text() for text in figure.axes[1].get_xticklabels()]
+    assert labels == ["own\nplain\nblank", "other\nprefix\ninjection@1\nblank"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unguarded", "guard"]
+    assert "blank prompt text+caption" in figures.caption(figure) and "n = 60 requests of" in figures.caption(figure)
 
 
 @pytest.mark.parametrize(
@@ -203,12 +234,13 @@ def test_readings_draw_each_value_on_its_own_line():
     gain, refused, answered, kl = figure.axes
     names = [label.get_text() for label in gain.get_yticklabels()]
     assert names == ["RULE, SCOPE OF THE GATE", "ablate, change", "substitute, change", "CONTROL", "random"]
-    points = {(line.get_xdata()[0], line.get_marker()) for line in gain.lines if line.get_marker() in ("o", "x")}
-    assert points == {(-7.0, "o"), (2.0, "o"), (-6.0, "x"), (0.5, "o")}
+    marked = [line for line in gain.lines if line.get_marker() == "s"]
+    points = {(line.get_xdata()[0], line.get_markerfacecolor() == "white") for line in marked}
+    assert points == {(-7.0, False), (2.0, False), (-6.0, True), (0.5, False)}
     spans = {tuple(line.get_xdata()) for line in gain.lines if len(line.get_xdata()) == 2}
     assert {(-8.0, -6.0), (1.0, 3.0), (-7.0, -5.0), (-0.5, 1.5)} <= spans
     for axis, value in ((refused, 0.9), (answered, 0.4), (kl, 0.1)):
-        drawn = {line.get_xdata()[0] for line in axis.lines if line.get_marker() in ("o", "x")}
+        drawn = {line.get_xdata()[0] for line in axis.lines if line.get_marker() == "s"}
         assert {round(float(one), 9) for one in drawn} == {value}
     with pytest.raises(ValueError, match="missing: setting"):
         figures.readings(reading_rows().drop(columns="setting"))

@@ -14,7 +14,7 @@ def texts_of(axis) -> list[tuple[str, str]]:
 def drop_rows(n_layers=2):
     rows = []
     for layer in range(n_layers):
-        for modality, drop, p in (("blank", 0.0, 0.6), ("typographic", 0.1 * (layer + 1), 0.001)):
+        for modality, drop, p in (("blank", 0.0, 0.06), ("typographic", 0.1 * (layer + 1), 0.04)):
             here = {"modality": modality, "layer": layer, "split": "test", "site": "resid_post", "token": "last"}
             here |= {"probe": "ssd", "setting": "anchors", "control": None, "fit_modality": "text", "n": 60}
             rows.append(here | {"metric": "auroc_drop", "value": drop, "ci_low": drop - 0.05, "ci_high": drop + 0.05})
@@ -38,6 +38,7 @@ def test_a_map_of_many_layers_has_dots_for_what_is_firm_instead_of_values():
     figure = figures.degradation(drop_rows(30))
     assert {text for text, _ in texts_of(figure.axes[0])} == {"", "•"}
     assert sum(text == "•" for text, _ in texts_of(figure.axes[0])) == 30
+    assert "intervals stand in the table" in figures.caption(figure)
 
 
 def test_degradation_needs_drops():
@@ -116,7 +117,7 @@ def test_the_patching_map_orders_tokens_as_in_the_prompt():
 
 @pytest.mark.parametrize("draw", [figures.refusal_lens, figures.attribution, figures.patching_map])
 def test_a_signal_path_without_its_metric_or_columns_is_named(draw):
-    with pytest.raises(ValueError, match="got an empty table"):
+    with pytest.raises(ValueError, match="found no .*; TransformerLens has no bridge"):
         draw(path_rows().assign(metric="other"))
     with pytest.raises(ValueError, match="missing: category"):
         draw(path_rows().drop(columns="category"))

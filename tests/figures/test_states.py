@@ -79,6 +79,8 @@ def test_ridges_mark_every_coordinate_and_the_threshold(points):
         own = own[own.harmful == (line.get_label() == "harmful")]
         np.testing.assert_allclose(line.get_xdata(), own.coordinate)
     assert len(ticks) == 8
+    ridges = [line for line in axis.lines if line.get_marker() == "None" and len(line.get_xdata()) > 2]
+    assert len(ridges) == 8 and all(np.ptp(line.get_ydata()) > 0.5 for line in ridges)
     assert any(set(line.get_xdata()) == {0.4} for line in axis.lines)
 
 

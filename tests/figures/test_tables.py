@@ -77,6 +77,12 @@ def test_markdown_keeps_cells_apart():
     assert "| x\\|y | 007 |" in text
 
 
+def test_long_cells_are_broken_into_lines_and_long_tables_over_pages():
+    text = tables.to_latex(pd.DataFrame({"claim": ["word " * 30], "n": ["60"]}), "c", "t")
+    assert "{p{0.80\\linewidth}l}" in text and "longtable" not in text
+    assert "\\begin{longtable}" in tables.to_latex(pd.DataFrame({"n": range(50)}), "c", "t")
+
+
 def test_kappas_and_verdicts_name_what_is_missing():
     with pytest.raises(ValueError, match="kappas of kappa got an empty table"):
         columns = ["setting", "judge", "judge_2", "value", "ci_low", "ci_high", "n"]

@@ -107,6 +107,50 @@ def test_a_later_study_keeps_what_is_known_of_earlier_tables(folder):
     assert known["separability.csv"]["seed"] == 0 and known["readings.csv"]["seed"] == 1
 
 
+def test_a_sweep_of_windows_alone_has_no_single_layer(folder):
+    swept = pd.read_csv(REFERENCE / "quick" / "layer_sweep.csv", low_memory=False)
+    swept.assign(selection_rule=None).to_csv(folder / "layer_sweep.csv", index=False)
+    results = Results.of(folder)
+    assert results.layer is None and results.guard_layer is None
+    assert all(isinstance(one, Drawn | LeftOut) for one in drawn(results))
+
+
+def test_the_guards_layer_is_that_of_the_answers_that_are_shown(folder):
+    shutil.copy(REFERENCE / "quick" / "changes.csv", folder)
+    pd.read_csv(folder / "changes.csv").assign(layer=4).to_csv(folder / "changes.csv", index=False)
+    shutil.copy(REFERENCE / "quick" / "layer_sweep.csv", folder)
+    results = Results.of(folder)
+    assert (results.layer, results.guard_layer) == (7, 4)
+
+
+def test_the_model_is_not_that_of_the_bench():
+    assert Results.of(REFERENCE / "bench").model == "unknown"
+    assert Results.of(REFERENCE / "bench", REFERENCE / "quick").model == "organism"
+
+
+def test_columns_that_the_page_reads_are_named(folder):
+    (folder / "claims.csv").write_text("claim,ours\na,b\n")
+    with pytest.raises(ResultsError, match="claims.csv lacks the columns theirs, verdict; write it again"):
+        Results.of(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        *((name, "n") for name in ("probe_auroc", "degradation", "transfer")),
+        *((name, column) for name in ("layer_sweep", "pareto") for column in ("ci_low", "ci_high")),
+        *(("readings", column) for column in ("category", "ci_high")),
+        ("attribution", "direction_layer"),
+        *(("defence", column) for column in ("reference", "n")),
+    ],
+)
+def test_a_column_that_a_figure_lacks_is_named_in_the_reason(name, column):
+    whole = Results.of(REFERENCE / "quick")
+    one = next(drawing for drawing in DRAWINGS if drawing.name == name)
+    with pytest.raises(ValueError, match=f"missing: .*{column}"):
+        one.draw(whole[one.table].drop(columns=column), whole)
+
+
 def test_what_can_be_drawn_is_drawn_and_the_rest_says_what_to_run(folder):
     (folder / "judges.csv").write_text("setting,metric\nrefusal,kappa\n")
     found = {one.name: one for one in drawn(Results.of(folder))}
