@@ -310,7 +310,7 @@ def best_rows(table: pd.DataFrame) -> pd.DataFrame:
         LookupError: the table marks none.
     """
     marked = _marked(table)
-    best = marked[~marked.selection_rule.fillna("").str.endswith(SINGLE)]
+    best = marked[~marked.selection_rule.astype(str).str.endswith(SINGLE)]
     if best.empty:
         raise LookupError("the table marks no choice; run the sweep again")
     return best

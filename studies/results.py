@@ -106,7 +106,7 @@ class Results:
 
         try:
             return chosen_layer(self.tables["layer_sweep"]) if "layer_sweep" in self else None
-        except (LookupError, AttributeError):
+        except LookupError:
             return None
 
     @property
