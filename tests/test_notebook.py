@@ -24,7 +24,7 @@ FIGURES = {
 """How many pictures each shows."""
 MACHINE = (str(ROOT), "/home/", "/root/", "/tmp/", "/usr/", "/Users/", "site-packages")
 """What a path of somebody's machine has in it."""
-LARGEST = 1_500_000
+LARGEST = 3_000_000
 """Bytes: a notebook is looked at in browsers, and every version of it is kept."""
 
 
