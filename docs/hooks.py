@@ -41,7 +41,9 @@ def _link(found: re.Match, page: str, config: MkDocsConfig, files: Files) -> str
         return found[0]
     if not files.get_file_from_path(place):
         files.append(File.generated(config, place, abs_src_path=str(ROOT / place)))
-    return f"![{text}]({posixpath.relpath(place, posixpath.dirname(page) or '.')})"
+    shown = posixpath.relpath(place, posixpath.dirname(page) or ".")
+    # In the column of a page a figure is small: a click shows it whole.
+    return f"[![{text}]({shown})]({shown})"
 
 
 # --- the reference ---------------------------------------------------------------------------------------------
