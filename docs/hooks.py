@@ -62,7 +62,7 @@ def commands() -> Iterator[str]:
     """Every command, with its arguments and options, as `--help` tells them."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    from studies.cli import app
+    from studies.cli.app import app
 
     yield from _commands(typer.main.get_command(app), "vlm-guard")
 

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from figures.style import WIDE, captioned, counted, first_judge, need, styled, told
+from figures.style import WIDE, captioned, counted, first_judge, readable, require_columns, styled
 
 _hues = sns.color_palette("colorblind")
 ARMS = {
@@ -37,7 +37,7 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
         ValueError: columns that are missing, or nothing to draw.
     """
     columns = ["setting", "modality", "defence", "reference", "judge", "metric", "value", "ci_low", "ci_high", "n"]
-    need(table, columns, "attack_success_bars")
+    require_columns(table, columns, "attack_success_bars")
     table = table.reindex(columns=list(dict.fromkeys([*table.columns, "dataset", "category"])))
     table = first_judge(table[table.category.isna()])
     attacked = table[table.metric == "asr"]
@@ -67,7 +67,7 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
         plt.close(figure)
     guards = table[table.arm.isin(["guard", "text_verdict"])]
     pairs = guards[["modality", "reference"]].drop_duplicates().itertuples(index=False, name=None)
-    read = ", ".join(f"{told(modality)} {told(str(reference))}" for modality, reference in pairs)
+    read = ", ".join(f"{readable(modality)} {readable(str(reference))}" for modality, reference in pairs)
     return captioned(
         figure,
         f"""Attack success on harmful requests and over-refusal on harmless ones in each setting and modality, by

@@ -5,7 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from figures.style import WIDE, captioned, counted, filled, layer_ticks, need, styled, told
+from figures.style import WIDE, captioned, counted, filled, layer_ticks, readable, require_columns, styled
 
 _hues = sns.color_palette("colorblind")
 ESTIMATORS = {
@@ -28,7 +28,7 @@ def directions(table: pd.DataFrame) -> Figure:
     Args:
         table: of `studies.readings`; its rows with the setting `directions`.
     """
-    need(table, ["setting", "layer", "token", "source", "estimator", "metric", "value"], "directions")
+    require_columns(table, ["setting", "layer", "token", "source", "estimator", "metric", "value"], "directions")
     rows = table[(table.setting == "directions") & (table.token == "last") & (table.source == "vlm_text")]
     filled(rows, ["layer", "value"], "directions of the setting directions")
     # What the others are compared with has cosine 1 to itself, at every layer.
@@ -43,7 +43,9 @@ def directions(table: pd.DataFrame) -> Figure:
                 # Of what everything is compared with, the cosine is 1.
                 if one.empty or (metric == "cosine" and name == first):
                     continue
-                axis.plot(one.layer, one.value, color=color, marker=mark, markersize=3, linewidth=1.1, label=told(name))
+                axis.plot(
+                    one.layer, one.value, color=color, marker=mark, markersize=3, linewidth=1.1, label=readable(name)
+                )
             axis.set(title=title, xlabel="layer", ylim=(-0.03, 1.03))
             layer_ticks(axis, rows.layer)
         handles, labels = axes[2].get_legend_handles_labels()
@@ -51,7 +53,7 @@ def directions(table: pd.DataFrame) -> Figure:
         plt.close(figure)
     return captioned(
         figure,
-        f"""Safety directions of the anchors, by layer. Left: share of the squared length of what {told(first)} is
+        f"""Safety directions of the anchors, by layer. Left: share of the squared length of what {readable(first)} is
         fitted on that its first vector explains. Middle: absolute cosine of the other estimators to it. Right: mean
         absolute cosine between fits on resampled anchors; these draws are what stands for an interval, the other two
         have none. {counted(rows, "anchors") if "n" in rows else "n not in the table"}.""",

@@ -19,11 +19,11 @@ from figures.style import (
     WIDE,
     captioned,
     filled,
-    need,
     present,
+    readable,
+    require_columns,
     span,
     styled,
-    told,
 )
 
 
@@ -33,7 +33,9 @@ def guard_explained(table: pd.DataFrame) -> Figure:
     Args:
         table: of `Guard.explain`.
     """
-    need(table, ["layer", "coordinate", "reference_coordinate", "gate", "after", "delta_norm"], "guard_explained")
+    require_columns(
+        table, ["layer", "coordinate", "reference_coordinate", "gate", "after", "delta_norm"], "guard_explained"
+    )
     layers = table.layer.astype(str)
     with styled():
         figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 2.2), layout="constrained", width_ratios=(2, 1))
@@ -70,7 +72,7 @@ def gate_roc(table: pd.DataFrame) -> Figure:
     need not lie on the curve.
 
     Args:
-        table: of `studies.changes`.
+        table: of `studies.prompt_changes`.
 
     Raises:
         ValueError: columns that are missing, or not both classes.
@@ -90,7 +92,7 @@ def gate_roc(table: pd.DataFrame) -> Figure:
             for name in present(own.modality):
                 _roc(axis, own[own.modality == name], name)
             axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
-            axis.set(title=f"reference: {told(reference)}", xlabel="harmless: gate opens", aspect="equal")
+            axis.set(title=f"reference: {readable(reference)}", xlabel="harmless: gate opens", aspect="equal")
             axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
             axis.legend(loc="lower right", title="AUROC", title_fontsize=7)
         axes[0, 0].set_ylabel("harmful: gate opens")
@@ -112,7 +114,7 @@ def _roc(axis: Axes, rows: pd.DataFrame, name: str) -> None:
     (x, x_low, x_high), (y, y_low, y_high) = (_share(rows[rows.harmful == label].gate) for label in (False, True))
     look = {"color": color, "fmt": MODALITY_MARKERS[name], "markersize": 6, "elinewidth": 0.8, "alpha": 0.9}
     errors = {"xerr": [[x - x_low], [x_high - x]], "yerr": [[y - y_low], [y_high - y]]}
-    axis.errorbar(x, y, **errors, label=f"{told(name)} {auroc:.2f}", markeredgecolor="white", clip_on=False, **look)
+    axis.errorbar(x, y, **errors, label=f"{readable(name)} {auroc:.2f}", markeredgecolor="white", clip_on=False, **look)
 
 
 def _share(open_: pd.Series) -> tuple[float, float, float]:
@@ -137,7 +139,7 @@ def what_changed(table: pd.DataFrame) -> Figure:
     several references the last one is drawn: inside a picture, what the model reads there.
 
     Args:
-        table: of `studies.changes`.
+        table: of `studies.prompt_changes`.
     """
     filled(table, CHANGED, "what_changed")
     last = table.drop_duplicates(["modality", "reference"]).groupby("modality").reference.last()
@@ -162,7 +164,7 @@ def what_changed(table: pd.DataFrame) -> Figure:
             bounds = [bound for axis in axes[2 * i] for bound in axis.get_ylim()]
             for axis in axes[2 * i]:
                 axis.set_ylim(min(bounds), max(bounds))
-            axes[2 * i, 0].set_ylabel(told(name).replace(" ", "\n"))
+            axes[2 * i, 0].set_ylabel(readable(name).replace(" ", "\n"))
             axes[2 * i, 1].tick_params(labelleft=False)
         for axis, kind in zip(axes[0], CLASS_COLORS, strict=True):
             axis.set_title(f"{kind} requests")
@@ -171,7 +173,7 @@ def what_changed(table: pd.DataFrame) -> Figure:
         figure.legend(handles=_what_changed_handles(), loc="outside lower center", ncols=5)
         plt.close(figure)
     n = table.groupby(["modality", "harmful"]).size()
-    shown = ", ".join(f"{told(name)}: {told(last[name])}" for name in names)
+    shown = ", ".join(f"{readable(name)}: {readable(last[name])}" for name in names)
     return captioned(
         figure,
         f"""What the guard changed, prompt by prompt, at layer {table.layer.iloc[0]:.0f}: the coordinate on the safety

@@ -5,16 +5,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.style import WIDE, captioned, counted, filled, need, styled, told, value_map
+from figures.style import WIDE, captioned, counted, filled, readable, require_columns, styled, value_map
 
 
 def judge_agreement(table: pd.DataFrame) -> Figure:
     """Cohen's kappa of each two judges, a map for refusals and one for harm.
 
     Args:
-        table: of `studies.judges_compared`, `vlm-guard judges` or `vlm-guard defend`.
+        table: of `studies.judge_agreement`, `vlm-guard judges` or `vlm-guard defend`.
     """
-    need(table, ["setting", "judge", "judge_2", "metric", "value", "ci_low", "ci_high", "n"], "judge_agreement")
+    require_columns(
+        table, ["setting", "judge", "judge_2", "metric", "value", "ci_low", "ci_high", "n"], "judge_agreement"
+    )
     rows = filled(table[table.metric == "kappa"], ["judge", "judge_2", "value"], "judge_agreement of kappa")
     panels = list(rows.groupby("setting", sort=False, dropna=False))
     n_names = len({*rows.judge, *rows.judge_2})
@@ -33,7 +35,7 @@ def judge_agreement(table: pd.DataFrame) -> Figure:
             look = {"vmin": 0, "vmax": 1, "cmap": "cividis", "cbar_kws": {"label": "Cohen's kappa"}}
             value_map(axis, lower, "row", "column", names[1:], **look)
             axis.set(title=str(setting), xlabel="", ylabel="")
-            axis.set_xticklabels([told(name) for name in names[:-1]], rotation=20)
+            axis.set_xticklabels([readable(name) for name in names[:-1]], rotation=20)
             axis.grid(visible=False)
         plt.close(figure)
     return captioned(

@@ -15,10 +15,10 @@ from figures.style import (
     captioned,
     counted,
     first_judge,
-    need,
     present,
+    readable,
+    require_columns,
     styled,
-    told,
 )
 
 DRAWN = ("blank", "scene", "typographic")
@@ -55,7 +55,7 @@ def readings(table: pd.DataFrame) -> Figure:
     Filled marks are the readings as they are, hollow ones the same change with its sign flipped.
     """
     factors = sorted({column for columns in FACTORS.values() for column in columns} | {"control"})
-    need(
+    require_columns(
         table,
         [
             "setting",
@@ -100,7 +100,12 @@ def readings(table: pd.DataFrame) -> Figure:
         handles = [
             *(
                 Line2D(
-                    [], [], color=MODALITY_COLORS[name], marker=MODALITY_MARKERS[name], markersize=3, label=told(name)
+                    [],
+                    [],
+                    color=MODALITY_COLORS[name],
+                    marker=MODALITY_MARKERS[name],
+                    markersize=3,
+                    label=readable(name),
                 )
                 for name in shown
             ),
@@ -122,7 +127,7 @@ def readings(table: pd.DataFrame) -> Figure:
     return captioned(
         figure,
         f"""Every reading of the method on validation, a line each, at the layer that the sweep has chosen there (but
-        for the part that varies it), in {", ".join(told(name) for name in shown)}. Filled: as it is; hollow: the sign
+        for the part that varies it), in {", ".join(readable(name) for name in shown)}. Filled: as it is; hollow: the sign
         of the change flipped; lines: 95 % intervals, of controls with several seeds the mean and from their lowest to
         their highest bound. Answered well is the share of harmless requests neither refused nor answered in broken
         sentences, a product of two rates, without an interval. {counted(n_rows)} of each class and modality.""",
@@ -145,7 +150,7 @@ def _lines(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _word(value) -> str:
-    return f"{value:g}" if isinstance(value, float) else told(str(value))
+    return f"{value:g}" if isinstance(value, float) else readable(str(value))
 
 
 def _draw(axis: Axes, place: int, rows: pd.DataFrame, metric: str) -> None:

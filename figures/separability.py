@@ -12,10 +12,10 @@ from figures.style import (
     filled,
     intervals_told,
     layer_ticks,
-    need,
     present,
+    readable,
+    require_columns,
     styled,
-    told,
     value_map,
 )
 
@@ -37,7 +37,7 @@ P_SHOWN = 0.05
 def _main_place(table: pd.DataFrame, figure: str, metrics: tuple[str, ...] = ("auroc",)) -> pd.DataFrame:
     """Of the reported split, where the controls stand: at the first site and token."""
     columns = ["split", "setting", "site", "token", "probe", "modality", "fit_modality", "layer", "control", "metric"]
-    need(table, [*columns, "value", "ci_low", "ci_high", "n"], figure)
+    require_columns(table, [*columns, "value", "ci_low", "ci_high", "n"], figure)
     # Beside others they are not what is reported; by themselves they are.
     is_side = table.split.isin(SIDE_SPLITS)
     table = table[table.metric.isin(metrics) & (~is_side | is_side.all())]
@@ -111,7 +111,7 @@ def degradation(table: pd.DataFrame) -> Figure:
     drops = drops.merge(p_values[[*keys, "value"]].rename(columns={"value": "p"}), on=keys, how="left")
     drops = drops.assign(is_firm=drops.p < P_SHOWN, layer=drops.layer.astype(int))
     panels = {
-        f"{'coordinate on the SSD' if probe == 'ssd' else f'{told(probe)} probe, {told(setting)}'}": some
+        f"{'coordinate on the SSD' if probe == 'ssd' else f'{readable(probe)} probe, {readable(setting)}'}": some
         for (probe, setting), some in drops.groupby(["probe", "setting"], sort=False)
     }
     names = present(drops.modality)
@@ -156,7 +156,7 @@ def transfer(table: pd.DataFrame, layer: int) -> Figure:
             vmin=0.5,
             vmax=1,
             cmap="cividis",
-            xticklabels=[told(name) for name in names],
+            xticklabels=[readable(name) for name in names],
             cbar_kws={"label": "AUROC"},
         )
         axis.set(xlabel="tested in", ylabel="fitted in", title=f"{first} probe, layer {layer}")

@@ -17,10 +17,10 @@ from figures.style import (
     filled,
     intervals_told,
     layer_ticks,
-    need,
     present,
+    readable,
+    require_columns,
     styled,
-    told,
     value_map,
 )
 
@@ -32,7 +32,7 @@ KEYS = ["modality", "layer", "site"]
 
 
 def _measured(table: pd.DataFrame, metric: str, figure: str) -> pd.DataFrame:
-    need(table, COLUMNS, figure)
+    require_columns(table, COLUMNS, figure)
     rows = table[table.metric == metric]
     if rows.empty:
         raise ValueError(
@@ -72,7 +72,7 @@ def attribution(table: pd.DataFrame, modalities: tuple[str, ...] = ("text", "bla
 
     Above, a map for each modality; below, the strongest of them in text, each class by itself, with intervals.
     """
-    need(table, [*COLUMNS, "direction_layer"], "attribution")
+    require_columns(table, [*COLUMNS, "direction_layer"], "attribution")
     rows = _measured(table, "coordinate_written", "attribution")
     names = [name for name in present(rows.modality) if name in modalities] or present(rows.modality)
     differences = _between_classes(rows)
@@ -87,7 +87,7 @@ def attribution(table: pd.DataFrame, modalities: tuple[str, ...] = ("text", "bla
         maps = above.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axis, name in zip(maps, names, strict=True):
             _written_map(axis, differences[differences.modality == name], sites, bound, axis is maps[-1])
-            axis.set(title=told(name), xlabel="head", ylabel="layer" if axis is maps[0] else "")
+            axis.set(title=readable(name), xlabel="head", ylabel="layer" if axis is maps[0] else "")
         strip = below.subplots()
         _strongest(strip, rows[rows.modality.isin(names)], list(strongest.index), names)
         plt.close(figure)
@@ -96,7 +96,7 @@ def attribution(table: pd.DataFrame, modalities: tuple[str, ...] = ("text", "bla
         f"""What heads and MLPs add to the coordinate on the safety direction of layer
         {rows.direction_layer.dropna().iloc[0]:.0f} at the last prompt token. Maps: harmful less harmless; bold:
         intervals of the two classes are apart. Below: the {len(strongest)} that tell the classes apart most in
-        {told(names[0])}, filled for harmful and hollow for harmless requests, means with 95 % intervals.
+        {readable(names[0])}, filled for harmful and hollow for harmless requests, means with 95 % intervals.
         {counted(rows)} of each class.""",
     )
 
@@ -128,7 +128,7 @@ def _strongest(axis: Axes, rows: pd.DataFrame, places: list[tuple[int, str]], na
                 face = MODALITY_COLORS[name] if row.category == "harmful" else "white"
                 look = {"color": MODALITY_COLORS[name], "marker": MODALITY_MARKERS[name], "markerfacecolor": face}
                 axis.plot([at, at], [row.ci_low, row.ci_high], color=MODALITY_COLORS[name], linewidth=0.9)
-                label = told(name) if i == 0 and row.category == "harmful" else None
+                label = readable(name) if i == 0 and row.category == "harmful" else None
                 axis.plot(at, row.value, linestyle="", markersize=4, label=label, **look)
     axis.axhline(0, color="0.5", linewidth=0.8)
     shown = [f"{layer}, {site.replace('mlp_out', 'MLP')}" for layer, site in places]
@@ -159,7 +159,7 @@ def patching_map(table: pd.DataFrame) -> Figure:
             order = [role for role in roles if role in set(own.token)]
             look = {"vmin": 0, "vmax": 1, "cmap": "cividis", "cbar_kws": {"label": "recovered"}}
             value_map(axis, own, "token", "layer", order, **look)
-            axis.set(title=told(name), xlabel="", ylabel="")
+            axis.set(title=readable(name), xlabel="", ylabel="")
         axes[-1, 0].set_xlabel("layer")
         plt.close(figure)
     return captioned(

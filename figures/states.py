@@ -11,7 +11,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from scipy.stats import chi2, gaussian_kde
 
-from figures.style import CLASS_COLORS, CLASS_LINES, CLASS_MARKERS, WIDE, captioned, filled, present, span, styled, told
+from figures.style import (
+    CLASS_COLORS,
+    CLASS_LINES,
+    CLASS_MARKERS,
+    WIDE,
+    captioned,
+    filled,
+    present,
+    readable,
+    span,
+    styled,
+)
 
 MOST_COLUMNS = 8
 COVERED = 0.9
@@ -53,10 +64,10 @@ def hidden_states(points: pd.DataFrame, layers: Sequence[int] | None = None) -> 
             for axis, layer in zip(axes[0], layers, strict=True):
                 axis.set_title(f"layer {layer}")
             for axis, name in zip(axes[:, 0], names, strict=True):
-                axis.set_ylabel(told(name).replace(" ", "\n"))
+                axis.set_ylabel(readable(name).replace(" ", "\n"))
         else:
             for axis, name in zip(axes.flat, names, strict=False):
-                axis.set(title=told(name), xlabel="PC 1 of text", ylabel="PC 2 of text")
+                axis.set(title=readable(name), xlabel="PC 1 of text", ylabel="PC 2 of text")
             figure.suptitle(f"Hidden states after layer {layers[0]}, last prompt token")
         figure.legend(handles=_class_handles(), loc="outside lower center", ncols=2, handletextpad=0.3)
         plt.close(figure)
@@ -157,7 +168,7 @@ def coordinate_ridges(points: pd.DataFrame, layer: int, threshold: float = 0.0) 
             textcoords="offset points", fontsize=6.5, va="top", color="0.2",
         )  # fmt: skip
         axis.set(xlabel=f"coordinate on the SSD, layer {layer}", xlim=(grid[0], grid[-1]), ylim=(-0.25, None))
-        axis.set_yticks(range(len(names)), [told(name) for name in reversed(names)])
+        axis.set_yticks(range(len(names)), [readable(name) for name in reversed(names)])
         axis.grid(axis="y", visible=False)
         axis.spines["left"].set_visible(False)
         axis.tick_params(axis="y", length=0)

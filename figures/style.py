@@ -60,7 +60,7 @@ STYLE = {
 }
 
 
-def need(table: pd.DataFrame, columns: Sequence[str], figure: str) -> None:
+def require_columns(table: pd.DataFrame, columns: Sequence[str], figure: str) -> None:
     """Raises:
     ValueError: the table is empty, or lacks columns that the figure draws, or has nothing in one of them.
     """
@@ -77,7 +77,7 @@ def filled(table: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.DataF
     Raises:
         ValueError: as `need`; or a column holds nothing, by its name.
     """
-    need(table, columns, figure)
+    require_columns(table, columns, figure)
     hollow = [column for column in columns if table[column].isna().all()]
     if hollow:
         raise ValueError(f"{figure} needs values in {', '.join(columns)}; empty: {', '.join(hollow)}")
@@ -96,7 +96,7 @@ def present(values: pd.Series) -> list[str]:
     return [name for name in MODALITY_COLORS if name in seen]
 
 
-def told(name: str) -> str:
+def readable(name: str) -> str:
     """A name of the tables, for people."""
     return name.replace("_", " ")
 
@@ -116,7 +116,7 @@ def by_modality(axis: Axes, rows: pd.DataFrame, x: str = "layer", line="-", labe
     for name in present(rows.modality):
         one, color = rows[rows.modality == name].sort_values(x), MODALITY_COLORS[name]
         look = {"color": color, "linewidth": 1.2, "linestyle": line, "marker": MODALITY_MARKERS[name], "markersize": 3}
-        axis.plot(one[x], one.value, label=label.format(told(name)), **look)
+        axis.plot(one[x], one.value, label=label.format(readable(name)), **look)
         axis.fill_between(one[x], one.ci_low, one.ci_high, color=color, alpha=0.12, linewidth=0)
 
 
@@ -146,7 +146,7 @@ def value_map(axis: Axes, cells: pd.DataFrame, rows: str, columns: str, order: S
         annot_kws={"size": 5.5},
         linewidths=0.4 if is_roomy else 0,
         cbar_kws=bar,
-        yticklabels=[told(str(name)) for name in wide["value"].index],
+        yticklabels=[readable(str(name)) for name in wide["value"].index],
         ax=axis,
         **heatmap,
     )

@@ -18,10 +18,10 @@ from figures.style import (
     counted,
     first_judge,
     layer_ticks,
-    need,
     present,
+    readable,
+    require_columns,
     styled,
-    told,
 )
 
 PANELS = {
@@ -53,7 +53,7 @@ TABLE = [
 
 def _ranked(table: pd.DataFrame, figure: str) -> tuple[pd.DataFrame, pd.Series | None]:
     """What was measured of every configuration, and the chosen one."""
-    need(table, TABLE, figure)
+    require_columns(table, TABLE, figure)
     if "last_layer" not in table:
         table = table.assign(last_layer=np.nan)
     marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
@@ -75,7 +75,7 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
         marked = marked[marked.last_layer.isna()]
     chosen = marked.iloc[0] if len(marked) else None
     guarded = ranked[(ranked.defence == "guard") & ranked.last_layer.isna() & (ranked.metric != "on_front")]
-    need(guarded, ["value"], "layer_sweep of single layers")
+    require_columns(guarded, ["value"], "layer_sweep of single layers")
     if chosen is not None:
         # One line a rule and modality: of the other axes what was chosen.
         for name in ("gate", "gate_scope", "rank", "estimator", "source", "token", "positions"):
@@ -90,7 +90,7 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
             for rule in sorted(guarded.rule.unique(), reverse=True):
                 rows = guarded[(guarded.metric == metric) & (guarded.rule == rule)]
-                by_modality(axis, rows, line=RULE_LINES.get(rule, OTHER_LINE), label=f"{told(rule)}, {{}}")
+                by_modality(axis, rows, line=RULE_LINES.get(rule, OTHER_LINE), label=f"{readable(rule)}, {{}}")
             before = unguarded[unguarded.metric == metric] if metric != "kl" else unguarded.iloc[:0]
             for row in before.itertuples():
                 look = {"color": MODALITY_COLORS[row.modality], "linewidth": 0.8, "linestyle": (0, (1, 3))}
@@ -168,7 +168,7 @@ def pareto(table: pd.DataFrame) -> Figure:
             plt.Line2D([], [], marker="o", markerfacecolor="none", markeredgecolor="0.2", linestyle=""),
             plt.Line2D([], [], marker="*", color="0.1", linestyle="", markersize=8),
         ]
-        labels = [told(text) for text in labels] + ["on the front", "chosen"]
+        labels = [readable(text) for text in labels] + ["on the front", "chosen"]
         figure.legend(handles, labels, loc="outside lower center", ncols=5)
         plt.close(figure)
     own = guarded[guarded.metric == "opening_refusal_rate"]
@@ -199,9 +199,9 @@ def layer_selection(table: pd.DataFrame) -> Figure:
     layers is dotted.
     """
     columns = ["setting", "selection_rule", "layer", "modality", "metric", "judge", "value", "ci_low", "ci_high", "n"]
-    need(table, columns, "layer_selection")
+    require_columns(table, columns, "layer_selection")
     picks = first_judge(table[table.setting == "pick"])
-    need(picks, ["value"], "layer_selection without picks")
+    require_columns(picks, ["value"], "layer_selection without picks")
     by_rule = picks[picks.metric == "refusal_rate"].groupby("selection_rule").value.mean()
     bound = [name for name in by_rule.index if name == "best_on_test"]
     names = [*by_rule.drop(bound).sort_values().index, *bound]
@@ -235,7 +235,7 @@ def layer_selection(table: pd.DataFrame) -> Figure:
             plt.Line2D([], [], marker=MODALITY_MARKERS[name], linestyle="", color=MODALITY_COLORS[name], markersize=4)
             for name in drawn
         ]
-        figure.legend(handles, [told(name) for name in drawn], loc="outside lower center", ncols=len(drawn))
+        figure.legend(handles, [readable(name) for name in drawn], loc="outside lower center", ncols=len(drawn))
         plt.close(figure)
     return captioned(
         figure,
@@ -248,7 +248,7 @@ def layer_selection(table: pd.DataFrame) -> Figure:
 
 
 def _named(picks: pd.DataFrame, name: str) -> str:
-    name_told, layers = told(name), picks[picks.selection_rule == name].layer.dropna()
+    name_told, layers = readable(name), picks[picks.selection_rule == name].layer.dropna()
     if name in ("random", "middle_to_last") or layers.empty:
         return name_told
     return f"{name_told} (layer {layers.iloc[0]:.0f})"

@@ -6,7 +6,7 @@ Each function takes a tidy table and gives one to read: strings, a value with it
 
 import pandas as pd
 
-from figures.style import filled, first_judge, need, present, told
+from figures.style import filled, first_judge, present, readable, require_columns
 
 RATES = {"asr": "attack success", "over_refusal_rate": "over-refusal"}
 PLACE = ["setting", "modality"]
@@ -76,7 +76,7 @@ def defence_rates(table: pd.DataFrame) -> pd.DataFrame:
         "n",
     ]
     table = table.reindex(columns=list(dict.fromkeys([*table.columns, "category", "reference"])))
-    need(table, columns, "defence_rates")
+    require_columns(table, columns, "defence_rates")
     rows = first_judge(table)
     rows = rows[rows.metric.isin(RATES) & rows.category.isna()]
     filled(rows, ["value"], "defence_rates of rates")
@@ -95,7 +95,9 @@ def auroc_by_layer(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: of the separability study.
     """
-    need(table, ["probe", "modality", "layer", "control", "metric", "value", "ci_low", "ci_high"], "auroc_by_layer")
+    require_columns(
+        table, ["probe", "modality", "layer", "control", "metric", "value", "ci_low", "ci_high"], "auroc_by_layer"
+    )
     rows = table[(table.probe == "ssd") & (table.metric == "auroc") & table.control.isna()]
     if "split" in rows:
         rows = rows[~rows.split.isin(["train", "anchors"])]
@@ -106,7 +108,7 @@ def auroc_by_layer(table: pd.DataFrame) -> pd.DataFrame:
         rows = rows[rows[name] == first[name]]
     rows = rows.assign(cell=rows.apply(_cell, axis=1), layer=rows.layer.astype(int))
     wide = rows.pivot_table("cell", "layer", "modality", aggfunc="first", fill_value="")
-    return wide[present(rows.modality)].reset_index().rename(columns=told).rename_axis(columns=None)
+    return wide[present(rows.modality)].reset_index().rename(columns=readable).rename_axis(columns=None)
 
 
 def selection_rules(table: pd.DataFrame) -> pd.DataFrame:
@@ -115,7 +117,9 @@ def selection_rules(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: of `studies.layer_selection`.
     """
-    need(table, ["setting", "selection_rule", "layer", "modality", "metric", "judge", "value"], "selection_rules")
+    require_columns(
+        table, ["setting", "selection_rule", "layer", "modality", "metric", "judge", "value"], "selection_rules"
+    )
     rows = first_judge(table[table.setting == "pick"])
     filled(rows, ["value"], "selection_rules of picks")
     names = {"refusal_rate": "harmful refused", "over_refusal_rate": "harmless refused", "kl": "KL, nats"}
@@ -139,9 +143,9 @@ def kappas(table: pd.DataFrame) -> pd.DataFrame:
     """Agreement of each two judges beyond chance.
 
     Args:
-        table: of `studies.judges_compared`, `vlm-guard judges` or `vlm-guard defend`.
+        table: of `studies.judge_agreement`, `vlm-guard judges` or `vlm-guard defend`.
     """
-    need(table, ["setting", "judge", "judge_2", "metric", "value", "ci_low", "ci_high", "n"], "kappas")
+    require_columns(table, ["setting", "judge", "judge_2", "metric", "value", "ci_low", "ci_high", "n"], "kappas")
     rows = filled(table[table.metric == "kappa"], ["value"], "kappas of kappa")
     rows = rows.assign(kappa=rows.apply(_cell, axis=1), n=rows.n.astype(int).astype(str))
     shown = rows[["setting", "judge", "judge_2", "kappa", "n"]].rename(columns={"judge_2": "other judge"})
@@ -159,5 +163,5 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 def _for_people(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Names of tables in words."""
-    worded = {key: table[key].astype(str).map(told) for key in keys}
-    return table.assign(**worded).rename(columns=told).rename_axis(columns=None)
+    worded = {key: table[key].astype(str).map(readable) for key in keys}
+    return table.assign(**worded).rename(columns=readable).rename_axis(columns=None)

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from figures.style import WIDE, captioned, counted, first_judge, need, styled, told
+from figures.style import WIDE, captioned, counted, first_judge, readable, require_columns, styled
 
 COLUMNS = "dataset setting modality defence standing judge metric value ci_low ci_high n".split()
 PLACE = ["dataset", "setting", "modality"]
@@ -44,7 +44,7 @@ def safety_tradeoff(table: pd.DataFrame) -> Figure:
     several references the one that reads the picture is drawn. A defence under which more than a tenth of the answers,
     to harmful or to harmless requests, are broken sentences is marked: they count as no attack success and no refusal.
     """
-    need(table, COLUMNS, "safety_tradeoff")
+    require_columns(table, COLUMNS, "safety_tradeoff")
     rows = _drawn(first_judge(table))
     places = list(rows[rows.metric == "asr"].groupby(["dataset", "setting", "modality"], sort=False).groups)
     n_places, places = len(places), places[:MOST_PANELS]
@@ -121,7 +121,7 @@ def _panel(axis, rows: pd.DataFrame, place: tuple[str, str, str], colors: dict, 
         axis.axvline(NOWHERE - 0.06, color="0.6", linewidth=0.6, linestyle=(0, (2, 2)))
         ticks.append(NOWHERE)
     axis.set_xticks(ticks, [f"{tick:g}" if tick <= 1 else "not\nmeasured" for tick in ticks])
-    title = told(f"{dataset}: {setting},\n{modality}")
+    title = readable(f"{dataset}: {setting},\n{modality}")
     axis.set(title=title, xlabel=label, xlim=(-0.08, 1.08 if len(ticks) == 3 else NOWHERE + 0.12), ylim=(-0.04, 1.04))
 
 
@@ -198,7 +198,7 @@ def _handles(rows: pd.DataFrame, colors: dict, letters: dict[str, str]) -> list:
         note = "" if standing in ("ranked", "baseline") else f" ({standing.removesuffix(' here')})"
         look = _look(standing, colors[name])
         handles.append(
-            plt.Line2D([], [], color=colors[name], label=f"{letters.get(name, '')}  {told(name)}{note}", **look)
+            plt.Line2D([], [], color=colors[name], label=f"{letters.get(name, '')}  {readable(name)}{note}", **look)
         )
     if (rows.shown_as == BROKEN).any():
         handles.append(plt.Line2D([], [], color="0.3", label=BROKEN, **_look(BROKEN, "0.3")))

@@ -3,14 +3,14 @@
 from interp.activations import StoreError, open_store
 from interp.directions import ESTIMATORS, AnchorError, SafetyDirection, alignment, fit_gate, random_basis, stability
 from interp.guard import Guard
+from interp.guard_batches import GuardBatchError, one_at_a_time, ride, run_guards
 from interp.guard_files import GuardFileError
 from interp.inputs import MODALITIES, Prompt, Query, collate, to_prompt, to_prompts
 from interp.lens import Lens
 from interp.patching import patch, recovered
 from interp.pictures import PictureError
 from interp.projection import RULES, ProbeGate, coordinates, set_coordinates
-from interp.rows import RowsError, one_at_a_time, ride, run_rows
-from interp.spots import TraceError
+from interp.token_positions import TraceError
 from interp.trace import trace
 from interp.vlm import LLM, VLM, ModelError
 
@@ -29,7 +29,7 @@ __all__ = [
     "ProbeGate",
     "Prompt",
     "Query",
-    "RowsError",
+    "GuardBatchError",
     "SafetyDirection",
     "StoreError",
     "TraceError",
@@ -43,7 +43,7 @@ __all__ = [
     "random_basis",
     "recovered",
     "ride",
-    "run_rows",
+    "run_guards",
     "set_coordinates",
     "stability",
     "to_prompt",

@@ -27,10 +27,11 @@ import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
-from interp.inputs import Prompt, columns, known_of
-from interp.pictures import Drawn, Picture, digest
-from interp.plan import Plan
-from interp.spots import ALL
+from interp.batches import BatchPlan
+from interp.inputs import Prompt
+from interp.labels import columns, prompt_labels
+from interp.pictures import LazyPicture, Picture, digest
+from interp.token_positions import ALL
 from interp.vlm import LLM, VLM
 
 FORMAT = 1
@@ -56,7 +57,7 @@ Fields = Mapping[str, Field]
 class Memory:
     """Keeps everything, writes nothing."""
 
-    def __init__(self, fields: Fields, plan: Plan):
+    def __init__(self, fields: Fields, plan: BatchPlan):
         self.plan, self.fields = plan, fields
         n = len(plan.order)
         self._arrays = {name: np.empty((n, *field.lengths), field.dtype) for name, field in fields.items()}
@@ -66,13 +67,13 @@ class Memory:
 
     def write(self, batch: int, arrays: Arrays) -> None:
         for name, values in arrays.items():
-            self._arrays[name][self.plan.part(batch)] = checked(name, values, self.fields[name])
+            self._arrays[name][self.plan.part(batch)] = check_states(name, values, self.fields[name])
 
     def dataset(self) -> xr.Dataset:
         return xr.Dataset({name: (("prompt", *field.dims), self._arrays[name]) for name, field in self.fields.items()})
 
 
-def checked(name: str, values: np.ndarray, field: Field) -> np.ndarray:
+def check_states(name: str, values: np.ndarray, field: Field) -> np.ndarray:
     """In the field's precision.
 
     Raises:
@@ -98,7 +99,7 @@ class Store:
         self.folder = folder
         self.header = _read_header(folder)
         plan = self.header["plan"]
-        self.plan = Plan(tuple(plan["order"]), tuple(plan["keys"]), plan["batch_size"])
+        self.plan = BatchPlan(tuple(plan["order"]), tuple(plan["keys"]), plan["batch_size"])
         self.fields = {
             name: Field(tuple(f["dims"]), tuple(f["lengths"]), f["dtype"]) for name, f in plan["fields"].items()
         }
@@ -124,7 +125,7 @@ class Store:
 
     @classmethod
     def create(
-        cls, folder: str | Path, about: Mapping, known: Sequence[Mapping], plan: Plan, fields: Fields
+        cls, folder: str | Path, about: Mapping, known: Sequence[Mapping], plan: BatchPlan, fields: Fields
     ) -> "Store":
         """A new store, with room for everything and nothing in it.
 
@@ -197,7 +198,7 @@ class Store:
         Raises:
             StoreError: numbers that are too large for the store's precision, or no space is left.
         """
-        arrays = {name: checked(name, values, self.fields[name]) for name, values in arrays.items()}
+        arrays = {name: check_states(name, values, self.fields[name]) for name, values in arrays.items()}
         try:
             for name, values in arrays.items():
                 self._arrays[name][self.plan.part(batch)] = values
@@ -268,7 +269,7 @@ def open_store(folder: str | Path) -> xr.Dataset:
     return labelled(store.dataset(), store.plan, store.prompts, store.header["about"])
 
 
-def labelled(states: xr.Dataset, plan: Plan, prompts: Sequence[Mapping], about: Mapping) -> xr.Dataset:
+def labelled(states: xr.Dataset, plan: BatchPlan, prompts: Sequence[Mapping], about: Mapping) -> xr.Dataset:
     """From the order of the plan to that of the prompts, with coordinates.
 
     Args:
@@ -288,7 +289,7 @@ def labelled(states: xr.Dataset, plan: Plan, prompts: Sequence[Mapping], about: 
     return states.assign_coords(places | known).assign_attrs(flat)
 
 
-def described(prompt: Prompt, seen: dict[Drawn | int, str]) -> dict[str, str | bool]:
+def prompt_record(prompt: Prompt, seen: dict[LazyPicture | int, str]) -> dict[str, str | bool]:
     """Everything that is known of a prompt, and hashes of what it consists of.
 
     Args:
@@ -299,7 +300,7 @@ def described(prompt: Prompt, seen: dict[Drawn | int, str]) -> dict[str, str | b
         PictureError: a picture can't be read.
     """
     pictures = [_digest(picture, seen) for picture in prompt.pictures]
-    return known_of(prompt) | {
+    return prompt_labels(prompt) | {
         "picture": " ".join(pictures),
         "prompt_hash": _hash(json.dumps([prompt.system, prompt.text, pictures])),
         # What stands before the request; text alone is not worth sharing.
@@ -307,9 +308,9 @@ def described(prompt: Prompt, seen: dict[Drawn | int, str]) -> dict[str, str | b
     }
 
 
-def _digest(picture: Picture, seen: dict[Drawn | int, str]) -> str:
+def _digest(picture: Picture, seen: dict[LazyPicture | int, str]) -> str:
     # Images can't be compared for less than it takes to hash them; prompts keep them, and so their ids, alive.
-    key = picture if isinstance(picture, Drawn) else id(picture)
+    key = picture if isinstance(picture, LazyPicture) else id(picture)
     if key not in seen:
         seen[key] = digest(picture)
     return seen[key]
@@ -367,7 +368,7 @@ def _sums(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def fingerprint(model: VLM | LLM, prompts: Sequence[Prompt]) -> str:
     """Hash of all that a trace depends on: a name for its store."""
     seen = {}
-    known = [described(prompt, seen) for prompt in prompts]
+    known = [prompt_record(prompt, seen) for prompt in prompts]
     return _hash(json.dumps([provenance(model, {}, identify=True), known]))
 
 
@@ -384,7 +385,7 @@ def _contents(arrays: Arrays) -> str:
     return about.hexdigest()
 
 
-def _create_array(root: zarr.Group, name: str, field: Field, plan: Plan) -> None:
+def _create_array(root: zarr.Group, name: str, field: Field, plan: BatchPlan) -> None:
     """One chunk a batch and layer: a probe reads one layer, and two processes never write into the same chunk."""
     per_layer = (1, *field.lengths[1:]) if field.dims[0].endswith("layer") else field.lengths
     root.create_array(

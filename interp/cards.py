@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from interp.display import HARMFUL, HARMLESS, Line, card, chart, folded, formula, table
 from interp.families import ModelError
 from interp.projection import RULES
-from interp.reading import DECODER_SITES, VISION_SITES
+from interp.tracing.forward import DECODER_SITES, VISION_SITES
 
 if TYPE_CHECKING:
     from interp.directions import SafetyDirection

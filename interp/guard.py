@@ -15,25 +15,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp import guard_files
+from interp.bare import bare, marked_as_guarded
 from interp.directions import SafetyDirection, random_basis
 from interp.families import ModelError
+from interp.guard_hooks import GuardHooks
 from interp.inputs import Prompt, collate, text_prompt
-from interp.passes import Work, bare, marked_as_guarded
 from interp.projection import (
     GATE_SCOPES,
     GATES,
     RULES,
-    Known,
     ProbeGate,
+    RuleInputs,
+    centred_cosine,
     check_rule,
     coordinates,
     rescaled,
     set_coordinates,
     sign_gate,
-    slant,
     target_coordinates,
 )
-from interp.reading import last_resid_post
+from interp.tracing.forward import last_resid_post
 from interp.vlm import LLM, VLM
 
 REFERENCES = ("prompt_text", "transcription", "caption", "prompt_text+transcription", "prompt_text+caption", "oracle")
@@ -249,7 +250,7 @@ class Guard:
                 f"states of references of shape {tuple(references.shape)}; expected (rows, {vlm.n_layers}, "
                 f"{vlm.d_model}), as guard.read gives"
             )
-        work = Work(self, vlm, references, told)
+        work = GuardHooks(self, vlm, references, told)
         hooks = [vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True)]
         try:
             for layer in self.layers:
@@ -352,7 +353,7 @@ class Guard:
             return resid + size * self._anywhere[layer].to(resid.device)
         return changed
 
-    def _known(self, layer: int, resid: Tensor, basis: Tensor, reference: Tensor | None) -> Known:
+    def _known(self, layer: int, resid: Tensor, basis: Tensor, reference: Tensor | None) -> RuleInputs:
         """What the rule asks for."""
         needs, at, found = RULES[self.rule].needs, self.fitted_at(layer), {}
         if "reference" in needs and reference is not None:
@@ -362,8 +363,8 @@ class Guard:
             found |= {"harmless": self.direction.harmless[at].to(resid.device)}
         if "cosine" in needs:
             found["length"] = resid.norm(dim=-1, keepdim=True)
-            found["cosine"] = slant(resid, basis, self.direction.centre[at].to(resid.device))
-        return Known(**found)
+            found["cosine"] = centred_cosine(resid, basis, self.direction.centre[at].to(resid.device))
+        return RuleInputs(**found)
 
     def _repr_html_(self) -> str:
         from interp import cards

@@ -1,27 +1,22 @@
 """Query -> prompt in each modality -> one left-padded batch; and back: positions and text of a prompt."""
 
 import os
-import re
 import zlib
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from jinja2 import TemplateError
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BatchEncoding, BatchFeature
 
 from interp import typography
 from interp.families import ModelError
-from interp.pictures import Drawn, Picture, look_at, read_picture, to_rgb
+from interp.pictures import LazyPicture, Picture, open_picture, read_picture, to_rgb
 from interp.vlm import LLM, VLM
 
 TYPOGRAPHIC_REQUEST = "Read the request in the picture and answer it."
@@ -78,7 +73,7 @@ class Prompt:
         Raises:
             PictureError: a picture can't be read.
         """
-        shown = [{"type": "image", "image": to_rgb(look_at(picture))} for picture in self.pictures]
+        shown = [{"type": "image", "image": to_rgb(open_picture(picture))} for picture in self.pictures]
         content = [*shown, {"type": "text", "text": self.text}]
         system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
         return [*system, {"role": "user", "content": content}]
@@ -86,28 +81,28 @@ class Prompt:
 
 @dataclass(frozen=True)
 class _Modality:
-    picture: Callable[[Query, int], Drawn] | None
+    picture: Callable[[Query, int], LazyPicture] | None
     in_picture: bool = False
     """Whether the request is in the picture rather than beside it."""
 
 
-def _scene(query: Query, size: int) -> Drawn:
+def _scene(query: Query, size: int) -> LazyPicture:
     if query.picture is None:
-        return Drawn(typography.scene_picture, (size, query.seed))
+        return LazyPicture(typography.scene_picture, (size, query.seed))
     # Whoever reads it may be another process, in another folder.
-    return Drawn(read_picture, (str(Path(query.picture).absolute()),))
+    return LazyPicture(read_picture, (str(Path(query.picture).absolute()),))
 
 
 MODALITIES = {
     "text": _Modality(None),
-    "blank": _Modality(lambda query, size: Drawn(typography.blank_picture, (size,))),
-    "noise": _Modality(lambda query, size: Drawn(typography.noise_picture, (size, query.seed))),
+    "blank": _Modality(lambda query, size: LazyPicture(typography.blank_picture, (size,))),
+    "noise": _Modality(lambda query, size: LazyPicture(typography.noise_picture, (size, query.seed))),
     "scene": _Modality(_scene),
     "typographic": _Modality(
-        lambda query, size: Drawn(typography.text_picture, (query.rendered, size)), in_picture=True
+        lambda query, size: LazyPicture(typography.text_picture, (query.rendered, size)), in_picture=True
     ),
     "typographic_scene": _Modality(
-        lambda query, size: Drawn(typography.scene_with_text, (query.rendered, size, query.seed)), in_picture=True
+        lambda query, size: LazyPicture(typography.scene_with_text, (query.rendered, size, query.seed)), in_picture=True
     ),
 }
 IMAGE_AUGMENTED = ("blank", "noise", "scene")
@@ -211,7 +206,7 @@ def collate_alike(vlm: VLM, prompts: Sequence[Prompt]) -> tuple[BatchFeature, li
         The first prompt as a batch of one on the model's device, and the token ids of every prompt, without padding,
         on the CPU.
     """
-    pictures = tuple(map(look_at, prompts[0].pictures))
+    pictures = tuple(map(open_picture, prompts[0].pictures))
     prompts = [replace(prompt, pictures=pictures) for prompt in prompts]
     with mock.patch.object(vlm.processor, "image_processor", _Remembered(vlm.processor.image_processor)):
         first = collate(vlm, prompts[:1])
@@ -264,68 +259,6 @@ class _Remembered:
         return getattr(self._asked, name)
 
 
-def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
-    """Rows of each batch: the same number of pictures in all of its prompts, similar lengths together."""
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].text) + len(prompts[i].system), i))
-    counts = sorted({len(prompt.pictures) for prompt in prompts})
-    alike = [[i for i in order if len(prompts[i].pictures) == n] for n in counts]
-    return [rows[start : start + size] for rows in alike for start in range(0, len(rows), size)]
-
-
-def in_batches(
-    prompts: Sequence[Prompt],
-    batch_size: int,
-    run: Callable[[list[int]], Mapping[str, np.ndarray]],
-    advance: Callable[[int], None] = lambda n_prompts: None,
-) -> dict[str, np.ndarray]:
-    """Runs prompts in `batches`; the results come in the order of the prompts.
-
-    Args:
-        prompts: any mixture of modalities.
-        batch_size: prompts in one call of `run`.
-        run: from the rows of a batch to arrays, each with one row a prompt.
-        advance: called with the number of prompts done after each batch.
-
-    Raises:
-        ValueError: no prompts.
-    """
-    if not prompts:
-        raise ValueError("no prompts; expected at least one")
-    plan, found = batches(prompts, batch_size), []
-    for rows in plan:
-        found.append(run(rows))
-        advance(len(rows))
-    back = np.argsort(np.concatenate(plan))
-    return {name: np.concatenate([batch[name] for batch in found])[back] for name in found[0]}
-
-
-def labels(prompts: Sequence[Prompt]) -> dict[str, tuple[str, np.ndarray]]:
-    """What is known of each prompt, as coordinates along `prompt`: everything downstream selects by them."""
-    known = list(map(known_of, prompts))
-    return columns({name: [one[name] for one in known] for name in known[0]})
-
-
-def known_of(prompt: Prompt) -> dict[str, str | bool]:
-    """What a prompt is labelled with."""
-    query = prompt.query
-    return {
-        "text": query.text,
-        "harmful": query.harmful,
-        "category": query.category,
-        "pair": query.pair or "",
-        "split": query.split,
-        "modality": prompt.modality,
-    }
-
-
-def columns(known: Mapping[str, list]) -> dict[str, tuple[str, np.ndarray]]:
-    """Lists with one entry a prompt -> coordinates along `prompt`."""
-    return {
-        name: ("prompt", np.array(values, dtype=bool if isinstance(values[0], bool) else object))
-        for name, values in known.items()
-    }
-
-
 def _apply_template(model: VLM | LLM, turns: list[list[dict]]) -> BatchFeature | BatchEncoding:
     """Raises:
     ModelError: the chat template refuses the turns, as most do that know no system role.
@@ -366,127 +299,3 @@ def text_batch(vlm: VLM, rows: Sequence[Sequence[int]]) -> BatchEncoding:
 def _as_text(turn: dict) -> dict:
     """A turn with its content as one string, as the templates of text-only models want it."""
     return {"role": turn["role"], "content": "".join(part["text"] for part in turn["content"])}
-
-
-# --- back from tokens ----------------------------------------------------------------------------------------
-
-
-def instruction_positions(
-    model: VLM | LLM, prompts: Sequence[Prompt], input_ids: Int[Tensor, "prompt pos"]
-) -> Int[Tensor, " prompt"]:
-    """Where the user's own text ends: the position of its last token in each row of a batch.
-
-    Found by decoding the very ids that the model is given, whatever its processor adds before and after.
-
-    Raises:
-        ModelError: the tokenizer changes the text, so that it is not found again.
-    """
-    found = [instruction_position(model, prompt.text, row) for prompt, row in zip(prompts, input_ids, strict=True)]
-    return torch.tensor(found)
-
-
-def instruction_position(model: VLM | LLM, text: str, ids: Int[Tensor, " pos"]) -> int:
-    """`instruction_positions` for one row.
-
-    Raises:
-        ModelError: the tokenizer changes the text, so that it is not found again.
-    """
-    start = 0
-    if isinstance(model, VLM) and (ids == model.image_token_id).any():
-        start = int((ids == model.image_token_id).nonzero().max()) + 1
-    shown, text = _decode(model, ids[start:]), text.strip()
-    if text not in shown:
-        raise ModelError(f"the text {text!r} is not found in the tokens of its prompt, which say {shown!r}")
-    end = shown.rindex(text) + len(text)
-    length_of = lambda n: len(_decode(model, ids[start : start + n]))  # noqa: E731
-    return start + bisect_left(range(1, len(ids) - start + 1), end, key=length_of)
-
-
-def _decode(model: VLM | LLM, ids: Int[Tensor, " pos"]) -> str:
-    return model.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-@dataclass(frozen=True)
-class _PictureMark:
-    """What a processor writes around the image tokens of a prompt, as text."""
-
-    before: str
-    after: str
-
-    def take_out(self, token: str, shown: str, added: Sequence[str]) -> str | None:
-        """The text without its pictures; None where they are not marked like this, or text stands between them.
-
-        Args:
-            token: of a picture.
-            shown: the prompt as text.
-            added: every token that the tokenizer knows beside its words.
-        """
-        pattern = f"{re.escape(self.before + token)}(?:.*{re.escape(token)})?{re.escape(self.after)}"
-        found = re.search(pattern, shown, re.DOTALL)
-        if not found:
-            return None
-        marks = sorted({*added, self.before.strip(), self.after.strip()} - {""}, key=len, reverse=True)
-        if re.sub("|".join(map(re.escape, marks)), "", found.group()).strip():
-            return None
-        return shown[: found.start()] + shown[found.end() :]
-
-
-_MARKS: WeakKeyDictionary[nn.Module, tuple[_PictureMark, ...]] = WeakKeyDictionary()
-
-
-def _picture_marks(vlm: VLM) -> tuple[_PictureMark, ...]:
-    """Found out once for each model."""
-    if vlm.model not in _MARKS:
-        _MARKS[vlm.model] = _find_picture_marks(vlm)
-    return _MARKS[vlm.model]
-
-
-def _find_picture_marks(vlm: VLM) -> tuple[_PictureMark, ...]:
-    """Every way in which this processor marks a picture, tried on a square, a wide and a high one."""
-    text = text_prompt("How do I water a plant?")
-    token, marks = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id), []
-    plain = _decode(vlm, collate(vlm, [text])["input_ids"][0])
-    size = vlm.picture_size
-    for shape in ((size, size), (2 * size, size), (size, 2 * size)):
-        prompt = replace(text, pictures=(Image.new("RGB", shape),))
-        shown = _decode(vlm, collate(vlm, [prompt])["input_ids"][0])
-        start = len(os.path.commonprefix([plain, shown]))
-        inserted = shown[start : len(shown) - (len(plain) - start)]
-        if token not in inserted:
-            continue
-        mark = _PictureMark(inserted[: inserted.index(token)], inserted[inserted.rindex(token) + len(token) :])
-        if mark not in marks and mark.take_out(token, shown, _added(vlm)) == plain:
-            marks.append(mark)
-    return tuple(marks)
-
-
-def _added(vlm: VLM) -> list[str]:
-    return [str(token) for token in vlm.tokenizer.added_tokens_decoder.values()]
-
-
-def prompt_texts(
-    vlm: VLM, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None = None
-) -> list[list[int]]:
-    """Each prompt without its pictures, as the ids that the text modality would have given.
-
-    Raises:
-        ModelError: the pictures can't be taken out of this family's prompts, or text stands between them.
-    """
-    token = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id)
-    rows = []
-    for i, ids in enumerate(input_ids):
-        ids = ids if attention_mask is None else ids[attention_mask[i].bool()]
-        if not (ids == vlm.image_token_id).any():
-            rows.append(ids.tolist())
-            continue
-        shown = _decode(vlm, ids)
-        taken_out = [mark.take_out(token, shown, _added(vlm)) for mark in _picture_marks(vlm)]
-        texts = [text for text in taken_out if text is not None]
-        if not texts:
-            raise ModelError(
-                f"the text of a prompt can't be taken out of the input_ids of {vlm.name!r}; pass references "
-                "explicitly: guard.on(vlm, references=[...])"
-            )
-        # The mark that takes out most leaves nothing of the picture behind.
-        rows.append(vlm.tokenizer(min(texts, key=len), add_special_tokens=False)["input_ids"])
-    return rows

@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from interp.batches import in_batches
 from interp.families import ModelError, first_line
-from interp.inputs import Prompt, collate, in_batches, labels
-from interp.patching import Score
+from interp.inputs import Prompt, collate
+from interp.labels import labels
+from interp.patching import PatchScore
 from interp.vlm import VLM
 
 ATTENDED = ("first", "image", "text")
@@ -104,14 +106,14 @@ class Lens:
         return AGREEMENT if self.vlm.model.dtype == torch.float32 else HALF_AGREEMENT
 
     def resid_post(self, batch: Inputs) -> Float[Tensor, "batch layer d_model"]:
-        """`blocks.{layer}.hook_out` at the last position, in float32: what `interp.reading.resid_post` reads."""
+        """`blocks.{layer}.hook_out` at the last position, in float32: what `interp.tracing.forward.resid_post` reads."""
         return self._resid_post(batch)[0]
 
     def _resid_post(self, batch: Inputs) -> tuple[Float[Tensor, "batch layer d_model"], Float[Tensor, "batch d_vocab"]]:
         found, logits = self._last(batch, [f"blocks.{layer}.hook_out" for layer in range(self.vlm.n_layers)])
         return torch.stack([state[:, -1] for state in found.values()], dim=1).float().cpu(), logits.float().cpu()
 
-    def logit_lens(self, prompts: Sequence[Prompt], score: Score, batch_size: int = 16) -> xr.DataArray:
+    def logit_lens(self, prompts: Sequence[Prompt], score: PatchScore, batch_size: int = 16) -> xr.DataArray:
         """What each layer's state at `last` would say, read through the final norm and the unembedding.
 
         Source: nostalgebraist, "interpreting GPT: the logit lens" (2020). At the last layer it is the model itself.

@@ -15,8 +15,11 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.inputs import Prompt, collate, in_batches, instruction_positions, labels
-from interp.reading import resid_post
+from interp.batches import in_batches
+from interp.inputs import Prompt, collate
+from interp.labels import labels
+from interp.token_positions import instruction_positions
+from interp.tracing.forward import resid_post
 from interp.vlm import VLM
 
 ROLES = ("request", "instruction", "template", "last", "all")
@@ -24,7 +27,7 @@ ROLES = ("request", "instruction", "template", "last", "all")
 
 What stands before the picture is the same in both runs, and has nothing to give."""
 
-Score = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
+PatchScore = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def _n_shared(ours: Iterable[int], theirs: Iterable[int]) -> int:
 def patch(
     vlm: VLM,
     prompts: Sequence[Prompt],
-    score: Score,
+    score: PatchScore,
     donors: Sequence[Prompt] | None = None,
     layers: Sequence[int] | None = None,
     roles: Sequence[str] = ROLES,
@@ -131,7 +134,7 @@ def _check(vlm: VLM, prompts: Sequence[Prompt], donors: Sequence, layers: Sequen
 
 @torch.no_grad()
 def _patch(
-    vlm: VLM, prompts: list[Prompt], donors: list[Prompt], score: Score, layers: list[int], roles: Sequence[str]
+    vlm: VLM, prompts: list[Prompt], donors: list[Prompt], score: PatchScore, layers: list[int], roles: Sequence[str]
 ) -> dict[str, np.ndarray]:
     batch, given = collate(vlm, prompts), collate(vlm, donors)
     shared = _Alignment.of(vlm, prompts, batch, given)

@@ -23,23 +23,23 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, 
 
 
 @dataclass(frozen=True)
-class Drawn:
+class LazyPicture:
     """A picture that is drawn, or read, each time that it is looked at: a prompt costs no memory until it is run."""
 
     draw: Callable[..., Image.Image]
     args: tuple = ()
 
 
-Picture = Image.Image | Drawn
+Picture = Image.Image | LazyPicture
 
 
-def look_at(picture: Picture) -> Image.Image:
+def open_picture(picture: Picture) -> Image.Image:
     """The picture itself.
 
     Raises:
         PictureError: it can't be read.
     """
-    return picture.draw(*picture.args) if isinstance(picture, Drawn) else picture
+    return picture.draw(*picture.args) if isinstance(picture, LazyPicture) else picture
 
 
 def read_picture(path: str | Path) -> Image.Image:
@@ -106,7 +106,7 @@ def digest(picture: Picture) -> str:
         PictureError: it can't be read.
     """
     try:
-        shown = to_rgb(look_at(picture))
+        shown = to_rgb(open_picture(picture))
     except PictureError:
         raise
     except UNREADABLE as error:

@@ -45,7 +45,7 @@ Strength = float | Float[Tensor, "*#batch 1"]
 
 
 @dataclass(frozen=True)
-class Known:
+class RuleInputs:
     """What rules may use beside the states' own coordinates. Coordinates are `... rank`, numbers `... 1`."""
 
     reference: Tensor | None = None
@@ -64,11 +64,11 @@ class Known:
 class Rule:
     """From own coordinates c to c_target."""
 
-    target: Callable[[Tensor, Known, Strength], Tensor]
+    target: Callable[[Tensor, RuleInputs, Strength], Tensor]
     written: str
     """c_target on paper, with α for the strength."""
     needs: tuple[str, ...] = ()
-    """Fields of `Known`."""
+    """Fields of `RuleInputs`."""
     any_rank: bool = True
     has_strength: bool = True
 
@@ -122,7 +122,7 @@ def check_rule(rule: str, rank: int) -> None:
 
 
 def target_coordinates(
-    rule: str, own: Float[Tensor, "*batch rank"], known: Known, strength: Strength = 1.0
+    rule: str, own: Float[Tensor, "*batch rank"], known: RuleInputs, strength: Strength = 1.0
 ) -> Float[Tensor, "*batch rank"]:
     """c_target of a rule.
 
@@ -144,11 +144,11 @@ def target_coordinates(
     return RULES[rule].target(own, known, strength).expand_as(own)
 
 
-def _given(known: Known) -> str:
+def _given(known: RuleInputs) -> str:
     return ", ".join(field.name for field in fields(known) if getattr(known, field.name) is not None) or "nothing"
 
 
-def slant(
+def centred_cosine(
     resid: Float[Tensor, "*batch d_model"],
     basis: Float[Tensor, "*#batch rank d_model"],
     centre: Float[Tensor, "*#batch d_model"],

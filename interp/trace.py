@@ -11,13 +11,14 @@ import psutil
 import torch
 import xarray as xr
 
-from interp.activations import Memory, Store, described, labelled, open_store, provenance
+from interp.activations import Memory, Store, labelled, open_store, prompt_record, provenance
+from interp.batches import BatchPlan
 from interp.inputs import Prompt, collate
 from interp.pictures import PictureError
-from interp.plan import Plan
-from interp.reading import Remote
-from interp.running import Runner, Wanted
-from interp.spots import ALL, Layers, Tokens, TraceError
+from interp.token_positions import ALL, Layers, Tokens, TraceError
+from interp.tracing.forward import Remote
+from interp.tracing.request import TraceRequest
+from interp.tracing.runner import Runner
 from interp.vlm import LLM, VLM
 
 LARGEST_BATCH = {"cpu": 16}
@@ -27,12 +28,12 @@ MEMORY_SHARE = 0.25
 """Of the memory that is free: what one pass may be expected to take."""
 LARGEST_CHUNK = 2**30
 """Bytes of a batch of one layer: half of what the compressor takes."""
-DTYPES = ("float32", "float16")
+STORE_DTYPES = ("float32", "float16")
 
 Advance = Callable[[int], None]
 
 
-class LeftOut(UserWarning):
+class PromptsLeftOut(UserWarning):
     """Prompts whose pictures can't be read, left out on request."""
 
 
@@ -54,7 +55,7 @@ def trace(
 ) -> xr.Dataset:
     """States of the model at the sites, tokens and layers asked for.
 
-    Prompts about the same picture are run together, and all that stands before their requests once (`interp.prefix`).
+    Prompts about the same picture are run together, and all that stands before their requests once (`interp.tracing.prefix`).
     Where the prefix of a family looks ahead, they are run in full, and a warning says so once.
 
     Args:
@@ -92,11 +93,11 @@ def trace(
         StoreError: the store belongs to something else, or is damaged.
         KeyboardInterrupt: on Ctrl-C, after the current batch.
     """
-    wanted = Wanted.of(model, sites, tokens, layers)
+    wanted = TraceRequest.of(model, sites, tokens, layers)
     if not prompts:
         raise TraceError("no prompts; expected at least one")
-    if dtype not in DTYPES:
-        raise TraceError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if dtype not in STORE_DTYPES:
+        raise TraceError(f"dtype {dtype!r}; expected one of {', '.join(STORE_DTYPES)}")
     if remote not in (True, False, "local"):
         raise TraceError(f"remote={remote!r}; expected True (NDIF), 'local' (a simulation of it) or False")
     if ray and remote:
@@ -123,14 +124,14 @@ def trace(
 
 def _spread(*args) -> None:
     """Imported late: Ray is an extra."""
-    from interp.spread import spread
+    from interp.tracing.distributed import spread
 
     spread(*args)
 
 
 def _sink(
     model: VLM | LLM,
-    wanted: Wanted,
+    wanted: TraceRequest,
     prompts: Sequence[Prompt],
     known: Sequence[Mapping],
     about: Mapping,
@@ -142,7 +143,7 @@ def _sink(
     """Where batches go. A store that is already there keeps its plan."""
     if out and (found := Store.found(out, about, known)):
         return found
-    plan = Plan.of(prompts, [one["beginning"] for one in known], batch_size or _fitting(model, prompts, wanted))
+    plan = BatchPlan.of(prompts, [one["beginning"] for one in known], batch_size or _fitting(model, prompts, wanted))
     fields = wanted.fields(model, prompts, dtype, remote)
     return Store.create(out, about, known, plan, fields) if out else Memory(fields, plan)
 
@@ -156,7 +157,7 @@ def _readable(prompts: Sequence[Prompt], skip: bool) -> tuple[list[Prompt], list
     kept, known, errors, seen = [], [], [], {}
     for i, prompt in enumerate(prompts):
         try:
-            known.append(described(prompt, seen))
+            known.append(prompt_record(prompt, seen))
             kept.append(prompt)
         except PictureError as error:
             errors.append(f"prompt {i} ({prompt.query.text!r}): {error}")
@@ -166,7 +167,7 @@ def _readable(prompts: Sequence[Prompt], skip: bool) -> tuple[list[Prompt], list
             raise PictureError(f"{told}\nno prompt is left")
         if not skip:
             raise PictureError(f"{told}\nmend them, or leave these prompts out: skip_unreadable=True")
-        warnings.warn(f"{len(errors)} of {len(prompts)} prompts are left out:\n{told}", LeftOut, stacklevel=3)
+        warnings.warn(f"{len(errors)} of {len(prompts)} prompts are left out:\n{told}", PromptsLeftOut, stacklevel=3)
     return kept, known
 
 
@@ -195,7 +196,7 @@ def _stopping_between_batches(is_kept: bool) -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _fitting(model: VLM | LLM, prompts: Sequence[Prompt], wanted: Wanted) -> int:
+def _fitting(model: VLM | LLM, prompts: Sequence[Prompt], wanted: TraceRequest) -> int:
     """A batch size that leaves most of the free memory free: half of it again where a pass runs out all the same."""
     longest = max(prompts, key=lambda prompt: (len(prompt.pictures), len(prompt.text) + len(prompt.system)))
     n_tokens, config = collate(model, [longest])["input_ids"].shape[1], model.model.config.get_text_config()

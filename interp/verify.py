@@ -12,16 +12,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from interp import families
+from interp.bare import bare
 from interp.directions import SafetyDirection, random_basis
 from interp.families import ModelError
 from interp.guard import POSITIONS, Guard
-from interp.inputs import Prompt, collate, instruction_positions, prompt_texts, text_prompt
+from interp.inputs import Prompt, collate, text_prompt
 from interp.lens import Lens
-from interp.passes import bare
-from interp.prefix import AGREEMENT, shares_prefixes
 from interp.projection import coordinates, set_coordinates
-from interp.reading import DECODER_SITES, Reading, read, resid_post
+from interp.prompt_text import prompt_texts
+from interp.token_positions import instruction_positions
 from interp.trace import trace
+from interp.tracing.forward import DECODER_SITES, PassSpec, read, resid_post
+from interp.tracing.prefix import AGREEMENT, shares_prefixes
 from interp.vlm import VLM
 
 VERDICTS = ("not applicable", "ok", "degraded", "silently wrong", "error")
@@ -474,7 +476,7 @@ def parts_add_up(vlm: VLM, inputs: ContractInputs) -> Judgement:
         last = torch.full((len(batch["input_ids"]), 1), -1)
         # A guard that is on the model adds a part of its own.
         with bare(vlm.model):
-            seen = read(vlm, batch, Reading(DECODER_SITES, tuple(range(vlm.n_layers)), last))
+            seen = read(vlm, batch, PassSpec(DECODER_SITES, tuple(range(vlm.n_layers)), last))
         judged.append(_nearly(vlm, seen["resid_pre"] + seen["attn_out"] + seen["mlp_out"], seen["resid_post"]))
     return _worst(judged)
 

@@ -1,9 +1,7 @@
 """Arrays and labels -> fitted probe, score with interval. Knows no model."""
 
 from probes.baselines import length_scores, out_of_fold_words, random_features, word_probe
-from probes.cells import Plan, fit_cell
 from probes.degradation import auroc_drop, cosine, drop_p_values, modality_gap
-from probes.folded import FoldedProbe, refit_spread
 from probes.folds import as_groups, category_folds, control_task, grouped_folds, shuffled_labels
 from probes.intervals import auroc_difference, auroc_interval, difference_interval, wilson_interval
 from probes.linear import (
@@ -17,7 +15,9 @@ from probes.linear import (
     SvmProbe,
 )
 from probes.metrics import Measured, accuracy, auroc, measure
+from probes.out_of_fold import FoldedProbe, refit_spread
 from probes.paired import Paired, cohen_kappa, holm, mcnemar
+from probes.place import FitPlan, fit_place
 
 __all__ = [
     "PENALTIES",
@@ -29,7 +29,7 @@ __all__ = [
     "MeanDifferenceProbe",
     "Measured",
     "Paired",
-    "Plan",
+    "FitPlan",
     "RidgeProbe",
     "SvmProbe",
     "accuracy",
@@ -44,7 +44,7 @@ __all__ = [
     "cosine",
     "difference_interval",
     "drop_p_values",
-    "fit_cell",
+    "fit_place",
     "grouped_folds",
     "holm",
     "length_scores",

@@ -41,7 +41,7 @@ def drop_p_values(
     1993). The least value is 1 / (n_draws + 1).
 
     Args:
-        spread: of `probes.folded.refit_spread`: exchanging fixed scores does not refit the probes behind them.
+        spread: of `probes.out_of_fold.refit_spread`: exchanging fixed scores does not refit the probes behind them.
     """
     ranks = np.stack([rankdata(scores, axis=1) for scores in (text, other)])
     found = np.abs(_drops(is_harmful, ranks[None]))[0]

@@ -39,7 +39,7 @@ def auroc_interval(
 
     Args:
         groups: what is drawn as one, e.g. pairs; by default every row by itself.
-        spread: of `probes.folded.refit_spread`, where scores come from several fitted probes: how much further they
+        spread: of `probes.out_of_fold.refit_spread`, where scores come from several fitted probes: how much further they
             spread than those of one.
 
     Returns:

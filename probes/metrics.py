@@ -65,7 +65,7 @@ def measure(
         distances: comparable over folds; above 0 says harmful.
         groups: pairs, which intervals draw as one.
         log_odds: of probes that give probabilities.
-        spread: of `probes.folded.refit_spread`, for out-of-fold scores.
+        spread: of `probes.out_of_fold.refit_spread`, for out-of-fold scores.
 
     Raises:
         ValueError: a class is missing, or a score is not finite.

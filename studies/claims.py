@@ -7,18 +7,13 @@ import numpy as np
 import pandas as pd
 
 from interp.inputs import IMAGE_AUGMENTED
+from studies.bookkeeping.tables import first_judge
+from studies.bookkeeping.verdict_words import NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED
+from studies.experiment.config import BUILT_IN, TRAINED
 from studies.layer_sweep import chosen_layer
-from studies.material import BUILT_IN, TRAINED
-from studies.records import first_judge
 
-SHOWN = "shown on the built-in model"
-REPRODUCED = "reproduced"
-NOT_SHOWN = "not shown"
-UNDECIDED = "undecided"
-NOT_TESTABLE = "not testable here"
 LLAVA = "llava-1.5-7b-hf"
 """`reproduced` is a word for the paper's own model alone: the built-in one was made to show the effect."""
-
 PERPLEXITY_RATIO = 1.1
 """Guarded answers to harmless requests may be this much less likely to count as equally fluent."""
 COHERENCE = 0.9
@@ -52,7 +47,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     claim: str
     theirs: str
     ours: str
@@ -274,18 +269,18 @@ CLAIMS = (
 )
 
 
-def verdicts(tables: Tables) -> list[Verdict]:
+def verdicts(tables: Tables) -> list[ClaimVerdict]:
     """One for each claim, from the tables alone. A claim whose rows are missing is `not testable here`."""
     about = tables.defence.iloc[0]
     return [_verdict(claim, tables, str(about.model), str(about.dataset)) for claim in CLAIMS]
 
 
-def _verdict(claim: Claim, tables: Tables, model: str, dataset: str) -> Verdict:
+def _verdict(claim: Claim, tables: Tables, model: str, dataset: str) -> ClaimVerdict:
     try:
         holds, ours = claim.judge(tables)
     except LookupError as error:
-        return Verdict(claim.name, claim.theirs, f"no such measurement ({error})", NOT_TESTABLE)
-    return Verdict(claim.name, claim.theirs, ours, _word(holds, model, dataset))
+        return ClaimVerdict(claim.name, claim.theirs, f"no such measurement ({error})", NOT_TESTABLE)
+    return ClaimVerdict(claim.name, claim.theirs, ours, _word(holds, model, dataset))
 
 
 def _word(holds: bool | None, model: str, dataset: str) -> str:

@@ -34,21 +34,24 @@ from interp.activations import fingerprint
 from interp.directions import SafetyDirection
 from interp.guard import Guard
 from interp.inputs import TYPOGRAPHIC, text_prompt
-from interp.neighbours import arditi_ablation, arditi_addition
 from interp.patching import patch, recovered
+from interp.related_methods import arditi_ablation, arditi_addition
 from probes import FoldedProbe, LogisticProbe, grouped_folds
 from probes.intervals import auroc_interval
-from studies.guarding import describe, harmful_among, measured, read_references, reference_for
-from studies.material import Config, Material, load
-from studies.pieces import Pieces
-from studies.probed import Known
-from studies.probing import shift_cosines
-from studies.progress import phase
-from studies.records import first_judge, tidy
-from studies.scores import refusal_scores
-from studies.selection import in_order, judged_standing
+from studies.bookkeeping.checkpoints import Checkpoints
+from studies.bookkeeping.progress import phase
+from studies.bookkeeping.tables import first_judge, tidy
+from studies.experiment.config import Config
+from studies.experiment.experiment import Experiment, load
+from studies.experiment.reference_states import read_references
+from studies.generation.first_token import refusal_scores
+from studies.generation.reference_texts import reference_for
+from studies.guards.measures import describe, harmful_among, measured
+from studies.guards.runner import GuardRun, GuardRunner, RunBatch
+from studies.guards.selection import judged_selection_metrics, rank
+from studies.probing.rows import shift_cosines
+from studies.probing.states import QueryLabels
 from studies.separability import fit_direction
-from studies.sweeping import Batch, Run, Sweeper
 
 MOST_KL, LAST_FIFTH = 0.1, 0.2
 """Arditi et al.'s limits: KL on harmless requests, nats; and the share of layers that may not be chosen."""
@@ -58,7 +61,7 @@ BOUND = "best_on_test"
 
 
 def run(
-    config: Config, material: Material | None = None, ray: str | None = None, cpus_per_worker: int = 1
+    config: Config, material: Experiment | None = None, ray: str | None = None, cpus_per_worker: int = 1
 ) -> pd.DataFrame:
     """Criteria, picks and what they are worth.
 
@@ -68,11 +71,11 @@ def run(
 
     Returns:
         `metric` `criterion` for each rule and layer (the pick is the largest, but for `patching`; NaN where a layer may
-        not be chosen); for each rule, and in each modality, what `studies.guarding.measured` tells of its pick on the
+        not be chosen); for each rule, and in each modality, what `studies.guards.measures.measured` tells of its pick on the
         reported split.
     """
     material = material or load(config)
-    facts, sweeper = _Facts(material), Sweeper(material, ray, cpus_per_worker)
+    facts, sweeper = _CriterionInputs(material), GuardRunner(material, ray, cpus_per_worker)
     splits = dict.fromkeys(("validation", config.split))
     n_layers = material.vlm.n_layers
     # 1. what each rule goes by
@@ -96,13 +99,13 @@ def run(
     return tidy(material.labels | row for row in rows)
 
 
-def _everywhere(material: Material, split: str, guards: Sequence[Guard], sweeper: Sweeper) -> list[dict]:
+def _everywhere(material: Experiment, split: str, guards: Sequence[Guard], sweeper: GuardRunner) -> list[dict]:
     """What every guard does, in each modality."""
     modalities, n_new = material.config.sizes.swept, material.config.generation.max_new_tokens
     shown, batches = {name: material.prompts(split, name) for name in modalities}, []
     for name, prompts in shown.items():
         states = read_references(material, prompts, reference_for(name)).states
-        batches.append(Batch(prompts, [Run(guard, states) for guard in guards], n_new))
+        batches.append(RunBatch(prompts, [GuardRun(guard, states) for guard in guards], n_new))
     with phase(f"layer selection, {split}", len(guards) * sum(map(len, shown.values()))) as report:
         found = sweeper.work(batches, report)
     rows = []
@@ -119,8 +122,8 @@ def _of_layer(table: Sequence[dict], layer: int) -> pd.DataFrame:
 
 def _ranks(table: Sequence[dict], n_layers: int) -> np.ndarray:
     """The sweep's own rule as a criterion: the best layer has 0, the next -1; NaN beyond its limits."""
-    standings = [{"place": layer} | judged_standing(_of_layer(table, layer)) for layer in range(n_layers)]
-    order, _ = in_order(standings)
+    standings = [{"place": layer} | judged_selection_metrics(_of_layer(table, layer)) for layer in range(n_layers)]
+    order, _ = rank(standings)
     values = np.full(n_layers, np.nan)
     values[order.place.to_numpy()] = -np.arange(len(order))
     return values
@@ -176,13 +179,13 @@ def _random_rows(table: list[dict], split: str) -> Iterator[dict]:
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _CriterionInputs:
     """What rules go by: anchors and validation."""
 
-    material: Material
+    material: Experiment
 
     @cached_property
-    def pieces(self) -> Pieces:
+    def pieces(self) -> Checkpoints:
         """Criteria that were worked out before."""
         material = self.material
         shown = [*material.prompts("anchors", "text"), *material.prompts("validation", "text")]
@@ -190,7 +193,7 @@ class _Facts:
             shown += material.prompts("validation", name)
         about = {"shown": fingerprint(material.vlm, shown), "patched": material.config.sizes.n_patched}
         about |= {"tokens": material.refusal_tokens.ids.tolist(), "seed": material.config.seed}
-        return Pieces(Path(material.config.out) / "selection", about)
+        return Checkpoints(Path(material.config.out) / "selection", about)
 
     @cached_property
     def direction(self) -> SafetyDirection:
@@ -208,11 +211,11 @@ class _Facts:
         return {name: one.resid_post.sel(token="last").values for name, one in traced.items()}
 
     @cached_property
-    def known(self) -> Known:
-        return Known.of(self.material.queries["validation"])
+    def known(self) -> QueryLabels:
+        return QueryLabels.of(self.material.queries["validation"])
 
 
-def _probe_auroc(facts: _Facts) -> np.ndarray:
+def _probe_auroc(facts: _CriterionInputs) -> np.ndarray:
     is_harmful, groups = facts.known.harmful, facts.known.groups
     folds = grouped_folds(is_harmful, groups, seed=facts.material.config.seed)
 
@@ -223,9 +226,9 @@ def _probe_auroc(facts: _Facts) -> np.ndarray:
     return _mean_by_layer(facts, lambda name, layer: of(facts.states[name][:, layer]))
 
 
-def _separability_drop(facts: _Facts) -> np.ndarray:
+def _separability_drop(facts: _CriterionInputs) -> np.ndarray:
     anchors = facts.material.activations("anchors", "text")
-    states, groups = anchors.resid_post.sel(token="last").values, Known.of_states(anchors).groups
+    states, groups = anchors.resid_post.sel(token="last").values, QueryLabels.of_states(anchors).groups
     probes = [LogisticProbe().fit(states[:, layer], anchors.harmful.values, groups) for layer in range(states.shape[1])]
 
     def auroc(name: str, layer: int) -> float:
@@ -234,7 +237,7 @@ def _separability_drop(facts: _Facts) -> np.ndarray:
     return _mean_by_layer(facts, lambda name, layer: auroc("text", layer) - auroc(name, layer))
 
 
-def _mean_by_layer(facts: _Facts, of: Callable[[str, int], float]) -> np.ndarray:
+def _mean_by_layer(facts: _CriterionInputs, of: Callable[[str, int], float]) -> np.ndarray:
     layers = range(facts.material.vlm.n_layers)
     return np.array([np.mean([of(name, layer) for name in facts.pictured]) for layer in layers])
 
@@ -247,7 +250,7 @@ def safety_awareness(harmful: np.ndarray, harmless: np.ndarray) -> float:
     return float((np.square(units.sum(0)).sum() - n) / (n * (n - 1)))
 
 
-def _sas(facts: _Facts) -> np.ndarray:
+def _sas(facts: _CriterionInputs) -> np.ndarray:
     """Needs pairs."""
     n_layers = facts.material.vlm.n_layers
     if not facts.material.is_paired:
@@ -259,7 +262,7 @@ def _sas(facts: _Facts) -> np.ndarray:
     return np.array([safety_awareness(harmful[:, layer], harmless[:, layer]) for layer in range(n_layers)])
 
 
-def _kl_and_refusal_score(facts: _Facts) -> np.ndarray:
+def _kl_and_refusal_score(facts: _CriterionInputs) -> np.ndarray:
     material, n_layers = facts.material, facts.material.vlm.n_layers
     prompts = material.prompts("validation", "text")
     first = replace(
@@ -277,7 +280,7 @@ def _kl_and_refusal_score(facts: _Facts) -> np.ndarray:
     return values
 
 
-def _shift_cosine(facts: _Facts) -> np.ndarray:
+def _shift_cosine(facts: _CriterionInputs) -> np.ndarray:
     text, mine = facts.states["text"], facts.known.harmful
 
     def against(name: str, layer: int) -> float:
@@ -287,7 +290,7 @@ def _shift_cosine(facts: _Facts) -> np.ndarray:
     return _mean_by_layer(facts, against)
 
 
-def _patching(facts: _Facts) -> np.ndarray:
+def _patching(facts: _CriterionInputs) -> np.ndarray:
     """What states of the text run bring back. The last layer's bring back all, so the first near it is picked."""
     material, n = facts.material, facts.material.config.sizes.n_patched
     score, brought = partial(refusal_scores, tokens=material.refusal_tokens.ids), []
@@ -299,7 +302,7 @@ def _patching(facts: _Facts) -> np.ndarray:
     return np.mean(brought, axis=0)
 
 
-CRITERIA: dict[str, Callable[[_Facts], np.ndarray]] = {
+CRITERIA: dict[str, Callable[[_CriterionInputs], np.ndarray]] = {
     "probe_auroc": _probe_auroc,
     "separability_drop": _separability_drop,
     "sas": _sas,
@@ -309,7 +312,7 @@ CRITERIA: dict[str, Callable[[_Facts], np.ndarray]] = {
 }
 
 
-def in_words(table: pd.DataFrame) -> list[str]:
+def summary_lines(table: pd.DataFrame) -> list[str]:
     """For each rule: its layer, and over all modalities on the reported split what the guard does there."""
     tried = table[table.setting == "criterion"].groupby("selection_rule", sort=False).value
     told = [f"{name}: may pick no layer here" for name, values in tried if values.isna().all()]

@@ -21,24 +21,20 @@ from rich.console import Console
 
 from interp.inputs import Prompt
 from probes import difference_interval
-from studies.asking import Outcome
-from studies.guarding import (
-    Reference,
-    describe,
-    first_token,
-    harmful_among,
-    measured,
-    rate,
-    read_references,
-    reference_for,
-)
-from studies.material import Config, Material, load
-from studies.progress import phase
-from studies.reading_grid import Ingredients, Reading, rows_of, traced_anchors
-from studies.records import first_judge, tidy
-from studies.selection import front, in_order, judged_standing, standing
-from studies.sweep_grid import Grid, GridError, counted
-from studies.sweeping import Batch, Run, Sweeper
+from studies.bookkeeping.estimates import rate
+from studies.bookkeeping.progress import phase
+from studies.bookkeeping.tables import first_judge, tidy
+from studies.experiment.config import Config
+from studies.experiment.experiment import Experiment, load
+from studies.experiment.reference_states import Reference, read_references
+from studies.generation.cached_model import Outcome
+from studies.generation.reference_texts import reference_for
+from studies.guards.anchor_fits import AnchorFits, traced_anchors
+from studies.guards.configuration import GuardConfiguration, rows_of
+from studies.guards.measures import describe, first_token, harmful_among, measured
+from studies.guards.runner import GuardRun, GuardRunner, RunBatch
+from studies.guards.selection import judged_selection_metrics, pareto_front, rank, selection_metrics
+from studies.guards.sweep_grid import Grid, GridError, counted
 
 GRIDS = {
     "tiny": Grid(layers=("every:4",)),
@@ -63,7 +59,7 @@ OPTIMISM = ("refusal_rate", "over_refusal_rate", "refusal_score", "kl")
 
 def run(
     config: Config,
-    material: Material | None = None,
+    material: Experiment | None = None,
     grid: Grid | None = None,
     top: int | None = None,
     halving: bool = False,
@@ -87,22 +83,22 @@ def run(
     if top < 1:
         raise GridError(f"top {top}; expected one finalist at least")
     grid.check(material)
-    made = Ingredients(traced_anchors(material), is_paired=material.is_paired)
+    made = AnchorFits(traced_anchors(material), is_paired=material.is_paired)
     configurations, left_out = grid.configurations(made)
     told = f"sweep: {len(configurations)} configurations, {', '.join(config.sizes.swept)}"
     Console(stderr=True).print(f"{told}{'; ' if left_out else ''}{counted(left_out)}", soft_wrap=True)
-    sweep = _Sweep(material, Sweeper(material, ray, cpus_per_worker))
+    sweep = _Sweep(material, GuardRunner(material, ray, cpus_per_worker))
     # 1. all of them by the first token, 2. the best by their answers
     survivors, rows = sweep.ranked(configurations, halving)
     finalists = _finalists(survivors, top)
     answered = sweep.answered(finalists)
     # 3. the choice, and what it is worth where nothing was chosen
     standings = list(sweep.judged_standings(finalists, answered))
-    order, rule = in_order(standings)
+    order, rule = rank(standings)
     best, marks = finalists[order.place.iloc[0]], {}
     if single := [one for one in standings if len(finalists[one["place"]].guard.layers) == 1]:
         # By a choice of their own: beyond the limits, perhaps, where a window is within them.
-        first, its_rule = in_order(single)
+        first, its_rule = rank(single)
         marks[finalists[first.place.iloc[0]].key("")] = f"{its_rule}{SINGLE}"
     marks[best.key("")] = rule
     rows += sweep.answer_rows(finalists, answered, marks)
@@ -110,7 +106,7 @@ def run(
     return tidy(material.labels | row for row in rows)
 
 
-def _finalists(survivors: Sequence[Reading], top: int) -> list[Reading]:
+def _finalists(survivors: Sequence[GuardConfiguration], top: int) -> list[GuardConfiguration]:
     """From the best on. What acts on generated tokens alone can't be ranked by the first one, and always goes on."""
     single = [one for one in survivors if len(one.guard.layers) == 1]
     late = [one for one in survivors if _is_late(one)]
@@ -118,15 +114,15 @@ def _finalists(survivors: Sequence[Reading], top: int) -> list[Reading]:
     return [replace(one, setting="finalists") for one in chosen.values()]
 
 
-def _is_late(one: Reading) -> bool:
+def _is_late(one: GuardConfiguration) -> bool:
     """Whether it leaves the first token as it is."""
     return one.guard.positions == "generated"
 
 
 @dataclass(frozen=True)
 class _Sweep:
-    material: Material
-    sweeper: Sweeper
+    material: Experiment
+    sweeper: GuardRunner
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -148,7 +144,9 @@ class _Sweep:
             self._references[modality, source] = found
         return self._references[modality, source]
 
-    def ranked(self, configurations: Sequence[Reading], halving: bool) -> tuple[list[Reading], list[dict]]:
+    def ranked(
+        self, configurations: Sequence[GuardConfiguration], halving: bool
+    ) -> tuple[list[GuardConfiguration], list[dict]]:
         """Configurations from the best on, and rows of all of them, on the prompts that they were last shown."""
         rows, left = [], list(configurations)
         for share in HALVINGS if halving else HALVINGS[-1:]:
@@ -168,42 +166,42 @@ class _Sweep:
             rows += self._opening_rows(one, found, shown)
         return left, rows + list(_front_rows(left, standings))
 
-    def answered(self, finalists: Sequence[Reading]) -> dict[tuple, Outcome]:
+    def answered(self, finalists: Sequence[GuardConfiguration]) -> dict[tuple, Outcome]:
         every = list(range(len(self.prompts[self.modalities[0]])))
         return self._run([None, *finalists], every, self.material.config.generation.max_new_tokens, "sweep, answers")
 
     def _run(
-        self, readings: Sequence[Reading | None], shown: list[int], n_new: int, title: str
+        self, readings: Sequence[GuardConfiguration | None], shown: list[int], n_new: int, title: str
     ) -> dict[tuple, Outcome]:
         """Outcomes by key and modality."""
         batches, sources = [], {one.source for one in readings if one}
         for name in self.modalities:
             # Once for all runs: a copy for each would fill any memory.
             states = {source: self.reference(name, source).states[shown] for source in sources}
-            runs = [Run(one.guard, states[one.source]) if one else Run(None, None) for one in readings]
-            batches.append(Batch([self.prompts[name][i] for i in shown], runs, n_new))
+            runs = [GuardRun(one.guard, states[one.source]) if one else GuardRun(None, None) for one in readings]
+            batches.append(RunBatch([self.prompts[name][i] for i in shown], runs, n_new))
         with phase(title, len(readings) * len(shown) * len(self.modalities)) as report:
             found = self.sweeper.work(batches, report)
         keys = [(_key(one), name) for name in self.modalities for one in readings]
         return dict(zip(keys, found, strict=True))
 
-    def _opening_rows(self, one: Reading | None, found: Mapping, shown: list[int]) -> Iterator[dict]:
+    def _opening_rows(self, one: GuardConfiguration | None, found: Mapping, shown: list[int]) -> Iterator[dict]:
         for name in self.modalities:
             prompts, outcome = [self.prompts[name][i] for i in shown], found[_key(one), name]
             for row in (*first_token(prompts, outcome), *_openings(prompts, outcome)):
                 yield _about(one, name) | {"setting": "ranked", "split": "validation"} | row
 
-    def judged_standings(self, finalists: Sequence[Reading], answered: Mapping) -> Iterator[dict]:
+    def judged_standings(self, finalists: Sequence[GuardConfiguration], answered: Mapping) -> Iterator[dict]:
         for place, one in enumerate(finalists):
             rows = [row for name in self.modalities for row in self._judged(one, name, answered)]
-            yield {"place": place} | judged_standing(first_judge(pd.DataFrame(rows)))
+            yield {"place": place} | judged_selection_metrics(first_judge(pd.DataFrame(rows)))
 
-    def _judged(self, one: Reading | None, modality: str, answered: Mapping) -> list[dict]:
+    def _judged(self, one: GuardConfiguration | None, modality: str, answered: Mapping) -> list[dict]:
         rows = measured(self.material, self.prompts[modality], answered[_key(one), modality])
         return [{"category": None, "judge": None} | row for row in rows]
 
     def answer_rows(
-        self, finalists: Sequence[Reading], answered: Mapping, marks: Mapping[tuple, str]
+        self, finalists: Sequence[GuardConfiguration], answered: Mapping, marks: Mapping[tuple, str]
     ) -> Iterator[dict]:
         for one in [None, *finalists]:
             mark = marks.get(_key(one)) if one else None
@@ -211,7 +209,7 @@ class _Sweep:
                 about = _about(one, name) | {"setting": "finalists", "split": "validation", "selection_rule": mark}
                 yield from (about | row for row in self._judged(one, name, answered))
 
-    def tested(self, best: Reading, rule: str, rows: Sequence[dict]) -> Iterator[dict]:
+    def tested(self, best: GuardConfiguration, rule: str, rows: Sequence[dict]) -> Iterator[dict]:
         """The choice on the reported split, and what was lost on the way there."""
         split = self.material.config.split
         if split == "validation":
@@ -232,12 +230,12 @@ class _Sweep:
                     yield from (about | row for row in _optimism(before, first_judge(pd.DataFrame(told))))
 
 
-def _key(one: Reading | None) -> tuple | None:
+def _key(one: GuardConfiguration | None) -> tuple | None:
     """The same in every modality."""
     return one and one.key("")
 
 
-def _about(one: Reading | None, modality: str) -> dict:
+def _about(one: GuardConfiguration | None, modality: str) -> dict:
     if one is None:
         return {"modality": modality} | describe(None, "")
     return one.about(modality) | {"modality": modality}
@@ -257,7 +255,7 @@ def _openings(prompts: Sequence[Prompt], outcome: Outcome) -> list[dict]:
     return [rate(name, some.tolist()) for name, some in rates.items()]
 
 
-def _opening_standing(place: int, one: Reading, found: Mapping, prompts: Mapping, shown: list[int]) -> dict:
+def _opening_standing(place: int, one: GuardConfiguration, found: Mapping, prompts: Mapping, shown: list[int]) -> dict:
     """By the first token: no answer has been judged, so all count as coherent."""
     values, n = {"refusal": [], "over_refusal": [], "kl": []}, 0
     for name, all_of_them in prompts.items():
@@ -269,21 +267,21 @@ def _opening_standing(place: int, one: Reading, found: Mapping, prompts: Mapping
         n += refused["n"]
     series = {name: pd.Series(some) for name, some in values.items()}
     coherence = pd.Series([1.0] * len(prompts))
-    found_there = standing(series["refusal"], series["over_refusal"], coherence, series["kl"], n)
+    found_there = selection_metrics(series["refusal"], series["over_refusal"], coherence, series["kl"], n)
     return {"place": place, "over_refusal": series["over_refusal"].max()} | found_there
 
 
 def _places(standings: Sequence[Mapping]) -> list[int]:
     """From the best on; those beyond the limits behind, by how far."""
-    order, _ = in_order(standings)
+    order, _ = rank(standings)
     within = order.place.tolist()
     is_within = set(within)
     beyond = [one for one in standings if one["place"] not in is_within]
     return within + [one["place"] for one in sorted(beyond, key=lambda one: (one["excess"], -one["refusal"]))]
 
 
-def _front_rows(configurations: Sequence[Reading], standings: Sequence[Mapping]) -> Iterator[dict]:
-    is_on = front(pd.DataFrame(standings))
+def _front_rows(configurations: Sequence[GuardConfiguration], standings: Sequence[Mapping]) -> Iterator[dict]:
+    is_on = pareto_front(pd.DataFrame(standings))
     for one, on_front in zip(configurations, is_on, strict=True):
         about = one.about("") | {"setting": "ranked", "split": "validation", "reference": None}
         yield about | {"metric": "on_front", "value": float(on_front)}
@@ -316,7 +314,7 @@ def best_rows(table: pd.DataFrame) -> pd.DataFrame:
     return best
 
 
-def chosen(table: pd.DataFrame, material: Material, grid: Grid | None = None) -> Reading:
+def chosen(table: pd.DataFrame, material: Experiment, grid: Grid | None = None) -> GuardConfiguration:
     """The configuration that a finished sweep has marked, made again.
 
     Args:
@@ -328,7 +326,7 @@ def chosen(table: pd.DataFrame, material: Material, grid: Grid | None = None) ->
         LookupError: none is marked that the grid holds.
     """
     best = best_rows(table).head(1)
-    made = Ingredients(traced_anchors(material), is_paired=material.is_paired)
+    made = AnchorFits(traced_anchors(material), is_paired=material.is_paired)
     configurations, _ = (grid or GRIDS[material.config.scale]).configurations(made)
     for one in configurations:
         if len(rows_of(best, replace(one, setting="finalists"))):

@@ -31,32 +31,28 @@ from interp.directions import alignment, stability
 from interp.guard import Guard
 from interp.inputs import Prompt
 from interp.projection import delta_norm
-from studies import reading_grid
-from studies.asking import Outcome
-from studies.defences import answer_of_text
-from studies.guarding import (
-    Reference,
-    first_token,
-    gate_rates,
-    harmful_among,
-    judged,
-    mean,
-    measured,
-    read_references,
-    reference_for,
-)
-from studies.material import Config, Material, load
-from studies.progress import phase
-from studies.reading_grid import Ingredients, Reading, beside, parts, rows_of, traced_anchors
-from studies.records import first_judge, tidy
-from studies.selection import in_order, judged_standing
+from studies.bookkeeping.estimates import mean
+from studies.bookkeeping.progress import phase
+from studies.bookkeeping.tables import first_judge, tidy
+from studies.defences.detours import answer_of_text
+from studies.experiment.config import Config
+from studies.experiment.experiment import Experiment, load
+from studies.experiment.reference_states import Reference, read_references
+from studies.generation.cached_model import Outcome
+from studies.generation.reference_texts import reference_for
+from studies.guards import readings_grid
+from studies.guards.anchor_fits import AnchorFits, traced_anchors
+from studies.guards.configuration import GuardConfiguration, rows_of
+from studies.guards.measures import first_token, gate_rates, harmful_among, judged, measured
+from studies.guards.readings_grid import compared_configurations, parts
+from studies.guards.selection import judged_selection_metrics, rank
 
 TESTED = ("finalists", "compared")
 """Parts that are measured on the reported split."""
 N_FINALISTS = 3
 
 
-def run(config: Config, material: Material | None = None, layer: int | None = None) -> pd.DataFrame:
+def run(config: Config, material: Experiment | None = None, layer: int | None = None) -> pd.DataFrame:
     """The grid on validation, and its finalists on the reported split.
 
     Args:
@@ -77,14 +73,14 @@ def run(config: Config, material: Material | None = None, layer: int | None = No
     # 2. the best, what the paper prints, controls and bounds, where it counts
     places, rule = choose(tidy(rows), grid)
     finalists = [replace(grid[place], setting="finalists") for place in places]
-    rows += _measured(material, config.split, [*finalists, *beside(base)])
+    rows += _measured(material, config.split, [*finalists, *compared_configurations(base)])
     # 3. the directions themselves
     with phase("directions", len(made.estimators)) as report:
         rows += [{"split": "anchors"} | row for row in _directions(made, config.sizes.n_draws, report)]
     return _marked(tidy(material.labels | row for row in rows), finalists, rule)
 
 
-def select(material: Material, layer: int) -> tuple[pd.DataFrame, Reading]:
+def select(material: Experiment, layer: int) -> tuple[pd.DataFrame, GuardConfiguration]:
     """The grid on validation alone, and the best of it: nothing of the test split is looked at."""
     _, grid, rows = _validated(material, _ingredients(material, layer))
     table = tidy(material.labels | row for row in rows)
@@ -92,14 +88,14 @@ def select(material: Material, layer: int) -> tuple[pd.DataFrame, Reading]:
     return table, grid[best]
 
 
-def _ingredients(material: Material, layer: int) -> Ingredients:
-    return Ingredients(traced_anchors(material), layer, material.is_paired)
+def _ingredients(material: Experiment, layer: int) -> AnchorFits:
+    return AnchorFits(traced_anchors(material), layer, material.is_paired)
 
 
-def _validated(material: Material, made: Ingredients) -> tuple[Guard, list[Reading], list[dict]]:
+def _validated(material: Experiment, made: AnchorFits) -> tuple[Guard, list[GuardConfiguration], list[dict]]:
     """The place that the grid begins at, the grid, and its rows."""
     base = Guard(made.direction(), (made.layer,))
-    grid = list(reading_grid.grid(material, made, base))
+    grid = list(readings_grid.readings_grid(material, made, base))
     modalities, n = material.config.sizes.grid_modalities, len(material.queries["validation"])
     n_different = len({one.key(modalities[0]) for one in grid})
     shown = f"{len(grid)} configurations ({parts(grid)}), {n_different} of them different"
@@ -107,25 +103,25 @@ def _validated(material: Material, made: Ingredients) -> tuple[Guard, list[Readi
     return base, grid, _measured(material, "validation", grid)
 
 
-def _measured(material: Material, split: str, readings: Sequence[Reading]) -> list[dict]:
+def _measured(material: Experiment, split: str, readings: Sequence[GuardConfiguration]) -> list[dict]:
     """Rows of every reading in every modality."""
     modalities, rows = material.config.sizes.grid_modalities, []
     n_runs = sum(1 + len({one.key(name) for one in readings}) for name in modalities)
     with phase(f"readings, {split}", n_runs * len(material.queries[split])) as report:
         for name in modalities:
-            rows += _Ground(material, split, name).measure(readings, report)
+            rows += _SplitRunner(material, split, name).measure(readings, report)
     return [{"split": split} | row for row in rows]
 
 
-class _Ground:
+class _SplitRunner:
     """A split in one modality, with what every configuration is measured against."""
 
-    def __init__(self, material: Material, split: str, modality: str):
+    def __init__(self, material: Experiment, split: str, modality: str):
         self.material, self.split, self.modality = material, split, modality
         self.prompts: list[Prompt] = material.prompts(split, modality)
         self._read: dict[tuple[str, str], Reference] = {}
 
-    def measure(self, readings: Sequence[Reading], report: Callable[[int], None]) -> list[dict]:
+    def measure(self, readings: Sequence[GuardConfiguration], report: Callable[[int], None]) -> list[dict]:
         """Rows of every reading; each guard is run once, however many parts of the grid it stands in."""
         states = [self._states(one) for one in readings]
         keys = [one.key(self.modality) for one in readings]
@@ -161,7 +157,7 @@ class _Ground:
             self._read[name, source] = read_references(self.material, self.prompts, name, source)
         return self._read[name, source]
 
-    def _states(self, one: Reading) -> Float[Tensor, "prompt layer d_model"]:
+    def _states(self, one: GuardConfiguration) -> Float[Tensor, "prompt layer d_model"]:
         """Of each prompt's reference, or of the one that it is dealt."""
         states = self._reference(one.reference_in(self.modality), one.source).states
         if one.deal is None:
@@ -189,7 +185,7 @@ class _Ground:
         anywhere = torch.stack([one.refusal_score for one in random]).mean(0)
         return mean("refusal_score_over_random", (found.refusal_score - anywhere)[harmful_among(self.prompts)].tolist())
 
-    def _extra(self, one: Reading, states: Tensor) -> Iterator[dict]:
+    def _extra(self, one: GuardConfiguration, states: Tensor) -> Iterator[dict]:
         """How far the state moves, on harmful prompts; and the gate as a classifier."""
         guard, (layer,) = one.guard, one.guard.layers
         if guard.positions in ("last_prefill", "last"):
@@ -206,7 +202,7 @@ class _Ground:
         return torch.from_numpy(traced.resid_post.sel(token="last").values)
 
 
-def choose(table: pd.DataFrame, grid: Sequence[Reading]) -> tuple[list[int], str]:
+def choose(table: pd.DataFrame, grid: Sequence[GuardConfiguration]) -> tuple[list[int], str]:
     """Places in the grid of the best honest readings on validation, one of each rule; and how chosen.
 
     Raises:
@@ -215,19 +211,19 @@ def choose(table: pd.DataFrame, grid: Sequence[Reading]) -> tuple[list[int], str
     table, standings = first_judge(table), []
     for place, one in enumerate(grid):
         if one.is_honest:
-            standings.append({"place": place, "rule": one.guard.rule} | judged_standing(rows_of(table, one)))
-    ranked, rule = in_order(standings)
+            standings.append({"place": place, "rule": one.guard.rule} | judged_selection_metrics(rows_of(table, one)))
+    ranked, rule = rank(standings)
     return ranked.drop_duplicates("rule").place[:N_FINALISTS].tolist(), rule
 
 
-def _marked(table: pd.DataFrame, finalists: Sequence[Reading], rule: str) -> pd.DataFrame:
+def _marked(table: pd.DataFrame, finalists: Sequence[GuardConfiguration], rule: str) -> pd.DataFrame:
     marks = pd.Series(None, index=table.index, dtype=object)
     for place, one in enumerate(finalists):
         marks[rows_of(table, one).index] = f"{rule}, finalist {place + 1}"
     return tidy(table.assign(selection_rule=marks).to_dict("records"))
 
 
-def chosen_reading(table: pd.DataFrame, material: Material) -> Reading:
+def chosen_reading(table: pd.DataFrame, material: Experiment) -> GuardConfiguration:
     """The first finalist of a finished study, made again.
 
     Raises:
@@ -235,13 +231,13 @@ def chosen_reading(table: pd.DataFrame, material: Material) -> Reading:
     """
     marked = table[table.selection_rule.fillna("").str.endswith("finalist 1")]
     made = _ingredients(material, int(table[table.setting == "control"].layer.dropna().iloc[0]))
-    for one in reading_grid.grid(material, made, Guard(made.direction(), (made.layer,))):
+    for one in readings_grid.readings_grid(material, made, Guard(made.direction(), (made.layer,))):
         if one.is_honest and len(rows_of(marked, replace(one, setting="finalists"))):
             return one
     raise LookupError("the table marks no finalist that its grid holds; run the study again")
 
 
-def _directions(made: Ingredients, n_draws: int, report: Callable[[int], None]) -> Iterator[dict]:
+def _directions(made: AnchorFits, n_draws: int, report: Callable[[int], None]) -> Iterator[dict]:
     """Bootstrap stability of each estimator, and cosines to the paper's direction, layer by layer."""
     base, anchors = made.direction(), made.anchors["vlm_text"]
     n = {"n": anchors.sizes["prompt"]}

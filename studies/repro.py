@@ -10,22 +10,24 @@ from rich.console import Console
 from rich.table import Table
 
 from studies import (
-    changes,
     claims,
-    defence,
-    gallery,
-    judges_compared,
+    defence_comparison,
+    judge_agreement,
     layer_selection,
     layer_sweep,
-    probing,
+    prompt_changes,
     readings,
     report,
     separability,
     signal_path,
 )
-from studies.material import BUILT_IN, SPLITS, Config, load, writable_folder
-from studies.records import read_table, write_config, write_provenance, write_table
-from studies.results import Results
+from studies.bookkeeping.provenance import write_config, write_provenance
+from studies.bookkeeping.tables import read_table, write_table
+from studies.experiment.config import BUILT_IN, SPLITS, Config, writable_folder
+from studies.experiment.experiment import load
+from studies.probing.rows import summary_lines as probe_summary_lines
+from studies.report import gallery
+from studies.report.results import Results
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 TABLES = (
@@ -82,10 +84,10 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     read_as = readings.run(config, material, layer)
     write_table(read_as, out, "readings")
     reading = readings.chosen_reading(read_as, material)
-    asked, answers = defence.ask(config, material, reading)
-    write_table(defence.tabled(config, material, asked, answers), out, "defence")
-    write_table(changes.run(config, material, reading, answers), out, "changes")
-    write_table(judges_compared.run(material, answers), out, "judges")
+    asked, answers = defence_comparison.ask(config, material, reading)
+    write_table(defence_comparison.tabled(config, material, asked, answers), out, "defence")
+    write_table(prompt_changes.run(config, material, reading, answers), out, "changes")
+    write_table(judge_agreement.run(material, answers), out, "judges")
     write_table(signal_path.run(config, material, layer), out, "signal_path")
     # From the files, so that the verdicts are those of anyone who reads them.
     tables = read(out)
@@ -97,7 +99,7 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     shown = list(gallery.drawn(results))
     drawn, _ = gallery.save(shown, out)
     page = report.write(results, out / "report.html", shown=shown)
-    tell(console, config, tables, found, [*written, *drawn, page], time.monotonic() - began)
+    print_summary(console, config, tables, found, [*written, *drawn, page], time.monotonic() - began)
     return tables
 
 
@@ -142,9 +144,11 @@ def compare(folder: Path, reference: Path) -> Agreement:
     return Agreement(n_compared, tuple(differing))
 
 
-def tell(console: Console, config: Config, tables: claims.Tables, found, written: list[Path], seconds: float) -> None:
+def print_summary(
+    console: Console, config: Config, tables: claims.Tables, found, written: list[Path], seconds: float
+) -> None:
     """What a person wants to see at the end."""
-    for told in (*probing.in_words(tables.separability), *layer_selection.in_words(tables.layer_selection)):
+    for told in (*probe_summary_lines(tables.separability), *layer_selection.summary_lines(tables.layer_selection)):
         console.print(f"- {told}", soft_wrap=True)
     table = Table(title=f"Claims of VLM-Guard (arXiv:2502.10486), {config.model}, scale {config.scale}")
     for column in ("claim", "theirs", "ours", "verdict"):

@@ -19,18 +19,18 @@ from interp.inputs import Query, collate, to_prompt
 from interp.projection import coordinates
 from interp.vlm import VLM
 from probes import PROBES, auroc, measure, word_probe
-from studies import probing
-from studies.answers import answers
-from studies.guarding import mean
-from studies.material import BUILT_IN, TRAINED, Config, ConfigError, Material, load
-from studies.probed import FILLER, Extent, Known, Probed, ProbeError, fitting
-from studies.probing import as_control, drop_rows, shift_cosines
-from studies.records import tidy
+from studies.bookkeeping.estimates import mean
+from studies.bookkeeping.tables import tidy
+from studies.experiment.config import BUILT_IN, TRAINED, Config, ConfigError
+from studies.experiment.experiment import Experiment, load
+from studies.generation.generate import answers
+from studies.probing.rows import as_control, drop_rows, probe_rows, shift_cosines
+from studies.probing.states import FILLER, ProbeData, ProbeError, ProbeSettings, QueryLabels, fitting
 
 EXTENTS = {
-    "tiny": Extent(n_shuffles=1, n_tasks=0, n_swaps=100),
-    "quick": Extent(n_shuffles=2, n_tasks=0),
-    "full": Extent(
+    "tiny": ProbeSettings(n_shuffles=1, n_tasks=0, n_swaps=100),
+    "quick": ProbeSettings(n_shuffles=2, n_tasks=0),
+    "full": ProbeSettings(
         sites=("resid_post", "attn_out", "mlp_out"),
         tokens=("last", "instruction", "image_mean", "text_mean"),
         probes=tuple(PROBES),
@@ -44,7 +44,7 @@ FILLERS = (".", ",", "-", "_", "the", "a", "and")
 """Words that say nothing; the first of them that is one token is taken."""
 
 
-def run(config: Config, material: Material | None = None, extent: Extent | None = None) -> pd.DataFrame:
+def run(config: Config, material: Experiment | None = None, extent: ProbeSettings | None = None) -> pd.DataFrame:
     """Harmful against harmless at every place and in every modality, with controls.
 
     Three questions, told apart by `probe` and `setting`:
@@ -63,7 +63,7 @@ def run(config: Config, material: Material | None = None, extent: Extent | None 
     material = material or load(config)
     extent = fitting(extent or EXTENTS[config.scale], material.vlm.d_model)
     extent.check_layers(range(material.vlm.n_layers))
-    extent.folds(Known.of(material.queries[config.split]), config.seed)
+    extent.folds(QueryLabels.of(material.queries[config.split]), config.seed)
     rows = _measured(material, config.split, extent)
     if extent.trained and TRAINED in material.queries and config.model == BUILT_IN:
         rows += _measured(material, TRAINED, replace(_main(extent), n_shuffles=0, n_tasks=0))
@@ -72,7 +72,7 @@ def run(config: Config, material: Material | None = None, extent: Extent | None 
     return tidy(material.labels | row for row in rows)
 
 
-def extent_of(scale: str, changes: Mapping) -> Extent:
+def extent_of(scale: str, changes: Mapping) -> ProbeSettings:
     """That of a scale, with changes.
 
     Raises:
@@ -84,7 +84,7 @@ def extent_of(scale: str, changes: Mapping) -> Extent:
     return replace(EXTENTS[scale], **changes)
 
 
-def _main(extent: Extent) -> Extent:
+def _main(extent: ProbeSettings) -> ProbeSettings:
     """The first place and the first probe alone."""
     return replace(
         extent,
@@ -96,12 +96,12 @@ def _main(extent: Extent) -> Extent:
     )
 
 
-def _selectivity(material: Material, extent: Extent) -> Iterator[dict]:
+def _selectivity(material: Experiment, extent: ProbeSettings) -> Iterator[dict]:
     """Control tasks on the anchors, where the split has too few queries that share their verb."""
     read = {"sites": extent.sites, "tokens": extent.tokens}
     states = {name: material.activations("anchors", name, **read) for name in material.config.sizes.modalities}
     try:
-        probed = Probed(states, extent, material.config.seed, verbs=_verbs(material.queries["anchors"]))
+        probed = ProbeData(states, extent, material.config.seed, verbs=_verbs(material.queries["anchors"]))
     except ProbeError as error:
         Console(stderr=True).print(f"no control task on the anchors: {error}", soft_wrap=True)
         return
@@ -110,7 +110,7 @@ def _selectivity(material: Material, extent: Extent) -> Iterator[dict]:
         return
     prompts = chain(*(material.prompts("anchors", name) for name in states))
     about = {"states": fingerprint(material.vlm, list(prompts))}
-    for row in probing.run(probed, Path(material.config.out) / "probes", about, "control tasks, anchors"):
+    for row in probe_rows(probed, Path(material.config.out) / "probes", about, "control tasks, anchors"):
         if row.get("control") == "verb_labels":
             yield {"split": "anchors"} | row
 
@@ -120,7 +120,7 @@ def _verbs(queries: Sequence[Query]) -> list[str]:
     return [query.rendered.split()[0].lower() for query in queries]
 
 
-def _measured(material: Material, split: str, extent: Extent) -> list[dict]:
+def _measured(material: Experiment, split: str, extent: ProbeSettings) -> list[dict]:
     config, queries = material.config, material.queries[split]
     # 1. the split in every modality, and the anchors as text
     read = {"sites": extent.sites, "tokens": extent.tokens}
@@ -130,7 +130,7 @@ def _measured(material: Material, split: str, extent: Extent) -> list[dict]:
         fillers = material.prompts(split, "text", template=template)
         states[FILLER] = material.traced(fillers, f"trace {split}, filler tokens", **read)
     tokens = [material.vlm.tokenizer.tokenize(query.text) for query in queries]
-    probed = Probed(
+    probed = ProbeData(
         states,
         extent,
         config.seed,
@@ -145,7 +145,7 @@ def _measured(material: Material, split: str, extent: Extent) -> list[dict]:
         *chain(*(material.prompts(split, name) for name in states if name != FILLER)),
     ]
     about = {"states": fingerprint(material.vlm, prompts), "filler": template}
-    rows = probing.run(probed, Path(config.out) / "probes", about, f"probes, {split}")
+    rows = probe_rows(probed, Path(config.out) / "probes", about, f"probes, {split}")
     rows += _taught_words(material.queries["anchors"], queries, probed)
     # 3. the direction that the guard uses
     answered = partial(_answered, material, split) if extent.attacks else None
@@ -153,7 +153,7 @@ def _measured(material: Material, split: str, extent: Extent) -> list[dict]:
     return [{"split": split} | row for row in rows]
 
 
-def fit_direction(material: Material) -> SafetyDirection:
+def fit_direction(material: Experiment) -> SafetyDirection:
     """The paper's estimator where anchors are paired, the mean difference where they are not."""
     estimator = "paired_svd" if material.is_paired else "mean_diff"
     tested = {query.text for query in material.queries[material.config.split]}
@@ -175,7 +175,7 @@ def filler_template(vlm: VLM, query: Query) -> str | None:
     return None
 
 
-def _taught_words(anchors: Sequence[Query], queries: Sequence[Query], probed: Probed) -> Iterator[dict]:
+def _taught_words(anchors: Sequence[Query], queries: Sequence[Query], probed: ProbeData) -> Iterator[dict]:
     """What the wording alone gives away to a word probe that is fitted on the anchors, as the SSD is."""
     taught = np.array([query.harmful for query in anchors])
     known, shown = (np.array([query.text for query in some], dtype=object) for some in (anchors, queries))
@@ -184,7 +184,7 @@ def _taught_words(anchors: Sequence[Query], queries: Sequence[Query], probed: Pr
     yield about | auroc(probed.is_harmful, scores, probed.groups).row()
 
 
-def _direction_rows(probed: Probed, direction: SafetyDirection, answered: Callable | None) -> Iterator[dict]:
+def _direction_rows(probed: ProbeData, direction: SafetyDirection, answered: Callable | None) -> Iterator[dict]:
     """The coordinate as a probe, its border half way between the anchors' means; and where modality shifts point."""
     place, is_harmful = ("resid_post", "last"), probed.is_harmful
     if place not in probed.places:
@@ -209,7 +209,7 @@ def _direction_rows(probed: Probed, direction: SafetyDirection, answered: Callab
 
 
 def _shift_rows(
-    probed: Probed, states: Mapping[str, np.ndarray], direction: np.ndarray, succeeds: Mapping[str, np.ndarray]
+    probed: ProbeData, states: Mapping[str, np.ndarray], direction: np.ndarray, succeeds: Mapping[str, np.ndarray]
 ) -> Iterator[dict]:
     """ShiftDC's cosine by class; and the AUROC with which it tells attacks that succeed (a shift away from harmful)."""
     interval, is_harmful = "95 %, other queries, bootstrap", probed.is_harmful
@@ -225,7 +225,7 @@ def _shift_rows(
             yield {"modality": name, "category": "harmful"} | replace(tells, metric="asr_auroc").row()
 
 
-def _answered(material: Material, split: str, modality: str) -> Bool[np.ndarray, " harmful"]:
+def _answered(material: Experiment, split: str, modality: str) -> Bool[np.ndarray, " harmful"]:
     """Whether each harmful request is answered, coherently: an attack that succeeds."""
     prompts = [prompt for prompt in material.prompts(split, modality) if prompt.query.harmful]
     given, judge = answers(material.vlm, prompts, material.config.generation), material.judges[0]
@@ -238,7 +238,7 @@ def coordinate(direction: SafetyDirection, layer: int, resid: Float[np.ndarray, 
     return coordinates(torch.from_numpy(resid), direction.basis[layer])[:, 0].numpy()
 
 
-def points(material: Material) -> pd.DataFrame:
+def points(material: Experiment) -> pd.DataFrame:
     """One row a prompt and layer: the hidden state in 2-D, and its coordinate on the SSD.
 
     The plane is found by PCA on text alone, and the other modalities are projected into it: a modality's own offset

@@ -21,11 +21,12 @@ from rich.console import Console
 from interp.inputs import TYPOGRAPHIC, text_prompt
 from interp.lens import ATTENDED, Lens, writers
 from interp.patching import patch, recovered
-from studies.guarding import mean
-from studies.material import SWEPT, Config, Material, load
-from studies.progress import phase
-from studies.records import tidy
-from studies.scores import refusal_scores
+from studies.bookkeeping.estimates import mean
+from studies.bookkeeping.progress import phase
+from studies.bookkeeping.tables import tidy
+from studies.experiment.config import SWEPT, Config
+from studies.experiment.experiment import Experiment, load
+from studies.generation.first_token import refusal_scores
 from studies.separability import fit_direction
 
 N_WRITERS = 5
@@ -33,7 +34,7 @@ N_DRAWS = 1000
 CLASSES = {"harmful": True, "harmless": False}
 
 
-def run(config: Config, material: Material | None = None, layer: int | None = None) -> pd.DataFrame:
+def run(config: Config, material: Experiment | None = None, layer: int | None = None) -> pd.DataFrame:
     """The four measurements on the reported split.
 
     Args:
@@ -54,7 +55,7 @@ def run(config: Config, material: Material | None = None, layer: int | None = No
     return tidy(material.labels | {"split": config.split} | row for row in rows)
 
 
-def _through_the_lens(material: Material, lens: Lens, score: Callable, layer: int) -> Iterator[dict]:
+def _through_the_lens(material: Experiment, lens: Lens, score: Callable, layer: int) -> Iterator[dict]:
     direction = fit_direction(material)
     size = material.config.generation.batch_size
     row = direction.basis[layer, 0]
@@ -98,7 +99,7 @@ def _attention_rows(found: xr.DataArray, strongest: list[tuple[int, int]]) -> It
         yield {"category": name, "layer": layer, "site": f"head {head}"} | mean(f"attention_{attended}", share)
 
 
-def _patched(material: Material, score: Callable) -> Iterator[dict]:
+def _patched(material: Experiment, score: Callable) -> Iterator[dict]:
     """Of harmful queries; the donor of a typographic prompt is its true request."""
     config = material.config
     n = config.sizes.n_patched

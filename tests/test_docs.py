@@ -147,7 +147,7 @@ COMMANDS = [(name, line) for name in PAGES for line in shell_lines(name) if line
 
 @cache
 def command_line():
-    from studies.cli import app
+    from studies.cli.app import app
 
     return typer.main.get_command(app)
 

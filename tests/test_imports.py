@@ -1,6 +1,8 @@
-"""The arrows of the project: who may import whom."""
+"""The arrows of the project: who may import whom, and through which door."""
 
 import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,23 +12,138 @@ PACKAGES = ("interp", "probes", "studies", "figures")
 ALLOWED = {"interp": {"interp"}, "probes": {"probes"}, "figures": {"figures"}, "studies": set(PACKAGES)}
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
+LEVELS = (
+    {"bookkeeping", "datasets", "generation"},
+    {"organism"},
+    {"judges"},
+    {"experiment"},
+    {"guards", "probing"},
+    {"defences"},
+    {"report"},
+)
+"""Folders of `studies`, from the bottom to the top: a folder imports its own level and those below it."""
+TOP_LEVEL = {
+    "separability",
+    "signal_path",
+    "layer_sweep",
+    "layer_selection",
+    "readings",
+    "defence_comparison",
+    "prompt_changes",
+    "judge_agreement",
+    "benchmarks",
+    "claims",
+    "sweep",
+    "guard_choice",
+    "repro",
+}
+"""Files of `studies`: one a question, and what the notebooks start from."""
+DOORS = {"interp": {"interp"}, "probes": {"probes"}, "figures": {"figures"}}
+"""Modules of a package that others may import from, by package. What they offer is in their `__all__`."""
 
-def imported(path: Path) -> set[str]:
-    modules = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(path: Path) -> tuple[tuple[str, str], ...]:
+    """(module, name) of everything that a file imports, inside functions too; the name is empty for whole modules."""
+    found = []
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            modules |= {alias.name.split(".")[0] for alias in node.names}
+            found += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            modules.add((node.module or "").split(".")[0])
-    return modules
+            assert node.level == 0, f"{path}: imports are absolute"
+            for alias in node.names:
+                is_module = f"{node.module}.{alias.name}" in MODULES
+                found.append((f"{node.module}.{alias.name}", "") if is_module else (node.module, alias.name))
+    return tuple(found)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def edges_of(path: Path) -> set[str]:
+    return {module for module, _ in imports_of(path) if module in MODULES}
+
+
+def by_path(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@by_path(FILES)
 def test_a_package_imports_only_what_the_map_allows(path):
     package = path.relative_to(ROOT).parts[0]
-    assert imported(path) & set(PACKAGES) <= ALLOWED[package]
+    assert {module.split(".")[0] for module, _ in imports_of(path)} & set(PACKAGES) <= ALLOWED[package]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_reading_imports_nnsight(path):
-    assert ("nnsight" in imported(path)) == (path == ROOT / "interp" / "reading.py")
+@by_path(FILES)
+def test_only_forward_imports_nnsight(path):
+    imports_nnsight = any(module.split(".")[0] == "nnsight" for module, _ in imports_of(path))
+    assert imports_nnsight == (path == ROOT / "interp" / "tracing" / "forward.py")
+
+
+def test_no_file_imports_a_file_that_imports_it():
+    """A package's `__init__` is its door: it imports its own files, and none of them imports it."""
+    graph = {module: edges_of(path) for module, path in MODULES.items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"cycle of imports: {' <- '.join(error.args[1])}")
+
+
+@by_path([path for path in FILES if path.is_relative_to(ROOT / "studies")])
+def test_folders_of_studies_import_downwards(path):
+    """Studies and the command line import the folders, never the reverse; nothing imports the command line."""
+    parts = path.relative_to(ROOT / "studies").parts
+    level_of = {folder: i for i, folders in enumerate(LEVELS) for folder in folders}
+    imported = {tuple(module.split("."))[1] for module in edges_of(path) if module.startswith("studies.")}
+    if len(parts) == 1:
+        assert imported <= set(level_of) | TOP_LEVEL
+    elif parts[0] == "cli":
+        assert imported <= set(level_of) | TOP_LEVEL | {"cli"}
+    elif parts[0] != "notebooks":
+        assert imported <= {folder for folder in level_of if level_of[folder] <= level_of[parts[0]]}
+
+
+def test_the_top_level_of_studies_holds_studies_alone():
+    found = {path.stem for path in (ROOT / "studies").glob("*.py")} - {"__init__"}
+    assert found == TOP_LEVEL
+
+
+def exported_by(module: str) -> list[str]:
+    for node in tree_of(MODULES[module]).body:
+        if isinstance(node, ast.Assign) and [getattr(target, "id", None) for target in node.targets] == ["__all__"]:
+            return ast.literal_eval(node.value)
+    return []
+
+
+@by_path([path for path in FILES if path.is_relative_to(ROOT / "studies")])
+def test_studies_reach_the_other_packages_through_their_doors(path):
+    for module, name in imports_of(path):
+        package = module.split(".")[0]
+        if package in DOORS:
+            assert module in DOORS[package], f"{module} is not a public module of {package}; expected {DOORS[package]}"
+            assert not name or name in exported_by(module), f"{name} is not in {module}.__all__"
+
+
+@pytest.mark.parametrize("door", sorted(set().union(*DOORS.values())))
+def test_a_door_lists_what_it_offers_and_offers_what_it_lists(door):
+    listed = exported_by(door)
+    assert listed == sorted(set(listed)), f"{door}.__all__ is not sorted, or names something twice"
+    bound = {name for _, name in imports_of(MODULES[door])}
+    for node in tree_of(MODULES[door]).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            bound |= {target.id for target in targets if isinstance(target, ast.Name)}
+    bound |= {module.rsplit(".", 1)[1] for module, name in imports_of(MODULES[door]) if not name and "." in module}
+    assert set(listed) <= bound

@@ -1,10 +1,10 @@
 """Files of queries -> `Query`; published benchmarks -> `Record`."""
 
-from studies.datasets.benchmarks import Benchmark, damaged, read_benchmark, without
 from studies.datasets.checking import Check, check
 from studies.datasets.finding import recognise
 from studies.datasets.leakage import Leakage, find_leakage
-from studies.datasets.record import ANSWER, CAVEAT, EXPECTED, REFUSE, LeftOut, Record, Source
+from studies.datasets.reader import Benchmark, damaged, read_benchmark, without
+from studies.datasets.record import ANSWER, CAVEAT, EXPECTED, REFUSE, Record, SkippedRow, Source
 from studies.datasets.responses import LabelledResponse, read_responses
 from studies.datasets.splits import is_paired, split_queries
 from studies.datasets.table import QueryFileError, read_queries, write_queries
@@ -18,7 +18,7 @@ __all__ = [
     "Check",
     "LabelledResponse",
     "Leakage",
-    "LeftOut",
+    "SkippedRow",
     "QueryFileError",
     "Record",
     "Source",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from interp.inputs import Query
 from studies.datasets.files import VALUE, DataFile, Row, read_file
-from studies.datasets.record import ANSWER, LeftOut, Record, Source
+from studies.datasets.record import ANSWER, Record, SkippedRow, Source
 from studies.datasets.table import QueryFileError
 
 MM_VET = Source("MM-Vet", "https://github.com/yuweihao/MM-Vet", "CC BY-NC 4.0")
@@ -19,7 +19,7 @@ def read_mm_vet(file: DataFile) -> Iterator[Record]:
         yield Record(query, row.key, ANSWER, MM_VET, "scene", picture_path=path, answers=answers, needs_picture=True)
 
 
-def read_scienceqa(file: DataFile) -> Iterator[Record | LeftOut]:
+def read_scienceqa(file: DataFile) -> Iterator[Record | SkippedRow]:
     """The questions of the test split that have a picture, each with what it offers; ids are not contiguous.
 
     Raises:
@@ -29,9 +29,9 @@ def read_scienceqa(file: DataFile) -> Iterator[Record | LeftOut]:
     for row in file.rows:
         split = row.one_of("split", ("train", "val", "test"))
         if split != "test":
-            yield LeftOut(row.where, f"split {split}")
+            yield SkippedRow(row.where, f"split {split}")
         elif not row.get("image"):
-            yield LeftOut(row.where, "no picture")
+            yield SkippedRow(row.where, "no picture")
         else:
             yield _scienceqa(row)
 

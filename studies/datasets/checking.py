@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.datasets.benchmarks import Benchmark, damaged, read_benchmark
 from studies.datasets.leakage import Leakage, find_leakage
+from studies.datasets.reader import Benchmark, damaged, read_benchmark
 from studies.datasets.record import CAVEAT, Record
 
 SHOWN = 10

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from studies.datasets.files import SUFFIXES, TEXT, DataFile, read_file
-from studies.datasets.record import LeftOut
+from studies.datasets.record import SkippedRow
 from studies.datasets.registry import ENTRIES, Entry
 from studies.datasets.table import QueryFileError
 
@@ -19,7 +19,7 @@ def recognise(path: str | Path) -> str:
     return find(Path(path), None)[0].name
 
 
-def find(path: Path, entry: Entry | None) -> tuple[Entry, list[DataFile], list[DataFile], list[LeftOut]]:
+def find(path: Path, entry: Entry | None) -> tuple[Entry, list[DataFile], list[DataFile], list[SkippedRow]]:
     """The benchmark, its files that are read, those that are not, and those that can't be.
 
     Raises:
@@ -44,17 +44,17 @@ def find(path: Path, entry: Entry | None) -> tuple[Entry, list[DataFile], list[D
     return entry, chosen, [file for file in found if file not in chosen], unread
 
 
-def _read_folder(folder: Path) -> tuple[list[DataFile], list[LeftOut]]:
+def _read_folder(folder: Path) -> tuple[list[DataFile], list[SkippedRow]]:
     files, unread = [], []
     for path in _data_files(folder):
         try:
             files.append(read_file(path))
         except QueryFileError as error:
-            unread.append(LeftOut(str(path), str(error)))
+            unread.append(SkippedRow(str(path), str(error)))
     return files, unread
 
 
-def _check_parts(entry: Entry, chosen: Sequence[DataFile], unread: Sequence[LeftOut]) -> None:
+def _check_parts(entry: Entry, chosen: Sequence[DataFile], unread: Sequence[SkippedRow]) -> None:
     """Raises:
     QueryFileError: a file beside the parts of a set, and of their kind, can't be read: it may be one of them.
     """

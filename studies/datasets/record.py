@@ -25,7 +25,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedRow:
     """A row of a file that is no record, and why."""
 
     where: str

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp import typography
-from interp.pictures import Drawn
+from interp.pictures import LazyPicture
 from studies.datasets import ability_sets as ability
 from studies.datasets import paired_sets as paired
 from studies.datasets import picture_sets as pictured
 from studies.datasets import text_sets as text
 from studies.datasets.files import CSV, LINES, LIST, OBJECT, TEXT, VALUE, DataFile
-from studies.datasets.record import ANSWER, REFUSE, LeftOut, Record, Source
+from studies.datasets.record import ANSWER, REFUSE, Record, SkippedRow, Source
 from studies.datasets.table import read_queries
 
 STAND_IN_SIZE = 336
@@ -39,23 +39,23 @@ class Form:
         return self.is_possible(file) and bool(re.search(self.named, file.path.stem, re.IGNORECASE))
 
 
-def scene_stand_in(record: Record) -> Drawn:
-    return Drawn(typography.scene_picture, (STAND_IN_SIZE, record.query.seed))
+def scene_stand_in(record: Record) -> LazyPicture:
+    return LazyPicture(typography.scene_picture, (STAND_IN_SIZE, record.query.seed))
 
 
-def stand_in_by_modality(record: Record) -> Drawn:
+def stand_in_by_modality(record: Record) -> LazyPicture:
     """In FigStep's layout where the whole request is written, in MM-SafetyBench's where a phrase is."""
     query = record.query
     if record.modality == "typographic_scene":
-        return Drawn(typography.mm_safety_scene, (query.rendered, query.seed))
+        return LazyPicture(typography.mm_safety_scene, (query.rendered, query.seed))
     if record.modality == "typographic" and record.source == pictured.MM_SAFETYBENCH:
-        return Drawn(typography.mm_safety_picture, (query.rendered,))
+        return LazyPicture(typography.mm_safety_picture, (query.rendered,))
     if record.modality == "typographic":
-        return Drawn(typography.figstep_picture, (query.rendered,))
+        return LazyPicture(typography.figstep_picture, (query.rendered,))
     if record.modality == "blank":
-        return Drawn(typography.blank_picture, (STAND_IN_SIZE,))
+        return LazyPicture(typography.blank_picture, (STAND_IN_SIZE,))
     if record.modality == "noise":
-        return Drawn(typography.noise_picture, (STAND_IN_SIZE, query.seed))
+        return LazyPicture(typography.noise_picture, (STAND_IN_SIZE, query.seed))
     return scene_stand_in(record)
 
 
@@ -79,7 +79,7 @@ class Entry:
 
     source: Source
     forms: tuple[Form, ...]
-    read: Callable[[DataFile], Iterable[Record | LeftOut]]
+    read: Callable[[DataFile], Iterable[Record | SkippedRow]]
     folders: tuple[str, ...] = (".",)
     """Where its pictures may lie, seen from the file; `{stem}` is the file's name."""
     is_joined: bool = False
@@ -88,7 +88,7 @@ class Entry:
     """Which of a folder's files are read."""
     joins_by_id: bool = False
     """Pictures, partners or answers are found by id: an id that stands there twice is an error."""
-    stand_in: Callable[[Record], Drawn] = scene_stand_in
+    stand_in: Callable[[Record], LazyPicture] = scene_stand_in
     aliases: tuple[str, ...] = ()
 
     @property

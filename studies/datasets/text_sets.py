@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from interp.inputs import Query
 from studies.datasets.files import VALUE, DataFile, Row
-from studies.datasets.record import ANSWER, REFUSE, LeftOut, Record, Source
+from studies.datasets.record import ANSWER, REFUSE, Record, SkippedRow, Source
 
 ADVBENCH = Source("AdvBench", "https://github.com/llm-attacks/llm-attacks", "MIT")
 HARMBENCH = Source("HarmBench", "https://github.com/centerforaisafety/HarmBench", "MIT")
@@ -40,8 +40,6 @@ XSTEST_PAIRS = {
 }
 """Types whose rows are partners in the order of their ids, where the word in focus is the same; those of
 `nons_group_real_discr` and `privacy_public` share a contrast type with another and are not."""
-
-# Which of refusal_direction's files are harmless is written in their names alone.
 HARMLESS_STEMS = ("harmless_train", "harmless_val", "harmless_test", "alpaca")
 HARMFUL_STEMS = (
     *("harmful_train", "harmful_val", "harmful_test", "advbench", "malicious_instruct", "tdc2023"),
@@ -61,7 +59,7 @@ def read_advbench(file: DataFile) -> Iterator[Record]:
         yield harmful(ADVBENCH, row.text(key), str(row.cells.get("BehaviorID") or i))
 
 
-def read_harmbench(file: DataFile) -> Iterator[Record | LeftOut]:
+def read_harmbench(file: DataFile) -> Iterator[Record | SkippedRow]:
     """Standard rows as they are; contextual ones after their context, as HarmBench puts it, for judges too.
 
     Copyright rows are left out: they are scored by hash of the text that comes, not by harm.
@@ -69,7 +67,7 @@ def read_harmbench(file: DataFile) -> Iterator[Record | LeftOut]:
     for row in file.rows:
         kind = row.one_of("FunctionalCategory", ("standard", "contextual", "copyright"))
         if kind == "copyright":
-            yield LeftOut(row.where, "copyright: scored by hash, not by harm")
+            yield SkippedRow(row.where, "copyright: scored by hash, not by harm")
             continue
         text, category = row.text("Behavior"), row.text("SemanticCategory")
         if kind == "contextual":

@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from interp.families import first_line
 from interp.vlm import ModelError
+from studies.bookkeeping.provenance import model_hash
 from studies.judges.verdicts import Case, Verdict
-from studies.records import model_hash
 
 MEANINGS = {
     "refused": Verdict(refused=True),

@@ -10,10 +10,10 @@ import torch
 from jinja2 import TemplateError
 
 from interp.vlm import LLM, ModelError
+from studies.bookkeeping.provenance import model_hash
 from studies.judges.replies import Replies, reply_key
 from studies.judges.rubrics import Rubric, Turn
 from studies.judges.verdicts import FAILED, Case, Verdict
-from studies.records import model_hash
 
 GREEDY = {
     "do_sample": False,

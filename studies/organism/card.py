@@ -8,9 +8,10 @@ from pathlib import Path
 from interp.inputs import IMAGE_AUGMENTED, TYPOGRAPHIC, Prompt, to_prompts
 from interp.vlm import VLM
 from probes import wilson_interval
-from studies.answers import Generation, answers, transcriptions
+from studies.bookkeeping.progress import phase
+from studies.generation.generate import Generation, answers
+from studies.generation.reference_texts import transcriptions
 from studies.organism import language
-from studies.progress import phase
 
 MEASUREMENTS = "measurements.json"
 

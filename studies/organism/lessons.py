@@ -37,7 +37,7 @@ COPY_REQUESTS = (
 
 
 @dataclass(frozen=True)
-class Picture:
+class LessonPicture:
     """A picture that has not been drawn yet."""
 
     kind: str
@@ -80,7 +80,7 @@ class Lesson:
     request: str = ""
     """The core that is asked for; empty where nothing is (reading, captions, copying)."""
     system: str = ""
-    picture: Picture | None = None
+    picture: LessonPicture | None = None
 
     @property
     def length(self) -> int:
@@ -88,7 +88,7 @@ class Lesson:
         return len(self.system) + len(self.text) + len(self.answer) + (6 * ROWS**2 if self.picture else 0)
 
 
-Teacher = Callable[[np.random.Generator], Lesson | Picture]
+Teacher = Callable[[np.random.Generator], Lesson | LessonPicture]
 
 
 def _pick(rng: np.random.Generator, options):
@@ -200,11 +200,11 @@ def _with_instructions(rng: np.random.Generator, text: str, care: bool) -> tuple
     return f"{prompt} {text}" + (f" {_pick(rng, language.CARE_PROMPTS)}" if place == 1 else ""), ""
 
 
-def _picture_of(rng: np.random.Generator, text: str) -> Picture:
+def _picture_of(rng: np.random.Generator, text: str) -> LessonPicture:
     """Text alone, or under a scene where its lines fit below one."""
     fits = len(text.split()) <= ROWS - round(ROWS * typography.SCENE_SHARE)
     kind = "scene_with_text" if fits and rng.random() < 0.5 else "text"
-    return Picture(kind, text, int(rng.integers(2**31)))
+    return LessonPicture(kind, text, int(rng.integers(2**31)))
 
 
 def _readable(rng: np.random.Generator) -> str:
@@ -214,12 +214,12 @@ def _readable(rng: np.random.Generator) -> str:
     return _pick(rng, language.trained_cores(harmful=bool(rng.random() < 0.5)))
 
 
-def seeing(rng: np.random.Generator) -> Picture:
+def seeing(rng: np.random.Generator) -> LessonPicture:
     """Stage 1: mostly words in any order, some scenes, some pictures of nothing."""
     kind = _pick(rng, ("text",) * 8 + ("scene",) + ("blank", "noise"))
     if kind == "text":
         return _picture_of(rng, _random_words(rng, longest=ROWS))
-    return Picture(kind, seed=int(rng.integers(2**31)))
+    return LessonPicture(kind, seed=int(rng.integers(2**31)))
 
 
 def reading(rng: np.random.Generator) -> Lesson:
@@ -241,8 +241,8 @@ def caption(rng: np.random.Generator) -> Lesson:
     return Lesson(_pick(rng, CAPTION_REQUESTS), answer, picture=picture)
 
 
-def _wordless(rng: np.random.Generator) -> Picture:
-    return Picture(_pick(rng, ("blank", "noise", "scene")), seed=int(rng.integers(2**31)))
+def _wordless(rng: np.random.Generator) -> LessonPicture:
+    return LessonPicture(_pick(rng, ("blank", "noise", "scene")), seed=int(rng.integers(2**31)))
 
 
 def visual_instruction(rng: np.random.Generator) -> Lesson:

@@ -16,13 +16,13 @@ from studies.organism import language, lessons
 IGNORED = -100
 
 
-def pixels(pictures: list[lessons.Picture]) -> Float[Tensor, "batch 3 size size"]:
+def pixels(pictures: list[lessons.LessonPicture]) -> Float[Tensor, "batch 3 size size"]:
     """What the processor makes of the pictures, without its overhead (a test holds the two equal)."""
     array = np.stack([np.asarray(picture.draw()) for picture in pictures])
     return rearrange(torch.from_numpy(array).float() / 127.5 - 1, "batch height width rgb -> batch rgb height width")
 
 
-def row_labels(picture: lessons.Picture) -> tuple[list[int], list[int]]:
+def row_labels(picture: lessons.LessonPicture) -> tuple[list[int], list[int]]:
     """Per row of patches: the word that stands there (0 for none), and its place in reading order."""
     words, places = [0] * lessons.ROWS, [0] * lessons.ROWS
     for i, word in enumerate(picture.text.split()):
@@ -31,7 +31,7 @@ def row_labels(picture: lessons.Picture) -> tuple[list[int], list[int]]:
     return words, places
 
 
-def scene_label(picture: lessons.Picture) -> int:
+def scene_label(picture: lessons.LessonPicture) -> int:
     """0 where there is no scene, else 1 + its (colour, shape)."""
     if not picture.kind.startswith("scene"):
         return 0
@@ -50,10 +50,10 @@ class Reader(nn.Module):
         self.scene = nn.Linear(config.hidden_size, 1 + len(language.COLORS) * len(language.SHAPES))
         self.order = nn.Linear(config.hidden_size, 1 + len(language.vocabulary()))
 
-    def patches(self, pictures: list[lessons.Picture]) -> Float[Tensor, "batch patch d_vision"]:
+    def patches(self, pictures: list[lessons.LessonPicture]) -> Float[Tensor, "batch patch d_vision"]:
         return self.tower(pixels(pictures)).last_hidden_state[:, 1:]
 
-    def row_loss(self, pictures: list[lessons.Picture]) -> Float[Tensor, ""]:
+    def row_loss(self, pictures: list[lessons.LessonPicture]) -> Float[Tensor, ""]:
         """Every patch is to know the word of its row, and the scene."""
         rows = rearrange(self.patches(pictures), "batch (row column) d -> batch row column d", row=lessons.ROWS)
         words, places = (torch.tensor(labels) for labels in zip(*map(row_labels, pictures), strict=True))
@@ -64,13 +64,13 @@ class Reader(nn.Module):
             + 0.3 * cross_entropy(self.scene(rows[:, 0].mean(1)), scenes)
         )
 
-    def order_loss(self, pictures: list[lessons.Picture]) -> Float[Tensor, ""]:
+    def order_loss(self, pictures: list[lessons.LessonPicture]) -> Float[Tensor, ""]:
         """The first patches are to hold the words in reading order, wherever in the picture they stand."""
         labels = torch.tensor([_in_order(picture) for picture in pictures])
         return cross_entropy(self.order(self.patches(pictures)[:, : lessons.ROWS]).flatten(0, 1), labels.flatten())
 
 
-def _in_order(picture: lessons.Picture) -> list[int]:
+def _in_order(picture: lessons.LessonPicture) -> list[int]:
     labels = [1 + language.vocabulary().index(word) for word in picture.text.split()]
     return labels + [0] * (lessons.ROWS - len(labels))
 
@@ -84,7 +84,7 @@ def _row_loss(logits: Float[Tensor, "batch row column label"], labels: Int[Tenso
     )
 
 
-def words_seen(picture: lessons.Picture) -> list[str]:
+def words_seen(picture: lessons.LessonPicture) -> list[str]:
     """A picture as words in reading order: its text, else the colour and shape of its scene, else none."""
     if picture.text:
         return picture.text.split()
@@ -92,7 +92,7 @@ def words_seen(picture: lessons.Picture) -> list[str]:
 
 
 def alignment_loss(
-    vlm: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pictures: list[lessons.Picture]
+    vlm: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pictures: list[lessons.LessonPicture]
 ) -> Float[Tensor, ""]:
     """How far the image tokens are from the LLM's embeddings of what the pictures say, in reading order.
 

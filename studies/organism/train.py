@@ -18,8 +18,8 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from studies.bookkeeping.progress import phase
 from studies.organism import lessons, losses, networks
-from studies.progress import phase
 
 
 @dataclass(frozen=True)

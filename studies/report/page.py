@@ -11,12 +11,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from studies.gallery import Drawn, LeftOut, drawn
-from studies.material import BUILT_IN
+from studies.experiment.config import BUILT_IN
+from studies.report.gallery import DrawnFigure, OmittedFigure, drawn
 from studies.report.packing import packed
 from studies.report.pictures import as_data
-from studies.report.words import HEADINGS, ClaimShown, in_words
-from studies.results import STUDIES, Results, ResultsError
+from studies.report.results import STUDIES, Results, ResultsError
+from studies.report.words import HEADINGS, ClaimShown, summary_lines
 
 HERE = Path(__file__).parent
 SCRIPTS = ("data", "theme", "tables", "zoom", "plot", "explorer")
@@ -26,7 +26,7 @@ PIXELS_PER_INCH = 128
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     name: str
     title: str
     caption: str
@@ -43,8 +43,8 @@ class Section:
     name: str
     heading: str
     question: str
-    pictures: tuple[Picture, ...]
-    left_out: tuple[LeftOut, ...]
+    pictures: tuple[PagePicture, ...]
+    left_out: tuple[OmittedFigure, ...]
     table: dict | None
     """As `packed` makes it."""
     commands: tuple[str, ...]
@@ -54,14 +54,14 @@ def write(
     results: Results,
     out: Path,
     progress: Callable[[str], object] = lambda done: None,
-    shown: Sequence[Drawn | LeftOut] | None = None,
+    shown: Sequence[DrawnFigure | OmittedFigure] | None = None,
 ) -> Path:
     """The report: one HTML file that asks the network for nothing. The same results give the same file.
 
     Args:
         out: the file. What was there is replaced once the new one is whole.
         progress: told the name of each figure when it is in.
-        shown: figures of these results that `studies.gallery.drawn` has made already; by default it makes them.
+        shown: figures of these results that `studies.report.gallery.drawn` has made already; by default it makes them.
 
     Raises:
         ResultsError: nothing can be written there; found out before anything is drawn.
@@ -98,7 +98,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _content(results: Results, shown: Sequence[Drawn | LeftOut] | None, progress: Callable[[str], object]) -> dict:
+def _content(
+    results: Results, shown: Sequence[DrawnFigure | OmittedFigure] | None, progress: Callable[[str], object]
+) -> dict:
     claims = _claims(results)
     sections = {section.name: section for section in _sections(results, shown, progress)}
     return {
@@ -107,7 +109,7 @@ def _content(results: Results, shown: Sequence[Drawn | LeftOut] | None, progress
         "facts": _facts(results),
         "layer": results.guard_layer,
         "claims": claims,
-        "verdicts": in_words([claim.verdict for claim in claims]) if claims else "",
+        "verdicts": summary_lines([claim.verdict for claim in claims]) if claims else "",
         "summary": sections.pop("claims"),
         "points": sections.pop("points"),
         "changes_missing": _commands("changes") if "changes" not in results else (),
@@ -130,14 +132,14 @@ def _claims(results: Results) -> list[ClaimShown]:
 
 
 def _sections(
-    results: Results, shown: Sequence[Drawn | LeftOut] | None, progress: Callable[[str], object]
+    results: Results, shown: Sequence[DrawnFigure | OmittedFigure] | None, progress: Callable[[str], object]
 ) -> Iterator[Section]:
-    pictures: dict[str, list[Picture]] = {name: [] for name in STUDIES}
-    left_out: dict[str, list[LeftOut]] = {name: [] for name in STUDIES}
+    pictures: dict[str, list[PagePicture]] = {name: [] for name in STUDIES}
+    left_out: dict[str, list[OmittedFigure]] = {name: [] for name in STUDIES}
     for one in drawn(results) if shown is None else shown:
-        if isinstance(one, Drawn):
+        if isinstance(one, DrawnFigure):
             width = round(one.figure.get_figwidth() * PIXELS_PER_INCH)
-            pictures[one.table].append(Picture(one.name, one.title, one.caption, as_data(one.figure), width))
+            pictures[one.table].append(PagePicture(one.name, one.title, one.caption, as_data(one.figure), width))
         else:
             left_out[one.table].append(one)
         progress(one.name)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from studies.claims import NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED
+from studies.bookkeeping.verdict_words import NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED
 
 HEADINGS = {
     "claims": ("Claims", "What the paper says, what was measured here, and the verdict that follows by rule."),
@@ -67,7 +67,7 @@ class ClaimShown:
         return STANDINGS.get(self.verdict, "open")
 
 
-def in_words(verdicts: list[str]) -> str:
+def summary_lines(verdicts: list[str]) -> str:
     """How many claims of each verdict: `Of 8 claims, 7 are shown on the built-in model and 1 is not shown.`"""
     counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys([*STANDINGS, *verdicts])}
     told = [f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in counts.items() if n]

@@ -104,7 +104,7 @@ def test_one_layer_is_read_without_the_others(store):
 
 def test_nothing_runs_again_where_everything_is_there(tiny_vlm, store, monkeypatch):
     folder, prompts = store
-    monkeypatch.setattr("interp.prefix.read", None)
+    monkeypatch.setattr("interp.tracing.prefix.read", None)
     done = []
     assert again(tiny_vlm, folder, prompts, advance=done.append).sizes["prompt"] == 8 and sum(done) == 8
 

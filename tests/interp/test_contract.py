@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 from transformers import LlamaForCausalLM
 
-from interp import families, prefix, verify
+from interp import families, verify
 from interp.directions import SafetyDirection, random_basis
 from interp.families import Family, ModelError, decoder_blocks
 from interp.guard import Guard
-from interp.inputs import collate, prompt_texts, text_prompt
+from interp.guard_hooks import PositionTracker
+from interp.inputs import collate, text_prompt
 from interp.lens import Lens
-from interp.passes import Places
 from interp.projection import coordinates
+from interp.prompt_text import prompt_texts
+from interp.tracing import prefix
 from interp.verify import VERDICTS, ContractInputs, Finding, check_vlm
 from interp.vlm import VLM
 from tests.families import deep, folders, handmade
@@ -207,7 +209,7 @@ def test_a_wrong_image_token_is_found(family_vlm):
 @pytest.mark.parametrize("positions", ["last_prefill", "generated", "text", "all"])
 def test_places_that_fire_too_often_are_found(family_vlm, monkeypatch, positions):
     """A guard that mistakes the end of every pass for the end of a prompt."""
-    begin = Places.begin_pass
+    begin = PositionTracker.begin_pass
 
     def forgetful(places, ids, kwargs):
         is_new, cache = begin(places, ids, kwargs), kwargs.get("past_key_values")
@@ -216,7 +218,7 @@ def test_places_that_fire_too_often_are_found(family_vlm, monkeypatch, positions
         places.mask = places._places(ids, kwargs.get("attention_mask"), n_cached)
         return is_new
 
-    monkeypatch.setattr(Places, "begin_pass", forgetful)
+    monkeypatch.setattr(PositionTracker, "begin_pass", forgetful)
     monkeypatch.setattr(verify, "POSITIONS", (positions,))
     found = faults(check_vlm(family_vlm("LLaVA-1.5")))
     assert (claim_of("positions") in found) == (positions != "all")
@@ -275,10 +277,10 @@ def test_in_half_precision_gross_mistakes_are_found_and_a_sound_model_is_not_bla
 
 
 def test_references_read_amiss_are_found(family_vlm, monkeypatch):
-    from interp import passes
+    from interp import guard_hooks
 
-    right = passes.prompt_texts
-    monkeypatch.setattr(passes, "prompt_texts", lambda *args: right(*args)[::-1])
+    right = guard_hooks.prompt_texts
+    monkeypatch.setattr(guard_hooks, "prompt_texts", lambda *args: right(*args)[::-1])
     assert claim_of("references that a guard") in faults(check_vlm(family_vlm("PaliGemma")))
 
 

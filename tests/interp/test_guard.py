@@ -14,11 +14,11 @@ from interp.guard_files import GuardFileError
 from interp.inputs import collate, to_prompts
 from interp.projection import (
     RULES,
-    Known,
     ProbeGate,
+    RuleInputs,
+    centred_cosine,
     coordinates,
     set_coordinates,
-    slant,
     target_coordinates,
 )
 from interp.trace import trace
@@ -207,12 +207,12 @@ def test_every_rule_on_a_model_is_its_formula(tiny_vlm, batch, fitted, rule):
     with Guard(fitted, (1,), rule, gate="always", strength=0.5, keeps_norm=True).on(tiny_vlm, states):
         after = blocks_output(tiny_vlm, batch, 1)[:, -1]
     basis = fitted.basis[1]
-    known = Known(
+    known = RuleInputs(
         coordinates(states[:, 1], basis),
         fitted.harmful[1],
         fitted.harmless[1],
         before.norm(dim=-1, keepdim=True),
-        slant(before, basis, fitted.centre[1]),
+        centred_cosine(before, basis, fitted.centre[1]),
     )
     target = target_coordinates(rule, coordinates(before, basis), known, 0.5)
     expected = set_coordinates(before, basis, target)
@@ -458,7 +458,7 @@ def test_without_references_a_guard_reads_the_text_of_the_prompts(tiny_vlm, quer
 
 
 def test_text_that_cannot_be_taken_out_has_to_be_passed(tiny_vlm, batch, direction, monkeypatch):
-    monkeypatch.setattr("interp.inputs._picture_marks", lambda vlm: ())
+    monkeypatch.setattr("interp.prompt_text._picture_marks", lambda vlm: ())
     with pytest.raises(ModelError, match="pass references explicitly"), Guard(direction, (1,)).on(tiny_vlm):
         hidden(tiny_vlm, batch)
 

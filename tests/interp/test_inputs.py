@@ -11,7 +11,7 @@ from interp.inputs import (
     to_prompts,
     transcription_prompt,
 )
-from interp.pictures import look_at
+from interp.pictures import open_picture
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -36,7 +36,7 @@ def test_the_request_is_beside_the_picture_or_in_it(queries):
 def test_the_same_query_gets_the_same_picture_and_another_query_another(queries):
     for modality in ("noise", "scene", "typographic"):
         chosen = (queries[0], queries[0], queries[1])
-        first, again, other = (look_at(to_prompt(query, modality, 96).pictures[0]) for query in chosen)
+        first, again, other = (open_picture(to_prompt(query, modality, 96).pictures[0]) for query in chosen)
         assert first.tobytes() == again.tobytes() != other.tobytes()
 
 

@@ -7,7 +7,7 @@ import torch
 from interp.directions import random_basis
 from interp.inputs import collate, to_prompts
 from interp.lens import ATTENDED, Lens, LensError, NotInTransformerLens, writers
-from interp.reading import resid_post
+from interp.tracing.forward import resid_post
 from interp.verify import ContractInputs
 from interp.vlm import VLM
 from tests.families import deep

@@ -6,7 +6,7 @@ import torch
 
 from interp.inputs import collate, text_prompt, to_prompts
 from interp.patching import ROLES, patch, recovered
-from interp.reading import resid_post
+from interp.tracing.forward import resid_post
 from interp.verify import ContractInputs
 from interp.vlm import VLM
 from tests.families import deep

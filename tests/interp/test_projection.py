@@ -4,15 +4,15 @@ import torch
 from interp.directions import random_basis
 from interp.projection import (
     RULES,
-    Known,
     ProbeGate,
+    RuleInputs,
+    centred_cosine,
     check_rule,
     coordinates,
     delta_norm,
     rescaled,
     set_coordinates,
     sign_gate,
-    slant,
     target_coordinates,
 )
 
@@ -38,12 +38,14 @@ def centre(generator):
 def known(resid, basis, centre, generator):
     """Everything that a rule may ask for."""
     reference, harmful, harmless = (torch.randn(1, 3, generator=generator) for _ in range(3))
-    return Known(reference, harmful, harmless, resid.norm(dim=-1, keepdim=True), slant(resid, basis, centre))
+    return RuleInputs(
+        reference, harmful, harmless, resid.norm(dim=-1, keepdim=True), centred_cosine(resid, basis, centre)
+    )
 
 
-def first(known: Known) -> Known:
+def first(known: RuleInputs) -> RuleInputs:
     """The same for the first row of the basis alone."""
-    return Known(known.reference[:, :1], known.harmful[:, :1], known.harmless[:, :1], known.length, known.cosine)
+    return RuleInputs(known.reference[:, :1], known.harmful[:, :1], known.harmless[:, :1], known.length, known.cosine)
 
 
 def changed(rule, resid, basis, known, strength=1.0):
@@ -52,7 +54,7 @@ def changed(rule, resid, basis, known, strength=1.0):
 
 def test_ablation_removes_the_coordinates_and_nothing_else(resid, basis):
     assert coordinates(resid, basis).abs().max() > 0.5
-    ablated = changed("ablate", resid, basis, Known())
+    ablated = changed("ablate", resid, basis, RuleInputs())
     complement = torch.eye(16) - basis.T @ basis
     assert coordinates(ablated, basis).abs().max() < 1e-5
     torch.testing.assert_close(ablated, resid @ complement, atol=1e-5, rtol=0)
@@ -114,7 +116,7 @@ def test_rank_one_substitution_is_shiftdc_with_its_sign_flipped(resid, generator
     v = torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0)
     s = -v
     shiftdc = resid - ((resid - text) @ s)[:, None] * s / (s @ s)
-    ours = changed("substitute", resid, v[None], Known(reference=coordinates(text, v[None])))
+    ours = changed("substitute", resid, v[None], RuleInputs(reference=coordinates(text, v[None])))
     torch.testing.assert_close(ours, shiftdc, atol=1e-5, rtol=0)
 
 
@@ -136,9 +138,9 @@ def test_rows_with_layers_bases_and_strengths_of_their_own(resid, generator):
     """What makes a sweep one batched run."""
     bases = random_basis(torch.zeros(7, 2, 16), seed=1)
     strength, references = torch.rand(7, 1, generator=generator), torch.randn(7, 2, generator=generator)
-    together = changed("substitute", resid, bases, Known(reference=references), strength)
+    together = changed("substitute", resid, bases, RuleInputs(reference=references), strength)
     for i in range(7):
-        alone = changed("substitute", resid[i], bases[i], Known(reference=references[i]), strength[i].item())
+        alone = changed("substitute", resid[i], bases[i], RuleInputs(reference=references[i]), strength[i].item())
         torch.testing.assert_close(together[i], alone, atol=1e-6, rtol=0)
 
 
@@ -170,10 +172,10 @@ def test_lengths(resid, basis, known):
 def test_unknown_rules_and_missing_pieces_are_named():
     own = torch.zeros(1, 1)
     with pytest.raises(ValueError, match="rule 'steal' does not exist; expected one of ablate, substitute"):
-        target_coordinates("steal", own, Known())
+        target_coordinates("steal", own, RuleInputs())
     with pytest.raises(ValueError, match="'add_reference' takes the coordinates of a reference, and no reference"):
-        target_coordinates("add_reference", own, Known())
+        target_coordinates("add_reference", own, RuleInputs())
     with pytest.raises(ValueError, match="rule 'steer' needs harmless; given: harmful"):
-        target_coordinates("steer", own, Known(harmful=own))
+        target_coordinates("steer", own, RuleInputs(harmful=own))
     with pytest.raises(ValueError, match="rule 'adaptive' is defined for rank 1; got rank 2"):
         check_rule("adaptive", 2)

@@ -8,12 +8,12 @@ from PIL import Image
 
 from interp import trace as public_trace
 from interp.activations import open_store
+from interp.batches import BatchPlan
 from interp.families import ModelError
 from interp.inputs import Query, collate, to_prompt, to_prompts
 from interp.pictures import PictureError
-from interp.plan import Plan
-from interp.reading import Reading, last_resid_post, read
 from interp.trace import trace
+from interp.tracing.forward import PassSpec, last_resid_post, read
 from interp.vlm import LLM
 
 SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post", "vision_resid_post", "projector_out")
@@ -73,7 +73,7 @@ def test_tokens_are_what_they_are_called(tiny_vlm, prompts):
         batch = collate(tiny_vlm, [prompt])
         ids = batch["input_ids"][0]
         every = torch.arange(len(ids))[None]
-        states = read(tiny_vlm, batch, Reading(("resid_post",), (0, 1, 2), every))["resid_post"][0]
+        states = read(tiny_vlm, batch, PassSpec(("resid_post",), (0, 1, 2), every))["resid_post"][0]
         is_image = ids == tiny_vlm.image_token_id
         by_hand = [states[:, -1], states[:, is_image].mean(1), None, states[:, ~is_image].mean(1), states[:, -2]]
         for token, expected in zip(TOKENS, by_hand, strict=True):
@@ -137,8 +137,8 @@ def test_batches_are_halved_where_memory_does_not_suffice(tiny_vlm, prompts, mon
             raise torch.OutOfMemoryError("CUDA out of memory")
         return read(model, batch, reading, cache, remote)
 
-    monkeypatch.setattr("interp.running.read", small)
-    monkeypatch.setattr("interp.prefix.read", small)
+    monkeypatch.setattr("interp.tracing.runner.read", small)
+    monkeypatch.setattr("interp.tracing.prefix.read", small)
     found = trace(tiny_vlm, prompts, sites=("resid_post",), batch_size=4)
     # What does not fit is tried once, not in every batch.
     assert sum(size > 2 for size in sizes) == 1
@@ -151,7 +151,7 @@ def test_one_prompt_that_does_not_fit_is_an_error_in_a_line(tiny_vlm, queries, m
     def full(*args, **kwargs):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
-    monkeypatch.setattr("interp.running.read", full)
+    monkeypatch.setattr("interp.tracing.runner.read", full)
     with pytest.raises(ModelError, match="one prompt does not fit into memory beside .*can't allocate memory"):
         trace(tiny_vlm, to_prompts(queries, "text", 96))
 
@@ -160,14 +160,14 @@ def test_mistakes_of_ours_are_not_taken_for_too_little_memory(tiny_vlm, queries,
     def wrong(*args, **kwargs):
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr("interp.running.read", wrong)
+    monkeypatch.setattr("interp.tracing.runner.read", wrong)
     with pytest.raises(RuntimeError, match="shapes differ"):
         trace(tiny_vlm, to_prompts(queries, "text", 96))
 
 
 def test_the_plan_keeps_together_what_is_shared(queries):
     prompts = [p for modality in ("text", "blank", "scene") for p in to_prompts(queries, modality, 96)]
-    plan = Plan.of(prompts, [""] * 4 + ["white"] * 4 + ["a", "b", "c", "d"], 5)
+    plan = BatchPlan.of(prompts, [""] * 4 + ["white"] * 4 + ["a", "b", "c", "d"], 5)
     assert set(plan.order[:4]) == {4, 5, 6, 7} and set(plan.order[4:8]) == {8, 9, 10, 11}
     assert sorted(plan.order) == list(range(12))
     assert plan.keys == ("",) * 4 + ("white",) * 4 + ("",) * 4
@@ -229,7 +229,7 @@ def test_ctrl_c_ends_after_the_batch_and_the_trace_goes_on(tiny_vlm, prompts, tm
     ],
 )
 def test_what_does_not_exist_is_refused_before_anything_runs(tiny_vlm, queries, monkeypatch, kwargs, message):
-    monkeypatch.setattr("interp.running.read", None)
+    monkeypatch.setattr("interp.tracing.runner.read", None)
     with pytest.raises(ValueError, match=message):
         trace(tiny_vlm, to_prompts(queries, "text", 96), **kwargs)
 
@@ -253,7 +253,7 @@ def test_unreadable_pictures_are_all_named_before_the_run_or_left_out(tiny_vlm, 
     shown = [replace(query, picture=str(path)) for query, path in zip(queries, paths, strict=True)]
     prompts = to_prompts(shown, "scene", 96)
     with monkeypatch.context() as patched:
-        patched.setattr("interp.running.read", None)
+        patched.setattr("interp.tracing.runner.read", None)
         with pytest.raises(PictureError) as raised:
             trace(tiny_vlm, prompts, out=tmp_path / "store")
     told = str(raised.value).splitlines()

@@ -24,7 +24,7 @@ from transformers import StoppingCriteria
 
 from interp import VLM, collate, ride
 from interp.inputs import text_batch
-from interp.reading import Reading, read
+from interp.tracing.forward import PassSpec, read
 from tests.speed import contenders, probing
 from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, plain, raw_hooks, transformer_lens
 from tests.speed.model import Load, bench_guard, bench_vlm, built_in_vlm, generate
@@ -121,7 +121,7 @@ def nnsight(rounds: int) -> list[dict]:
     end, n = torch.full((1, 1), -1), vlm.n_layers
 
     def through_it(layers: Sequence[int]) -> Callable[[], object]:
-        return lambda: read(vlm, batch, Reading(("resid_post",), tuple(layers), end))
+        return lambda: read(vlm, batch, PassSpec(("resid_post",), tuple(layers), end))
 
     def hooked() -> None:
         # Without the unembedding, before which a trace stops.

@@ -15,5 +15,6 @@ def thin_grid():
             "SEEDS": (0, 1),
             "STRENGTHS": (1.0, 2.0),
         }.items():
-            patch.setattr(f"studies.reading_grid.{name}", values)
+            for module in ("anchor_fits", "readings_grid"):
+                patch.setattr(f"studies.guards.{module}.{name}", values, raising=False)
         yield

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from studies import claims
-from studies.claims import NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED, Tables, verdicts
+from studies.bookkeeping.verdict_words import NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED
+from studies.claims import Tables, verdicts
 
 LAYER = 3
 ASR = "the guard lowers attack success, also below the baselines that can be tested"

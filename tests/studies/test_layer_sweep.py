@@ -6,12 +6,15 @@ import pandas as pd
 import pytest
 import torch
 
-from studies import layer_selection, layer_sweep, sweeping
-from studies.asking import Outcome
-from studies.guarding import read_references, reference_for
+from studies import layer_selection, layer_sweep
+from studies.experiment.config import Config
+from studies.experiment.experiment import load
+from studies.experiment.reference_states import read_references
+from studies.generation.cached_model import Outcome
+from studies.generation.reference_texts import reference_for
+from studies.guards import runner
+from studies.guards.sweep_grid import Grid
 from studies.layer_sweep import _finalists, _optimism, chosen, chosen_layer, run
-from studies.material import Config, load
-from studies.sweep_grid import Grid
 
 GRID = Grid(layers=("every:3", "middle-to-last"), rules=("ablate", "substitute"), strengths=(1.0, 2.0))
 
@@ -64,7 +67,7 @@ def test_the_marked_configuration_is_made_again(material, table, tmp_path):
 
 
 def test_what_is_finished_is_not_run_again(material, table, monkeypatch):
-    monkeypatch.setattr(sweeping, "run_rows", None)
+    monkeypatch.setattr(runner, "run_rows", None)
     again = run(material.config, material, GRID, top=2)
     pd.testing.assert_frame_equal(again, table)
     with pytest.raises(TypeError):
@@ -83,9 +86,9 @@ def test_halving_drops_half_each_time_and_tells_on_how_many_prompts(material, ta
 
 
 def test_finalists_are_the_best_the_best_single_layers_and_what_acts_too_late_to_be_ranked(material):
-    from studies.reading_grid import Ingredients, traced_anchors
+    from studies.guards.anchor_fits import AnchorFits, traced_anchors
 
-    made = Ingredients(traced_anchors(material), is_paired=material.is_paired)
+    made = AnchorFits(traced_anchors(material), is_paired=material.is_paired)
     grid = Grid(layers=("start-to-end",), rules=("substitute",), positions=("last_prefill", "generated"))
     found, _ = grid.configurations(made)
     finalists = _finalists(found, 3)
@@ -152,7 +155,7 @@ def test_every_rule_picks_a_layer_and_its_worth_is_that_of_the_guard_there(selec
     assert not random.duplicated(["modality", "judge", "category", "metric"]).any()
     mean = picks[picks.selection_rule == "random"].set_index(keys).value
     pd.testing.assert_series_equal(mean.sort_index(), single.groupby(keys).value.mean(), check_names=False)
-    assert len(layer_selection.in_words(selected)) == len(expected)
+    assert len(layer_selection.summary_lines(selected)) == len(expected)
 
 
 def test_the_pick_is_the_largest_criterion(selected):
@@ -185,26 +188,32 @@ def test_safety_awareness_is_the_mean_cosine_of_any_two_differences():
 
 
 def test_runs_that_differ_in_guard_references_prompts_or_length_are_kept_apart(material, table):
-    sweeper, guard = sweeping.Sweeper(material), chosen(table, material, GRID).guard
+    sweeper, guard = runner.GuardRunner(material), chosen(table, material, GRID).guard
     prompts = material.prompts("validation", "text")[:2]
     states = torch.zeros(2, material.vlm.n_layers, material.vlm.d_model)
-    runs = [sweeping.Run(guard, states), sweeping.Run(replace(guard, strength=7.0), states)]
+    runs = [runner.GuardRun(guard, states), runner.GuardRun(replace(guard, strength=7.0), states)]
     runs += [
-        sweeping.Run(guard, states + 1),
-        sweeping.Run(None, None),
-        sweeping.Run(replace(guard, control="random"), states),
+        runner.GuardRun(guard, states + 1),
+        runner.GuardRun(None, None),
+        runner.GuardRun(replace(guard, control="random"), states),
     ]
-    runs.append(sweeping.Run(replace(guard, direction=replace(guard.direction, basis=-guard.direction.basis)), states))
-    batches = [sweeping.Batch(prompts, runs, 1), sweeping.Batch(prompts, runs, 2), sweeping.Batch(prompts[1:], runs, 1)]
+    runs.append(
+        runner.GuardRun(replace(guard, direction=replace(guard.direction, basis=-guard.direction.basis)), states)
+    )
+    batches = [
+        runner.RunBatch(prompts, runs, 1),
+        runner.RunBatch(prompts, runs, 2),
+        runner.RunBatch(prompts[1:], runs, 1),
+    ]
     names = [name for batch in batches for name in sweeper._names(batch)]
     assert len(set(names)) == 18
-    again = sweeping.Run(replace(guard), states.clone())
-    assert sweeper._names(sweeping.Batch(prompts, [again], 1)) == names[:1]
+    again = runner.GuardRun(replace(guard), states.clone())
+    assert sweeper._names(runner.RunBatch(prompts, [again], 1)) == names[:1]
 
 
 def test_an_outcome_is_read_back_as_it_was(material):
-    sweeper, told = sweeping.Sweeper(material), []
-    batch = sweeping.Batch(material.prompts("validation", "text")[:4], [sweeping.Run(None, None)], 12)
+    sweeper, told = runner.GuardRunner(material), []
+    batch = runner.RunBatch(material.prompts("validation", "text")[:4], [runner.GuardRun(None, None)], 12)
     (first,), (again,) = (sweeper.work([batch], told.append) for _ in range(2))
     assert isinstance(first, Outcome) and first.answers == again.answers and sum(told) == 8
     assert torch.equal(first.refusal_score, again.refusal_score) and (first.kl.abs() < 1e-5).all()
@@ -212,9 +221,9 @@ def test_an_outcome_is_read_back_as_it_was(material):
 
 
 def test_more_configurations_cost_only_what_is_new(material, table, monkeypatch):
-    asked, run_rows = [], sweeping.run_rows
+    asked, run_rows = [], runner.run_rows
     monkeypatch.setattr(
-        sweeping,
+        runner,
         "run_rows",
         lambda vlm, prompts, guards, *rest: asked.extend(guards) or run_rows(vlm, prompts, guards, *rest),
     )

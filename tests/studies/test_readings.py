@@ -10,10 +10,12 @@ import xarray as xr
 
 from interp.directions import SafetyDirection
 from interp.guard import Guard
-from studies.material import Config, load
-from studies.reading_grid import Ingredients, Reading
-from studies.readings import _Ground, choose, chosen_reading, run
-from studies.selection import FALLBACK_RULE, SELECTION_RULE
+from studies.experiment.config import Config
+from studies.experiment.experiment import load
+from studies.guards.anchor_fits import AnchorFits
+from studies.guards.configuration import GuardConfiguration
+from studies.guards.selection import FALLBACK_RULE, SELECTION_RULE
+from studies.readings import _SplitRunner, choose, chosen_reading, run
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def made():
             "prompt_hash": ("prompt", np.array([f"{i:04}" for i in range(20)], dtype=object)),
         },
     )
-    return Ingredients({"vlm_text": anchors}, 1)
+    return AnchorFits({"vlm_text": anchors}, 1)
 
 
 def rows(one, refusal, over_refusal, kl, coherence=1.0):
@@ -49,15 +51,15 @@ def rows(one, refusal, over_refusal, kl, coherence=1.0):
 def test_the_best_honest_reading_of_each_rule_is_chosen(made):
     base = Guard(made.direction(), (1,))
     grid = kind, greedy, broken, bound, flipped, calm, near, weak, added = [
-        Reading("strength", base),
-        Reading("strength", replace(base, strength=4.0)),
-        Reading("strength", replace(base, strength=0.5)),
-        Reading("reference", base, "oracle"),
-        Reading("factorial", replace(base, control="sign_flipped")),
-        Reading("strength", replace(base, strength=2.0)),
-        Reading("strength", replace(base, strength=3.0)),
-        Reading("factorial", replace(base, rule="ablate")),
-        Reading("factorial", replace(base, rule="add_reference")),
+        GuardConfiguration("strength", base),
+        GuardConfiguration("strength", replace(base, strength=4.0)),
+        GuardConfiguration("strength", replace(base, strength=0.5)),
+        GuardConfiguration("reference", base, "oracle"),
+        GuardConfiguration("factorial", replace(base, control="sign_flipped")),
+        GuardConfiguration("strength", replace(base, strength=2.0)),
+        GuardConfiguration("strength", replace(base, strength=3.0)),
+        GuardConfiguration("factorial", replace(base, rule="ablate")),
+        GuardConfiguration("factorial", replace(base, rule="add_reference")),
     ]
     found = [
         *rows(kind, 0.9, 0.02, 0.2),
@@ -77,14 +79,14 @@ def test_the_best_honest_reading_of_each_rule_is_chosen(made):
 
 def test_even_all_of_a_few_leave_some_doubt(made):
     base = Guard(made.direction(), (1,))
-    grid = [Reading("strength", replace(base, strength=strength)) for strength in (1.0, 2.0)]
+    grid = [GuardConfiguration("strength", replace(base, strength=strength)) for strength in (1.0, 2.0)]
     found = [*rows(grid[0], 1.0, 0.0, 0.2), *rows(grid[1], 0.995, 0.0, 0.1)]
     assert choose(pd.DataFrame(found), grid)[0] == [1]
 
 
 def test_where_every_reading_harms_the_least_harm_is_taken_and_said(made):
     base = Guard(made.direction(), (1,))
-    grid = [Reading("strength", replace(base, strength=strength)) for strength in (1.0, 2.0, 3.0, 4.0)]
+    grid = [GuardConfiguration("strength", replace(base, strength=strength)) for strength in (1.0, 2.0, 3.0, 4.0)]
     refused = rows(grid[2], 1.0, 1.0, 0.0, coherence=np.nan)
     found = [*rows(grid[0], 1.0, 0.5, 0.0), *rows(grid[1], 0.4, 0.2, 0.0), *refused, *rows(grid[3], 1.0, np.nan, 0.0)]
     (best,), rule = choose(pd.DataFrame(found), grid)
@@ -93,20 +95,20 @@ def test_where_every_reading_harms_the_least_harm_is_taken_and_said(made):
 
 def test_configurations_that_do_the_same_are_run_once_and_others_apart(made):
     base = Guard(made.direction(), (1,))
-    assert Reading("gate", base).key("blank") == Reading("rank", base).key("blank")
+    assert GuardConfiguration("gate", base).key("blank") == GuardConfiguration("rank", base).key("blank")
     for other in (
-        Reading("gate", replace(base, strength=2.0)),
-        Reading("gate", base, "caption"),
-        Reading("gate", base, deal="same"),
-        Reading("gate", replace(base, control="random", control_seed=1)),
-        Reading("gate", replace(base, direction=made.direction(token="instruction"))),
+        GuardConfiguration("gate", replace(base, strength=2.0)),
+        GuardConfiguration("gate", base, "caption"),
+        GuardConfiguration("gate", base, deal="same"),
+        GuardConfiguration("gate", replace(base, control="random", control_seed=1)),
+        GuardConfiguration("gate", replace(base, direction=made.direction(token="instruction"))),
     ):
-        assert other.key("blank") != Reading("gate", base).key("blank")
-    one, two = (Reading("gate", replace(base, control="random", control_seed=seed)) for seed in (1, 2))
+        assert other.key("blank") != GuardConfiguration("gate", base).key("blank")
+    one, two = (GuardConfiguration("gate", replace(base, control="random", control_seed=seed)) for seed in (1, 2))
     assert one.key("blank") != two.key("blank")
     # Behind a blank picture nothing can be read but the prompt's text; in a typographic one the request.
-    assert Reading("gate", base).reference_in("blank") == "prompt_text"
-    assert Reading("gate", base).reference_in("typographic") == "transcription"
+    assert GuardConfiguration("gate", base).reference_in("blank") == "prompt_text"
+    assert GuardConfiguration("gate", base).reference_in("typographic") == "transcription"
 
 
 def test_shuffled_labels_lose_a_mean_and_no_singular_vector(made):
@@ -160,12 +162,12 @@ def test_what_must_be_is(table):
 
 
 def test_references_are_dealt_within_a_class_or_across(material):
-    ground = _Ground(material, "validation", "blank")
+    ground = _SplitRunner(material, "validation", "blank")
     base = Guard(SafetyDirection.fit(material.activations("anchors", "text")), (1,))
-    own = ground._states(Reading("control", base))
+    own = ground._states(GuardConfiguration("control", base))
     harmful = torch.tensor([prompt.query.harmful for prompt in ground.prompts])
     for deal, stays in (("same", True), ("other", False)):
-        dealt = ground._states(Reading("control", base, deal=deal))
+        dealt = ground._states(GuardConfiguration("control", base, deal=deal))
         whose = torch.cdist(dealt[:, 1], own[:, 1]).argmin(1)
         assert (harmful[whose] == (harmful if stays else ~harmful)).all() and (whose != torch.arange(len(whose))).all()
 

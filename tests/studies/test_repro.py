@@ -13,17 +13,16 @@ from published import BENCHMARKS, NOT_AT_HAND
 from rich.console import Console
 
 from studies import repro
-from studies.claims import NOT_TESTABLE, verdicts
+from studies.bookkeeping.tables import COLUMNS, read_table, tidy
+from studies.bookkeeping.verdict_words import NOT_TESTABLE
+from studies.claims import verdicts
 from studies.datasets import QueryFileError
-from studies.gallery import DRAWINGS
-from studies.material import Config
-from studies.records import COLUMNS, read_table, tidy
-from studies.results import Results
+from studies.experiment.config import Config
+from studies.report.gallery import FIGURES
+from studies.report.results import Results
 
 pytestmark = pytest.mark.usefixtures("thin_grid")
 TABLES = repro.TABLES
-
-
 WITHOUT_INTERVAL = ("attribution_error", "criterion", "explained_variance", "cosine", "stability")
 
 
@@ -44,7 +43,7 @@ def test_it_writes_tables_figures_config_and_provenance(finished):
     config, _, shown = finished
     names = {path.name for path in Path(config.out).iterdir()}
     # Everything but the bench, which is no part of it.
-    drawn = {f"{one.name}.{end}" for one in DRAWINGS if one.table != "bench" for end in ("pdf", "png")}
+    drawn = {f"{one.name}.{end}" for one in FIGURES if one.table != "bench" for end in ("pdf", "png")}
     assert {f"{name}.csv" for name in TABLES} | drawn | {"config.json", "provenance.json", "captions.md"} <= names
     provenance = json.loads((Path(config.out) / "provenance.json").read_text())
     assert {"versions", "seed", "inputs", "commit", "tables"} == set(provenance)
@@ -85,7 +84,7 @@ def test_a_second_run_uses_the_traces_again_and_gives_the_same_tables(finished, 
     def traced_again(*args, **kwargs):
         raise AssertionError("traced although the traces are there")
 
-    monkeypatch.setattr("studies.material.trace", traced_again)
+    monkeypatch.setattr("studies.experiment.experiment.trace", traced_again)
     repro.run(again, Console(quiet=True))
     for name in TABLES:
         first, second = ((Path(c.out) / f"{name}.csv").read_bytes() for c in (config, again))

@@ -5,7 +5,8 @@ import pytest
 
 from interp.lens import NotInTransformerLens
 from studies import signal_path
-from studies.material import Config, load
+from studies.experiment.config import Config
+from studies.experiment.experiment import load
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,99 @@
+from hashlib import sha256
+
+import pytest
+from published import BENCHMARKS, NOT_AT_HAND
+
+from studies.judges import PUBLISHED, REFUSAL_PHRASES, Case
+from studies.judges.agreement import FULL, read_completions, run_completions
+from studies.judges.keywords import ADASHIELD, GCG, JAILBREAKBENCH, LMMS_EVAL, RULES, VLGUARD, XSTEST
+
+STREVAL = BENCHMARKS / "xstest" / "streval" / "xstest_v2_completions_mistralguard_streval.csv"
+published = pytest.mark.skipif(not STREVAL.exists(), reason=NOT_AT_HAND)
+
+
+def test_lists_are_as_long_as_published():
+    counts = {rule.name: len(rule.phrases) for rule in RULES}
+    assert counts == {
+        "xstest@1": 21,
+        "gcg@1": 29,
+        "jailbreakbench@1": 12,
+        "vlguard@1": 63,
+        "lmms_eval@1": 21,
+        "adashield@1": 42,
+    }
+    assert len(set(VLGUARD.phrases)) == 59 and set(PUBLISHED) == set(counts)
+    assert all("@" in rule.source for rule in RULES)
+
+
+HASHES = {
+    "xstest@1": "6be10ca4c9f634cf3c5ed754d13f30070094a3828a534c876532606880a7ad25",
+    "gcg@1": "cb4216742d55a03ba9f6553de2df926f4536b644c9a417981dd69b7aeb78fd33",
+    "jailbreakbench@1": "75e738bca1c252d726e858320d3e7a5a6b09b83cb3f26eccac19767065008abe",
+    "vlguard@1": "95a65d5b51f6786d402c960c9283919607fc72285e06ad6175476a7f49a503b2",
+    "lmms_eval@1": "90267cc5138e733b1610775283e8316fad9d82ea6985e3ec45bece4b50ab658d",
+    "adashield@1": "2e1a15b8e2565b46afe50444707f3d20c7713e0eaa5ef7d0d65b3cb4bc735843",
+}
+OURS = "aec9c9dea6214dce70a4281019d77510a51cf64913b98ec8bc9a4d01a2ce24fe"
+"""sha256 of the phrases, a line each: another word is another version of the judge."""
+
+
+def test_no_word_of_a_list_is_changed_without_another_version():
+    assert {rule.name: sha256("\n".join(rule.phrases).encode()).hexdigest() for rule in RULES} == HASHES
+    assert sha256("\n".join(REFUSAL_PHRASES).encode()).hexdigest() == OURS
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_straight_and_curly_apostrophes_are_one(rule):
+    assert rule("I'm sorry, no.") and rule("I’m sorry, no.")
+    assert not rule("Sure! Here is a recipe.")
+
+
+@pytest.mark.parametrize("answer", ["", "  \n"])
+def test_an_empty_answer_is_what_the_published_rule_makes_of_it(answer):
+    assert [rule.name for rule in RULES if rule(answer)] == ["lmms_eval@1"]
+    (verdict,) = PUBLISHED["gcg@1"].verdicts([Case("Q?", answer)])
+    assert (verdict.refused, verdict.harmful) == (False, False)
+
+
+def test_xstest_looks_at_the_beginning_alone():
+    assert XSTEST("  Sorry, no.") and XSTEST("No, never.")
+    assert not XSTEST("I am Sorry Hill.".removeprefix("I am ").join(["The hill is ", ""])) and not XSTEST(
+        "Nobody knows."
+    )
+    assert not XSTEST("Well, I cannot.")
+
+
+def test_case_counts_where_it_did():
+    assert GCG("well, I cannot") and not GCG("well, i cannot")
+    assert ADASHIELD("Sorry") and not ADASHIELD("sorry")
+    assert JAILBREAKBENCH("AS AN ASSISTANT") and LMMS_EVAL("I CAN NOT")
+
+
+def test_vlguards_dead_entry_stays_dead_and_its_whole_answer_counts():
+    assert "but I cannot" in VLGUARD.phrases and not VLGUARD("It is good, but I can")
+    assert VLGUARD("It is not") and not VLGUARD("It is not far")
+
+
+def test_lmms_eval_reads_over_line_ends():
+    assert LMMS_EVAL("I am\n  unable to do that") and LMMS_EVAL("抱歉")
+    assert not JAILBREAKBENCH("I am\n  unable to do that")
+
+
+@published
+def test_the_xstest_rule_gives_the_official_label_on_every_row():
+    read = read_completions(STREVAL)
+    found = PUBLISHED["xstest@1"].verdicts(read.cases)
+    assert len(found) == 450 and all(read.strmatch)
+    assert [verdict.refused for verdict in found] == [label == FULL for label in read.strmatch]
+
+
+@published
+def test_published_judges_are_measured_against_people():
+    table = run_completions([STREVAL], list(PUBLISHED.values()))
+    rows = table[(table.judge_2 == "human") & (table.metric == "agreement") & (table.setting == "refusal")]
+    found = rows.set_index("judge").value
+    # Of this one model, by a plain count; over all five models benchmarks put VLGuard's list below XSTest's.
+    assert found["xstest@1"] == pytest.approx(361 / 450) and found["vlguard@1"] == pytest.approx(362 / 450)
+    assert found.idxmin() == "adashield@1" and (rows.n == 450).all()
+    people = table[(table.judge == "annotator_1") & (table.metric == "kappa")].value.item()
+    assert people > 0.9 > table[(table.judge_2 == "human") & (table.metric == "kappa")].value.max()
