@@ -1,10 +1,10 @@
-# Every verb makes and reuses .venv by itself.
+# Every target creates .venv when it is missing, and reuses it.
 PYTHON ?= python3
 BIN := .venv/bin
-# Warnings of the package installer about its own version are of no use to a reader.
+# Hints of pip about its own version are noise here.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
-# Test processes, of one thread each: the tests' models are too small for threads to pay.
+# Number of test processes, with one thread each: the models in the tests are too small to gain from threads.
 WORKERS ?= 2
 NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 
@@ -26,7 +26,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-notebook: .venv/installed  ## executes the notebooks in place: the paper's from results/reference/, those for users at quick
+notebook: .venv/installed  ## executes all notebooks in place; the paper's reads results/reference/, the others run at scale quick
 	for name in $(NOTEBOOKS); do \
 		PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/jupyter-execute --inplace $$name || exit 1; \
 	done
@@ -34,16 +34,16 @@ notebook: .venv/installed  ## executes the notebooks in place: the paper's from 
 docs: .venv/installed  ## the documentation as a site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-organism: .venv/installed  ## trains the built-in model from nothing, and measures it
+organism: .venv/installed  ## trains the built-in model from scratch, and measures it
 	$(BIN)/python -m studies.organism
 
-reference: .venv/installed  ## writes what is committed under results/reference/
+reference: .venv/installed  ## writes the committed results in results/reference/
 	$(BIN)/vlm-guard repro --scale quick --out results/reference/quick
 	$(BIN)/vlm-guard repro --scale full --out results/reference/full
 
 bench: .venv/installed
 	$(BIN)/python -m tests.speed
 
-lock:  ## pins what is installed now
+lock:  ## pins the versions that are installed now
 	echo '# Complete pins, used as constraints (pip install -c). Made by `make lock`.' > requirements.lock
 	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed -E 's/\+cpu$$//' >> requirements.lock

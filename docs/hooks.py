@@ -1,7 +1,7 @@
-"""What the site is built with beside its pages: the reference, and links that lead out of `docs/`.
+"""Hooks of the site: they generate the reference, and adapt links that lead out of `docs/`.
 
-Pages read well where they lie, and link to files of the repository. The site holds no such files: pictures are taken
-in, other links become the name of the file.
+The pages can be read in the repository, and link to its files. The site does not contain these files: pictures are
+copied into it, and other links are replaced by the name of the file.
 """
 
 import ast
@@ -24,33 +24,33 @@ PICTURES = (".png", ".svg")
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    markdown = PUBLIC.sub(lambda found: "\n".join(public(found[1])), markdown)
+    markdown = PUBLIC.sub(lambda match: "\n".join(public(match[1])), markdown)
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(commands()))
-    return LINK.sub(lambda found: _link(found, page.file.src_uri, config, files), markdown)
+    return LINK.sub(lambda match: _link(match, page.file.src_uri, config, files), markdown)
 
 
-def _link(found: re.Match, page: str, config: MkDocsConfig, files: Files) -> str:
-    mark, text, target = found.groups()
-    place = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), target))
-    if place.startswith("docs/"):
-        return found[0]
+def _link(match: re.Match, page: str, config: MkDocsConfig, files: Files) -> str:
+    mark, text, target = match.groups()
+    path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), target))
+    if path.startswith("docs/"):
+        return match[0]
     if not mark:
-        return text if f"`{place}`" in text else f"{text} (`{place}`)"
-    if not place.endswith(PICTURES):
-        return found[0]
-    if not files.get_file_from_path(place):
-        files.append(File.generated(config, place, abs_src_path=str(ROOT / place)))
-    shown = posixpath.relpath(place, posixpath.dirname(page) or ".")
-    # In the column of a page a figure is small: a click shows it whole.
-    return f"[![{text}]({shown})]({shown})"
+        return text if f"`{path}`" in text else f"{text} (`{path}`)"
+    if not path.endswith(PICTURES):
+        return match[0]
+    if not files.get_file_from_path(path):
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    source = posixpath.relpath(path, posixpath.dirname(page) or ".")
+    # Figures are small on a page; a click opens the full size.
+    return f"[![{text}]({source})]({source})"
 
 
 # --- the reference ---------------------------------------------------------------------------------------------
 
 
 def public(package: str) -> Iterator[str]:
-    """What a package's `__init__.py` names, module by module, in its order."""
+    """Yield the reference of the public names that a package imports, module by module, in the order of its file."""
     text = (ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
     for node in ast.parse(text).body:
         if isinstance(node, ast.ImportFrom):
@@ -59,7 +59,7 @@ def public(package: str) -> Iterator[str]:
 
 
 def commands() -> Iterator[str]:
-    """Every command, with its arguments and options, as `--help` tells them."""
+    """Yield the reference of every command, with its arguments and options as in `--help`."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     from studies.cli.app import app
@@ -68,23 +68,23 @@ def commands() -> Iterator[str]:
 
 
 def _commands(command, name: str) -> Iterator[str]:
-    if found := getattr(command, "commands", None):
+    if subcommands := getattr(command, "commands", None):
         yield f"{command.help}\n"
-        for word, one in found.items():
-            if getattr(one, "commands", None):
+        for word, subcommand in subcommands.items():
+            if getattr(subcommand, "commands", None):
                 yield f"## {name} {word}\n"
-            yield from _commands(one, f"{name} {word}")
+            yield from _commands(subcommand, f"{name} {word}")
         return
-    # A command of a group is a section of it.
+    # A command in a group is a subsection of the group.
     yield f"{'#' * (len(name.split()))} {name}\n"
     usage = [name, *(parameter.name.upper() for parameter in command.params if _is_argument(parameter))]
-    needed = [f"{p.opts[0]} {p.name.upper()}" for p in command.params if not _is_argument(p) and p.required]
-    yield f"    {' '.join([*usage, *needed])} [options]\n"
+    required = [f"{p.opts[0]} {p.name.upper()}" for p in command.params if not _is_argument(p) and p.required]
+    yield f"    {' '.join([*usage, *required])} [options]\n"
     yield f"{_help(command.help)}\n"
     yield "| | | default |\n|---|---|---|"
     for parameter in command.params:
-        shown = parameter.name.upper() if _is_argument(parameter) else ", ".join(parameter.opts)
-        yield f"| `{shown}` | {_help(getattr(parameter, 'help', None))} | {_default(parameter)} |"
+        label = parameter.name.upper() if _is_argument(parameter) else ", ".join(parameter.opts)
+        yield f"| `{label}` | {_help(getattr(parameter, 'help', None))} | {_default(parameter)} |"
     yield ""
 
 

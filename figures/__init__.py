@@ -9,7 +9,7 @@ from figures.readings import readings
 from figures.separability import degradation, probe_auroc, transfer
 from figures.signal_path import attribution, patching_map, refusal_lens
 from figures.states import coordinate_ridges, hidden_states
-from figures.style import NARROW, WIDE, caption, save
+from figures.style import NARROW, WIDE, caption, first_judge, paper_style, save
 from figures.sweep import layer_selection, layer_sweep, pareto
 from figures.tradeoff import safety_tradeoff
 
@@ -23,12 +23,14 @@ __all__ = [
     "coordinate_ridges",
     "degradation",
     "directions",
+    "first_judge",
     "gate_roc",
     "guard_explained",
     "hidden_states",
     "judge_agreement",
     "layer_selection",
     "layer_sweep",
+    "paper_style",
     "pareto",
     "patching_map",
     "probe_auroc",

@@ -1,4 +1,4 @@
-"""Figure of the defence study."""
+"""Attack success and over-refusal under each defence."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from figures.style import WIDE, captioned, counted, first_judge, readable, require_columns, styled
+from figures.style import WIDE, add_caption, first_judge, paper_style, readable, require_columns, sample_size
 
 _hues = sns.color_palette("colorblind")
 ARMS = {
@@ -20,18 +20,24 @@ ARMS = {
     "guard_full_state": ("full state (bound)", _hues[1], "----"),
     "oracle": ("guard, oracle (bound)", _hues[4], "||||"),
 }
-"""Name, colour, and a hatch for those who see no colours."""
-READ = {"transcription": 0, "caption": 1, "prompt_text+caption": 2, "prompt_text+transcription": 2, "prompt_text": 3}
-READ_IN_PICTURE = READ | {"prompt_text": 0, "transcription": 3}
-"""References, the one to be drawn last."""
+"""Label, colour, and a hatch that shows in print without colours."""
+PREFERENCE = {
+    "transcription": 0,
+    "caption": 1,
+    "prompt_text+caption": 2,
+    "prompt_text+transcription": 2,
+    "prompt_text": 3,
+}
+PREFERENCE_IN_PICTURE = PREFERENCE | {"prompt_text": 0, "transcription": 3}
+"""References, from the least to the most preferred: the one with the largest number is drawn."""
 PANELS = {"asr": "attack success (harmful)", "over_refusal_rate": "over-refusal (harmless)"}
 
 
 def attack_success_bars(table: pd.DataFrame) -> Figure:
-    """Attack success and over-refusal under attack, of the defences that the claims are about, with intervals.
+    """Draw attack success and over-refusal under attack, for the defences that the claims are about.
 
-    Of several references each defence is drawn with the one that says the request: in the multimodal setting, where
-    what the user wrote is harmless, what is read in the picture.
+    A defence with several references is drawn with the one that contains the request: in the multimodal setting, where
+    the user's own text is harmless, that is what the model reads in the picture.
 
     Raises:
         ValueError: columns that are missing, or nothing to draw.
@@ -43,12 +49,12 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
     attacked = table[table.metric == "asr"]
     table = _arms(table[table.setting.isin(attacked.setting) & table.metric.isin(PANELS)])
     if table.empty:
-        raise ValueError(f"attack_success_bars found no attack success of {', '.join(ARMS)}")
+        raise ValueError(f"attack_success_bars found no attack success for any of {', '.join(ARMS)}")
     keys = ["dataset", "setting", "modality"]
     table = table.assign(dataset=table.dataset.astype(object).where(table.dataset.notna(), ""))
     places = list(table[keys].drop_duplicates().itertuples(index=False, name=None))
     is_single = table.dataset.nunique() == 1
-    with styled():
+    with paper_style():
         figure, axes = plt.subplots(2, 1, figsize=(WIDE, 3.8), sharex=True, sharey=True, layout="constrained")
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
             rows = table[table.metric == metric]
@@ -56,48 +62,49 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
                 _bars(axis, rows[(rows[keys] == list(place)).all(axis=1)], i)
             axis.set(ylabel=title, ylim=(-0.03, 1.03))
             axis.grid(axis="x", visible=False)
-        shown = [place[1:] if is_single else place for place in places]
-        names = ["\n".join(place).replace("_", "\n") for place in shown]
+        labelled = [place[1:] if is_single else place for place in places]
+        names = ["\n".join(place).replace("_", "\n") for place in labelled]
         axes[1].set_xticks(np.arange(len(places)), names)
-        present = set(table.arm)
+        arms = set(table.arm)
         handles = [
-            Patch(label=label, **_look(color, hatch)) for arm, (label, color, hatch) in ARMS.items() if arm in present
+            Patch(label=label, **_bar_style(color, hatch)) for arm, (label, color, hatch) in ARMS.items() if arm in arms
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         plt.close(figure)
     guards = table[table.arm.isin(["guard", "text_verdict"])]
     pairs = guards[["modality", "reference"]].drop_duplicates().itertuples(index=False, name=None)
-    read = ", ".join(f"{readable(modality)} {readable(str(reference))}" for modality, reference in pairs)
-    return captioned(
+    references = ", ".join(f"{readable(modality)} {readable(str(reference))}" for modality, reference in pairs)
+    return add_caption(
         figure,
         f"""Attack success on harmful requests and over-refusal on harmless ones in each setting and modality, by
-        defence, with 95 % Wilson intervals. What guard and text verdict read: {read or "nothing"}; the bound `oracle`
-        reads the true request. {counted(attacked)} of each class.""",
+        defence, with 95 % Wilson intervals. References of guard and text verdict: {references or "none"}; the bound
+        `oracle` reads the true request. {sample_size(attacked)} of each class.""",
     )
 
 
 def _arms(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are drawn, each with its arm: a row an arm, place and metric."""
+    """Select the rows that are drawn, one per arm, place and metric, and add a column for the arm."""
     is_bound = (table.defence == "guard") & (table.reference == "oracle")
     table = table.assign(arm=table.defence.mask(is_bound, "oracle"))
     table = table[table.arm.isin(ARMS) & (is_bound | (table.reference != "oracle"))]
-    order = np.where(table.setting == "multimodal", table.reference.map(READ_IN_PICTURE), table.reference.map(READ))
+    is_in_picture = table.setting == "multimodal"
+    order = np.where(is_in_picture, table.reference.map(PREFERENCE_IN_PICTURE), table.reference.map(PREFERENCE))
     table = table.assign(order=pd.Series(order, table.index).fillna(1)).sort_values("order", kind="stable")
     keys = ["dataset", "setting", "modality", "arm", "metric"]
     return table.drop_duplicates(keys, keep="last").sort_index()
 
 
-def _bars(axis, here: pd.DataFrame, place: int) -> None:
-    """The bars of one setting, centred over its tick; a mark at each value, so that zero has a colour too."""
-    width, present = 0.86 / len(ARMS), [arm for arm in ARMS if arm in set(here.arm)]
-    for i, arm in enumerate(present):
-        row, (_, color, hatch) = here[here.arm == arm].iloc[0], ARMS[arm]
-        at = place + (i - (len(present) - 1) / 2) * width
+def _bars(axis, rows: pd.DataFrame, tick: int) -> None:
+    """Draw the bars of one setting, centred on its tick, with a marker at each value so that zero has a colour too."""
+    width, arms = 0.86 / len(ARMS), [arm for arm in ARMS if arm in set(rows.arm)]
+    for i, arm in enumerate(arms):
+        row, (_, color, hatch) = rows[rows.arm == arm].iloc[0], ARMS[arm]
+        x = tick + (i - (len(arms) - 1) / 2) * width
         errors = np.clip([[row.value - row.ci_low], [row.ci_high - row.value]], 0, None)
-        axis.bar(at, row.value, width * 0.92, **_look(color, hatch))
-        axis.errorbar(at, row.value, yerr=errors, fmt="none", ecolor="0.1", elinewidth=0.6, capsize=1)
-        axis.plot(at, row.value, marker="o", markersize=2.6, color=color, markeredgecolor="0.1", markeredgewidth=0.4)
+        axis.bar(x, row.value, width * 0.92, **_bar_style(color, hatch))
+        axis.errorbar(x, row.value, yerr=errors, fmt="none", ecolor="0.1", elinewidth=0.6, capsize=1)
+        axis.plot(x, row.value, marker="o", markersize=2.6, color=color, markeredgecolor="0.1", markeredgewidth=0.4)
 
 
-def _look(color, hatch: str) -> dict:
+def _bar_style(color, hatch: str) -> dict:
     return {"facecolor": color, "hatch": hatch, "edgecolor": "0.25", "linewidth": 0}

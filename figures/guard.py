@@ -1,4 +1,4 @@
-"""What a guard does: to one prompt layer by layer, to every prompt of a study, and how its gate tells them apart."""
+"""Effect of a guard: on one prompt layer by layer, on every prompt of a study, and its gate as a classifier."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,27 +17,27 @@ from figures.style import (
     MODALITY_COLORS,
     MODALITY_MARKERS,
     WIDE,
-    captioned,
-    filled,
-    present,
+    add_caption,
+    modalities_in,
+    number_range,
+    paper_style,
     readable,
     require_columns,
-    span,
-    styled,
+    require_values,
 )
 
 
 def guard_explained(table: pd.DataFrame) -> Figure:
-    """The coordinate on the safety direction before and after, the reference's beside it, and how far the state moved.
+    """Draw the coordinate on the safety direction before and after, that of the reference, and the size of the change.
 
     Args:
-        table: of `Guard.explain`.
+        table: returned by `Guard.explain`.
     """
     require_columns(
         table, ["layer", "coordinate", "reference_coordinate", "gate", "after", "delta_norm"], "guard_explained"
     )
     layers = table.layer.astype(str)
-    with styled():
+    with paper_style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 2.2), layout="constrained", width_ratios=(2, 1))
         for layer, row in zip(layers, table.itertuples(), strict=True):
             arrow = {"arrowstyle": "-|>", "color": "0.35", "shrinkA": 3, "shrinkB": 3}
@@ -55,41 +55,41 @@ def guard_explained(table: pd.DataFrame) -> Figure:
         right.set(xlabel="layer", ylabel="change, ‖Δh‖ / ‖h‖", title="gate")
         right.margins(y=0.15)
         plt.close(figure)
-    return captioned(
+    return add_caption(
         figure,
-        """What the guard does to one prompt (n = 1) at its last token, layer by layer: first coordinate on the safety
+        """Effect of the guard on one prompt (n = 1) at its last token, layer by layer: first coordinate on the safety
         direction before and after, that of the reference, whether the gate is open, and how far the state moves.""",
     )
 
 
-GATED = ["modality", "reference", "harmful", "reference_coordinate", "gate"]
+ROC_COLUMNS = ["modality", "reference", "harmful", "reference_coordinate", "gate"]
 
 
 def gate_roc(table: pd.DataFrame) -> Figure:
-    """The gate as a classifier: ROC of the reference's coordinate in each modality, a panel a reference.
+    """Draw the gate as a classifier: ROC of the reference's coordinate in each modality, one panel per reference.
 
-    The large mark is where the guard's own gate stands, with its intervals; other gates than `sign` and `threshold`
-    need not lie on the curve.
+    The large marker shows the rates of the guard's own gate with their intervals; only the gates `sign` and
+    `threshold` have to be on the curve.
 
     Args:
-        table: of `studies.prompt_changes`.
+        table: written by `studies.prompt_changes`.
 
     Raises:
-        ValueError: columns that are missing, or not both classes.
+        ValueError: columns that are missing, or only one of the classes.
     """
-    filled(table, GATED, "gate_roc")
+    require_values(table, ROC_COLUMNS, "gate_roc")
     classes = table.groupby(["modality", "reference"]).harmful.nunique()
     if (classes < 2).any():
-        where = " beside ".join(classes.index[classes < 2][0])
-        raise ValueError(f"gate_roc needs harmful and harmless requests; got one of the two in {where}")
+        where = "modality {}, reference {}".format(*classes.index[classes < 2][0])
+        raise ValueError(f"gate_roc needs harmful and harmless requests; got only one of the two in {where}")
     references = list(dict.fromkeys(table.reference))
-    with styled():
+    with paper_style():
         figure, axes = plt.subplots(
             1, len(references), figsize=(WIDE, 3.0), sharey=True, squeeze=False, layout="constrained"
         )
         for axis, reference in zip(axes[0], references, strict=True):
             own = table[table.reference == reference]
-            for name in present(own.modality):
+            for name in modalities_in(own.modality):
                 _roc(axis, own[own.modality == name], name)
             axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
             axis.set(title=f"reference: {readable(reference)}", xlabel="harmless: gate opens", aspect="equal")
@@ -98,11 +98,11 @@ def gate_roc(table: pd.DataFrame) -> Figure:
         axes[0, 0].set_ylabel("harmful: gate opens")
         plt.close(figure)
     n = table.groupby(["modality", "reference", "harmful"]).size()
-    return captioned(
+    return add_caption(
         figure,
         f"""The gate as a classifier of harmful requests: ROC over all thresholds of the reference's coordinate on the
-        safety direction. Large marks: where the guard's own gate stands, with 95 % Wilson intervals. Modalities whose
-        references are the same text lie on each other. n = {span(n)} requests of each class.""",
+        safety direction. Large markers: rates of the guard's own gate, with 95 % Wilson intervals. Curves of modalities
+        with the same reference text coincide. n = {number_range(n)} requests of each class.""",
     )
 
 
@@ -111,41 +111,41 @@ def _roc(axis: Axes, rows: pd.DataFrame, name: str) -> None:
     false, true, _ = roc_curve(rows.harmful, rows.reference_coordinate)
     auroc = roc_auc_score(rows.harmful, rows.reference_coordinate)
     axis.plot(false, true, color=color, linewidth=1.1)
-    (x, x_low, x_high), (y, y_low, y_high) = (_share(rows[rows.harmful == label].gate) for label in (False, True))
-    look = {"color": color, "fmt": MODALITY_MARKERS[name], "markersize": 6, "elinewidth": 0.8, "alpha": 0.9}
+    (x, x_low, x_high), (y, y_low, y_high) = (_open_rate(rows[rows.harmful == label].gate) for label in (False, True))
+    style = {"color": color, "fmt": MODALITY_MARKERS[name], "markersize": 6, "elinewidth": 0.8, "alpha": 0.9}
+    style |= {"markeredgecolor": "white", "clip_on": False}
     errors = {"xerr": [[x - x_low], [x_high - x]], "yerr": [[y - y_low], [y_high - y]]}
-    axis.errorbar(x, y, **errors, label=f"{readable(name)} {auroc:.2f}", markeredgecolor="white", clip_on=False, **look)
+    axis.errorbar(x, y, **errors, label=f"{readable(name)} {auroc:.2f}", **style)
 
 
-def _share(open_: pd.Series) -> tuple[float, float, float]:
-    """Of open gates, with Wilson's interval."""
-    n, k = len(open_), int(open_.sum())
+def _open_rate(is_open: pd.Series) -> tuple[float, float, float]:
+    """Return the share of open gates and its Wilson interval."""
+    n, k = len(is_open), int(is_open.sum())
     interval = binomtest(k, n).proportion_ci(method="wilson")
     return k / n, min(interval.low, k / n), max(interval.high, k / n)
 
 
-CHANGED = [
+CHANGE_COLUMNS = [
     *("modality", "reference", "harmful", "coordinate", "reference_coordinate", "gate", "after"),
     *("refused", "guarded_refused", "layer"),
 ]
-ANSWERS = ("0.86", "0.2")
-"""Answered, refused."""
+ANSWER_COLORS = {"answered": "0.86", "refused": "0.2"}
 
 
 def what_changed(table: pd.DataFrame) -> Figure:
-    """Every prompt: its coordinate before and after the guard, and below it whether it was refused without and with.
+    """Draw every prompt: its coordinate before and after the guard, and below whether it was refused without and with.
 
-    A row a modality, harmful on the left and harmless on the right, prompts in the order of their coordinate. Of
-    several references the last one is drawn: inside a picture, what the model reads there.
+    Each modality has a row, with harmful prompts on the left and harmless ones on the right, sorted by coordinate. If
+    there are several references, the last one is drawn: for text inside a picture, what the model reads there.
 
     Args:
-        table: of `studies.prompt_changes`.
+        table: written by `studies.prompt_changes`.
     """
-    filled(table, CHANGED, "what_changed")
+    require_values(table, CHANGE_COLUMNS, "what_changed")
     last = table.drop_duplicates(["modality", "reference"]).groupby("modality").reference.last()
     table = table[table.reference == table.modality.map(last)]
-    names = present(table.modality)
-    with styled():
+    names = modalities_in(table.modality)
+    with paper_style():
         figure, axes = plt.subplots(
             2 * len(names),
             2,
@@ -173,28 +173,29 @@ def what_changed(table: pd.DataFrame) -> Figure:
         figure.legend(handles=_what_changed_handles(), loc="outside lower center", ncols=5)
         plt.close(figure)
     n = table.groupby(["modality", "harmful"]).size()
-    shown = ", ".join(f"{readable(name)}: {readable(last[name])}" for name in names)
-    return captioned(
+    references = ", ".join(f"{readable(name)}: {readable(last[name])}" for name in names)
+    return add_caption(
         figure,
-        f"""What the guard changed, prompt by prompt, at layer {table.layer.iloc[0]:.0f}: the coordinate on the safety
-        direction before (hollow) and after (filled), and in the strips below whether the answer was a refusal without
-        (upper) and with the guard (lower). References: {shown}. Single prompts, so no intervals; n = {span(n)} of
-        each class.""",
+        f"""Effect of the guard on each prompt, at layer {table.layer.iloc[0]:.0f}: the coordinate on the safety
+        direction before (hollow) and after (filled), and in the strips below whether the answer was a refusal, without
+        (upper strip) and with the guard (lower strip). References: {references}. Single prompts have no intervals;
+        n = {number_range(n)} of each class.""",
     )
 
 
 def _moves(axis: Axes, rows: pd.DataFrame, kind: str) -> None:
-    place, color, mark = np.arange(len(rows)), CLASS_COLORS[kind], CLASS_MARKERS[kind]
-    axis.vlines(place, rows.coordinate, rows.after, color=color, linewidth=0.8, alpha=0.45)
-    axis.plot(place, rows.coordinate, mark, color="white", markeredgecolor="0.4", markersize=2.8, markeredgewidth=0.6)
-    axis.plot(place, rows.after, mark, color=color, markersize=2.8, markeredgewidth=0)
+    x, color, marker = np.arange(len(rows)), CLASS_COLORS[kind], CLASS_MARKERS[kind]
+    axis.vlines(x, rows.coordinate, rows.after, color=color, linewidth=0.8, alpha=0.45)
+    axis.plot(x, rows.coordinate, marker, color="white", markeredgecolor="0.4", markersize=2.8, markeredgewidth=0.6)
+    axis.plot(x, rows.after, marker, color=color, markersize=2.8, markeredgewidth=0)
     axis.axhline(0, color="0.5", linewidth=0.7, linestyle="--")
     axis.set(xlim=(-0.8, len(rows) - 0.2), xticks=[])
 
 
 def _verdicts(axis: Axes, rows: pd.DataFrame, with_labels: bool) -> None:
-    shown = rows[["refused", "guarded_refused"]].astype(float).to_numpy().T
-    axis.pcolormesh(shown, cmap=ListedColormap(ANSWERS), vmin=0, vmax=1, edgecolor="white", linewidth=0.25)
+    refusals = rows[["refused", "guarded_refused"]].astype(float).to_numpy().T
+    colors = ListedColormap(list(ANSWER_COLORS.values()))
+    axis.pcolormesh(refusals, cmap=colors, vmin=0, vmax=1, edgecolor="white", linewidth=0.25)
     axis.invert_yaxis()
     axis.set(xticks=[], xlim=(-0.3, len(rows) + 0.3))
     axis.set_yticks([0.5, 1.5], ["without", "with"] if with_labels else [], fontsize=5)
@@ -205,14 +206,11 @@ def _verdicts(axis: Axes, rows: pd.DataFrame, with_labels: bool) -> None:
 
 
 def _what_changed_handles() -> list:
-    marks = [
+    markers = [
         Line2D([], [], marker="o", linestyle="", color="white", markeredgecolor="0.4", markersize=4, label="before"),
         *(
             Line2D([], [], marker=CLASS_MARKERS[name], linestyle="", color=color, markersize=4, label=f"after, {name}")
             for name, color in CLASS_COLORS.items()
         ),
     ]
-    return [
-        *marks,
-        *(Patch(color=color, label=word) for color, word in zip(ANSWERS, ("answered", "refused"), strict=True)),
-    ]
+    return [*markers, *(Patch(color=color, label=label) for label, color in ANSWER_COLORS.items())]

@@ -1,4 +1,4 @@
-"""The page of readings: what each configuration of the guard does to harmful and to harmless requests."""
+"""Effect of each reading of the method, as a configuration of the guard, on harmful and on harmless requests."""
 
 from collections.abc import Iterator
 
@@ -12,16 +12,17 @@ from figures.style import (
     MODALITY_COLORS,
     MODALITY_MARKERS,
     WIDE,
-    captioned,
-    counted,
+    add_caption,
     first_judge,
-    present,
+    modalities_in,
+    paper_style,
     readable,
     require_columns,
-    styled,
+    sample_size,
 )
 
-DRAWN = ("blank", "scene", "typographic")
+MODALITIES = ("blank", "scene", "typographic")
+"""Modalities that are drawn."""
 PANELS = {
     "refusal_score_gain": "refusal score, harmful:\nguarded − unguarded, nats",
     "refusal_rate": "harmful\nrefused",
@@ -43,16 +44,19 @@ FACTORS = {
     "gate x strength": ("gate", "strength"),
     "control": ("control", "estimator"),
 }
-"""Parts of the grid, and the columns that tell their configurations apart."""
-ROW = 0.105
-"""Inches."""
+"""Parts of the grid, with the columns in which their configurations differ."""
+ROW_HEIGHT = 0.105
+"""Height of a line in inches."""
 FLIPPED = "sign_flipped"
 
 
 def readings(table: pd.DataFrame) -> Figure:
-    """All readings on validation, a line each: the intervals that lie right of zero bring refusal back.
+    """Draw all readings on validation, one line each: readings whose interval is right of zero restore refusal.
 
-    Filled marks are the readings as they are, hollow ones the same change with its sign flipped.
+    Filled markers are the readings as they are, hollow ones the same change with its sign flipped.
+
+    Args:
+        table: written by `studies.readings`.
     """
     factors = sorted({column for columns in FACTORS.values() for column in columns} | {"control"})
     require_columns(
@@ -74,10 +78,10 @@ def readings(table: pd.DataFrame) -> Figure:
         "readings",
     )
     table = first_judge(table)
-    table = table[(table.split == "validation") & table.modality.isin(DRAWN)]
+    table = table[(table.split == "validation") & table.modality.isin(MODALITIES)]
     lines = list(_lines(table))
-    with styled():
-        size = (WIDE, ROW * len(lines) + 1.1)
+    with paper_style():
+        size = (WIDE, ROW_HEIGHT * len(lines) + 1.1)
         figure, axes = plt.subplots(1, 4, figsize=size, sharey=True, layout="constrained", width_ratios=(4, 2, 2, 3))
         for axis, metric in zip(axes, PANELS, strict=True):
             for place, (_, rows) in enumerate(lines):
@@ -96,7 +100,7 @@ def readings(table: pd.DataFrame) -> Figure:
         for label, (_, rows) in zip(axes[0].get_yticklabels(), lines, strict=True):
             label.set_fontweight("bold" if rows.empty else "normal")
         axes[0].set_ylim(-len(lines) + 0.3, 0.7)
-        shown = present(table.modality)
+        names = modalities_in(table.modality)
         handles = [
             *(
                 Line2D(
@@ -107,7 +111,7 @@ def readings(table: pd.DataFrame) -> Figure:
                     markersize=3,
                     label=readable(name),
                 )
-                for name in shown
+                for name in names
             ),
             Line2D(
                 [],
@@ -124,18 +128,19 @@ def readings(table: pd.DataFrame) -> Figure:
         figure.legend(handles=handles, loc="outside lower center", ncols=5)
         plt.close(figure)
     n_rows = table[table.metric == "refusal_rate"]
-    return captioned(
+    return add_caption(
         figure,
-        f"""Every reading of the method on validation, a line each, at the layer that the sweep has chosen there (but
-        for the part that varies it), in {", ".join(readable(name) for name in shown)}. Filled: as it is; hollow: the sign
-        of the change flipped; lines: 95 % intervals, of controls with several seeds the mean and from their lowest to
-        their highest bound. Answered well is the share of harmless requests neither refused nor answered in broken
-        sentences, a product of two rates, without an interval. {counted(n_rows)} of each class and modality.""",
+        f"""Every reading of the method on validation, one line each, at the layer that the sweep chose (except where
+        the layer is varied), for {", ".join(readable(name) for name in names)}. Filled: as it is; hollow: with the sign
+        of the change flipped. Lines are 95 % intervals; controls with several seeds are shown as their mean, with a
+        line from the lowest to the highest bound. Answered well is the share of harmless requests that are neither
+        refused nor answered in broken sentences, a product of two rates without an interval.
+        {sample_size(n_rows)} of each class and modality.""",
     )
 
 
 def _lines(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """What is written beside each line, and its rows; an empty line between parts."""
+    """Yield the label of each line and its rows; parts begin with a heading, which has no rows."""
     for part, columns in FACTORS.items():
         rows = table[table.setting == part]
         if rows.empty:
@@ -143,35 +148,35 @@ def _lines(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield (part.replace("_", " ") if part != "factorial" else "rule, scope of the gate").upper(), rows.iloc[:0]
         if part == "control":
             # Only shuffled labels have more than one estimator.
-            several = rows.estimator.where(rows.control == "shuffled_labels")
-            rows = rows.assign(control=rows.control.fillna(rows.defence), estimator=several)
+            estimator = rows.estimator.where(rows.control == "shuffled_labels")
+            rows = rows.assign(control=rows.control.fillna(rows.defence), estimator=estimator)
         for key, group in rows.groupby(list(columns), sort=part not in ("factorial", "control"), dropna=False):
-            yield ", ".join(_word(value) for value in key if pd.notna(value)), group
+            yield ", ".join(_label(value) for value in key if pd.notna(value)), group
 
 
-def _word(value) -> str:
+def _label(value) -> str:
     return f"{value:g}" if isinstance(value, float) else readable(str(value))
 
 
-def _draw(axis: Axes, place: int, rows: pd.DataFrame, metric: str) -> None:
-    """Modalities side by side within the line."""
-    for i, name in enumerate(present(rows.modality)):
-        at, color = place + 0.25 * (1 - i), MODALITY_COLORS[name]
-        here = rows[rows.modality == name]
-        for control, some in here.groupby(here.control.fillna("")):
-            value, low, high = _value(some, metric)
-            look = {"color": color, "markersize": 2.4, "markeredgewidth": 0.6}
-            axis.plot([low, high], [at, at], color=color, linewidth=0.7, alpha=0.7)
+def _draw(axis: Axes, line: int, rows: pd.DataFrame, metric: str) -> None:
+    """Draw the modalities of one line, one above the other."""
+    for i, name in enumerate(modalities_in(rows.modality)):
+        y, color = line + 0.25 * (1 - i), MODALITY_COLORS[name]
+        own = rows[rows.modality == name]
+        for control, seeds in own.groupby(own.control.fillna("")):
+            value, low, high = _value_and_interval(seeds, metric)
+            style = {"color": color, "markersize": 2.4, "markeredgewidth": 0.6}
+            axis.plot([low, high], [y, y], color=color, linewidth=0.7, alpha=0.7)
             face = "white" if control == FLIPPED else color
-            axis.plot(value, at, MODALITY_MARKERS[name], markerfacecolor=face, **look)
+            axis.plot(value, y, MODALITY_MARKERS[name], markerfacecolor=face, **style)
 
 
-def _value(rows: pd.DataFrame, metric: str) -> tuple[float, float, float]:
-    """The mean over seeds, where there are several, and its interval: then from the lowest to the highest."""
+def _value_and_interval(rows: pd.DataFrame, metric: str) -> tuple[float, float, float]:
+    """Return the mean over seeds, with an interval from the lowest to the highest bound."""
     if metric == "answered":
         refused = rows[rows.metric == "over_refusal_rate"].value.mean()
         coherent = rows[(rows.metric == "coherence") & (rows.category == "harmless")].value.mean()
         answered = (1 - refused) * (0.0 if pd.isna(coherent) else coherent)
         return answered, answered, answered
-    here = rows[rows.metric == metric]
-    return here.value.mean(), here.ci_low.min(), here.ci_high.max()
+    own = rows[rows.metric == metric]
+    return own.value.mean(), own.ci_low.min(), own.ci_high.max()

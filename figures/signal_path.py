@@ -1,4 +1,4 @@
-"""Where the safety signal is written, and at which layer and token a picture loses it."""
+"""Heads and MLPs that write the safety signal, and the layer and token at which a picture suppresses it."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -11,16 +11,16 @@ from figures.style import (
     MODALITY_COLORS,
     MODALITY_MARKERS,
     WIDE,
+    add_caption,
     by_modality,
-    captioned,
-    counted,
-    filled,
-    intervals_told,
+    interval_note,
     layer_ticks,
-    present,
+    modalities_in,
+    paper_style,
     readable,
     require_columns,
-    styled,
+    require_values,
+    sample_size,
     value_map,
 )
 
@@ -31,24 +31,29 @@ N_STRONGEST = 8
 KEYS = ["modality", "layer", "site"]
 
 
-def _measured(table: pd.DataFrame, metric: str, figure: str) -> pd.DataFrame:
+def _rows_of(table: pd.DataFrame, metric: str, figure: str) -> pd.DataFrame:
+    """Return the rows of a metric.
+
+    Raises:
+        ValueError: there are none, or columns are missing or empty.
+    """
     require_columns(table, COLUMNS, figure)
     rows = table[table.metric == metric]
     if rows.empty:
         raise ValueError(
             f"{figure} found no {metric}; TransformerLens has no bridge for this model, or the study did not measure it"
         )
-    return filled(rows, ["modality", "layer", "value"], f"{figure} of {metric}")
+    return require_values(rows, ["modality", "layer", "value"], f"{figure} of {metric}")
 
 
 def refusal_lens(table: pd.DataFrame) -> Figure:
-    """Logit lens: the refusal score that the residual stream of each layer would give, a panel a class.
+    """Draw the logit lens: the refusal score read from the residual stream after each layer, one panel per class.
 
     Args:
-        table: of `studies.signal_path`.
+        table: written by `studies.signal_path`.
     """
-    rows = _measured(table, "refusal_score", "refusal_lens")
-    with styled():
+    rows = _rows_of(table, "refusal_score", "refusal_lens")
+    with paper_style():
         figure, axes = plt.subplots(1, 2, figsize=(WIDE, 2.5), sharey=True, layout="constrained")
         for axis, name in zip(axes, CLASS_COLORS, strict=True):
             by_modality(axis, rows[rows.category == name])
@@ -59,97 +64,105 @@ def refusal_lens(table: pd.DataFrame) -> Figure:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=6)
         plt.close(figure)
-    return captioned(
+    return add_caption(
         figure,
         f"""Refusal score (log-odds of the model's refusal openings against everything else) read from the residual
-        stream after each layer at the last prompt token, through the final norm and the unembedding; means and bands
-        of 95 %. Above the dotted line an answer more likely begins with a refusal. {counted(rows)} of each class.""",
+        stream after each layer at the last prompt token, through the final norm and the unembedding; means with 95 %
+        intervals as bands. Above the dotted line an answer is more likely than not to begin with a refusal.
+        {sample_size(rows)} of each class.""",
     )
 
 
 def attribution(table: pd.DataFrame, modalities: tuple[str, ...] = ("text", "blank", "typographic")) -> Figure:
-    """What each head and MLP adds to the coordinate on the SSD for harmful requests, beyond what it adds for harmless.
+    """Draw what each head and MLP adds to the coordinate on the SSD for harmful requests minus harmless ones.
 
-    Above, a map for each modality; below, the strongest of them in text, each class by itself, with intervals.
+    Above, one map per modality; below, the heads and MLPs with the largest difference in text, for each class with its
+    interval.
+
+    Args:
+        table: written by `studies.signal_path`.
+        modalities: modalities that are drawn, if the table has any of them.
     """
     require_columns(table, [*COLUMNS, "direction_layer"], "attribution")
-    rows = _measured(table, "coordinate_written", "attribution")
-    names = [name for name in present(rows.modality) if name in modalities] or present(rows.modality)
-    differences = _between_classes(rows)
+    rows = _rows_of(table, "coordinate_written", "attribution")
+    names = [name for name in modalities_in(rows.modality) if name in modalities] or modalities_in(rows.modality)
+    differences = _class_differences(rows)
     strongest = differences[differences.modality == names[0]].set_index(["layer", "site"]).value
     strongest = strongest.loc[strongest.abs().nlargest(N_STRONGEST).index]
     sites = sorted(rows.site.unique(), key=lambda site: (site == "mlp_out", len(site), site))
     bound = float(differences.value.abs().max())
     n_layers = rows.layer.nunique()
-    with styled():
+    with paper_style():
         figure = plt.figure(figsize=(WIDE, 0.13 * n_layers + 3.6), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(0.13 * n_layers + 1.2, 2.2))
         maps = above.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axis, name in zip(maps, names, strict=True):
-            _written_map(axis, differences[differences.modality == name], sites, bound, axis is maps[-1])
+            _contribution_map(axis, differences[differences.modality == name], sites, bound, axis is maps[-1])
             axis.set(title=readable(name), xlabel="head", ylabel="layer" if axis is maps[0] else "")
-        strip = below.subplots()
-        _strongest(strip, rows[rows.modality.isin(names)], list(strongest.index), names)
+        _strongest_writers(below.subplots(), rows[rows.modality.isin(names)], list(strongest.index), names)
         plt.close(figure)
-    return captioned(
+    return add_caption(
         figure,
         f"""What heads and MLPs add to the coordinate on the safety direction of layer
-        {rows.direction_layer.dropna().iloc[0]:.0f} at the last prompt token. Maps: harmful less harmless; bold:
-        intervals of the two classes are apart. Below: the {len(strongest)} that tell the classes apart most in
-        {readable(names[0])}, filled for harmful and hollow for harmless requests, means with 95 % intervals.
-        {counted(rows)} of each class.""",
+        {rows.direction_layer.dropna().iloc[0]:.0f} at the last prompt token. Maps: harmful minus harmless; bold: the
+        intervals of the two classes do not overlap. Below: the {len(strongest)} heads and MLPs with the largest
+        difference in {readable(names[0])}, filled for harmful and hollow for harmless requests, means with 95 %
+        intervals. {sample_size(rows)} of each class.""",
     )
 
 
-def _between_classes(rows: pd.DataFrame) -> pd.DataFrame:
-    both = rows[rows.category == "harmful"].merge(
+def _class_differences(rows: pd.DataFrame) -> pd.DataFrame:
+    pairs = rows[rows.category == "harmful"].merge(
         rows[rows.category == "harmless"], on=KEYS, suffixes=("", "_harmless"), validate="1:1"
     )
-    apart = (both.ci_low > both.ci_high_harmless) | (both.ci_high < both.ci_low_harmless)
-    return both[KEYS].assign(value=both.value - both.value_harmless, is_firm=apart, layer=both.layer.astype(int))
+    is_apart = (pairs.ci_low > pairs.ci_high_harmless) | (pairs.ci_high < pairs.ci_low_harmless)
+    value = pairs.value - pairs.value_harmless
+    return pairs[KEYS].assign(value=value, is_significant=is_apart, layer=pairs.layer.astype(int))
 
 
-def _written_map(axis: Axes, cells: pd.DataFrame, sites: list[str], bound: float, with_bar: bool) -> None:
+def _contribution_map(axis: Axes, cells: pd.DataFrame, sites: list[str], bound: float, with_bar: bool) -> None:
     cells = cells.assign(site=pd.Categorical(cells.site, sites))
-    look = {"vmin": -bound, "vmax": bound, "cmap": "vlag", "cbar": with_bar}
-    value_map(axis, cells, "layer", "site", sorted(cells.layer.unique(), reverse=True), **look)
-    short = [site.replace("head ", "").replace("mlp_out", "MLP") for site in sites]
-    # Labels of dozens of heads would lie on each other: some of them, and always the MLP.
-    shown = [*range(0, len(sites) - 1, 1 + len(sites) // FEW_LAYERS), len(sites) - 1]
-    axis.set_xticks([i + 0.5 for i in shown], [short[i] for i in shown], rotation=0)
+    style = {"vmin": -bound, "vmax": bound, "cmap": "vlag", "cbar": with_bar}
+    value_map(axis, cells, "layer", "site", sorted(cells.layer.unique(), reverse=True), **style)
+    labels = [site.replace("head ", "").replace("mlp_out", "MLP") for site in sites]
+    # Labels of dozens of heads would overlap: label some of them, and always the MLP.
+    ticks = [*range(0, len(sites) - 1, 1 + len(sites) // FEW_LAYERS), len(sites) - 1]
+    axis.set_xticks([i + 0.5 for i in ticks], [labels[i] for i in ticks], rotation=0)
 
 
-def _strongest(axis: Axes, rows: pd.DataFrame, places: list[tuple[int, str]], names: list[str]) -> None:
+def _strongest_writers(axis: Axes, rows: pd.DataFrame, places: list[tuple[int, str]], names: list[str]) -> None:
     for i, (layer, site) in enumerate(places):
-        here = rows[(rows.layer == layer) & (rows.site == site)]
+        at_place = rows[(rows.layer == layer) & (rows.site == site)]
         for j, name in enumerate(names):
-            at = i + 0.22 * (j - (len(names) - 1) / 2)
-            for row in here[here.modality == name].itertuples():
-                face = MODALITY_COLORS[name] if row.category == "harmful" else "white"
-                look = {"color": MODALITY_COLORS[name], "marker": MODALITY_MARKERS[name], "markerfacecolor": face}
-                axis.plot([at, at], [row.ci_low, row.ci_high], color=MODALITY_COLORS[name], linewidth=0.9)
+            x, color = i + 0.22 * (j - (len(names) - 1) / 2), MODALITY_COLORS[name]
+            for row in at_place[at_place.modality == name].itertuples():
+                face = color if row.category == "harmful" else "white"
+                style = {"color": color, "marker": MODALITY_MARKERS[name], "markerfacecolor": face}
+                axis.plot([x, x], [row.ci_low, row.ci_high], color=color, linewidth=0.9)
                 label = readable(name) if i == 0 and row.category == "harmful" else None
-                axis.plot(at, row.value, linestyle="", markersize=4, label=label, **look)
+                axis.plot(x, row.value, linestyle="", markersize=4, label=label, **style)
     axis.axhline(0, color="0.5", linewidth=0.8)
-    shown = [f"{layer}, {site.replace('mlp_out', 'MLP')}" for layer, site in places]
-    axis.set_xticks(range(len(places)), shown)
+    labels = [f"{layer}, {site.replace('mlp_out', 'MLP')}" for layer, site in places]
+    axis.set_xticks(range(len(places)), labels)
     axis.set(xlabel="layer, head or MLP", ylabel="added to the coordinate")
     axis.grid(axis="x", visible=False)
     axis.legend(loc="best")
 
 
 def patching_map(table: pd.DataFrame) -> Figure:
-    """Activation patching: how much of the refusal score lost to a picture comes back, by layer and token, a map a
-    modality.
+    """Draw activation patching: how much of the refusal score that a picture removes comes back, by layer and token.
 
-    1 is all of it, 0 nothing. Bold: the interval lies above 0.
+    There is one map per modality; 1 is all of it, 0 nothing. Bold: the interval is above 0.
+
+    Args:
+        table: written by `studies.signal_path`.
     """
-    rows = _measured(table, "recovered", "patching_map")
-    rows = rows.assign(layer=rows.layer.astype(int), is_firm=rows.ci_low > 0)
-    names = present(rows.modality)
+    rows = _rows_of(table, "recovered", "patching_map")
+    rows = rows.assign(layer=rows.layer.astype(int), is_significant=rows.ci_low > 0)
+    names = modalities_in(rows.modality)
     roles = [role for role in ROLES if role in set(rows.token)]
     heights = [rows[rows.modality == name].token.nunique() for name in names]
-    with styled():
+    with paper_style():
         size = (WIDE, 0.3 * sum(heights) + 0.42 * len(names) + 0.4)
         figure, axes = plt.subplots(
             len(names), 1, figsize=size, sharex=True, squeeze=False, height_ratios=heights, layout="constrained"
@@ -157,14 +170,15 @@ def patching_map(table: pd.DataFrame) -> Figure:
         for axis, name in zip(axes[:, 0], names, strict=True):
             own = rows[rows.modality == name]
             order = [role for role in roles if role in set(own.token)]
-            look = {"vmin": 0, "vmax": 1, "cmap": "cividis", "cbar_kws": {"label": "recovered"}}
-            value_map(axis, own, "token", "layer", order, **look)
+            style = {"vmin": 0, "vmax": 1, "cmap": "cividis", "cbar_kws": {"label": "recovered"}}
+            value_map(axis, own, "token", "layer", order, **style)
             axis.set(title=readable(name), xlabel="", ylabel="")
         axes[-1, 0].set_xlabel("layer")
         plt.close(figure)
-    return captioned(
+    return add_caption(
         figure,
-        f"""Share of the lost refusal score that comes back when the states of the request as text take the place of
-        the picture run's, at one layer and token role (harmful requests; inside a picture the donor is the true
-        request); {intervals_told(rows)}, by bootstrap; bold (or dotted): above 0. {counted(rows)}.""",
+        f"""Share of the lost refusal score that comes back when states from the request as text replace those of the
+        run with the picture, at one layer and token role (harmful requests; for requests inside a picture, the donor is
+        the true request); {interval_note(rows)}, by bootstrap; bold (or marked by a dot): above 0.
+        {sample_size(rows)}.""",
     )

@@ -1,4 +1,4 @@
-"""Hidden states in the plane, and their coordinate on the safety direction."""
+"""Hidden states in a plane, and their coordinate on the safety direction."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,12 @@ from figures.style import (
     CLASS_LINES,
     CLASS_MARKERS,
     WIDE,
-    captioned,
-    filled,
-    present,
+    add_caption,
+    modalities_in,
+    number_range,
+    paper_style,
     readable,
-    span,
-    styled,
+    require_values,
 )
 
 MOST_COLUMNS = 8
@@ -30,34 +30,36 @@ COVERED = 0.9
 
 
 def hidden_states(points: pd.DataFrame, layers: Sequence[int] | None = None) -> Figure:
-    """Hidden states in the plane of the text's first two principal components, a row a modality, a column a layer.
+    """Draw hidden states in the plane of the text's first two principal components, by modality and layer.
 
     Args:
-        points: `studies.separability.points`.
-        layers: counted from 0; by default all of them, or eight from the first to the last. A single one gets larger
-            panels, side by side.
+        points: returned by `studies.separability.points`.
+        layers: layers that are drawn, counted from 0; by default all, or eight if there are more. A single layer gets
+            larger panels, next to each other.
 
     Raises:
         ValueError: columns or layers that are missing, by name.
     """
-    filled(points, ["modality", "layer", "harmful", "pc1", "pc2"], "hidden_states")
-    there = sorted(int(layer) for layer in points.layer.unique())
-    layers = list(layers) if layers is not None else _spread(there)
-    absent = [layer for layer in layers if layer not in there]
+    require_values(points, ["modality", "layer", "harmful", "pc1", "pc2"], "hidden_states")
+    available = sorted(int(layer) for layer in points.layer.unique())
+    layers = list(layers) if layers is not None else _evenly_spaced(available)
+    absent = [layer for layer in layers if layer not in available]
     if absent:
-        raise ValueError(f"hidden_states has no layer {absent[0]}; expected some of {there[0]} to {there[-1]}")
-    names = present(points.modality)
+        raise ValueError(f"hidden_states has no layer {absent[0]}; expected some of {available[0]} to {available[-1]}")
+    names = modalities_in(points.modality)
     places = [(name, layer) for name in names for layer in layers]
     n_columns = len(layers) if len(layers) > 1 else min(3, len(names))
     n_rows = -(-len(places) // n_columns)
     size = (WIDE, 0.95 * n_rows + 0.5 if len(layers) > 1 else 2.1 * n_rows)
     shared = "col" if len(layers) > 1 else "all"
-    with styled():
+    with paper_style():
         figure, axes = plt.subplots(
             n_rows, n_columns, figsize=size, sharex=shared, sharey=shared, squeeze=False, layout="constrained"
         )
         for axis, (name, layer) in zip(axes.flat, places, strict=False):
-            _cloud(axis, points[(points.modality == name) & (points.layer == layer)], 4.0 if len(layers) > 1 else 14.0)
+            _scatter(
+                axis, points[(points.modality == name) & (points.layer == layer)], 4.0 if len(layers) > 1 else 14.0
+            )
         for axis in axes.flat[len(places) :]:
             axis.set_visible(False)
         if len(layers) > 1:
@@ -71,28 +73,27 @@ def hidden_states(points: pd.DataFrame, layers: Sequence[int] | None = None) -> 
             figure.suptitle(f"Hidden states after layer {layers[0]}, last prompt token")
         figure.legend(handles=_class_handles(), loc="outside lower center", ncols=2, handletextpad=0.3)
         plt.close(figure)
-    some = points[points.layer == layers[0]]
-    return captioned(
+    first_layer = points[points.layer == layers[0]]
+    return add_caption(
         figure,
         f"""Hidden states at the last prompt token, in the plane of the first two principal components of the
         text-only states of each layer; other modalities are projected into it. Crosses and solid ellipses: harmful
-        requests; circles and dashed ellipses: harmless ones; ellipses hold {COVERED:.0%} of a normal distribution
+        requests; circles and dashed ellipses: harmless ones; ellipses contain {COVERED:.0%} of a normal distribution
         with the class's mean and covariance. Axes are shared within {"a layer" if len(layers) > 1 else "the figure"}.
-        {_n_told(some)}""",
+        {_sample_size(first_layer)}""",
     )
 
 
-def _spread(layers: Sequence[int]) -> list[int]:
-    """All, or some from the first to the last at even distance."""
+def _evenly_spaced(layers: Sequence[int]) -> list[int]:
+    """Return all layers if there are few, otherwise evenly spaced ones from the first to the last."""
     if len(layers) <= MOST_COLUMNS:
         return list(layers)
     return [layers[i] for i in np.linspace(0, len(layers) - 1, MOST_COLUMNS).round().astype(int)]
 
 
-def _n_told(points: pd.DataFrame) -> str:
-    """Requests of each class in each modality."""
+def _sample_size(points: pd.DataFrame) -> str:
     n = points.groupby(["modality", "harmful"]).size()
-    return f"n = {span(n)} requests of each class in each modality."
+    return f"n = {number_range(n)} requests of each class in each modality."
 
 
 def _classes(points: pd.DataFrame):
@@ -100,11 +101,11 @@ def _classes(points: pd.DataFrame):
         yield name, points[points.harmful == label]
 
 
-def _cloud(axis: Axes, points: pd.DataFrame, size: float) -> None:
+def _scatter(axis: Axes, points: pd.DataFrame, size: float) -> None:
     for name, own in _classes(points):
-        look = {"color": CLASS_COLORS[name], "marker": CLASS_MARKERS[name], "linewidth": 0}
-        # Hundreds of marks in each of dozens of panels: as paths they would make the PDF slow to open.
-        axis.scatter(own.pc1, own.pc2, s=size, alpha=0.55, rasterized=True, label=name, **look)
+        style = {"color": CLASS_COLORS[name], "marker": CLASS_MARKERS[name], "linewidth": 0}
+        # Hundreds of markers in each of dozens of panels: as paths they would make the PDF slow to open.
+        axis.scatter(own.pc1, own.pc2, s=size, alpha=0.55, rasterized=True, label=name, **style)
         if len(own) > 2:
             axis.add_patch(_ellipse(own[["pc1", "pc2"]].to_numpy(), name))
     axis.set(xticklabels=[], yticklabels=[])
@@ -112,12 +113,12 @@ def _cloud(axis: Axes, points: pd.DataFrame, size: float) -> None:
 
 
 def _ellipse(points: np.ndarray, name: str) -> Ellipse:
-    """Where `COVERED` of a normal distribution lies that has the points' mean and covariance."""
+    """Return the ellipse with `COVERED` of a normal distribution that has the points' mean and covariance."""
     values, vectors = np.linalg.eigh(np.cov(points.T))
     width, height = 2 * np.sqrt(chi2.ppf(COVERED, 2) * values.clip(0))
     angle = np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0]))
-    look = {"edgecolor": CLASS_COLORS[name], "linestyle": CLASS_LINES[name], "facecolor": "none", "linewidth": 0.9}
-    return Ellipse(points.mean(0), width, height, angle=angle, **look)
+    style = {"edgecolor": CLASS_COLORS[name], "linestyle": CLASS_LINES[name], "facecolor": "none", "linewidth": 0.9}
+    return Ellipse(points.mean(0), width, height, angle=angle, **style)
 
 
 def _class_handles() -> list[Line2D]:
@@ -136,28 +137,28 @@ def _class_handles() -> list[Line2D]:
     ]
 
 
-OVERLAP = 1.6
-"""How far a ridge reaches into the row above, in rows."""
+RIDGE_HEIGHT = 0.8
+"""Height of a ridge in rows."""
 
 
 def coordinate_ridges(points: pd.DataFrame, layer: int, threshold: float = 0.0) -> Figure:
-    """The coordinate on the SSD of one layer: a ridge for each modality and class, and the gate's threshold.
+    """Draw the coordinate on the SSD of one layer: a ridge for each modality and class, and the gate's threshold.
 
     Args:
-        points: `studies.separability.points`.
-        layer: counted from 0.
-        threshold: from which the gate opens; 0 for the paper's sign gate.
+        points: returned by `studies.separability.points`.
+        layer: layer that is drawn, counted from 0.
+        threshold: coordinate at which the gate opens; 0 for the paper's sign gate.
 
     Raises:
-        ValueError: columns or a layer that are missing.
+        ValueError: columns or the layer are missing.
     """
-    filled(points, ["modality", "layer", "harmful", "coordinate"], "coordinate_ridges")
+    require_values(points, ["modality", "layer", "harmful", "coordinate"], "coordinate_ridges")
     chosen = points[points.layer == layer]
-    filled(chosen, ["coordinate"], f"coordinate_ridges of layer {layer}")
-    names = present(chosen.modality)
+    require_values(chosen, ["coordinate"], f"coordinate_ridges of layer {layer}")
+    names = modalities_in(chosen.modality)
     low, high = chosen.coordinate.min(), chosen.coordinate.max()
     grid = np.linspace(low - 0.08 * (high - low), high + 0.08 * (high - low), 400)
-    with styled():
+    with paper_style():
         figure, axis = plt.subplots(figsize=(WIDE, 0.42 * len(names) + 1.0), layout="constrained")
         for row, name in enumerate(reversed(names)):
             for kind, own in _classes(chosen[chosen.modality == name]):
@@ -174,12 +175,12 @@ def coordinate_ridges(points: pd.DataFrame, layer: int, threshold: float = 0.0) 
         axis.tick_params(axis="y", length=0)
         figure.legend(handles=_class_handles(), loc="outside lower center", ncols=2)
         plt.close(figure)
-    return captioned(
+    return add_caption(
         figure,
         f"""Coordinate on the safety direction after layer {layer}, at the last prompt token: density of each class,
-        scaled to its own peak, and a tick for each request. Dashed: the threshold from which a gate opens,
-        {threshold:g} (0: the sign gate). It reads the reference, which is text: compare the first row.
-        {_n_told(chosen)}""",
+        scaled to its own peak, and a tick for each request. Dashed: the threshold at which a gate opens,
+        {threshold:g} (0 for the sign gate). The gate reads the reference, which is text, so compare with the first row.
+        {_sample_size(chosen)}""",
     )
 
 
@@ -187,10 +188,10 @@ def _ridge(axis: Axes, values: np.ndarray, kind: str, row: int, grid: np.ndarray
     color = CLASS_COLORS[kind]
     if len(values) > 2 and np.ptp(values) > 0:
         density = gaussian_kde(values)(grid)
-        top = row + density / density.max() * OVERLAP * 0.5
-        is_there = density > 0.01 * density.max()
-        axis.fill_between(grid, row, top, where=is_there, color=color, alpha=0.3, linewidth=0, zorder=-row)
-        axis.plot(grid[is_there], top[is_there], color=color, linestyle=CLASS_LINES[kind], linewidth=1, zorder=-row)
+        top = row + density / density.max() * RIDGE_HEIGHT
+        visible = density > 0.01 * density.max()
+        axis.fill_between(grid, row, top, where=visible, color=color, alpha=0.3, linewidth=0, zorder=-row)
+        axis.plot(grid[visible], top[visible], color=color, linestyle=CLASS_LINES[kind], linewidth=1, zorder=-row)
     shift = -0.06 if kind == "harmful" else -0.14
     axis.plot(
         values, np.full(len(values), row + shift), "|", color=color, markersize=3, markeredgewidth=0.5, label=kind

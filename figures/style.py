@@ -1,7 +1,7 @@
-"""How every figure looks, what is said under it, and what it says when a column is missing.
+"""Style shared by all figures: colours, fonts and captions, and checks of the table that is drawn.
 
 For papers: 8 points, widths of one column (`NARROW`) or both (`WIDE`), vector PDF with embedded fonts. Modalities and
-classes have a colour, a mark and a line each: told apart by the colour-blind, and in grey.
+classes each have a colour, a marker and a line style, so they can be distinguished in grey and by the colour-blind.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDE, NARROW = 6.75, 3.25
-"""Inches: both columns of a conference paper, and a single one."""
+"""Widths in inches: both columns of a conference paper, and a single one."""
 
 _hues = sns.color_palette("colorblind")
 MODALITY_COLORS = {
@@ -38,7 +38,7 @@ CLASS_COLORS = {"harmful": _hues[3], "harmless": _hues[0]}
 CLASS_MARKERS = {"harmful": "X", "harmless": "o"}
 CLASS_LINES = {"harmful": "-", "harmless": (0, (3, 1.5))}
 FEW_LAYERS = 12
-"""Up to so many, cells of a map over layers are wide enough to say their value and interval."""
+"""Up to this many layers, cells of a map are wide enough to show their value and interval."""
 
 STYLE = {
     "font.size": 8,
@@ -61,8 +61,10 @@ STYLE = {
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], figure: str) -> None:
-    """Raises:
-    ValueError: the table is empty, or lacks columns that the figure draws, or has nothing in one of them.
+    """Check that a table has rows and the columns that a figure draws.
+
+    Raises:
+        ValueError: the table is empty or lacks columns; the message names them.
     """
     missing = [column for column in columns if column not in table.columns]
     if missing:
@@ -71,77 +73,84 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], figure: str) ->
         raise ValueError(f"{figure} got an empty table; run its study first")
 
 
-def filled(table: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.DataFrame:
-    """The table, which has something in each of the columns.
+def require_values(table: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.DataFrame:
+    """Return the table after checking that each of the columns holds values.
 
     Raises:
-        ValueError: as `need`; or a column holds nothing, by its name.
+        ValueError: the table is empty, or columns are missing or empty; the message names them.
     """
     require_columns(table, columns, figure)
-    hollow = [column for column in columns if table[column].isna().all()]
-    if hollow:
-        raise ValueError(f"{figure} needs values in {', '.join(columns)}; empty: {', '.join(hollow)}")
+    empty = [column for column in columns if table[column].isna().all()]
+    if empty:
+        raise ValueError(f"{figure} needs values in {', '.join(columns)}; empty: {', '.join(empty)}")
     return table
 
 
 def first_judge(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the judge that decides, which stands first, and rows that need none."""
+    """Keep the rows of the deciding judge, which is the first in the table, and rows that need no judge."""
     judges = table.judge.dropna()
     return table[table.judge.isna() | (table.judge == judges.iloc[0])] if len(judges) else table
 
 
-def present(values: pd.Series) -> list[str]:
-    """The modalities that occur, in the order of the palette."""
-    seen = set(values.dropna())
-    return [name for name in MODALITY_COLORS if name in seen]
+def modalities_in(values: pd.Series) -> list[str]:
+    """Return the modalities that occur, in the order of the palette."""
+    names = set(values.dropna())
+    return [name for name in MODALITY_COLORS if name in names]
 
 
 def readable(name: str) -> str:
-    """A name of the tables, for people."""
+    """Write a name from a table with spaces instead of underscores."""
     return name.replace("_", " ")
 
 
-def styled():
-    """Context in which figures are made."""
+def paper_style():
+    """Return the context in which figures are drawn."""
     return mpl.rc_context(STYLE)
 
 
 def by_modality(axis: Axes, rows: pd.DataFrame, x: str = "layer", line="-", label: str = "{}") -> None:
-    """A line, its marks and its interval for each modality.
+    """Draw a line with markers and a band for the interval, for each modality.
 
     Args:
-        line: style of the lines.
-        label: with a place for the modality's name.
+        axis: where to draw.
+        rows: columns `modality`, `value`, `ci_low`, `ci_high`, and `x`.
+        x: column of the horizontal axis.
+        line: line style.
+        label: label of a line, with a placeholder for the name of the modality.
     """
-    for name in present(rows.modality):
-        one, color = rows[rows.modality == name].sort_values(x), MODALITY_COLORS[name]
-        look = {"color": color, "linewidth": 1.2, "linestyle": line, "marker": MODALITY_MARKERS[name], "markersize": 3}
-        axis.plot(one[x], one.value, label=label.format(readable(name)), **look)
-        axis.fill_between(one[x], one.ci_low, one.ci_high, color=color, alpha=0.12, linewidth=0)
+    for name in modalities_in(rows.modality):
+        own, color = rows[rows.modality == name].sort_values(x), MODALITY_COLORS[name]
+        style = {"color": color, "linewidth": 1.2, "linestyle": line, "marker": MODALITY_MARKERS[name], "markersize": 3}
+        axis.plot(own[x], own.value, label=label.format(readable(name)), **style)
+        axis.fill_between(own[x], own.ci_low, own.ci_high, color=color, alpha=0.12, linewidth=0)
 
 
 def layer_ticks(axis: Axes, layers: pd.Series) -> None:
-    """Each layer where they are few, else so many as can be read."""
-    there = sorted(layers.dropna().astype(int).unique())
-    axis.set_xticks(there if len(there) <= FEW_LAYERS else there[:: -(-len(there) // 8)])
+    """Label every layer if there are few, otherwise about eight of them."""
+    ticks = sorted(layers.dropna().astype(int).unique())
+    axis.set_xticks(ticks if len(ticks) <= FEW_LAYERS else ticks[:: -(-len(ticks) // 8)])
 
 
 def value_map(axis: Axes, cells: pd.DataFrame, rows: str, columns: str, order: Sequence, **heatmap) -> None:
-    """A heat map that says each value, and its interval under it where there is room and one is known.
+    """Draw a heat map with the value in each cell, and its interval below if there is one and room for it.
 
     Args:
-        cells: columns `rows`, `columns`, `value`; if known `ci_low`, `ci_high`, and `is_firm`: those are bold, or
-            dotted where there is no room for values.
-        order: of the rows, from the top.
+        axis: where to draw.
+        cells: columns `rows`, `columns`, `value`; optionally `ci_low` and `ci_high`, and `is_significant`, whose values
+            are bold, or marked by a dot if there is no room for values.
+        rows: column whose values are the rows of the map.
+        columns: column whose values are the columns of the map.
+        order: rows of the map, from the top.
+        **heatmap: arguments of `seaborn.heatmap`.
     """
-    names = [name for name in ("value", "ci_low", "ci_high", "is_firm") if name in cells]
+    names = [name for name in ("value", "ci_low", "ci_high", "is_significant") if name in cells]
     wide = {name: cells.pivot(index=rows, columns=columns, values=name).reindex(order) for name in names}
     is_roomy = wide["value"].shape[1] <= FEW_LAYERS
-    is_firm = wide.get("is_firm", wide["value"] * 0) == 1
+    is_significant = wide.get("is_significant", wide["value"] * 0) == 1
     bar = {"shrink": 0.85, "pad": 0.015} | heatmap.pop("cbar_kws", {})
     sns.heatmap(
         wide["value"],
-        annot=_written(wide) if is_roomy else np.where(is_firm, "•", ""),
+        annot=_cell_labels(wide) if is_roomy else np.where(is_significant, "•", ""),
         fmt="",
         annot_kws={"size": 5.5},
         linewidths=0.4 if is_roomy else 0,
@@ -150,15 +159,15 @@ def value_map(axis: Axes, cells: pd.DataFrame, rows: str, columns: str, order: S
         ax=axis,
         **heatmap,
     )
-    # Seaborn writes row by row, and leaves out what has no value.
-    shown = is_firm.to_numpy()[wide["value"].notna().to_numpy()]
-    for text, firm in zip(axis.texts, shown, strict=True):
-        text.set_fontweight("bold" if firm else "normal")
+    # Seaborn writes row by row and skips cells without a value.
+    is_bold = is_significant.to_numpy()[wide["value"].notna().to_numpy()]
+    for text, bold in zip(axis.texts, is_bold, strict=True):
+        text.set_fontweight("bold" if bold else "normal")
     axis.tick_params(axis="y", rotation=0)
 
 
-def _written(wide: dict[str, pd.DataFrame]) -> np.ndarray:
-    """Each value as text, and under it its interval."""
+def _cell_labels(wide: dict[str, pd.DataFrame]) -> np.ndarray:
+    """Write each value, with its interval on the next line."""
     values = wide["value"].map(_two_digits)
     if "ci_low" in wide:
         low, high = (wide[name].map(_two_digits) for name in ("ci_low", "ci_high"))
@@ -170,42 +179,45 @@ def _two_digits(value: float) -> str:
     return f"{value:z.2f}"
 
 
-def intervals_told(cells: pd.DataFrame, columns: str = "layer") -> str:
-    """What the caption of a map says of its intervals: many columns leave no room for them."""
+def interval_note(cells: pd.DataFrame, columns: str = "layer") -> str:
+    """Tell in the caption of a map where its intervals are, since many columns leave no room for them."""
     if cells[columns].nunique() > FEW_LAYERS:
-        return "95 % intervals stand in the table"
-    return "95 % intervals under each value"
+        return "95 % intervals are in the table"
+    return "95 % intervals below each value"
 
 
-def span(numbers: pd.Series) -> str:
-    """`60`, or from the least to the most: `16 to 20`."""
-    least, most = int(numbers.min()), int(numbers.max())
-    return f"{least}" if least == most else f"{least} to {most}"
+def number_range(numbers: pd.Series) -> str:
+    """Write numbers as one (`60`), or from the smallest to the largest (`16 to 20`)."""
+    smallest, largest = int(numbers.min()), int(numbers.max())
+    return f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
 
 
-def counted(rows: pd.DataFrame, of: str = "requests") -> str:
-    """`n = 60 requests`, or from the fewest to the most: what stands in every caption."""
+def sample_size(rows: pd.DataFrame, of: str = "requests") -> str:
+    """Write the sample size for a caption, such as `n = 60 requests`, as a range if it varies."""
     n = rows.n.dropna()
     n = n[n > 0]
-    return f"n = {span(n)} {of}" if len(n) else "n unknown"
+    return f"n = {number_range(n)} {of}" if len(n) else "n unknown"
 
 
-def captioned(figure: Figure, text: str) -> Figure:
-    """The figure with what has to be said under it: what is drawn, of how many, with which intervals."""
+def add_caption(figure: Figure, text: str) -> Figure:
+    """Attach a caption that says what is drawn, how many cases it is based on, and what the intervals are."""
     figure.caption = " ".join(text.split())
     return figure
 
 
 def caption(figure: Figure) -> str:
-    """What came with a figure of this package; empty for others."""
+    """Return the caption of a figure of this package; empty for other figures."""
     return getattr(figure, "caption", "")
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """PDF for papers, PNG for screens, both with the caption inside. No dates: the same table gives the same file."""
+    """Save a figure as PDF for papers and as PNG for screens, both with the caption in their metadata.
+
+    Files carry no date, so the same table gives the same files.
+    """
     paths = [folder / f"{name}.{suffix}" for suffix in ("pdf", "png")]
-    with styled():
-        about = {"CreationDate": None, "Subject": caption(figure)}
-        figure.savefig(paths[0], metadata=about, bbox_inches="tight")
+    with paper_style():
+        metadata = {"CreationDate": None, "Subject": caption(figure)}
+        figure.savefig(paths[0], metadata=metadata, bbox_inches="tight")
         figure.savefig(paths[1], metadata={"Description": caption(figure)}, bbox_inches="tight")
     return paths

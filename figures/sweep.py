@@ -1,4 +1,4 @@
-"""Figures of the sweep, and of the rules that choose a layer."""
+"""The layer sweep, and the rules that choose a layer."""
 
 from itertools import cycle
 
@@ -13,15 +13,15 @@ from figures.style import (
     MODALITY_COLORS,
     MODALITY_MARKERS,
     WIDE,
+    add_caption,
     by_modality,
-    captioned,
-    counted,
     first_judge,
     layer_ticks,
-    present,
+    modalities_in,
+    paper_style,
     readable,
     require_columns,
-    styled,
+    sample_size,
 )
 
 PANELS = {
@@ -32,9 +32,10 @@ PANELS = {
 RULE_LINES = {"substitute": "-", "ablate": ":", "add_reference": "--", "class_mean": "-."}
 RULE_MARKERS, RULE_HUES = "osv^DP<>", sns.color_palette("colorblind")
 OTHER_LINE = (0, (5, 1, 1, 1, 1, 1))
-OF_CONFIGURATION = ["layer", "last_layer", "rule", "gate", "gate_scope", "strength", "direction_layer", "estimator"]
-OF_CONFIGURATION += ["rank", "source", "token", "positions"]
-TABLE = [
+CONFIGURATION = ["layer", "last_layer", "rule", "gate", "gate_scope", "strength", "direction_layer", "estimator"]
+CONFIGURATION += ["rank", "source", "token", "positions"]
+"""Columns that identify a configuration of the guard."""
+COLUMNS = [
     "setting",
     "defence",
     "modality",
@@ -52,22 +53,26 @@ TABLE = [
 
 
 def _ranked(table: pd.DataFrame, figure: str) -> tuple[pd.DataFrame, pd.Series | None]:
-    """What was measured of every configuration, and the chosen one."""
-    require_columns(table, TABLE, figure)
+    """Return the ranked rows of every configuration, and a row of the chosen one."""
+    require_columns(table, COLUMNS, figure)
     if "last_layer" not in table:
         table = table.assign(last_layer=np.nan)
     marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
-    best = marked[~marked.selection_rule.astype(str).str.endswith("single layer")]
+    chosen = marked[~marked.selection_rule.astype(str).str.endswith("single layer")]
     ranked = table[table.setting == "ranked"]
-    # Successive halving drops some on fewer prompts: they are no match for the others.
-    is_whole = ranked.n.isna() | (ranked.n == ranked.groupby("metric").n.transform("max"))
-    return ranked[is_whole], best.iloc[0] if len(best) else None
+    # Successive halving drops some configurations on fewer prompts, so they can't be compared with the rest.
+    is_complete = ranked.n.isna() | (ranked.n == ranked.groupby("metric").n.transform("max"))
+    return ranked[is_complete], chosen.iloc[0] if len(chosen) else None
 
 
 def layer_sweep(table: pd.DataFrame) -> Figure:
-    """Refusal, over-refusal and KL by single layer, rule and modality, by the first token on validation.
+    """Draw refusal, over-refusal and KL by single layer, rule and modality, from the first token on validation.
 
-    Of several strengths and gates those nearest to the chosen ones are drawn; the best single layer is marked.
+    If there are several strengths and gates, those nearest to the chosen ones are drawn; the best single layer is
+    marked.
+
+    Args:
+        table: written by `studies.layer_sweep`.
     """
     ranked, _ = _ranked(table, "layer_sweep")
     marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
@@ -77,7 +82,7 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
     guarded = ranked[(ranked.defence == "guard") & ranked.last_layer.isna() & (ranked.metric != "on_front")]
     require_columns(guarded, ["value"], "layer_sweep of single layers")
     if chosen is not None:
-        # One line a rule and modality: of the other axes what was chosen.
+        # One line per rule and modality: everything else as in the chosen configuration.
         for name in ("gate", "gate_scope", "rank", "estimator", "source", "token", "positions"):
             if name in guarded:
                 guarded = guarded[guarded[name] == chosen[name]]
@@ -85,7 +90,7 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
             guarded = guarded[guarded.direction_layer == guarded.layer]
         guarded = guarded[guarded.strength.isna() | (guarded.strength == _nearest(guarded.strength, chosen.strength))]
     unguarded = ranked[ranked.defence == "unguarded"]
-    with styled():
+    with paper_style():
         figure, axes = plt.subplots(1, 3, figsize=(WIDE, 2.6), layout="constrained")
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
             for rule in sorted(guarded.rule.unique(), reverse=True):
@@ -93,8 +98,8 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
                 by_modality(axis, rows, line=RULE_LINES.get(rule, OTHER_LINE), label=f"{readable(rule)}, {{}}")
             before = unguarded[unguarded.metric == metric] if metric != "kl" else unguarded.iloc[:0]
             for row in before.itertuples():
-                look = {"color": MODALITY_COLORS[row.modality], "linewidth": 0.8, "linestyle": (0, (1, 3))}
-                axis.axhline(row.value, alpha=0.8, **look)
+                style = {"color": MODALITY_COLORS[row.modality], "linewidth": 0.8, "linestyle": (0, (1, 3))}
+                axis.axhline(row.value, alpha=0.8, **style)
             if chosen is not None:
                 axis.axvline(chosen.layer, color="0.35", linewidth=4, alpha=0.15)
             axis.set(title=title, xlabel="layer")
@@ -106,60 +111,60 @@ def layer_sweep(table: pd.DataFrame) -> Figure:
         labels.append("unguarded")
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
         plt.close(figure)
-    marked = "" if chosen is None else f" Shaded: the best single layer, {chosen.layer:.0f}."
-    return captioned(
+    choice = "" if chosen is None else f" Shaded: the best single layer, {chosen.layer:.0f}."
+    return add_caption(
         figure,
         f"""The guard at each single layer, measured by the first answer token on validation: share of harmful and of
         harmless requests whose answer begins with a refusal, and KL from the unguarded model; bands are 95 %
-        intervals. Of strengths and gates those nearest to the chosen ones.{marked} {counted(guarded)} of each
+        intervals. Strength and gate are those nearest to the chosen ones.{choice} {sample_size(guarded)} of each
         class.""",
     )
 
 
 def _nearest(strengths: pd.Series, chosen: float) -> float:
-    there = strengths.dropna().unique()
-    return 1.0 if pd.isna(chosen) or not len(there) else float(there[np.abs(there - chosen).argmin()])
+    available = strengths.dropna().unique()
+    return 1.0 if pd.isna(chosen) or not len(available) else float(available[np.abs(available - chosen).argmin()])
 
 
 def pareto(table: pd.DataFrame) -> Figure:
-    """Every configuration: how many harmful requests begin with a refusal, against KL and refusals of harmless ones.
+    """Draw every configuration: refusals of harmful requests against KL and against refusals of harmless ones.
 
-    Means over modalities, of over-refusal the largest. Ringed: no other beats it in all three; starred: the choice.
+    Values are means over modalities, except over-refusal, of which the largest is drawn. Ringed: no other configuration
+    is better in all three; starred: the chosen one.
+
+    Args:
+        table: written by `studies.layer_sweep`.
     """
     ranked, chosen = _ranked(table, "pareto")
     guarded = ranked[ranked.defence == "guard"]
-    keys = [name for name in OF_CONFIGURATION if name in guarded]
-    found = guarded.groupby([*keys, "metric"], dropna=False).value
-    wide = found.mean().unstack("metric")
-    wide["opening_over_refusal_rate"] = found.max().unstack("metric")["opening_over_refusal_rate"]
-    is_on = wide.on_front == 1
-    with styled():
+    keys = [name for name in CONFIGURATION if name in guarded]
+    values = guarded.groupby([*keys, "metric"], dropna=False).value
+    wide = values.mean().unstack("metric")
+    wide["opening_over_refusal_rate"] = values.max().unstack("metric")["opening_over_refusal_rate"]
+    front = wide[wide.on_front == 1]
+    with paper_style():
         figure, axes = plt.subplots(1, 2, figsize=(WIDE, 2.8), sharey=True, layout="constrained")
         for axis, (x, label) in zip(
             axes,
             (("kl", "KL on harmless, nats"), ("opening_over_refusal_rate", "harmless: begins to refuse")),
             strict=True,
         ):
-            for mark, hue, (rule, some) in zip(
+            for marker, hue, (rule, own) in zip(
                 cycle(RULE_MARKERS), cycle(RULE_HUES), wide.groupby("rule"), strict=False
             ):
-                look = {"color": hue, "s": 13, "alpha": 0.6, "linewidth": 0, "marker": mark}
-                axis.scatter(some[x], some.opening_refusal_rate, label=rule, **look)
-            on = wide[is_on]
-            axis.scatter(on[x], on.opening_refusal_rate, s=34, facecolor="none", edgecolor="0.2", linewidth=0.7)
+                style = {"color": hue, "s": 13, "alpha": 0.6, "linewidth": 0, "marker": marker}
+                axis.scatter(own[x], own.opening_refusal_rate, label=rule, **style)
+            ring = {"s": 34, "facecolor": "none", "edgecolor": "0.2", "linewidth": 0.7}
+            axis.scatter(front[x], front.opening_refusal_rate, **ring)
             if chosen is not None:
-                mine = wide.reset_index()
-                for name in keys:
-                    own = chosen.get(name)
-                    mine = mine[mine[name].isna() if pd.isna(own) else mine[name] == own]
-                axis.scatter(mine[x], mine.opening_refusal_rate, s=90, marker="*", color="0.1", zorder=3)
-                low, high = _span_of(guarded, keys, chosen)
-                axis.plot([mine[x].iloc[0]] * 2, [low, high], color="0.1", linewidth=0.9)
+                star = _of_configuration(wide.reset_index(), keys, chosen)
+                axis.scatter(star[x], star.opening_refusal_rate, s=90, marker="*", color="0.1", zorder=3)
+                axis.plot([star[x].iloc[0]] * 2, _interval_of(guarded, keys, chosen), color="0.1", linewidth=0.9)
             axis.set(xlabel=label)
             axis.xaxis.set_major_locator(MaxNLocator(4))
         axes[0].set(ylabel="harmful: begins to refuse")
         if wide.kl.max() > 1e-2:
-            # Most cost next to nothing, a few break everything.
+            # Most configurations cost next to nothing, a few break everything.
             axes[0].set_xscale("symlog", linthresh=1e-3)
             axes[0].set_xlim(left=-1e-4)
         axes[1].set_xlim(-0.003, max(0.05, 1.05 * wide.opening_over_refusal_rate.max()))
@@ -172,83 +177,89 @@ def pareto(table: pd.DataFrame) -> Figure:
         figure.legend(handles, labels, loc="outside lower center", ncols=5)
         plt.close(figure)
     own = guarded[guarded.metric == "opening_refusal_rate"]
-    return captioned(
+    return add_caption(
         figure,
         f"""{len(wide)} configurations of the guard, by the first answer token on validation: harmful requests whose
-        answer begins with a refusal against what it costs on harmless ones. Points are means over modalities (of
-        over-refusal the largest), whose single intervals stand in the table; lines at the chosen one reach over its
-        modalities' 95 % intervals. Ringed: no other is better in all three; starred: the choice. {counted(own)} of
-        each class and modality.""",
+        answer begins with a refusal, against the cost on harmless requests. Points are means over modalities (for
+        over-refusal, the largest value); the intervals of each modality are in the table. The line through the chosen
+        configuration covers the 95 % intervals of all its modalities. Ringed: no other configuration is better in all
+        three; starred: the chosen one. {sample_size(own)} of each class and modality.""",
     )
 
 
-def _span_of(guarded: pd.DataFrame, keys: list[str], chosen: pd.Series) -> tuple[float, float]:
-    """Of the chosen configuration, from the lowest to the highest bound of its modalities."""
-    own = guarded[guarded.metric == "opening_refusal_rate"]
+def _of_configuration(rows: pd.DataFrame, keys: list[str], chosen: pd.Series) -> pd.DataFrame:
+    """Keep the rows that agree with the chosen one in the columns `keys`, where missing values agree."""
     for name in keys:
         value = chosen.get(name)
-        own = own[own[name].isna() if pd.isna(value) else own[name] == value]
-    return own.ci_low.min(), own.ci_high.max()
+        rows = rows[rows[name].isna() if pd.isna(value) else rows[name] == value]
+    return rows
+
+
+def _interval_of(guarded: pd.DataFrame, keys: list[str], chosen: pd.Series) -> tuple[float, float]:
+    """Return the lowest and the highest bound of the chosen configuration over modalities."""
+    rows = _of_configuration(guarded[guarded.metric == "opening_refusal_rate"], keys, chosen)
+    return rows.ci_low.min(), rows.ci_high.max()
 
 
 def layer_selection(table: pd.DataFrame) -> Figure:
-    """What the guard does where each rule would have put it: harmful and harmless requests refused, KL; reported
-    split.
+    """Draw what the guard does on the reported split at the layer that each rule picks: refusals and KL.
 
-    A mark a modality, with its interval; the line is their mean. Of `random`, the mean over all layers, the range over
-    layers is dotted.
+    Each modality has a marker with its interval; the line is their mean. The rule `random` is the mean over all layers,
+    with their range dotted.
+
+    Args:
+        table: written by `studies.layer_selection`.
     """
     columns = ["setting", "selection_rule", "layer", "modality", "metric", "judge", "value", "ci_low", "ci_high", "n"]
     require_columns(table, columns, "layer_selection")
     picks = first_judge(table[table.setting == "pick"])
     require_columns(picks, ["value"], "layer_selection without picks")
     by_rule = picks[picks.metric == "refusal_rate"].groupby("selection_rule").value.mean()
-    bound = [name for name in by_rule.index if name == "best_on_test"]
-    names = [*by_rule.drop(bound).sort_values().index, *bound]
+    bounds = [name for name in by_rule.index if name == "best_on_test"]
+    names = [*by_rule.drop(bounds).sort_values().index, *bounds]
     panels = {"refusal_rate": "harmful refused", "over_refusal_rate": "harmless refused", "kl": "KL on harmless, nats"}
-    with styled():
+    with paper_style():
         figure, axes = plt.subplots(
             1, 3, figsize=(WIDE, 0.24 * len(names) + 0.9), sharey=True, layout="constrained", width_ratios=(2, 1, 1)
         )
         for axis, (metric, title) in zip(axes, panels.items(), strict=True):
             rows = picks[picks.metric == metric]
             for y, name in enumerate(names):
-                mine = rows[rows.selection_rule == name]
-                for i, row in enumerate(mine.itertuples()):
-                    at = y + 0.2 * (i - (len(mine) - 1) / 2)
-                    look = {"color": MODALITY_COLORS[row.modality], "linewidth": 0.7}
-                    # Of a layer drawn at random it is no interval but the range over layers.
-                    is_range = name == "random"
-                    axis.plot(
-                        [row.ci_low, row.ci_high], [at, at], alpha=0.7, linestyle=":" if is_range else "-", **look
-                    )
-                    axis.plot(row.value, at, MODALITY_MARKERS[row.modality], markersize=3, **look)
-                axis.plot([mine.value.mean()] * 2, [y - 0.32, y + 0.32], color="0.15", linewidth=1.4)
+                own = rows[rows.selection_rule == name]
+                for i, row in enumerate(own.itertuples()):
+                    at = y + 0.2 * (i - (len(own) - 1) / 2)
+                    style = {"color": MODALITY_COLORS[row.modality], "linewidth": 0.7}
+                    # For a layer drawn at random this is not an interval but the range over layers.
+                    line = ":" if name == "random" else "-"
+                    axis.plot([row.ci_low, row.ci_high], [at, at], alpha=0.7, linestyle=line, **style)
+                    axis.plot(row.value, at, MODALITY_MARKERS[row.modality], markersize=3, **style)
+                axis.plot([own.value.mean()] * 2, [y - 0.32, y + 0.32], color="0.15", linewidth=1.4)
             axis.set(title=title)
-            # A rate of 0 everywhere still has a scale.
+            # Even rates of 0 everywhere need a scale.
             right = max(0.05 if metric != "kl" else 1e-3, 1.05 * rows.ci_high.fillna(rows.value).max())
             axis.set_xlim(-0.03 * right, right)
-        axes[0].set_yticks(range(len(names)), [_named(picks, name) for name in names])
+        axes[0].set_yticks(range(len(names)), [_rule_label(picks, name) for name in names])
         axes[0].set_xlim(-0.03, 1.03)
-        drawn = present(picks.modality)
+        modalities = modalities_in(picks.modality)
         handles = [
             plt.Line2D([], [], marker=MODALITY_MARKERS[name], linestyle="", color=MODALITY_COLORS[name], markersize=4)
-            for name in drawn
+            for name in modalities
         ]
-        figure.legend(handles, [readable(name) for name in drawn], loc="outside lower center", ncols=len(drawn))
+        labels = [readable(name) for name in modalities]
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(modalities))
         plt.close(figure)
-    return captioned(
+    return add_caption(
         figure,
-        f"""What the guard does on the reported split at the layer of each rule, picked on anchors and validation
-        (`fixed`, `middle to last` and `random` look at nothing; `best on test` is no rule but a bound): harmful and
-        harmless requests refused, KL on harmless ones; 95 % intervals, and dark lines at the mean over modalities.
-        Dotted: the range over layers, for a layer drawn at random. {counted(picks[picks.metric == "refusal_rate"])}
+        f"""Effect of the guard on the reported split at the layer that each rule picks on anchors and validation
+        (`fixed`, `middle to last` and `random` use no data; `best on test` is not a rule but a bound): harmful and
+        harmless requests refused, and KL on harmless ones; 95 % intervals, and dark lines at the mean over modalities.
+        Dotted: the range over layers, for a layer drawn at random. {sample_size(picks[picks.metric == "refusal_rate"])}
         of each class.""",
     )
 
 
-def _named(picks: pd.DataFrame, name: str) -> str:
-    name_told, layers = readable(name), picks[picks.selection_rule == name].layer.dropna()
+def _rule_label(picks: pd.DataFrame, name: str) -> str:
+    label, layers = readable(name), picks[picks.selection_rule == name].layer.dropna()
     if name in ("random", "middle_to_last") or layers.empty:
-        return name_told
-    return f"{name_told} (layer {layers.iloc[0]:.0f})"
+        return label
+    return f"{label} (layer {layers.iloc[0]:.0f})"

@@ -1,32 +1,32 @@
-"""Tables for papers, from the frames that the figures are drawn from: LaTeX (booktabs) and Markdown.
+"""Tables for papers, made from the same data as the figures, and written as LaTeX (booktabs) and Markdown.
 
-Each function takes a tidy table and gives one to read: strings, a value with its interval in a cell. `to_latex` and
-`to_markdown` write either kind.
+Each function turns a tidy table into a readable one: cells are strings, with a value and its interval in one cell.
+`to_latex` and `to_markdown` write either kind.
 """
 
 import pandas as pd
 
-from figures.style import filled, first_judge, present, readable, require_columns
+from figures.style import first_judge, modalities_in, readable, require_columns, require_values
 
 RATES = {"asr": "attack success", "over_refusal_rate": "over-refusal"}
 PLACE = ["setting", "modality"]
 MOST_LETTERS, MOST_ROWS = 40, 40
-"""Of a cell that stays on one line; of a table that stays on one page."""
+"""Letters of a cell that stays on one line; rows of a table that stays on one page."""
 
 
 def to_latex(table: pd.DataFrame, caption: str, label: str) -> str:
-    r"""A `table` environment with booktabs' rules; what LaTeX takes for markup is escaped.
+    r"""Write a `table` environment with the rules of booktabs; LaTeX markup in cells is escaped.
 
-    Needs `\usepackage{booktabs}`, and `\usepackage{longtable}` for more rows than fit on a page.
+    It needs `\usepackage{booktabs}`, and `\usepackage{longtable}` for tables longer than a page.
     """
     escaped = table.rename(columns=_escaped).map(_escaped)
-    widest = {name: max(len(str(name)), int(table[name].astype(str).str.len().max() or 0)) for name in table}
-    n_texts = sum(width > MOST_LETTERS for width in widest.values())
-    # Sentences are broken into lines; what is left of the page is shared by them.
-    text = f"p{{{0.8 / max(1, n_texts):.2f}\\linewidth}}"
-    columns = "".join(text if width > MOST_LETTERS else "l" for width in widest.values())
-    how = {"column_format": columns, "caption": _escaped(caption), "label": label}
-    return escaped.to_latex(index=False, escape=False, longtable=len(table) > MOST_ROWS, **how)
+    widths = {name: max(len(str(name)), int(table[name].astype(str).str.len().max() or 0)) for name in table}
+    n_wide = sum(width > MOST_LETTERS for width in widths.values())
+    # Columns of sentences break into lines and share the width of the page.
+    wide = f"p{{{0.8 / max(1, n_wide):.2f}\\linewidth}}"
+    column_format = "".join(wide if width > MOST_LETTERS else "l" for width in widths.values())
+    options = {"column_format": column_format, "caption": _escaped(caption), "label": label}
+    return escaped.to_latex(index=False, escape=False, longtable=len(table) > MOST_ROWS, **options)
 
 
 MARKUP = {
@@ -45,9 +45,9 @@ def _escaped(text) -> str:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """A pipe table; pipes inside cells are escaped."""
-    shown = table.rename(columns=str).map(lambda cell: str(cell).replace("|", "\\|"))
-    return shown.to_markdown(index=False, disable_numparse=True) + "\n"
+    """Write a pipe table; pipes inside cells are escaped."""
+    escaped = table.rename(columns=str).map(lambda cell: str(cell).replace("|", "\\|"))
+    return escaped.to_markdown(index=False, disable_numparse=True) + "\n"
 
 
 def _cell(row) -> str:
@@ -57,10 +57,13 @@ def _cell(row) -> str:
 
 
 def defence_rates(table: pd.DataFrame) -> pd.DataFrame:
-    """Attack success and over-refusal of each defence: a row a setting, modality and defence.
+    """Tabulate attack success and over-refusal, with a row for each setting, modality and defence.
 
     Args:
-        table: of the defence study.
+        table: written by `studies.defence_comparison` or `studies.benchmarks`.
+
+    Returns:
+        A readable table.
     """
     columns = [
         *PLACE,
@@ -79,21 +82,24 @@ def defence_rates(table: pd.DataFrame) -> pd.DataFrame:
     require_columns(table, columns, "defence_rates")
     rows = first_judge(table)
     rows = rows[rows.metric.isin(RATES) & rows.category.isna()]
-    filled(rows, ["value"], "defence_rates of rates")
+    require_values(rows, ["value"], "defence_rates of rates")
     rows = rows.assign(cell=rows.apply(_cell, axis=1), metric=rows.metric.map(RATES))
     keys = ["setting", "modality", "defence", "reference", "standing"]
     keys = [*(["dataset"] if "dataset" in rows and rows.dataset.nunique() > 1 else []), *keys]
     rows = rows.assign(**{key: rows[key].astype(object).where(rows[key].notna(), "") for key in keys})
     wide = rows.pivot_table("cell", keys, "metric", aggfunc="first", sort=False, fill_value="")
     wide = wide.reindex(columns=[name for name in RATES.values() if name in wide])
-    return _for_people(wide.assign(n=rows.groupby(keys, sort=False).n.max().astype(int)).reset_index(), keys)
+    return _readable_table(wide.assign(n=rows.groupby(keys, sort=False).n.max().astype(int)).reset_index(), keys)
 
 
 def auroc_by_layer(table: pd.DataFrame) -> pd.DataFrame:
-    """AUROC along the SSD: a row a layer, a column a modality.
+    """Tabulate AUROC along the SSD, with a row for each layer and a column for each modality.
 
     Args:
-        table: of the separability study.
+        table: written by `studies.separability`.
+
+    Returns:
+        A readable table.
     """
     require_columns(
         table, ["probe", "modality", "layer", "control", "metric", "value", "ci_low", "ci_high"], "auroc_by_layer"
@@ -101,38 +107,40 @@ def auroc_by_layer(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[(table.probe == "ssd") & (table.metric == "auroc") & table.control.isna()]
     if "split" in rows:
         rows = rows[~rows.split.isin(["train", "anchors"])]
-    filled(rows, ["value", "layer"], "auroc_by_layer of the SSD")
+    require_values(rows, ["value", "layer"], "auroc_by_layer of the SSD")
     first = rows.iloc[0]
-    same = [name for name in ("site", "token") if name in rows]
-    for name in same:
+    for name in (name for name in ("site", "token") if name in rows):
         rows = rows[rows[name] == first[name]]
     rows = rows.assign(cell=rows.apply(_cell, axis=1), layer=rows.layer.astype(int))
     wide = rows.pivot_table("cell", "layer", "modality", aggfunc="first", fill_value="")
-    return wide[present(rows.modality)].reset_index().rename(columns=readable).rename_axis(columns=None)
+    return wide[modalities_in(rows.modality)].reset_index().rename(columns=readable).rename_axis(columns=None)
 
 
 def selection_rules(table: pd.DataFrame) -> pd.DataFrame:
-    """What each rule picks, and what the guard is worth there on the reported split: means over modalities.
+    """Tabulate the layer that each rule picks and what the guard does there on the reported split.
 
     Args:
-        table: of `studies.layer_selection`.
+        table: written by `studies.layer_selection`.
+
+    Returns:
+        A readable table of means over modalities, from the best rule to the worst.
     """
     require_columns(
         table, ["setting", "selection_rule", "layer", "modality", "metric", "judge", "value"], "selection_rules"
     )
     rows = first_judge(table[table.setting == "pick"])
-    filled(rows, ["value"], "selection_rules of picks")
+    require_values(rows, ["value"], "selection_rules of picks")
     names = {"refusal_rate": "harmful refused", "over_refusal_rate": "harmless refused", "kl": "KL, nats"}
     rows = rows[rows.metric.isin(names)]
     wide = rows.pivot_table("value", "selection_rule", "metric", aggfunc="mean")[list(names)].rename(columns=names)
     wide = wide.sort_values("harmful refused", ascending=False)
-    shown = wide.map("{:.3f}".format)
-    shown = shown.rename(index={"best_on_test": "best on test (bound)"})
-    shown.insert(0, "layer", [_picked(rows[rows.selection_rule == name].iloc[0]) for name in wide.index])
-    return _for_people(shown.reset_index(), ["selection_rule"])
+    cells = wide.map("{:.3f}".format)
+    cells = cells.rename(index={"best_on_test": "best on test (bound)"})
+    cells.insert(0, "layer", [_layers(rows[rows.selection_rule == name].iloc[0]) for name in wide.index])
+    return _readable_table(cells.reset_index(), ["selection_rule"])
 
 
-def _picked(row: pd.Series) -> str:
+def _layers(row: pd.Series) -> str:
     if pd.isna(row.layer):
         return "several"
     last = row.get("last_layer")
@@ -140,28 +148,36 @@ def _picked(row: pd.Series) -> str:
 
 
 def kappas(table: pd.DataFrame) -> pd.DataFrame:
-    """Agreement of each two judges beyond chance.
+    """Tabulate the agreement of each pair of judges, corrected for chance.
 
     Args:
-        table: of `studies.judge_agreement`, `vlm-guard judges` or `vlm-guard defend`.
+        table: written by `studies.judge_agreement`, `vlm-guard judges` or `vlm-guard defend`.
+
+    Returns:
+        A readable table.
     """
     require_columns(table, ["setting", "judge", "judge_2", "metric", "value", "ci_low", "ci_high", "n"], "kappas")
-    rows = filled(table[table.metric == "kappa"], ["value"], "kappas of kappa")
+    rows = require_values(table[table.metric == "kappa"], ["value"], "kappas of kappa")
     rows = rows.assign(kappa=rows.apply(_cell, axis=1), n=rows.n.astype(int).astype(str))
-    shown = rows[["setting", "judge", "judge_2", "kappa", "n"]].rename(columns={"judge_2": "other judge"})
-    return shown.reset_index(drop=True)
+    columns = ["setting", "judge", "judge_2", "kappa", "n"]
+    return rows[columns].rename(columns={"judge_2": "other judge"}).reset_index(drop=True)
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """The paper's claims: their number, ours, the verdict.
+    """Tabulate the paper's claims with its numbers, ours and the verdict.
 
     Args:
         table: `claims.csv`.
+
+    Returns:
+        A readable table.
     """
-    return filled(table, ["claim", "theirs", "ours", "verdict"], "verdicts")[["claim", "theirs", "ours", "verdict"]]
+    return require_values(table, ["claim", "theirs", "ours", "verdict"], "verdicts")[
+        ["claim", "theirs", "ours", "verdict"]
+    ]
 
 
-def _for_people(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Names of tables in words."""
-    worded = {key: table[key].astype(str).map(readable) for key in keys}
-    return table.assign(**worded).rename(columns=readable).rename_axis(columns=None)
+def _readable_table(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Make column names and the values of the columns `keys` readable."""
+    values = {key: table[key].astype(str).map(readable) for key in keys}
+    return table.assign(**values).rename(columns=readable).rename_axis(columns=None)

@@ -1,9 +1,11 @@
 """The model: what we read from it, and what we do to it."""
 
+import interp.cards  # noqa: F401  (registers what Jupyter shows)
 from interp.activations import StoreError, open_store
-from interp.directions import ESTIMATORS, AnchorError, SafetyDirection, alignment, fit_gate, random_basis, stability
+from interp.directions import SafetyDirection, alignment, fit_gate, random_basis, stability
+from interp.estimators import ESTIMATORS, AnchorError
 from interp.guard import Guard
-from interp.guard_batches import GuardBatchError, one_at_a_time, ride, run_guards
+from interp.guard_batches import GuardBatchError, run_guards
 from interp.guard_files import GuardFileError
 from interp.inputs import MODALITIES, Prompt, Query, collate, to_prompt, to_prompts
 from interp.lens import Lens
@@ -38,11 +40,9 @@ __all__ = [
     "coordinates",
     "fit_gate",
     "open_store",
-    "one_at_a_time",
     "patch",
     "random_basis",
     "recovered",
-    "ride",
     "run_guards",
     "set_coordinates",
     "stability",

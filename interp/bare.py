@@ -1,4 +1,4 @@
-"""Whether a model is guarded, and how to run it as if it were not."""
+"""Registers which models are guarded, and which run bare for the moment, as if no guard were on them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ from weakref import WeakKeyDictionary, WeakSet
 from torch import nn
 
 _BARE: WeakSet[nn.Module] = WeakSet()
-"""Models that are run bare just now: every guard lets such a pass go by."""
+"""Models in a bare pass: every guard ignores it."""
 _GUARDED: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""Models with guards on them just now, and how many."""
+"""Models with guards on them, and the number of guards."""
 
 
 @contextmanager
 def bare(model: nn.Module) -> Iterator[None]:
-    """The model as if no guard were on it, for the time of the block."""
+    """Run the model as if no guard were on it, inside the block."""
     is_outermost = model not in _BARE
     _BARE.add(model)
     try:
@@ -24,14 +24,22 @@ def bare(model: nn.Module) -> Iterator[None]:
             _BARE.discard(model)
 
 
+def is_bare(model: nn.Module) -> bool:
+    """Return whether the model is inside a `bare` block."""
+    return model in _BARE
+
+
 def is_guarded(model: nn.Module) -> bool:
-    """Whether a guard is on the model: then a prompt must not be cut in two, for its places are counted by passes."""
+    """Return whether a guard is on the model.
+
+    The prompts of a guarded model must not be cut in two, because its guards count token positions by passes.
+    """
     return _GUARDED.get(model, 0) > 0
 
 
 @contextmanager
 def marked_as_guarded(model: nn.Module) -> Iterator[None]:
-    """For the time of the block."""
+    """Count one more guard on the model, inside the block."""
     _GUARDED[model] = _GUARDED.get(model, 0) + 1
     try:
         yield

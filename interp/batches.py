@@ -1,4 +1,4 @@
-"""In which order prompts are run, and which of them together. Fixed before the first pass."""
+"""Batches: in which order prompts are run, and which of them together. Fixed before the first pass."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -8,59 +8,65 @@ import numpy as np
 
 from interp.inputs import Prompt
 
+Advance = Callable[[int], None]
+"""Reports progress: called with the number of prompts (or runs) finished since the last call."""
+
 
 def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
-    """Rows of each batch: the same number of pictures in all of its prompts, similar lengths together."""
+    """Return the rows of each batch: the same number of pictures within a batch, similar lengths together."""
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].text) + len(prompts[i].system), i))
     counts = sorted({len(prompt.pictures) for prompt in prompts})
-    alike = [[i for i in order if len(prompts[i].pictures) == n] for n in counts]
-    return [rows[start : start + size] for rows in alike for start in range(0, len(rows), size)]
+    groups = [[i for i in order if len(prompts[i].pictures) == n] for n in counts]
+    return [rows[start : start + size] for rows in groups for start in range(0, len(rows), size)]
 
 
 def in_batches(
     prompts: Sequence[Prompt],
     batch_size: int,
     run: Callable[[list[int]], Mapping[str, np.ndarray]],
-    advance: Callable[[int], None] = lambda n_prompts: None,
+    advance: Advance = lambda n_prompts: None,
 ) -> dict[str, np.ndarray]:
-    """Runs prompts in `batches`; the results come in the order of the prompts.
+    """Run prompts in `batches`, and return the results in the order of the prompts.
 
     Args:
         prompts: any mixture of modalities.
         batch_size: prompts in one call of `run`.
-        run: from the rows of a batch to arrays, each with one row a prompt.
-        advance: called with the number of prompts done after each batch.
+        run: takes the rows of a batch; returns arrays with one row per prompt.
+        advance: called with the number of prompts finished after each batch.
+
+    Returns:
+        The arrays of `run`, with one row per prompt.
 
     Raises:
         ValueError: no prompts.
     """
     if not prompts:
         raise ValueError("no prompts; expected at least one")
-    plan, found = batches(prompts, batch_size), []
+    plan, parts = batches(prompts, batch_size), []
     for rows in plan:
-        found.append(run(rows))
+        parts.append(run(rows))
         advance(len(rows))
-    back = np.argsort(np.concatenate(plan))
-    return {name: np.concatenate([batch[name] for batch in found])[back] for name in found[0]}
+    prompt_order = np.argsort(np.concatenate(plan))
+    return {name: np.concatenate([part[name] for part in parts])[prompt_order] for name in parts[0]}
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Prompts about the same picture stand together, then those with pictures of their own, then text alone."""
+    """The order of a trace: prompts about the same picture, then prompts with pictures of their own, then text only."""
 
     order: tuple[int, ...]
     """Rows of the prompts, in the order in which they are run."""
     keys: tuple[str, ...]
-    """Of each prompt: the same for all that begin alike; empty where nothing is shared."""
+    """One key per prompt: equal for prompts that share their beginning, empty where nothing is shared."""
     batch_size: int
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], beginnings: Sequence[str], batch_size: int) -> "BatchPlan":
-        """Within what stands together, similar lengths come together.
+        """Plan the batches; within each group, prompts of similar length come together.
 
         Args:
-            prompts: to be run.
-            beginnings: names what stands before each request; empty where that is not worth sharing.
+            prompts: all prompts of a trace.
+            beginnings: a name for what comes before each request; empty where that is not worth sharing.
             batch_size: prompts between two marks in a store, and at most in one pass.
         """
         count = Counter(beginnings)
@@ -71,18 +77,19 @@ class BatchPlan:
 
     @property
     def n_batches(self) -> int:
+        """Number of batches."""
         return -(-len(self.order) // self.batch_size)
 
     def part(self, batch: int) -> slice:
-        """The batch's place in the order."""
+        """Return the batch's place in the order."""
         start = batch * self.batch_size
         return slice(start, min(start + self.batch_size, len(self.order)))
 
     def rows(self, batch: int) -> tuple[int, ...]:
-        """The batch's prompts."""
+        """Return the rows of the batch's prompts."""
         return self.order[self.part(batch)]
 
     def batch(self, batch: int, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
-        """The batch's prompts, and the keys of what they share."""
+        """Return the batch's prompts and their keys."""
         rows = self.rows(batch)
         return [prompts[i] for i in rows], [self.keys[i] for i in rows]

@@ -1,40 +1,39 @@
-"""What a model, a direction and a guard show of themselves in Jupyter."""
+"""The cards of models, directions and guards in Jupyter; importing this file registers them for `display.html`."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from markupsafe import Markup
 from torch import Tensor, nn
 
-from interp.display import HARMFUL, HARMLESS, Line, card, chart, folded, formula, table
+from interp.directions import SafetyDirection
+from interp.display import HARMFUL, HARMLESS, Line, card, chart, folded, formula, html, table
 from interp.families import ModelError
+from interp.guard import Guard
 from interp.projection import RULES
 from interp.tracing.forward import DECODER_SITES, VISION_SITES
+from interp.vlm import VLM
 
-if TYPE_CHECKING:
-    from interp.directions import SafetyDirection
-    from interp.guard import Guard
-    from interp.vlm import VLM
-
-PLACES = {
+POSITION_NAMES = {
     "last_prefill": "last prompt token",
     "generated": "generated tokens",
     "last": "last prompt token, generated tokens",
-    "text": "prompt tokens but for pictures",
+    "text": "prompt tokens other than pictures",
     "all": "all tokens",
 }
+"""Readable names of a guard's positions."""
 UNITS = ((1e9, " B"), (1e6, " M"), (1e3, " k"))
-MANY_LAYERS = 12
-"""From which on a table by layer is folded."""
+MANY_ROWS = 12
+"""A table with this many rows or more is folded."""
 
 
-def of_vlm(vlm: "VLM") -> str:
-    """Parts with their sites, and what is particular about the family."""
+@html.register(VLM)
+def vlm_card(vlm: VLM) -> str:
+    """Return the parts of a model with their sites, and the peculiarities of its family."""
     model, config = vlm.model, vlm.model.config
     facts = {
         "model": f"{type(model).__name__} ({config.model_type}), {_counted(model)} parameters",
-        "kept as": f"{_short(model.dtype)} on {vlm.device}",
+        "weights": f"{_short(model.dtype)} on {vlm.device}",
         "pictures": f"{vlm.picture_size} x {vlm.picture_size} pixels",
         "family": _family(vlm),
     }
@@ -48,35 +47,36 @@ def of_vlm(vlm: "VLM") -> str:
 
 
 def _part(
-    name: str, found: Callable[[], nn.Module], sites: tuple[str, ...], width: int | None = None
+    name: str, get: Callable[[], nn.Module], sites: tuple[str, ...], width: int | None = None
 ) -> tuple[object, ...]:
-    """A row; of a part that this model lacks, why."""
+    """Return a row about a part, or why this model does not have the part."""
     try:
-        part = found()
+        part = get()
     except (ModelError, AttributeError) as error:
         return name, f"not found: {error}", "", "", "", ""
+    # Towers are lists of equal blocks: their kind stands for all.
     is_list = isinstance(part, nn.ModuleList)
     kind = type(part[0] if is_list else part).__name__
     return name, kind, len(part) if is_list else "", width or "", _counted(part), ", ".join(sites)
 
 
-def _family(vlm: "VLM") -> str:
-    """What a model's structure does not show."""
+def _family(vlm: VLM) -> str:
+    """Return what the structure of a model does not show."""
     family = vlm.family
-    told = ["pictures in the sequence" if family.pictures_in_sequence else "pictures through cross-attention"]
-    told.append("causal" if family.is_causal else "a prompt attends to itself in both directions")
+    facts = ["pictures in the sequence" if family.pictures_in_sequence else "pictures through cross-attention"]
+    facts.append("causal" if family.is_causal else "a prompt attends to itself in both directions")
     if not family.is_sum:
-        told.append("gates scale what attention and MLP put out")
+        facts.append("gates scale the outputs of attention and MLP")
     if vlm.deepstack_layers:
-        told.append(f"visual features are added after layers 0 to {vlm.deepstack_layers[-1]}")
+        facts.append(f"visual features are added after layers 0 to {vlm.deepstack_layers[-1]}")
     if vlm.processor is None:
-        told.append("no processor: nothing can be made from prompts")
-    return "; ".join(told)
+        facts.append("no processor: prompts can't be converted to model inputs")
+    return "; ".join(facts)
 
 
 def _counted(module: nn.Module) -> str:
-    n = sum(one.numel() for one in module.parameters())
-    size, unit = next((one for one in UNITS if n >= one[0]), (1, ""))
+    n = sum(parameter.numel() for parameter in module.parameters())
+    size, unit = next(((size, unit) for size, unit in UNITS if n >= size), (1, ""))
     return f"{n / size:.3g}{unit}"
 
 
@@ -84,15 +84,16 @@ def _short(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def of_direction(direction: "SafetyDirection") -> str:
-    """Estimator and anchors; by layer the explained variance, and where the classes lie."""
+@html.register(SafetyDirection)
+def direction_card(direction: SafetyDirection) -> str:
+    """Return estimator and anchors, and by layer the explained variance and the class means."""
     n_layers, rank, d_model = direction.basis.shape
     facts = {
         "basis": f"{n_layers} layers, rank {rank}, d_model {d_model}",
         "fitted on": f"anchors {direction.anchors or 'unknown'}, states at token '{direction.token}'",
     }
     if direction.harmful is None:
-        facts["class means"] = "none: it was not fitted"
+        facts["class means"] = "none: the direction was not fitted"
         return card("SafetyDirection", direction.estimator, facts)
     midpoints = [direction.midpoint(layer) for layer in range(n_layers)]
     explained = _explained(direction)
@@ -106,21 +107,21 @@ def of_direction(direction: "SafetyDirection") -> str:
         "SafetyDirection",
         direction.estimator,
         facts,
-        chart("Share of the anchors' variance, by layer", lines),
+        chart("Share of the anchors' variance by layer", lines),
         _classes(direction),
-        folded("by layer", by_layer) if n_layers >= MANY_LAYERS else by_layer,
+        folded("by layer", by_layer) if n_layers >= MANY_ROWS else by_layer,
     )
 
 
-def _explained(direction: "SafetyDirection") -> list[float]:
-    """All rows of the basis together."""
+def _explained(direction: SafetyDirection) -> list[float]:
+    """Return the share of variance by layer, summed over the rows of the basis."""
     if direction.explained is None:
         return [float("nan")] * len(direction.basis)
     return direction.explained.sum(-1).tolist()
 
 
-def _classes(direction: "SafetyDirection", marked: tuple[int, ...] = ()) -> Markup:
-    """Mean coordinates of both classes."""
+def _classes(direction: SafetyDirection, marked: tuple[int, ...] = ()) -> Markup:
+    """Return a chart of the mean coordinates of both classes."""
     if direction.harmful is None:
         return Markup("")
     means: list[tuple[str, Float[Tensor, "layer rank"], str, str]] = [
@@ -128,36 +129,38 @@ def _classes(direction: "SafetyDirection", marked: tuple[int, ...] = ()) -> Mark
         ("harmless anchors", direction.harmless, HARMLESS, "5 2"),
     ]
     lines = [Line(name, range(len(own)), own[:, 0].tolist(), color, dash) for name, own, color, dash in means]
-    return chart("Mean coordinate on the first row, by layer", lines, marked)
+    return chart("Mean coordinate on the first row by layer", lines, marked)
 
 
-def of_guard(guard: "Guard") -> str:
-    """The formula as it is set, where and when it acts, what it is for, and what it was chosen by."""
+@html.register(Guard)
+def guard_card(guard: Guard) -> str:
+    """Return the formula with the guard's settings, where and when it acts, and the numbers it was chosen by."""
     direction = guard.direction
     fitted_at = "" if guard.direction_layer is None else f", of layer {guard.direction_layer}"
     facts = {
         "direction V": f"{direction.estimator}, rank {direction.rank}, read at '{direction.token}'{fitted_at}",
-        "acts at": f"{_layers(guard.layers)} (of 0 to {len(direction.basis) - 1}), {PLACES[guard.positions]}",
+        "acts at": f"{_layers(guard.layers)} (of 0 to {len(direction.basis) - 1}), {POSITION_NAMES[guard.positions]}",
     }
     if guard.needs_reference:
-        whose = "the model itself, without the picture" if guard.source == "vlm_text" else "the aligned LLM"
-        facts["reference q"] = f"{guard.reference}, read by {whose}"
+        reader = "the model itself, without the picture" if guard.source == "vlm_text" else "the aligned LLM"
+        facts["reference q"] = f"{guard.reference}, read by {reader}"
     if RULES[guard.rule].has_strength:
         facts["strength α"] = f"{guard.strength:g}"
     facts |= {"gate": _gate(guard)} | _extras(guard)
     measured = Markup("")
     if guard.validation:
         measured = table(("on validation", ""), list(guard.validation.items()))
-        measured = folded("numbers on validation", measured) if len(guard.validation) >= MANY_LAYERS else measured
+        measured = folded("numbers on validation", measured) if len(guard.validation) >= MANY_ROWS else measured
     title = f"{guard.rule}, for {guard.model}" if guard.model else guard.rule
+    # The chart is about the direction, so it marks where that was fitted.
     marked = guard.layers if guard.direction_layer is None else (guard.direction_layer,)
-    return card("Guard", title, facts, formula(written(guard)), measured, _classes(direction, marked))
+    return card("Guard", title, facts, formula(formula_of(guard)), measured, _classes(direction, marked))
 
 
-def written(guard: "Guard") -> str:
-    """The formula with the guard's rule and strength in it."""
-    target = RULES[guard.rule].written
-    # A factor of one needs no writing, unless something is added to it.
+def formula_of(guard: Guard) -> str:
+    """Return the formula with the guard's rule, strength and control in it."""
+    target = RULES[guard.rule].formula
+    # A factor of 1 is left out, except in a sum such as (1 + α).
     target = target.replace("α ", "") if guard.strength == 1 else target
     target = target.replace("α", f"{guard.strength:g}")
     if guard.control == "full_state":
@@ -173,31 +176,31 @@ def _layers(layers: tuple[int, ...]) -> str:
     return f"layers {layers[0]} to {layers[-1]}" if is_window else f"layers {', '.join(map(str, layers))}"
 
 
-def _gate(guard: "Guard") -> str:
-    opens = {
+def _gate(guard: Guard) -> str:
+    condition = {
         "always": "always open",
-        "sign": "sign: open where the reference's coordinate is above 0",
-        "threshold": f"threshold: open where the reference's coordinate is above {guard.threshold:.3g}",
-        "probe": "probe: open where a probe finds the reference harmful",
+        "sign": "sign: open if the reference's coordinate is above 0",
+        "threshold": f"threshold: open if the reference's coordinate is above {guard.threshold:.3g}",
+        "probe": "probe: open if a probe classifies the reference as harmful",
     }[guard.gate]
     if guard.gate == "always":
-        return opens
-    held = "nothing is changed" if guard.gate_scope == "change" else "coordinates are taken out all the same"
-    return f"{opens}; where it is shut, {held}"
+        return condition
+    effect = "nothing changes" if guard.gate_scope == "change" else "states are still projected (c_target = 0)"
+    return f"{condition}; if it is closed, {effect}"
 
 
-def _extras(guard: "Guard") -> dict[str, str]:
-    """What is not as usual."""
-    set_ = {
-        "changed states keep their length": guard.keeps_norm,
-        "measured on the unguarded run": guard.frozen_shift,
+def _extras(guard: Guard) -> dict[str, str]:
+    """Return the settings that differ from their defaults."""
+    options = {
+        "changed states keep their norm": guard.keeps_norm,
+        "the change is measured on the unguarded run": guard.frozen_shift,
         "all writes of a block are changed": guard.all_writes,
     }
-    told = [words for words, is_set in set_.items() if is_set]
+    enabled = [description for description, is_set in options.items() if is_set]
     control = {
         None: "",
-        "random": f"random: as long a change along a random vector (seed {guard.control_seed})",
-        "sign_flipped": "sign_flipped: the change goes the other way",
-        "full_state": "full_state: the reference's whole state is put in",
+        "random": f"random: a change of the same size along a random vector (seed {guard.control_seed})",
+        "sign_flipped": "sign_flipped: the opposite change",
+        "full_state": "full_state: the whole state of the reference is inserted",
     }[guard.control]
-    return ({"also": "; ".join(told)} if told else {}) | ({"control": control} if control else {})
+    return ({"also": "; ".join(enabled)} if enabled else {}) | ({"control": control} if control else {})

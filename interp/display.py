@@ -1,25 +1,26 @@
-"""What objects show of themselves in Jupyter: titles, facts, tables and small charts -> HTML. Knows no object.
+"""HTML for Jupyter: titles, facts, tables and small charts. `cards` says what each type of object shows.
 
-Whatever comes from outside is escaped. Text, lines and borders take their colours from the page, so that light and
-dark themes both fit. No script, nothing that is fetched.
+Everything that comes from outside is escaped. Text, lines and borders take their colours from the page, so they fit
+light and dark themes. There are no scripts, and nothing is fetched.
 """
 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 HARMFUL, HARMLESS, PLAIN = "#d55e00", "#1f8fd6", "currentColor"
-"""Colours of lines; those of the figures, a little lighter, since the page may be dark."""
+"""Colours of lines: those of the figures, slightly lighter because the page may be dark."""
 WIDTH, HEIGHT, MARGIN = 300, 74, 6
-"""Of a chart, pixels."""
+"""Size of a chart in pixels."""
 NUMBER = (int, float, np.integer, np.floating)
 
 _TEMPLATES = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-# Styles stand at each element: where a notebook is not trusted, Jupyter removes style sheets.
+# Styles are inline because Jupyter removes style sheets from notebooks that are not trusted.
 _BORDER = "1px solid rgba(128, 128, 128, .4)"
 _CARD = _TEMPLATES.from_string(f"""\
 <div style="display: inline-block; max-width: 100%; border: {_BORDER}; border-radius: 6px; padding: 8px 14px;
@@ -60,7 +61,7 @@ _CHART = _TEMPLATES.from_string("""\
 <div style="display: inline-block; vertical-align: top; margin: 6px 20px 6px 0">
 <div style="opacity: .7; font-size: 12px">{{ title }}</div>
 <svg width="{{ width }}" height="{{ height }}" viewBox="0 0 {{ width }} {{ height }}" role="img" \
-style="max-width: 100%; overflow: visible"><title>{{ told }}</title>
+style="max-width: 100%; overflow: visible"><title>{{ summary }}</title>
 {% for x, label in marks %}
 <rect x="{{ x - 4 }}" y="0" width="8" height="{{ bottom }}" fill="currentColor" fill-opacity=".16">\
 <title>{{ label }}</title></rect>
@@ -92,23 +93,40 @@ _FOLDED = _TEMPLATES.from_string("""\
 """)
 
 
+@singledispatch
+def html(value: object) -> str:
+    """Return the HTML that Jupyter shows for a value; `cards` registers an implementation for each type.
+
+    Raises:
+        TypeError: No implementation is registered for this type.
+    """
+    raise TypeError(f"{type(value).__name__} has no card; register one with @display.html.register in interp/cards.py")
+
+
 def card(kind: str, title: str, facts: Mapping[str, object], *parts: Markup) -> str:
-    """A box: what it is, what it is called, name and value of each fact, then tables and charts."""
+    """Return a box with a title, facts, tables and charts.
+
+    Args:
+        kind: What the object is.
+        title: Its name.
+        facts: Names and values.
+        parts: Tables and charts below the facts.
+    """
     return _CARD.render(kind=kind, title=title, facts=facts, parts=parts)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], marked: Collection[int] = ()) -> Markup:
-    """Floats with three digits and numbers to the right, NaN and None as nothing.
+    """Return a table: floats with three digits, numbers aligned to the right, NaN and None as empty cells.
 
     Args:
-        columns: their names.
-        rows: cells.
-        marked: rows that are bold.
+        columns: Column names.
+        rows: Cells.
+        marked: Indices of rows in bold.
     """
     is_number = [bool(rows) and all(isinstance(row[i], NUMBER) for row in rows) for i in range(len(columns))]
-    shown = [{"cells": list(map(_cell, row)), "is_marked": i in marked} for i, row in enumerate(rows)]
-    sides = ["right" if one else "left" for one in is_number]
-    return Markup(_TABLE.render(columns=columns, rows=shown, sides=sides))
+    cells = [{"cells": list(map(_cell, row)), "is_marked": i in marked} for i, row in enumerate(rows)]
+    sides = ["right" if numeric else "left" for numeric in is_number]
+    return Markup(_TABLE.render(columns=columns, rows=cells, sides=sides))
 
 
 def _cell(value: object) -> object:
@@ -120,81 +138,98 @@ def _cell(value: object) -> object:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart, a value at each layer."""
+    """One line of a chart, with a value at each layer."""
 
     label: str
     layers: Sequence[int]
     values: Sequence[float]
     color: str = PLAIN
     dash: str = ""
-    """Of its stroke, as in SVG."""
+    """Dash pattern of the stroke, as in SVG."""
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Maps layers and values to pixels; y grows downwards in SVG."""
+
+    first: int
+    last: int
+    low: float
+    high: float
+    left: int = 44
+    right: int = WIDTH - MARGIN
+    bottom: int = HEIGHT - 14
+
+    def x(self, layer: int) -> float:
+        return round(self.left + (self.right - self.left) * (layer - self.first) / max(1, self.last - self.first), 1)
+
+    def y(self, value: float) -> float:
+        span = (self.high - self.low) or 1
+        return round(self.bottom - (self.bottom - MARGIN) * (value - self.low) / span, 1)
 
 
 def chart(
     title: str, lines: Sequence[Line], marked: Collection[int] = (), span: tuple[float, float] | None = None
 ) -> Markup:
-    """Lines over layers; nothing where none of them has a number.
+    """Return a chart of lines over layers, or nothing if no line has a finite value.
 
     Args:
-        title: stands above.
-        lines: what is not finite is left out.
-        marked: layers with a bar behind them.
-        span: lowest and highest value of the axis; by default those of the lines.
+        title: Text above the chart.
+        lines: Values that are not finite are left out.
+        marked: Layers with a bar behind them.
+        span: Lowest and highest value of the axis; by default those of the lines.
     """
-    drawn = [(line, [(at, value) for at, value in _known(line)]) for line in lines]
-    points = [point for _, known in drawn for point in known]
-    if not points:
+    drawn = [(line, points) for line in lines if (points := _finite_points(line))]
+    if not drawn:
         return Markup("")
-    values, layers = [value for _, value in points], sorted({at for at, _ in points} | set(marked))
-    low, high = span or (min(values), max(values))
-    left, right, bottom = 44, WIDTH - MARGIN, HEIGHT - 14
-    x = lambda at: round(left + (right - left) * (at - layers[0]) / max(1, layers[-1] - layers[0]), 1)  # noqa: E731
-    y = lambda value: round(bottom - (bottom - MARGIN) * (value - low) / ((high - low) or 1), 1)  # noqa: E731
-    shown = [
-        {
-            "label": line.label,
-            "color": line.color,
-            "dash": line.dash,
-            "points": " ".join(f"{x(at)},{y(value)}" for at, value in known),
-            "dots": [
-                {"x": x(at), "y": y(value), "label": f"{line.label}, layer {at}: {value:.3g}"} for at, value in known
-            ],
-        }
-        for line, known in drawn
-        if known
-    ]
-    told = f"{title}; layers {layers[0]} to {layers[-1]}, values {min(values):.3g} to {max(values):.3g}"
+    values = [value for _, points in drawn for _, value in points]
+    layers = sorted({layer for _, points in drawn for layer, _ in points} | set(marked))
+    axes = _Axes(layers[0], layers[-1], *(span or (min(values), max(values))))
+    summary = f"{title}; layers {layers[0]} to {layers[-1]}, values {min(values):.3g} to {max(values):.3g}"
     return Markup(
         _CHART.render(
             title=title,
-            told=told,
-            lines=shown,
-            marks=[(x(at), f"layer {at}") for at in marked],
-            ticks=[(x(at), at) for at in dict.fromkeys((layers[0], *sorted(marked), layers[-1]))],
-            low=f"{low:.3g}",
-            high=f"{high:.3g}",
-            left=left,
-            right=right,
+            summary=summary,
+            lines=[_polyline(line, points, axes) for line, points in drawn],
+            marks=[(axes.x(layer), f"layer {layer}") for layer in marked],
+            ticks=[(axes.x(layer), layer) for layer in dict.fromkeys((layers[0], *sorted(marked), layers[-1]))],
+            low=f"{axes.low:.3g}",
+            high=f"{axes.high:.3g}",
+            left=axes.left,
+            right=axes.right,
             top=MARGIN,
-            bottom=bottom,
+            bottom=axes.bottom,
             width=WIDTH,
             height=HEIGHT,
         )
     )
 
 
-def _known(line: Line) -> list[tuple[int, float]]:
-    return [
-        (int(at), float(value)) for at, value in zip(line.layers, line.values, strict=True) if np.isfinite(float(value))
-    ]
+def _finite_points(line: Line) -> list[tuple[int, float]]:
+    points = [(int(layer), float(value)) for layer, value in zip(line.layers, line.values, strict=True)]
+    return [(layer, value) for layer, value in points if np.isfinite(value)]
+
+
+def _polyline(line: Line, points: Sequence[tuple[int, float]], axes: _Axes) -> dict[str, object]:
+    """Return what the template needs to draw a line, with a dot and a tooltip at each point."""
+    return {
+        "label": line.label,
+        "color": line.color,
+        "dash": line.dash,
+        "points": " ".join(f"{axes.x(layer)},{axes.y(value)}" for layer, value in points),
+        "dots": [
+            {"x": axes.x(layer), "y": axes.y(value), "label": f"{line.label}, layer {layer}: {value:.3g}"}
+            for layer, value in points
+        ],
+    }
 
 
 def folded(summary: str, part: Markup) -> Markup:
-    """Shown on a click."""
+    """Return a part that is shown when its summary is clicked."""
     return Markup(_FOLDED.render(summary=summary, part=part))
 
 
 def formula(text: str) -> Markup:
-    """A line of mathematics; what stands behind an underscore is set below: c_q."""
-    shown = re.sub(r"_(\w+)", r"<sub>\1</sub>", str(escape(text)))
-    return Markup(f'<div style="font-size: 15px; font-family: serif; margin: 4px 0">{shown}</div>')
+    """Return a line of mathematics; what follows an underscore becomes a subscript: c_q."""
+    marked_up = re.sub(r"_(\w+)", r"<sub>\1</sub>", str(escape(text)))
+    return Markup(f'<div style="font-size: 15px; font-family: serif; margin: 4px 0">{marked_up}</div>')

@@ -1,4 +1,4 @@
-"""What can't be read off a model by its structure. One small table, and the parts that it helps to find."""
+"""Parts of a model, found by its structure; a small table has what the structure doesn't show."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -9,15 +9,16 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 
 class ModelError(ValueError):
-    """The model can't be loaded, or is not what its name says."""
+    """Raised when a model can't be loaded or lacks what is needed of it."""
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short enough to be part of another message; its type where it says nothing."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error means that memory ran out, on the host or on a GPU."""
     words = str(error).lower()
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
@@ -26,19 +27,19 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @dataclass(frozen=True)
 class Family:
-    """What differs from LLaVA. Paths are dotted, from the model."""
+    """Differences of a model family from LLaVA. Paths are dotted and start at the model."""
 
     projector: str = "model.multi_modal_projector"
     vision_blocks: str | None = None
-    """Where the vision tower has several lists of blocks of the same length."""
+    """Path of the vision blocks, for towers with several lists of blocks of the same length."""
     pictures_in_sequence: bool = True
-    """False where pictures come in through cross-attention: one token stands for a whole picture."""
+    """False where pictures enter through cross-attention: a single token represents a whole picture."""
     bare_text: str | None = None
-    """How a prompt without picture is written where the processor takes none: with `{text}`, the template's output."""
+    """Format of a prompt without picture, for processors that require one; `{text}` is the chat template's output."""
     is_sum: bool = True
-    """False where gates scale what attention and MLP put out: `attn_out` and `mlp_out` are not what a block adds."""
+    """False where gates scale the outputs of attention and MLP, so that a block adds something else than these."""
     is_causal: bool = True
-    """False where a prompt attends to itself in both directions: a later token then changes the states before it."""
+    """False where a prompt attends in both directions: a later token then changes the states before it."""
 
 
 FAMILIES = {
@@ -56,9 +57,9 @@ FAMILIES = {
 
 
 def deepstack_layers(config: PretrainedConfig) -> range:
-    """Decoder blocks after which visual features are added at image positions (DeepStack, arXiv:2406.04334).
+    """Return the decoder blocks after which visual features are added (DeepStack, arXiv:2406.04334).
 
-    There `resid_post` of a layer, its block's output, is not `resid_pre` of the next.
+    At image positions, `resid_post` of these layers (the block's output) differs from `resid_pre` of the next layer.
     """
     vision = getattr(config, "vision_config", None)
     return range(len(getattr(vision, "deepstack_visual_indexes", None) or ()))
@@ -69,30 +70,31 @@ def family_of(config: PretrainedConfig) -> Family:
 
 
 def _at(model: nn.Module, path: str) -> nn.Module | None:
+    """Return the module at a dotted path, or None."""
     return reduce(lambda module, name: getattr(module, name, None), path.split("."), model)
 
 
 def language_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The module that owns the decoder blocks, found by the model's own accessor.
+    """Return the module that owns the decoder blocks, through the model's own accessor.
 
-    Never by searching for lists of modules: a vision tower has one too, and often the longer one.
+    Searching for lists of modules would be ambiguous: a vision tower has one too, often a longer one.
 
     Raises:
-        ModelError: the accessor leads nowhere, or to another number of blocks than the text config has.
+        ModelError: the accessor does not lead to blocks, or their number differs from the text config.
     """
     expected = model.config.get_text_config().num_hidden_layers
-    module, seen = model.get_decoder(), []
-    while module is not None and module not in seen:
-        seen.append(module)
+    module, visited = model.get_decoder(), []
+    while module is not None and module not in visited:
+        visited.append(module)
         blocks = _block_list(module)
         if blocks is not None:
             if len(blocks) == expected:
                 return module
             break
-        # A causal language model inside: its decoder is one step further in.
+        # A causal language model inside the model: its decoder is one level deeper.
         module = module.get_decoder() if isinstance(module, PreTrainedModel) else None
-    found = f"{len(blocks)} blocks" if seen and blocks is not None else "no list of blocks"
-    raise ModelError(f"{type(model).__name__}: its decoder has {found}, its text config says {expected}")
+    contents = f"{len(blocks)} blocks" if visited and blocks is not None else "no list of blocks"
+    raise ModelError(f"{type(model).__name__}: its decoder has {contents}, its text config says {expected}")
 
 
 def _block_list(decoder: nn.Module) -> nn.ModuleList | None:
@@ -104,7 +106,7 @@ def _block_list(decoder: nn.Module) -> nn.ModuleList | None:
 
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder blocks of the language model, layer 0 first.
+    """Return the decoder blocks of the language model, layer 0 first.
 
     Raises:
         ModelError: see `language_model`.
@@ -116,13 +118,13 @@ NORMS_AFTER = (
     ("post_attention_layernorm", "post_feedforward_layernorm"),
     ("post_self_attn_layernorm", "post_mlp_layernorm"),
 )
-"""Norms behind attention and MLP. `post_attention_layernorm` alone stands before the MLP, whatever it is called."""
+"""Norms after attention and MLP. A `post_attention_layernorm` alone comes before the MLP, despite its name."""
 
 
 def sublayers(block: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """What adds to the residual stream in a decoder block: attention first, then the MLP.
+    """Return the modules whose outputs a decoder block adds to the residual stream: attention, then the MLP.
 
-    Where a norm stands between them and the stream (Gemma), it is the norm that puts out what is added.
+    Where a norm follows them (Gemma), the norm's output is what is added.
 
     Raises:
         ModelError: the block has no such parts.
@@ -131,31 +133,35 @@ def sublayers(block: nn.Module) -> tuple[nn.Module, nn.Module]:
     for norms in NORMS_AFTER:
         if all(name in parts for name in norms):
             return parts[norms[0]], parts[norms[1]]
-    found = [
+    modules = [
         next((part for name, part in parts.items() if any(word in name for word in words) and "norm" not in name), None)
         for words in (("attn", "attention"), ("mlp", "feed_forward", "ffn"))
     ]
-    if None in found:
+    if None in modules:
         raise ModelError(f"{type(block).__name__} has no attention or no MLP among its parts {', '.join(parts)}")
-    return tuple(found)
+    return tuple(modules)
 
 
 def final_norm(model: PreTrainedModel) -> nn.Module:
-    """The norm between the last block and the unembedding: the decoder's own only norm beside its blocks.
+    """Return the norm between the last block and the unembedding: the decoder's only norm outside its blocks.
 
     Raises:
-        ModelError: there is none, or more than one.
+        ModelError: the decoder has no such norm, or several.
     """
     decoder = language_model(model)
     norms = [child for child in decoder.children() if "norm" in type(child).__name__.lower()]
     if len(norms) != 1:
-        raise ModelError(f"{type(decoder).__name__} has {len(norms)} norms beside its blocks; expected the final one")
+        raise ModelError(
+            f"{type(decoder).__name__} has {len(norms)} norms outside its blocks; expected only the final one"
+        )
     return norms[0]
 
 
 def unembedding(model: PreTrainedModel) -> nn.Module:
-    """Raises:
-    ModelError: the model has no output embeddings.
+    """Return the output embeddings of the language model.
+
+    Raises:
+        ModelError: the model has no output embeddings.
     """
     for owner in (model, model.get_decoder(), getattr(model.base_model, "language_model", None)):
         head = owner.get_output_embeddings() if isinstance(owner, PreTrainedModel) else None
@@ -165,13 +171,14 @@ def unembedding(model: PreTrainedModel) -> nn.Module:
 
 
 DEPTHS = ("num_hidden_layers", "depth", "num_layers")
+"""Names that vision configs use for their number of blocks."""
 
 
 def vision_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The blocks of the vision tower, as many as the vision config says.
+    """Return the blocks of the vision tower, identified by the number of blocks in the vision config.
 
     Raises:
-        ModelError: there is no vision tower, or no single list of that length in it.
+        ModelError: there is no vision tower, or not exactly one list of that length in it.
     """
     family = family_of(model.config)
     if family.vision_blocks:
@@ -179,9 +186,11 @@ def vision_blocks(model: PreTrainedModel) -> nn.ModuleList:
     tower, config = model.get_encoder("image"), getattr(model.config, "vision_config", None)
     depth = next((getattr(config, name) for name in DEPTHS if hasattr(config, name)), None)
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
-    # A list of parts beside the blocks may be as long; blocks attend, such parts do not.
+    # Other lists of modules may be as long as the blocks, but they contain no attention.
     lists = [
-        found for found in lists if any("attn" in name or "attention" in name for name, _ in found[0].named_children())
+        blocks
+        for blocks in lists
+        if any("attn" in name or "attention" in name for name, _ in blocks[0].named_children())
     ]
     if tower is model or len(lists) != 1:
         raise ModelError(
@@ -192,10 +201,10 @@ def vision_blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def projector(model: PreTrainedModel) -> nn.Module:
-    """From the vision tower's width to the decoder's.
+    """Return the module that maps the vision tower's width to the decoder's.
 
     Raises:
-        ModelError: it is not where the table has it.
+        ModelError: it is not where the table says.
     """
     path = family_of(model.config).projector
     module = _at(model, path)
@@ -205,8 +214,10 @@ def projector(model: PreTrainedModel) -> nn.Module:
 
 
 def image_token_id(config: PretrainedConfig) -> int:
-    """Raises:
-    ModelError: the config names none.
+    """Return the id of the token that represents a picture.
+
+    Raises:
+        ModelError: the config names no such token.
     """
     token = getattr(config, "image_token_id", None)
     if token is None:

@@ -1,8 +1,8 @@
-"""A fitted guard, put on a model for the time of a `with` block."""
+"""The guard: a value that says what is changed in a model's states, where and when, and that is put on a model."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,38 +10,25 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-from huggingface_hub import HfApi
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp import guard_files
-from interp.bare import bare, marked_as_guarded
+from interp import display, guard_change, guard_files, guard_hooks
+from interp.bare import bare
 from interp.directions import SafetyDirection, random_basis
-from interp.families import ModelError
-from interp.guard_hooks import GuardHooks
-from interp.inputs import Prompt, collate, text_prompt
-from interp.projection import (
-    GATE_SCOPES,
-    GATES,
-    RULES,
-    ProbeGate,
-    RuleInputs,
-    centred_cosine,
-    check_rule,
-    coordinates,
-    rescaled,
-    set_coordinates,
-    sign_gate,
-    target_coordinates,
-)
+from interp.inputs import Prompt, text_prompt
+from interp.projection import GATE_SCOPES, GATES, RULES, ProbeGate, check_rule, coordinates, sign_gate
 from interp.tracing.forward import last_resid_post
 from interp.vlm import LLM, VLM
 
 REFERENCES = ("prompt_text", "transcription", "caption", "prompt_text+transcription", "prompt_text+caption", "oracle")
-"""What the user wrote; what the VLM reads or sees in the picture; both texts, either way; the true request, a bound."""
+"""The user's text; the VLM's transcription or caption of the picture; both texts; the true request, an upper bound."""
 SOURCES = ("vlm_text", "llm")
+"""The VLM itself without a picture; the original aligned checkpoint."""
 POSITIONS = ("last_prefill", "generated", "last", "text", "all")
+"""The last prompt token; generated tokens that are fed back; both; prompt tokens except pictures; all but padding."""
 CONTROLS = ("random", "sign_flipped", "full_state")
+"""Changes that a guard is compared with; see `Guard.control`."""
 
 
 @dataclass(frozen=True)
@@ -56,38 +43,42 @@ class Guard:
     positions: str = "last_prefill"
     strength: float = 1.0
     reference: str = "prompt_text"
-    """The text that the aligned LLM is shown. Any but `prompt_text` has to be made before, and passed."""
+    """The text that is shown to the aligned LLM. All but `prompt_text` have to be made beforehand and passed."""
     source: str = "vlm_text"
-    """Whose states are read: the VLM's own without a picture, or the aligned checkpoint's (`llm`), which are passed."""
+    """Model whose states are read: the VLM itself without a picture, or the aligned checkpoint (`llm`; pass states)."""
     direction_layer: int | None = None
-    """Where the direction was fitted; by default the layer that it is applied at."""
+    """Layer at which the direction was fitted; by default the layer where it is applied."""
     gate_scope: str = "change"
-    """What a closed gate holds back: the `change`, or the `target` alone: coordinates are taken out all the same."""
+    """Effect of a closed gate: the `change` is not made, or only the `target` is 0 and states are still projected."""
     threshold: float = 0.0
-    """Of the gate `threshold`: the border of the reference's first coordinate."""
+    """Border of the reference's first coordinate for the gate `threshold`."""
     probe: ProbeGate | None = None
-    """The gate `probe`. It and `threshold` are asked once, at the first guarded layer; `sign` at every layer."""
+    """Probe of the gate `probe`. It and `threshold` are read at the first guarded layer, `sign` at every layer."""
     keeps_norm: bool = False
-    """Whether changed states get their old length back."""
+    """True if changed states are scaled back to their norm."""
     frozen_shift: bool = False
-    """Whether the change is measured on the unguarded run, as in ShiftDC's released code: a guarded layer does not see
-    what the layers before it have changed already. One layer alone is the same either way."""
+    """True if the change is measured on the unguarded run, as in ShiftDC's released code: a guarded layer then does not
+    see the changes at the layers before it. For a single layer this makes no difference."""
     all_writes: bool = False
-    """Whether what a block takes in, and what its attention and MLP add, is changed instead of what it puts out."""
+    """True if a block's input and the outputs of its attention and MLP are changed, instead of the block's output."""
     control: str | None = None
-    """What the guard is held against. `random`: the change keeps its size and goes along a random vector.
-    `sign_flipped`: it goes the other way. `full_state`: the reference's whole state is put in (V = I)."""
+    """A control to compare the guard with. `random`: a change of the same size along a random vector. `sign_flipped`:
+    the opposite change. `full_state`: the whole state of the reference is inserted (V = I)."""
     control_seed: int = 0
-    """Of `random`."""
+    """Seed of the control `random`."""
     model: str = field(default="", compare=False)
-    """Name of the model that it was loaded for, or chosen on."""
+    """Name of the model that the guard was loaded for, or chosen on."""
     validation: Mapping[str, float] = field(default_factory=dict, compare=False)
-    """Numbers that it was chosen by, by name."""
+    """Numbers that the guard was chosen by, by name."""
 
     def __post_init__(self):
-        n_layers = len(self.direction.basis)
         check_rule(self.rule, self.direction.rank)
-        for name, value, known in (
+        self._check_words()
+        self._check_numbers()
+        self._check_combinations()
+
+    def _check_words(self) -> None:
+        for name, value, allowed in (
             ("gate", self.gate, GATES),
             ("gate_scope", self.gate_scope, GATE_SCOPES),
             ("positions", self.positions, POSITIONS),
@@ -95,29 +86,36 @@ class Guard:
             ("source", self.source, SOURCES),
             ("control", self.control, (None, *CONTROLS)),
         ):
-            if value not in known:
-                raise ValueError(f"{name} {value!r} does not exist; expected one of {', '.join(filter(None, known))}")
+            if value not in allowed:
+                raise ValueError(f"{name} {value!r} does not exist; expected one of {', '.join(filter(None, allowed))}")
+
+    def _check_numbers(self) -> None:
+        n_layers, _, d_model = self.direction.basis.shape
         if not self.layers or not all(0 <= layer < n_layers for layer in self.layers):
             raise ValueError(f"layers {self.layers}; expected at least one, each from 0 to {n_layers - 1}")
         if len(set(self.layers)) != len(self.layers):
-            raise ValueError(f"layers {self.layers}; expected each of them once")
+            raise ValueError(f"layers {self.layers}; expected each layer once")
         if not math.isfinite(self.strength):
             raise ValueError(f"strength {self.strength}; expected a finite number")
         if self.direction_layer is not None and not 0 <= self.direction_layer < n_layers:
             raise ValueError(f"direction_layer {self.direction_layer}; expected 0 to {n_layers - 1}")
-        if (self.gate == "probe") != (self.probe is not None):
-            raise ValueError(f"gate {self.gate!r} with probe={self.probe}; expected both, or neither")
-        d_model = self.direction.basis.shape[-1]
         if self.probe is not None and len(self.probe.weight) != d_model:
             raise ValueError(f"a probe of width {len(self.probe.weight)} for states of width {d_model}")
+
+    def _check_combinations(self) -> None:
+        if (self.gate == "probe") != (self.probe is not None):
+            raise ValueError(f"gate {self.gate!r} with probe={self.probe}; expected both, or neither")
+        # `adaptive` rules need the centre, which is fitted together with the class means.
         if {"harmful", "cosine"} & set(RULES[self.rule].needs) and self.direction.harmful is None:
             raise ValueError(f"rule {self.rule!r} needs the class means of a direction made by SafetyDirection.fit")
+        # The unguarded run gives one state per prompt, that of its last token.
         if self.frozen_shift and self.positions != "last_prefill":
             raise ValueError(f"frozen_shift with positions {self.positions!r}; expected last_prefill")
+        # A reference has one state per layer, which its separate writes cannot be compared with.
         if self.all_writes and (self.rule, self.gate) != ("ablate", "always"):
             raise ValueError(f"all_writes with rule {self.rule!r}, gate {self.gate!r}; expected ablate, always")
         if self.all_writes and (self.frozen_shift or self.control or self.keeps_norm):
-            raise ValueError("all_writes takes neither frozen_shift, control nor keeps_norm")
+            raise ValueError("all_writes can't be combined with frozen_shift, control or keeps_norm; drop one of them")
         if self.control == "full_state" and (self.rule, self.gate_scope) != ("substitute", "change"):
             raise ValueError(
                 f"control full_state with rule {self.rule!r}, gate_scope {self.gate_scope!r}; "
@@ -125,165 +123,57 @@ class Guard:
             )
 
     def basis(self, layer: int) -> Float[Tensor, "rank d_model"]:
+        """Return the basis that is used at a guarded layer."""
         return self.direction.basis[self.fitted_at(layer)]
 
     def fitted_at(self, layer: int) -> int:
-        """Where the direction of a guarded layer was fitted."""
+        """Return the layer at which the direction of a guarded layer was fitted."""
         return layer if self.direction_layer is None else self.direction_layer
 
     @property
     def needs_reference(self) -> bool:
+        """True if the rule or the gate uses the state of a reference."""
         return "reference" in RULES[self.rule].needs or self.gate != "always"
 
-    def read(self, model: VLM | LLM, references: Sequence[str]) -> Float[Tensor, "batch layer d_model"]:
-        """The model's own states, without a picture, at the last token of each reference in its chat template.
+    @property
+    def reads_prompts(self) -> bool:
+        """True if the guard can read its references from the prompts themselves; otherwise they have to be passed."""
+        return self.reference == "prompt_text" and self.source == "vlm_text"
 
-        No guard that is on the model changes them.
+    @cached_property
+    def random_directions(self) -> Float[Tensor, "layer d_model"]:
+        """Unit vectors along which the control `random` moves states."""
+        return random_basis(self.direction.basis[:, :1], self.control_seed)[:, 0]
+
+    def read(self, model: VLM | LLM, references: Sequence[str]) -> Float[Tensor, "batch layer d_model"]:
+        """Read the model's states, without a picture, at the last token of each reference in its chat template.
+
+        The model runs bare: no guard that is on it changes these states.
         """
         with bare(model.model):
             return last_resid_post(model, [text_prompt(text) for text in references])
 
     def opens(self, states: Float[Tensor, "batch layer d_model"], layer: int | None = None) -> Bool[Tensor, " batch"]:
-        """Whether the gate opens, for references read by `read`.
+        """Return whether the gate opens for each reference.
 
         Args:
-            states: of each reference.
-            layer: a guarded one, by default the first: the gate `sign` is asked at each, as the paper prints it.
+            states: States of the references, from `read`.
+            layer: A guarded layer, by default the first. Only the gate `sign` depends on it, as in the paper.
         """
         layer = self.layers[0] if layer is None else layer
         return self.opens_at(layer, {guarded: states[:, guarded] for guarded in self.layers})
 
     def opens_at(self, layer: int, references: Mapping[int, Float[Tensor, "batch d_model"]]) -> Bool[Tensor, " batch"]:
-        """The same for references by layer."""
-        at = layer if self.gate == "sign" else self.layers[0]
-        return self._is_open(at, references[at])
-
-    def save_pretrained(self, folder: str | Path, vlm: VLM, validation: Mapping[str, float] | None = None) -> None:
-        """Writes safetensors, JSON and a guard card for people.
-
-        Args:
-            folder: is made.
-            vlm: the model that the guard is for.
-            validation: numbers that it was chosen by, by name; by default the guard's own.
-
-        Raises:
-            ValueError: a control is no guard to be kept.
-        """
-        guard_files.save(self, Path(folder), vlm, self.validation if validation is None else validation)
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, vlm: VLM) -> "Guard":
-        """From a folder, or a repository of the hub.
-
-        Raises:
-            GuardFileError: there is no guard, it is damaged, or it was made for another model.
-        """
-        return guard_files.load(cls, name_or_path, vlm)
-
-    def push_to_hub(
-        self, repo_id: str, vlm: VLM, validation: Mapping[str, float] | None = None, private: bool = True
-    ) -> None:
-        """`save_pretrained`, then uploaded as a model repository; needs a token of the hub."""
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, vlm, validation)
-            hub = HfApi()
-            hub.create_repo(repo_id, private=private, exist_ok=True)
-            hub.upload_folder(repo_id=repo_id, folder_path=folder)
-
-    def _is_open(self, layer: int, reference: Float[Tensor, "batch d_model"]) -> Bool[Tensor, " batch"]:
+        """Return whether the gate opens for each reference, given their states by layer."""
+        # As in the paper, `sign` decides at each layer; thresholds and probes are calibrated at the first one.
+        gate_layer = layer if self.gate == "sign" else self.layers[0]
+        reference = references[gate_layer]
         if self.gate == "always":
             return torch.ones(len(reference), dtype=torch.bool, device=reference.device)
         if self.gate == "probe":
             return self.probe(reference.float())
-        own = coordinates(reference.float(), self.basis(layer).to(reference.device))
+        own = coordinates(reference.float(), self.basis(gate_layer).to(reference.device))
         return sign_gate(own, self.threshold if self.gate == "threshold" else 0.0)
-
-    @contextmanager
-    def on(
-        self,
-        vlm: VLM,
-        references: Sequence[str] | Float[Tensor, "batch layer d_model"] | None = None,
-    ) -> Iterator[None]:
-        """Guards every forward pass and `generate` of `vlm.model` inside the block; leaves nothing behind.
-
-        Guards nest: each reads its references from the bare model; at the same layer the inner one acts first.
-        Beams, sampling, streaming, batches, `pipeline("image-text-to-text")`, with and without a cache all go through
-        it. Not thread-safe: hooks belong to the model, so a guarded model must not be used by two threads at once.
-        Not supported, and refused where they show: compiled models, static caches, and passes of several tokens behind
-        a cache (a chat that keeps its cache, prefill in chunks, assisted decoding).
-
-        Args:
-            vlm: the model.
-            references: one text for each row of the batch that is about to run, or their states from `read`. By
-                default the text of each prompt itself, taken out of its `input_ids` (reference `prompt_text`).
-                `generate` may repeat rows (beams, several answers); their references are repeated too.
-
-        Raises:
-            ValueError: the direction or the references are of another shape than the model, or the guard's reference
-                is none that it can read by itself.
-            ModelError: a compiled model, whose hooks don't run; inside the block, where the text of a prompt can't be
-                taken out of it, or a pass that is not supported.
-        """
-        with self._at_work(vlm, references, told=None):
-            yield
-
-    @contextmanager
-    def _at_work(self, vlm: VLM, references: Sequence[str] | Tensor | None, told: list[dict] | None) -> Iterator[None]:
-        basis = self.direction.basis
-        if (len(basis), basis.shape[-1]) != (vlm.n_layers, vlm.d_model):
-            raise ValueError(
-                f"the direction has {len(basis)} layers of width {basis.shape[-1]}, {vlm.name!r} has {vlm.n_layers} "
-                f"of width {vlm.d_model}; fit a direction on this model"
-            )
-        if any(module._compiled_call_impl is not None for module in vlm.model.modules()):
-            raise ModelError(f"{vlm.name!r} is compiled, and its hooks would not run; guard the model uncompiled")
-        own = self.reference == "prompt_text" and self.source == "vlm_text"
-        if references is None and self.needs_reference and not own:
-            raise ValueError(
-                f"the guard's reference is {self.reference!r}, source {self.source!r}, which it can't read out of a "
-                "prompt; make the texts first, and pass them or their states: guard.on(vlm, references=[...])"
-            )
-        if references is not None and not isinstance(references, Tensor):
-            references = self.read(vlm, references)
-        if references is not None and references.shape[1:] != (vlm.n_layers, vlm.d_model):
-            raise ValueError(
-                f"states of references of shape {tuple(references.shape)}; expected (rows, {vlm.n_layers}, "
-                f"{vlm.d_model}), as guard.read gives"
-            )
-        work = GuardHooks(self, vlm, references, told)
-        hooks = [vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True)]
-        try:
-            for layer in self.layers:
-                hooks += work.hooks(layer)
-            with marked_as_guarded(vlm.model):
-                yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    @torch.no_grad()
-    def explain(self, vlm: VLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None) -> pd.DataFrame:
-        """What the guard does to one prompt at its last token, one row a guarded layer.
-
-        Args:
-            vlm: the model.
-            prompt: is run once.
-            references: as for `on`, of one row.
-
-        Returns:
-            Columns `layer coordinate reference_coordinate gate after delta_norm`: first coordinates, whether the gate
-            is open, the first coordinate afterwards, and how far the state moved relative to its length. With positions
-            that leave the last token of the prompt alone, nothing moves.
-
-        Raises:
-            ValueError: a guard of all writes, which does not act on one state of a layer.
-        """
-        if self.all_writes:
-            raise ValueError("a guard of all writes can't be explained layer by layer; expected all_writes=False")
-        told: list[dict] = []
-        with self._at_work(vlm, references, told):
-            vlm.model(**collate(vlm, [prompt]), use_cache=False)
-        return pd.DataFrame(told)
 
     def change(
         self,
@@ -294,90 +184,104 @@ class Guard:
         is_open: Bool[Tensor, " batch"] | None = None,
         unguarded: Float[Tensor, "batch d_model"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The states with the formula applied where the mask and the gate say so, in float32.
+        """Return the states with the formula applied, in float32, where the mask is True and the gate is open.
 
         Args:
-            resid: what the layer puts out.
-            layer: its number.
-            reference: the state of each row's reference there; none where the rule needs none.
-            mask: places that are to change.
-            is_open: each row's gate, of `opens`; by default open.
-            unguarded: the state that a frozen shift is measured on.
+            resid: The output of the layer.
+            layer: The guarded layer.
+            reference: The state of each row's reference at that layer; None if the rule needs none.
+            mask: Positions that may change.
+            is_open: The gate of each row, from `opens`; open by default.
+            unguarded: The state on which a frozen shift is measured.
         """
-        first = _first_place(mask)
-        if first is None:
-            return resid
-        later = self._changed(resid[:, first:], layer, reference, mask[:, first:], is_open, unguarded)
-        return torch.cat([resid[:, :first], later], dim=1) if first else later
+        return guard_change.change(self, resid, layer, reference, mask, is_open, unguarded)
 
-    def _changed(
+    def on(
         self,
-        resid: Tensor,
-        layer: int,
-        reference: Tensor | None,
-        mask: Tensor,
-        is_open: Tensor | None,
-        unguarded: Tensor | None,
-    ) -> Tensor:
-        basis, precise, mask = self.basis(layer).to(resid.device), resid.float(), mask.to(resid.device)
-        start = precise if unguarded is None else unguarded.to(resid.device).float()[:, None]
-        known = self._known(layer, start, basis, reference)
-        target = target_coordinates(self.rule, coordinates(start, basis), known, self.strength)
-        if is_open is not None:
-            is_open = is_open.to(resid.device)[:, None]
-            if self.gate_scope == "change":
-                mask = mask & is_open
-            else:
-                target = torch.where(is_open[..., None], target, 0)
-        changed = set_coordinates(start, basis, target)
-        if unguarded is not None:
-            changed = precise + (changed - start)
-        changed = self._controlled(changed, precise, layer, reference)
-        if self.keeps_norm:
-            changed = rescaled(changed, precise)
-        return torch.where(mask[..., None], changed.to(resid.dtype), resid)
+        vlm: VLM,
+        references: Sequence[str] | Float[Tensor, "batch layer d_model"] | None = None,
+    ) -> AbstractContextManager[None]:
+        """Guard every forward pass and `generate` of `vlm.model` inside a `with` block; nothing is left behind.
 
-    @cached_property
-    def _anywhere(self) -> Float[Tensor, "layer d_model"]:
-        """Where the control `random` goes."""
-        return random_basis(self.direction.basis[:, :1], self.control_seed)[:, 0]
+        Guards nest: each reads its references from the bare model, and at the same layer the inner one acts first.
+        Beams, sampling, streaming, batches and `pipeline("image-text-to-text")` are guarded, with and without a cache.
+        Guarding is not thread-safe: hooks belong to the model, so two threads must not share a guarded model.
+        Compiled models, static caches, and passes of several tokens after a cache (cached chats, chunked prefill,
+        assisted decoding) are not supported and raise an error.
 
-    def _controlled(self, changed: Tensor, resid: Tensor, layer: int, reference: Tensor | None) -> Tensor:
-        """What the control does instead."""
-        if self.control == "sign_flipped":
-            return resid - (changed - resid)
-        if self.control == "full_state":
-            return (self.strength * reference.to(resid.device).float()[:, None]).expand_as(resid)
-        if self.control == "random":
-            size = (changed - resid).norm(dim=-1, keepdim=True)
-            return resid + size * self._anywhere[layer].to(resid.device)
-        return changed
+        Args:
+            vlm: The model.
+            references: One text for each row of the next batch, or their states from `read`. By default the guard
+                reads the text of each prompt from its `input_ids` (reference `prompt_text`). Where `generate` repeats
+                rows (beams, several answers), their references are repeated too.
 
-    def _known(self, layer: int, resid: Tensor, basis: Tensor, reference: Tensor | None) -> RuleInputs:
-        """What the rule asks for."""
-        needs, at, found = RULES[self.rule].needs, self.fitted_at(layer), {}
-        if "reference" in needs and reference is not None:
-            found["reference"] = coordinates(reference.to(resid.device).float(), basis)[:, None]
-        if "harmful" in needs:
-            found |= {"harmful": self.direction.harmful[at].to(resid.device)}
-            found |= {"harmless": self.direction.harmless[at].to(resid.device)}
-        if "cosine" in needs:
-            found["length"] = resid.norm(dim=-1, keepdim=True)
-            found["cosine"] = centred_cosine(resid, basis, self.direction.centre[at].to(resid.device))
-        return RuleInputs(**found)
+        Raises:
+            ValueError: The direction or the references do not have the shape of the model, or the guard needs
+                references that it can't read from the prompts.
+            ModelError: The model is compiled, so its hooks would not run; inside the block: the text of a prompt
+                can't be recovered, or a pass is not supported.
+        """
+        return guard_hooks.attached(self, vlm, references)
 
-    def _repr_html_(self) -> str:
-        from interp import cards
+    def explain(self, vlm: VLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None) -> pd.DataFrame:
+        """Run one prompt and return what the guard does at its last token.
 
-        return cards.of_guard(self)
+        Args:
+            vlm: The model.
+            prompt: Run once.
+            references: A single row; see `on`.
 
+        Returns:
+            One row per guarded layer, columns `layer coordinate reference_coordinate gate after delta_norm`: first
+            coordinates, whether the gate is open, the first coordinate afterwards, and the size of the change relative
+            to the state. Positions other than the last prompt token change nothing here.
 
-def _first_place(mask: Bool[Tensor, "batch pos"]) -> int | None:
-    """Before which nothing changes, so that a long prompt costs nothing; None where nothing changes at all.
+        Raises:
+            ValueError: The guard changes all writes, so there is no single state per layer.
+        """
+        return guard_hooks.explain(self, vlm, prompt, references)
 
-    On an accelerator asking would take longer than changing: 0.
-    """
-    if mask.device.type != "cpu":
-        return 0
-    places = mask.any(0).nonzero()
-    return int(places[0]) if len(places) else None
+    def save_pretrained(self, folder: str | Path, vlm: VLM, validation: Mapping[str, float] | None = None) -> None:
+        """Save the guard as safetensors and JSON, with a guard card for people.
+
+        Args:
+            folder: Created if it does not exist.
+            vlm: The model that the guard is for.
+            validation: Numbers that the guard was chosen by, by name; by default its own.
+
+        Raises:
+            ValueError: The guard is a control.
+        """
+        if self.control is not None:
+            raise ValueError(f"control guards can't be saved, got control {self.control!r}; use control=None")
+        settings = {name: getattr(self, name) for name in guard_files.GUARD_SETTINGS}
+        validation = self.validation if validation is None else validation
+        guard_files.write(Path(folder), vlm, self.direction, settings, self.probe, validation)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, vlm: VLM) -> "Guard":
+        """Load a guard from a folder, or from a repository on the Hugging Face Hub.
+
+        Raises:
+            GuardFileError: There is no guard, it is damaged, or it was made for another model.
+        """
+        # Inside the block, so that settings which the constructor rejects are reported as a damaged file.
+        with guard_files.opened(name_or_path, vlm) as saved:
+            return cls(**saved)
+
+    def push_to_hub(
+        self, repo_id: str, vlm: VLM, validation: Mapping[str, float] | None = None, private: bool = True
+    ) -> None:
+        """Save the guard and upload it as a model repository; needs a token of the Hugging Face Hub.
+
+        Args:
+            repo_id: Name of the repository, created if it does not exist.
+            vlm: The model that the guard is for.
+            validation: See `save_pretrained`.
+            private: Whether a new repository is private.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, vlm, validation)
+            guard_files.upload(Path(folder), repo_id, private)
+
+    _repr_html_ = display.html

@@ -1,29 +1,23 @@
-"""Guards on disk: tensors in safetensors, settings in JSON, and a card for people. They know the model they are for."""
+"""Saved guards: tensors in safetensors, settings in JSON with the model they belong to, and a card for people."""
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from interp.activations import weights_identity
 from interp.directions import SafetyDirection
 from interp.families import first_line
+from interp.identity import weights_identity
 from interp.projection import ProbeGate
 from interp.vlm import VLM
 
-if TYPE_CHECKING:
-    from interp.guard import Guard
-
 FORMAT = 1
 SETTINGS, TENSORS, CARD = "guard.json", "direction.safetensors", "README.md"
-PLAIN = (
+GUARD_SETTINGS = (
     "layers",
     "rule",
     "gate",
@@ -38,37 +32,54 @@ PLAIN = (
     "frozen_shift",
     "all_writes",
 )
-"""Fields of a guard that are numbers and words."""
+"""Fields of a guard that are numbers, words or tuples of numbers."""
 
 
 class GuardFileError(ValueError):
-    """There is no guard, it is damaged, or it is for another model."""
+    """There is no guard at this place, it is damaged, or it is for another model."""
 
 
-def save(guard: "Guard", folder: Path, vlm: VLM, validation: Mapping[str, float]) -> None:
-    """See `Guard.save_pretrained`."""
-    if guard.control is not None:
-        raise ValueError(
-            f"a guard with control {guard.control!r} is what a guard is held against; expected one without"
-        )
+def write(
+    folder: Path,
+    vlm: VLM,
+    direction: SafetyDirection,
+    settings: Mapping[str, object],
+    probe: ProbeGate | None,
+    validation: Mapping[str, float],
+) -> None:
+    """Write the parts of a guard to a folder.
+
+    Args:
+        folder: Created if it does not exist.
+        vlm: The model that the guard is for.
+        direction: Its direction.
+        settings: The fields named in `GUARD_SETTINGS`.
+        probe: The probe of the gate `probe`.
+        validation: Numbers that the guard was chosen by, by name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    direction = guard.direction
-    named = {field.name: getattr(direction, field.name) for field in fields(direction)}
-    tensors = {name: value.contiguous() for name, value in named.items() if isinstance(value, torch.Tensor)}
-    settings = {name: getattr(guard, name) for name in PLAIN}
-    if guard.probe is not None:
-        tensors["probe_weight"] = guard.probe.weight
-        settings["probe"] = {"bias": guard.probe.bias, "threshold": guard.probe.threshold}
+    tensors = {name: tensor.contiguous() for name, tensor in direction.tensors.items()}
+    saved_settings = dict(settings)
+    if probe is not None:
+        tensors["probe_weight"] = probe.weight
+        saved_settings["probe"] = {"bias": probe.bias, "threshold": probe.threshold}
     save_file(tensors, folder / TENSORS)
-    about = {
+    record = {
         "format": FORMAT,
         "model": _identity(vlm),
-        "direction": {name: value for name, value in named.items() if isinstance(value, str)},
-        "guard": settings,
+        "direction": {name: value for name, value in vars(direction).items() if isinstance(value, str)},
+        "guard": saved_settings,
         "validation": dict(validation),
     }
-    (folder / SETTINGS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(_card(about), encoding="utf-8")
+    (folder / SETTINGS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(_card(record), encoding="utf-8")
+
+
+def upload(folder: Path, repo_id: str, private: bool) -> None:
+    """Upload a folder to a model repository on the Hugging Face Hub, which is created if it does not exist."""
+    hub = HfApi()
+    hub.create_repo(repo_id, private=private, exist_ok=True)
+    hub.upload_folder(repo_id=repo_id, folder_path=folder)
 
 
 def _identity(vlm: VLM) -> dict[str, str]:
@@ -77,25 +88,39 @@ def _identity(vlm: VLM) -> dict[str, str]:
 
 
 def read_settings(name_or_path: str | Path) -> dict:
-    """What a guard says of itself, without its tensors.
+    """Read the record of a saved guard without its tensors.
+
+    Returns:
+        `model`, `direction`, `guard` and `validation`, each a dictionary of plain values.
 
     Raises:
-        GuardFileError: there is no guard, or it is damaged.
+        GuardFileError: There is no guard, or it is damaged.
     """
-    with _whole(folder := _found(name_or_path)):
-        about = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise GuardFileError(f"guard {str(folder)!r} has format {about['format']}; this version reads {FORMAT}")
-        numbers = {name: float(value) for name, value in about["validation"].items()}
-        return {part: about[part] for part in ("model", "direction", "guard")} | {"validation": numbers}
+    folder = _folder_of(name_or_path)
+    with _damage_reported(folder):
+        record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise GuardFileError(f"guard {str(folder)!r} has format {record['format']}; this version reads {FORMAT}")
+        numbers = {name: float(value) for name, value in record["validation"].items()}
+        return {part: record[part] for part in ("model", "direction", "guard")} | {"validation": numbers}
 
 
-def load(kind: type["Guard"], name_or_path: str | Path, vlm: VLM) -> "Guard":
-    """See `Guard.from_pretrained`."""
-    about = read_settings(name_or_path)
-    with _whole(folder := _found(name_or_path)):
+@contextmanager
+def opened(name_or_path: str | Path, vlm: VLM) -> Iterator[dict[str, object]]:
+    """Yield the fields of a saved guard; an error inside the block is reported as damage to the files.
+
+    Args:
+        name_or_path: A folder, or a repository on the Hugging Face Hub.
+        vlm: The model that the guard is loaded for.
+
+    Raises:
+        GuardFileError: There is no guard, it is damaged, or it was made for another model.
+    """
+    record = read_settings(name_or_path)
+    folder = _folder_of(name_or_path)
+    with _damage_reported(folder):
         tensors = load_file(folder / TENSORS)
-        settings, theirs, ours = dict(about["guard"]), about["model"], _identity(vlm)
+        settings, theirs, ours = dict(record["guard"]), record["model"], _identity(vlm)
         if theirs["weights"] != ours["weights"]:
             raise GuardFileError(
                 f"the guard in {str(folder)!r} was made for {theirs['name']!r} ({theirs['weights']}, "
@@ -106,11 +131,12 @@ def load(kind: type["Guard"], name_or_path: str | Path, vlm: VLM) -> "Guard":
         if probe:
             settings["probe"] = ProbeGate(tensors.pop("probe_weight"), **probe)
         settings["layers"] = tuple(settings["layers"])
-        known = {"model": vlm.name, "validation": about["validation"]}
-        return kind(SafetyDirection(**tensors, **about["direction"]), **settings, **known)
+        direction = SafetyDirection(**tensors, **record["direction"])
+        yield {"direction": direction, **settings, "model": vlm.name, "validation": record["validation"]}
 
 
-def _found(name_or_path: str | Path) -> Path:
+def _folder_of(name_or_path: str | Path) -> Path:
+    """Return the folder itself, or the downloaded copy of a repository."""
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder
@@ -124,9 +150,11 @@ def _found(name_or_path: str | Path) -> Path:
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[None]:
-    """Raises:
-    GuardFileError: in place of whatever goes wrong with files that are missing or damaged.
+def _damage_reported(folder: Path) -> Iterator[None]:
+    """Turn errors about missing or damaged files into one that names the folder.
+
+    Raises:
+        GuardFileError: A file is missing, or what it holds is not a guard.
     """
     try:
         yield
@@ -141,17 +169,16 @@ def _whole(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _card(about: Mapping) -> str:
-    """Markdown."""
-    guard, direction = about["guard"], about["direction"]
+def _card(record: Mapping) -> str:
+    """Return the guard card in Markdown."""
+    guard, direction, model = record["guard"], record["direction"], record["model"]
     rows = {name: value for name, value in guard.items() if value is not None}
     rows |= {"estimator": direction["estimator"], "read at": direction["token"], "anchors": direction["anchors"]}
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    numbers = "\n".join(f"| {name} | {value:.3g} |" for name, value in about["validation"].items())
+    numbers = "\n".join(f"| {name} | {value:.3g} |" for name, value in record["validation"].items())
     measured = f"\n| on validation | |\n|---|---|\n{numbers}\n" if numbers else "\nNothing was measured.\n"
-    model = about["model"]
-    # What it reads by itself is the prompt's own text.
-    passed = "" if guard["reference"] == "prompt_text" else ", references=[...]"
+    # A guard reads the prompt's own text by itself; any other reference has to be passed.
+    references = "" if guard["reference"] == "prompt_text" else ", references=[...]"
     return f"""---
 library_name: vlm-guard
 tags: [vlm-guard, steering, safety]
@@ -159,12 +186,12 @@ tags: [vlm-guard, steering, safety]
 
 # A guard for {model["name"]}
 
-After VLM-Guard (arXiv:2502.10486): at inference time the model's coordinate along its safety steering direction is
-changed, by the rule `{guard["rule"]}`. It is for these weights alone: `{model["weights"]}`, {model["dtype"]}.
+After VLM-Guard (arXiv:2502.10486): at inference time the guard changes the model's coordinate along its safety
+steering direction by the rule `{guard["rule"]}`. It fits only these weights: `{model["weights"]}`, {model["dtype"]}.
 
 ```python
 guard = Guard.from_pretrained("this folder", vlm)
-with guard.on(vlm{passed}):
+with guard.on(vlm{references}):
     vlm.model.generate(**batch)
 ```
 
@@ -172,5 +199,5 @@ with guard.on(vlm{passed}):
 |---|---|
 {table}
 {measured}
-What it was not measured on, it is not known to do: other languages, other pictures, other attacks.
+Its effect is unknown wherever it was not measured: other languages, other pictures, other attacks.
 """

@@ -1,152 +1,212 @@
-"""A guard at work: it follows the passes through a model, reads what its guard needs, and changes what it says."""
+"""A guard at work: hooks that follow the passes through a model, read references, and change states."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from interp.bare import _BARE, bare
+from interp.bare import bare, is_bare, marked_as_guarded
+from interp.directions import SafetyDirection
 from interp.families import ModelError, sublayers
-from interp.inputs import text_batch
+from interp.inputs import Prompt, collate, text_batch
+from interp.position_tracker import PositionTracker
 from interp.projection import coordinates, delta_norm
 from interp.prompt_text import prompt_texts
-from interp.vlm import VLM
-
-if TYPE_CHECKING:
-    from interp.guard import Guard
+from interp.vlm import LLM, VLM
 
 
-@dataclass
-class PositionTracker:
-    """Follows the passes through the model, and knows which positions of the current one are to be changed.
+@runtime_checkable
+class HookedGuard(Protocol):
+    """The part of a guard that the hooks use; `interp.guard.Guard` documents it."""
 
-    A pass without a cache that repeats the last one and adds a token is generation: its places are those that a pass
-    with a cache would have had, so both give the same logits.
-    """
-
+    direction: SafetyDirection
+    layers: tuple[int, ...]
+    gate: str
     positions: str
-    image_positions: Callable[[Int[Tensor, "batch pos"]], Bool[Tensor, "batch pos"]]
-    prompt_length: int | None = None
-    seen: Int[Tensor, "batch pos"] | None = None
-    mask: Bool[Tensor, "batch pos"] | None = None
-    """Of the current pass: True where a state is changed."""
+    reference: str
+    source: str
+    frozen_shift: bool
+    all_writes: bool
+    needs_reference: bool
+    reads_prompts: bool
+    change: Callable[..., Float[Tensor, "batch pos d_model"]]
 
-    def begin_pass(self, ids: Int[Tensor, "batch pos"], kwargs: dict) -> bool:
-        """Finds the places of a pass; returns whether it begins a new prompt."""
-        cache, attention_mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        n_cached = int(cache.get_seq_length()) if cache is not None else 0
-        if n_cached and (ids.shape[1] > 1 or self.prompt_length is None):
-            raise ModelError(
-                f"a pass of {ids.shape[1]} tokens behind {n_cached} cached ones: a guard can't tell the places of a "
-                "chat that keeps its cache, of a prefill in chunks or of assisted decoding; give it whole prompts"
-            )
-        if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2):
-            raise ModelError("a prepared attention mask, as static caches make; a guard needs the plain one of tokens")
-        is_new = self.prompt_length is None or (n_cached == 0 and not self._continues(ids))
-        if is_new:
-            self.prompt_length = ids.shape[1]
-        self.seen = ids if n_cached == 0 else None
-        self.mask = self._places(ids, attention_mask, n_cached)
-        return is_new
+    def basis(self, layer: int) -> Float[Tensor, "rank d_model"]: ...
 
-    def _places(
-        self, ids: Int[Tensor, "batch pos"], attention_mask: Tensor | None, n_cached: int
-    ) -> Bool[Tensor, "batch pos"]:
-        """On the CPU where the places follow from lengths alone: what they are is then known without a wait."""
-        place = torch.arange(n_cached, n_cached + ids.shape[1]).expand(ids.shape)
-        if self.positions == "last_prefill":
-            return place == self.prompt_length - 1
-        if self.positions == "generated":
-            return place >= self.prompt_length
-        if self.positions == "last":
-            return place >= self.prompt_length - 1
-        is_token = torch.ones_like(ids, dtype=torch.bool)
-        if attention_mask is not None:
-            is_token = attention_mask[:, n_cached : n_cached + ids.shape[1]].bool()
-        if self.positions == "all":
-            return is_token
-        return (place < self.prompt_length).to(ids.device) & is_token & ~self.image_positions(ids)
+    def read(self, model: VLM | LLM, references: Sequence[str]) -> Float[Tensor, "batch layer d_model"]: ...
 
-    def _continues(self, ids: Int[Tensor, "batch pos"]) -> bool:
-        """Whether this pass without a cache is the last one again with a token more: generation, not a new prompt.
+    def opens_at(
+        self, layer: int, references: Mapping[int, Float[Tensor, "batch d_model"]]
+    ) -> Bool[Tensor, " batch"]: ...
 
-        What was generated may have changed places: beams do, within their prompt.
-        """
-        if self.seen is None or len(ids) != len(self.seen) or ids.shape[1] != self.seen.shape[1] + 1:
-            return False
-        return torch.equal(ids[:, : self.prompt_length], self.seen[:, : self.prompt_length])
+
+@contextmanager
+def attached(
+    guard: HookedGuard,
+    vlm: VLM,
+    references: Sequence[str] | Float[Tensor, "batch layer d_model"] | None,
+    explanation: list[dict] | None = None,
+) -> Iterator[None]:
+    """Put a guard's hooks on a model, inside the block. See `Guard.on`.
+
+    Args:
+        guard: The guard.
+        vlm: The model.
+        references: Texts or states, one for each row of the next batch; None if the guard reads the prompts.
+        explanation: Collects a row for each change, for `explain`.
+
+    Raises:
+        ValueError: The direction or the references do not fit the model, or references have to be passed.
+        ModelError: The model is compiled.
+    """
+    _check_fits(guard, vlm, references)
+    states = references
+    if references is not None and not isinstance(references, Tensor):
+        states = guard.read(vlm, references)
+    if states is not None and states.shape[1:] != (vlm.n_layers, vlm.d_model):
+        raise ValueError(
+            f"states of references of shape {tuple(states.shape)}; expected (rows, {vlm.n_layers}, "
+            f"{vlm.d_model}), as guard.read gives"
+        )
+    work = GuardHooks(guard, vlm, states, explanation)
+    handles = [vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True)]
+    try:
+        for layer in guard.layers:
+            handles += work.register(layer)
+        with marked_as_guarded(vlm.model):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_fits(guard: HookedGuard, vlm: VLM, references: object) -> None:
+    """Check that a guard can be put on a model.
+
+    Raises:
+        ValueError, ModelError: See `attached`.
+    """
+    basis = guard.direction.basis
+    if (len(basis), basis.shape[-1]) != (vlm.n_layers, vlm.d_model):
+        raise ValueError(
+            f"the direction has {len(basis)} layers of width {basis.shape[-1]}, {vlm.name!r} has {vlm.n_layers} "
+            f"of width {vlm.d_model}; fit a direction on this model"
+        )
+    if any(module._compiled_call_impl is not None for module in vlm.model.modules()):
+        raise ModelError(f"{vlm.name!r} is compiled, so its hooks would not run; guard the uncompiled model")
+    if references is None and guard.needs_reference and not guard.reads_prompts:
+        raise ValueError(
+            f"the guard's reference is {guard.reference!r} with source {guard.source!r}, which it can't read from a "
+            "prompt; make the texts first, and pass them or their states: guard.on(vlm, references=[...])"
+        )
+
+
+@torch.no_grad()
+def explain(
+    guard: HookedGuard, vlm: VLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None
+) -> pd.DataFrame:
+    """Run one prompt and return what the guard does at its last token.
+
+    Args:
+        guard: The guard.
+        vlm: The model.
+        prompt: Run once.
+        references: A single row; see `Guard.on`.
+
+    Returns:
+        One row per guarded layer; see `Guard.explain` for the columns.
+
+    Raises:
+        ValueError: The guard changes all writes, so there is no single state per layer.
+    """
+    if guard.all_writes:
+        raise ValueError("a guard of all writes can't be explained layer by layer; expected all_writes=False")
+    explanation: list[dict] = []
+    with attached(guard, vlm, references, explanation):
+        vlm.model(**collate(vlm, [prompt]), use_cache=False)
+    return pd.DataFrame(explanation)
 
 
 class GuardHooks:
-    """A guard at work on a model, from pass to pass."""
+    """The hooks of one guard on one model, and what they remember from pass to pass."""
 
     def __init__(
         self,
-        guard: "Guard",
+        guard: HookedGuard,
         vlm: VLM,
         states: Float[Tensor, "batch layer d_model"] | None,
-        told: list[dict] | None,
+        explanation: list[dict] | None,
     ):
         self._guard, self._vlm = guard, vlm
-        self._places = PositionTracker(guard.positions, vlm.image_positions)
-        self._reads_itself = states is None and guard.needs_reference
-        self._taking: dict[int, Tensor] | None = None
-        """Last states by layer, while a bare pass is run for them."""
-        self._unguarded: dict[int, Tensor] = {}
-        self._given = {} if states is None else {i: states[:, i] for i in guard.layers}
+        self._tracker = PositionTracker(guard.positions, vlm.image_positions)
+        self._reads_prompts = states is None and guard.needs_reference
+        self._passed = {} if states is None else {layer: states[:, layer] for layer in guard.layers}
+        """States of the references that were passed, by layer."""
         self._references: dict[int, Tensor] = {}
+        """States of the references for the rows of the current batch, by layer."""
         self._open: dict[int, Tensor] = {}
-        """Each row's gate, by layer."""
-        self._told = told
-        """Where `Guard.explain` wants to be told of each change."""
+        """The gate of each row, by layer."""
+        self._unguarded: dict[int, Tensor] = {}
+        """Last states of the unguarded run, by layer, for a frozen shift."""
+        self._captured: dict[int, Tensor] | None = None
+        """Last states by layer, collected only during a bare pass that is run for them."""
+        self._explanation = explanation
 
     def begin_pass(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Forward pre-hook of the whole model."""
-        if module in _BARE:
+        """Locate positions, and read references and gates for a new prompt: a forward pre-hook of the whole model.
+
+        Raises:
+            ValueError: The pass has no `input_ids`, or its rows don't match the references.
+            ModelError: The positions of this pass can't be located, or the text of a prompt can't be recovered.
+        """
+        if is_bare(module):
             return
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
-            raise ValueError("a guarded model needs input_ids to know the places of its tokens; got none")
-        if not self._places.begin_pass(ids, kwargs):
+            raise ValueError("a guarded model needs input_ids to locate its tokens; got none")
+        if not self._tracker.begin_pass(ids, kwargs):
+            # Generation keeps the references and gates of its prompt.
             return
         if self._guard.frozen_shift:
+            # The same prompt once more, without any guard and without touching the cache of the real pass.
             whole = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
-            self._unguarded = self._read(lambda: module(*args, **whole, use_cache=False))
-        if self._reads_itself:
-            # The prompts without their pictures.
+            self._unguarded = self._capture(lambda: module(*args, **whole, use_cache=False))
+        if self._reads_prompts:
+            # The model's own text-only run: the prompts without their pictures.
             batch = text_batch(self._vlm, prompt_texts(self._vlm, ids, kwargs.get("attention_mask")))
-            self._references = self._read(lambda: module(**batch, use_cache=False))
+            self._references = self._capture(lambda: module(**batch, use_cache=False))
         else:
-            self._references = {layer: _repeated(states, ids) for layer, states in self._given.items()}
+            self._references = {layer: _repeated(states, ids) for layer, states in self._passed.items()}
         if self._references and self._guard.gate != "always":
             self._open = {layer: self._guard.opens_at(layer, self._references) for layer in self._guard.layers}
 
     @torch.no_grad()
-    def _read(self, run: Callable[[], object]) -> dict[int, Float[Tensor, "batch d_model"]]:
-        """Last states of a bare pass, which the hooks take down on the way."""
-        self._taking, taken = {}, {}
+    def _capture(self, run: Callable[[], object]) -> dict[int, Float[Tensor, "batch d_model"]]:
+        """Run a bare pass and return its last states by guarded layer, which the hooks collect on the way."""
+        self._captured, captured = {}, {}
         try:
             with bare(self._vlm.model):
                 run()
         finally:
-            self._taking, taken = None, self._taking
-        silent = [layer for layer in self._guard.layers if layer not in taken]
+            self._captured, captured = None, self._captured
+        silent = [layer for layer in self._guard.layers if layer not in captured]
         if silent:
             raise ModelError(
                 f"layers {silent} of {self._vlm.name!r} don't run without a picture; pass references explicitly: "
                 "guard.on(vlm, references=[...])"
             )
-        return taken
+        return captured
 
-    def hooks(self, layer: int) -> list[RemovableHandle]:
-        """Where the state of a layer is final: what its block puts out. Or where it is written: in all of its parts.
+    def register(self, layer: int) -> list[RemovableHandle]:
+        """Hook a layer where its state is final, usually the block's output; for all writes, where it is written.
 
-        With DeepStack, what the next block takes in: features that are added to image positions in between would undo
-        part of the change.
+        With DeepStack the state is final at the input of the next block: visual features that are added at image
+        positions in between would undo part of the change.
         """
         blocks = self._vlm.blocks
 
@@ -161,58 +221,65 @@ class GuardHooks:
             return args, kwargs | {"hidden_states": self._change(layer, kwargs["hidden_states"])}
 
         if self._guard.all_writes:
-            parts = [part.register_forward_hook(change_output, prepend=True) for part in sublayers(blocks[layer])]
-            taken_in = blocks[layer].register_forward_pre_hook(change_input, with_kwargs=True, prepend=True)
-            return [taken_in, *parts]
+            writes = [part.register_forward_hook(change_output, prepend=True) for part in sublayers(blocks[layer])]
+            block_input = blocks[layer].register_forward_pre_hook(change_input, with_kwargs=True, prepend=True)
+            return [block_input, *writes]
         if layer in self._vlm.deepstack_layers and layer + 1 < len(blocks):
             return [blocks[layer + 1].register_forward_pre_hook(change_input, with_kwargs=True, prepend=True)]
-        # In front of other hooks: whoever looks at the block, transformers' own `hidden_states` too, sees the change.
+        # In front of other hooks: the guard that was put on last acts first, and all hooks see the change, including
+        # those with which transformers fills `hidden_states`.
         return [blocks[layer].register_forward_hook(change_output, prepend=True)]
 
     def _change(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        if self._taking is not None:
-            self._taking[layer] = resid[:, -1]
-        if self._vlm.model in _BARE:
+        # In a bare pass nothing changes; one that was started by this guard is only read.
+        if self._captured is not None:
+            self._captured[layer] = resid[:, -1]
+        if is_bare(self._vlm.model):
             return resid
-        mask = self._places.mask
+        mask = self._tracker.mask
         if mask is None:
             raise ModelError(
-                f"{self._vlm.name!r} generates past its own forward pass, so the places of its tokens are "
-                "not known; only its forward pass can be guarded"
+                f"{self._vlm.name!r} generates without its own forward pass, so the positions of its tokens are "
+                "unknown; only its forward pass can be guarded"
             )
         reference = self._references.get(layer)
         is_open = self._open.get(layer)
         changed = self._guard.change(resid, layer, reference, mask, is_open, self._unguarded.get(layer))
-        if self._told is not None:
-            self._tell(layer, resid[:1, -1].float(), changed[:1, -1].float(), reference, is_open)
+        if self._explanation is not None:
+            self._explain(layer, resid[:1, -1].float(), changed[:1, -1].float(), reference, is_open)
         return changed
 
-    def _tell(
+    def _explain(
         self, layer: int, before: Tensor, after: Tensor, reference: Tensor | None, is_open: Tensor | None
     ) -> None:
+        """Append a row about the last token of the first prompt."""
         basis = self._guard.basis(layer).to(before.device)
-        first = lambda states: coordinates(states.to(before.device).float(), basis)[0, 0].item()  # noqa: E731
-        self._told.append(
+
+        def first_coordinate(states: Tensor) -> float:
+            return coordinates(states.to(before.device).float(), basis)[0, 0].item()
+
+        self._explanation.append(
             {
                 "layer": layer,
-                "coordinate": first(before),
-                "reference_coordinate": float("nan") if reference is None else first(reference[:1]),
+                "coordinate": first_coordinate(before),
+                "reference_coordinate": float("nan") if reference is None else first_coordinate(reference[:1]),
                 "gate": True if is_open is None else bool(is_open[0]),
-                "after": first(after),
+                "after": first_coordinate(after),
                 "delta_norm": delta_norm(after, before).item(),
             }
         )
 
 
 def _repeated(states: Float[Tensor, "reference d_model"], ids: Int[Tensor, "batch pos"]) -> Tensor:
-    """References for the rows of a batch, in which `generate` may have repeated each prompt.
+    """Return references for the rows of a batch, in which `generate` may have repeated each prompt.
 
     Raises:
-        ValueError: other rows than references.
+        ValueError: The number of references is neither that of the rows nor that of the repeated prompts.
     """
     n, times = len(states), len(ids) // max(1, len(states))
     if n == len(ids):
         return states
+    # Beams and several answers put the copies of a prompt next to each other: 0 0 1 1 2 2.
     if n and times * n == len(ids) and torch.equal(ids, ids[::times].repeat_interleave(times, dim=0)):
         return states.repeat_interleave(times, dim=0)
-    raise ValueError(f"{n} references for a batch of {len(ids)} rows; expected one each")
+    raise ValueError(f"{n} references for a batch of {len(ids)} rows; expected one per row")

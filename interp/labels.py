@@ -8,13 +8,17 @@ from interp.inputs import Prompt
 
 
 def labels(prompts: Sequence[Prompt]) -> dict[str, tuple[str, np.ndarray]]:
-    """What is known of each prompt, as coordinates along `prompt`: everything downstream selects by them."""
-    known = list(map(prompt_labels, prompts))
-    return columns({name: [one[name] for one in known] for name in known[0]})
+    """Return the labels of prompts as coordinates along `prompt`.
+
+    Returns:
+        `(dimension, values)` by the name of the label, as xarray takes coordinates.
+    """
+    records = list(map(prompt_labels, prompts))
+    return prompt_coordinates({name: [record[name] for record in records] for name in records[0]})
 
 
 def prompt_labels(prompt: Prompt) -> dict[str, str | bool]:
-    """What a prompt is labelled with."""
+    """Return the labels of one prompt, by name."""
     query = prompt.query
     return {
         "text": query.text,
@@ -26,9 +30,13 @@ def prompt_labels(prompt: Prompt) -> dict[str, str | bool]:
     }
 
 
-def columns(known: Mapping[str, list]) -> dict[str, tuple[str, np.ndarray]]:
-    """Lists with one entry a prompt -> coordinates along `prompt`."""
+def prompt_coordinates(columns: Mapping[str, list]) -> dict[str, tuple[str, np.ndarray]]:
+    """Turn lists with one entry per prompt into coordinates along `prompt`.
+
+    Returns:
+        `(dimension, values)` by the name of the label, as xarray takes coordinates.
+    """
     return {
         name: ("prompt", np.array(values, dtype=bool if isinstance(values[0], bool) else object))
-        for name, values in known.items()
+        for name, values in columns.items()
     }

@@ -1,7 +1,7 @@
-"""Activation patching from text runs into picture runs: at which layer and token the safety signal is lost.
+"""Activation patching from text runs into picture runs, to locate where the safety signal is lost.
 
-The causal counterpart of a probe (Vig et al. 2020; Meng et al., arXiv:2202.05262): the states of the text run, put in
-place of those of the picture run, and what the model then says.
+The causal counterpart of a probe (Vig et al. 2020; Meng et al., arXiv:2202.05262): states of the text run replace those
+of the picture run at one layer and token, and the effect on the model's output is measured.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,29 +23,31 @@ from interp.tracing.forward import resid_post
 from interp.vlm import VLM
 
 ROLES = ("request", "instruction", "template", "last", "all")
-"""Tokens after the picture: of the request but its last; its last; after it but the last; the last; all of these.
-
-What stands before the picture is the same in both runs, and has nothing to give."""
+"""Roles of the tokens after the picture: the request without its last token; its last token; the template after it,
+without the last token; the last token; all of these. Tokens before the picture are the same in both runs."""
 
 PatchScore = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
+"""Function from the next token's log-probabilities to a number per prompt."""
 
 
 @dataclass(frozen=True)
 class _Alignment:
-    """Tokens that a picture prompt shares with its donor, by position in each left-padded row."""
+    """Tokens that picture prompts share with their donors, by position in each left-padded row."""
 
     here: Int[Tensor, "batch shared"]
     donor: Int[Tensor, "batch shared"]
     roles: Mapping[str, Bool[Tensor, "batch shared"]]
-    """Which of them play the role. Rows that share fewer tokens have places here that play none."""
+    """Mask of the tokens in each role. Rows that share fewer tokens than others have no role in the surplus columns."""
 
     @classmethod
     def of(cls, vlm: VLM, prompts: Sequence[Prompt], batch: Mapping[str, Tensor], donors: Mapping[str, Tensor]):
-        """Prompt and donor are the same from some token after the picture on: matched from the end."""
+        """Match each prompt with its donor from the end, up to the first token that differs."""
         ends = instruction_positions(vlm, prompts, batch["input_ids"].cpu()).tolist()
         pairs = zip(_tokens(batch), _tokens(donors), strict=True)
         n_shared = torch.tensor([_n_shared(reversed(ours), reversed(theirs)) for ours, theirs in pairs])
         back = torch.arange(-int(n_shared.max()), 0).expand(len(prompts), -1)
+        # Columns count from the end of the prompt. `here` and `donor` are the positions of the same tokens in two
+        # batches of different length.
         here, donor = (back + inputs["input_ids"].shape[1] for inputs in (batch, donors))
         is_shared, to_end = back >= -n_shared[:, None], here - torch.tensor(ends)[:, None]
         roles = {
@@ -59,7 +61,7 @@ class _Alignment:
 
 
 def _tokens(batch: Mapping[str, Tensor]) -> list[list[int]]:
-    """Of each row, without its padding."""
+    """Return the token ids of each row without padding."""
     rows = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
     return [ids[mask].tolist() for ids, mask in rows]
 
@@ -78,28 +80,28 @@ def patch(
     batch_size: int = 16,
     advance: Callable[[int], None] = lambda n_prompts: None,
 ) -> xr.Dataset:
-    """Puts the states of a text run into a picture run, one layer and one token role at a time.
+    """Patch states of a text run into a picture run, one layer and one token role at a time.
 
-    Tokens are matched from the end of the prompt, so the donor may be any prompt that ends alike: a typographic prompt
-    and its request as text share the template's end.
+    Tokens are matched from the end of the prompt, so the donor may be any prompt with the same ending: a typographic
+    prompt and its request as text share the end of the template.
 
     Args:
-        vlm: left as it is.
-        prompts: with pictures; what is patched into.
-        score: from the next token's log-probabilities to a number, e.g. the log-odds of refusal openings.
-        donors: one for each prompt; by default the same prompt without its pictures.
-        layers: whose `resid_post` is patched; by default every one.
-        roles: of `ROLES`.
+        vlm: the model, which is not changed.
+        prompts: prompts with pictures, which are patched into.
+        score: function from the next token's log-probabilities to a number, e.g. the log-odds of refusal openings.
+        donors: one donor per prompt; by default the same prompt without its pictures.
+        layers: layers whose `resid_post` is patched; by default all.
+        roles: some of `ROLES`.
         batch_size: prompts in one forward pass; each batch takes `len(layers) * len(roles)` passes.
-        advance: called with the number of prompts done after each batch.
+        advance: called after each batch with the number of prompts done.
 
     Returns:
         `patched` (`prompt layer role`; NaN where prompt and donor share no such token), `unpatched` and `donor`
-        (`prompt`), all in units of the score, which `recovered` averages; `n_tokens` (`prompt role`), how many were
-        patched: words that merge into other tokens behind a picture are not shared.
+        (`prompt`), all in units of the score, which `recovered` averages; `n_tokens` (`prompt role`), the number of
+        patched tokens. A word that is tokenised differently after a picture is not shared.
 
     Raises:
-        ValueError: a prompt without picture, no such role or layer, or not one donor for each prompt.
+        ValueError: a prompt without picture, an unknown role or layer, or not exactly one donor per prompt.
     """
     layers = list(range(vlm.n_layers)) if layers is None else list(layers)
     donors = [replace(prompt, pictures=()) for prompt in prompts] if donors is None else list(donors)
@@ -108,26 +110,30 @@ def patch(
     def run(rows: list[int]) -> dict[str, np.ndarray]:
         return _patch(vlm, [prompts[i] for i in rows], [donors[i] for i in rows], score, layers, roles)
 
-    found = in_batches(prompts, batch_size, run, advance)
+    scores = in_batches(prompts, batch_size, run, advance)
     dims = {"patched": ("prompt", "layer", "role"), "n_tokens": ("prompt", "role")}
     return xr.Dataset(
-        {name: (dims.get(name, ("prompt",)), values) for name, values in found.items()},
+        {name: (dims.get(name, ("prompt",)), values) for name, values in scores.items()},
         coords={"layer": layers, "role": list(roles)} | labels(prompts),
     )
 
 
 def _check(vlm: VLM, prompts: Sequence[Prompt], donors: Sequence, layers: Sequence[int], roles: Sequence[str]) -> None:
-    """Raises:
-    ValueError: see `patch`.
+    """Check the input before anything runs.
+
+    Raises:
+        ValueError: see `patch`.
     """
-    bare = sum(not prompt.pictures for prompt in prompts)
-    if bare:
-        raise ValueError(f"{bare} of {len(prompts)} prompts have no picture; expected runs with pictures to patch into")
+    n_without = sum(not prompt.pictures for prompt in prompts)
+    if n_without:
+        raise ValueError(
+            f"{n_without} of {len(prompts)} prompts have no picture; expected prompts with pictures to patch into"
+        )
     if len(donors) != len(prompts):
         raise ValueError(f"{len(donors)} donors for {len(prompts)} prompts; expected one each")
-    strange = [role for role in roles if role not in ROLES]
-    if strange:
-        raise ValueError(f"role {strange[0]!r} does not exist; expected some of {', '.join(ROLES)}")
+    unknown = [role for role in roles if role not in ROLES]
+    if unknown:
+        raise ValueError(f"role {unknown[0]!r} does not exist; expected some of {', '.join(ROLES)}")
     if not all(0 <= layer < vlm.n_layers for layer in layers):
         raise ValueError(f"layers {layers}; expected each from 0 to {vlm.n_layers - 1}")
 
@@ -136,20 +142,23 @@ def _check(vlm: VLM, prompts: Sequence[Prompt], donors: Sequence, layers: Sequen
 def _patch(
     vlm: VLM, prompts: list[Prompt], donors: list[Prompt], score: PatchScore, layers: list[int], roles: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    batch, given = collate(vlm, prompts), collate(vlm, donors)
-    shared = _Alignment.of(vlm, prompts, batch, given)
-    states = resid_post(vlm, given, shared.donor)
-    says = lambda inputs: score(_next_token(vlm, inputs)).double().numpy()  # noqa: E731
+    batch, donor_batch = collate(vlm, prompts), collate(vlm, donors)
+    shared = _Alignment.of(vlm, prompts, batch, donor_batch)
+    states = resid_post(vlm, donor_batch, shared.donor)
+
+    def score_of(inputs: Mapping[str, Tensor]) -> Float[np.ndarray, " batch"]:
+        return score(_next_token(vlm, inputs)).double().numpy()
+
     patched = np.full((len(prompts), len(layers), len(roles)), np.nan)
     for i, layer in enumerate(layers):
         for j, role in enumerate(roles):
-            plays = shared.roles[role]
-            if not plays.any():
+            is_role = shared.roles[role]
+            if not is_role.any():
                 continue
-            with _replaced(vlm.blocks[layer], shared.here, plays, states[:, layer]):
-                patched[:, i, j] = np.where(plays.any(1), says(batch), np.nan)
+            with _replaced(vlm.blocks[layer], shared.here, is_role, states[:, layer]):
+                patched[:, i, j] = np.where(is_role.any(1), score_of(batch), np.nan)
     n_tokens = torch.stack([shared.roles[role].sum(1) for role in roles], dim=1).numpy()
-    return {"patched": patched, "unpatched": says(batch), "donor": says(given), "n_tokens": n_tokens}
+    return {"patched": patched, "unpatched": score_of(batch), "donor": score_of(donor_batch), "n_tokens": n_tokens}
 
 
 def _next_token(vlm: VLM, batch: Mapping[str, Tensor]) -> Float[Tensor, "batch d_vocab"]:
@@ -159,20 +168,20 @@ def _next_token(vlm: VLM, batch: Mapping[str, Tensor]) -> Float[Tensor, "batch d
 @contextmanager
 def _replaced(
     block: nn.Module,
-    places: Int[Tensor, "batch shared"],
-    chosen: Bool[Tensor, "batch shared"],
+    positions: Int[Tensor, "batch shared"],
+    is_replaced: Bool[Tensor, "batch shared"],
     states: Float[Tensor, "batch shared d_model"],
 ) -> Iterator[None]:
-    """Puts the chosen states at their places in what the block puts out."""
-    rows, columns = chosen.nonzero(as_tuple=True)
-    spots, values = places[rows, columns], states[rows, columns]
+    """Replace some states in the block's output while the context is open."""
+    rows, columns = is_replaced.nonzero(as_tuple=True)
+    targets, values = positions[rows, columns], states[rows, columns]
 
-    def put(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+    def replace_states(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
         resid = (output[0] if isinstance(output, tuple) else output).clone()
-        resid[rows.to(resid.device), spots.to(resid.device)] = values.to(resid)
+        resid[rows.to(resid.device), targets.to(resid.device)] = values.to(resid)
         return (resid, *output[1:]) if isinstance(output, tuple) else resid
 
-    hook = block.register_forward_hook(put)
+    hook = block.register_forward_hook(replace_states)
     try:
         yield
     finally:
@@ -180,17 +189,17 @@ def _replaced(
 
 
 def recovered(patching: xr.Dataset) -> xr.DataArray:
-    """Share of what the picture changed that the patch brings back: 0 the picture run, 1 the text run.
+    """Return the share of the picture's effect that the patch undoes: 0 is the picture run, 1 the text run.
 
-    A ratio of means, so that prompts which the picture hardly moves do not weigh most.
+    It is a ratio of means, so that prompts which the picture hardly affects don't dominate.
 
     Args:
-        patching: of `patch`, of one modality and class.
+        patching: result of `patch` for prompts of one modality and class.
 
     Returns:
-        Dimensions `layer role`; NaN where no prompt has such a token.
+        Shares, dimensions `layer role`; NaN where no prompt has such a token.
     """
-    known = patching.patched.notnull()
+    is_patched = patching.patched.notnull()
     moved = (patching.patched - patching.unpatched).sum("prompt")
-    lost = (patching.donor - patching.unpatched).where(known).sum("prompt")
-    return (moved / lost).where(known.any("prompt"))
+    lost = (patching.donor - patching.unpatched).where(is_patched).sum("prompt")
+    return (moved / lost).where(is_patched.any("prompt"))

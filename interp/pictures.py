@@ -1,4 +1,4 @@
-"""Pictures of any kind -> what image processors expect: RGB, upright, 8 bits a channel."""
+"""Pictures of any kind -> what image processors expect: RGB, upright, 8 bits per channel."""
 
 import hashlib
 import struct
@@ -11,20 +11,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SMALLEST = 8
-"""Pixels. Image processors take an array whose first side is 1 or 3 long for channels-first."""
+"""Shortest side in pixels. Image processors would take an array whose first side is 1 or 3 for channels-first."""
 
 
 class PictureError(ValueError):
-    """A picture that can't be shown; says which, and why."""
+    """Raised for a picture that can't be read; the message says which and why."""
 
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, NotImplementedError, struct.error)
-"""What Pillow's readers raise on damaged files, whatever the format."""
+"""Errors that Pillow's readers raise on damaged files of any format."""
 
 
 @dataclass(frozen=True)
 class LazyPicture:
-    """A picture that is drawn, or read, each time that it is looked at: a prompt costs no memory until it is run."""
+    """A picture that is drawn or read each time it is opened, so that a prompt costs no memory until it runs."""
 
     draw: Callable[..., Image.Image]
     args: tuple = ()
@@ -34,24 +34,24 @@ Picture = Image.Image | LazyPicture
 
 
 def open_picture(picture: Picture) -> Image.Image:
-    """The picture itself.
+    """Return the picture itself, drawn or read if it is lazy.
 
     Raises:
-        PictureError: it can't be read.
+        PictureError: the picture can't be read.
     """
     return picture.draw(*picture.args) if isinstance(picture, LazyPicture) else picture
 
 
 def read_picture(path: str | Path) -> Image.Image:
-    """The picture in a file, its size known before anything of it is unpacked.
+    """Read a picture from a file, with its size checked before it is decoded.
 
     Raises:
-        PictureError: there is none, it is damaged, or it is larger than Pillow's own limit
-            (`PIL.Image.MAX_IMAGE_PIXELS`), which a file of a few kilobytes can be.
+        PictureError: the file does not exist, is damaged, or is larger than Pillow's limit
+            (`PIL.Image.MAX_IMAGE_PIXELS`), which a file of a few kilobytes can exceed.
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns of a picture above its limit, and raises above twice that.
+            # Pillow warns above its limit, and raises above twice the limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 picture.load()
@@ -65,9 +65,9 @@ def read_picture(path: str | Path) -> Image.Image:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """The picture upright, in RGB, transparent parts over white, deep ones scaled to 8 bits.
+    """Return the picture upright and in RGB, with transparency over white and deep pixels scaled to 8 bits.
 
-    A side shorter than `SMALLEST` is enlarged to it, each pixel repeated.
+    A picture with a side shorter than `SMALLEST` is enlarged by repeating pixels.
     """
     if picture.mode == "RGB" and not picture.getexif() and min(picture.size) >= SMALLEST:
         return picture
@@ -86,9 +86,9 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Integers as 16 bits deep, floats as 0 to 1, unless their values say otherwise.
+    """Scale integers from 16 bits and floats from 0-1, unless their values say otherwise.
 
-    Pillow would cut them off at 255: a 16-bit picture came out white.
+    Pillow would clip them at 255 and turn a 16-bit picture white.
     """
     pixels = np.asarray(picture).astype(np.float64)
     largest = pixels.max(initial=0)
@@ -100,18 +100,18 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def digest(picture: Picture) -> str:
-    """Hash of what a model is shown of a picture, 16 hex digits.
+    """Return a hash of the picture as a model sees it, in 16 hex digits.
 
     Raises:
-        PictureError: it can't be read.
+        PictureError: the picture can't be read.
     """
     try:
-        shown = to_rgb(open_picture(picture))
+        rgb = to_rgb(open_picture(picture))
     except PictureError:
         raise
     except UNREADABLE as error:
-        # Pillow opens a file without reading it; what is wrong with it shows here.
+        # Pillow opens a file without decoding it, so damage shows up only here.
         raise PictureError(f"a picture given as an image can't be read: {error}") from error
-    about = hashlib.blake2b(repr(shown.size).encode(), digest_size=8)
-    about.update(shown.tobytes())
-    return about.hexdigest()
+    state = hashlib.blake2b(repr(rgb.size).encode(), digest_size=8)
+    state.update(rgb.tobytes())
+    return state.hexdigest()

@@ -1,11 +1,16 @@
-"""The one formula, its rules and its gates. Pure tensors.
+"""The projection formula, its rules and its gates, on plain tensors.
+
+Every rule replaces the coordinates of a residual state h in a subspace and leaves the rest of h unchanged:
 
     h* = h + (c_target - c) V,    c = h V^T
 
-VLM-Guard (arXiv:2502.10486) is the rule `substitute`: its stage 2 projects the state orthogonally to the safety
-steering direction V, its stage 3 puts the coordinate of the text-only LLM in the gap. Stage 2 alone (`ablate`)
-*removes* refusal (Arditi et al., arXiv:2406.11717). The published descriptions leave open whose coordinate is put back,
-and where; every reading is a rule here.
+V is the basis of the safety steering direction (orthonormal rows) and c are the coordinates of h along its rows. The
+rules in `RULES` differ only in c_target. A gate decides for each prompt whether the change is made at all.
+
+VLM-Guard (arXiv:2502.10486) is the rule `substitute`: its stage 2 projects h onto the orthogonal complement of V, and
+its stage 3 inserts the coordinates of the text-only LLM in their place. Stage 2 alone (`ablate`) *removes* refusal
+(Arditi et al., arXiv:2406.11717). The published descriptions disagree on whose coordinates are inserted, and into
+which state, so every reading of them is a rule here.
 """
 
 from collections.abc import Callable
@@ -20,7 +25,7 @@ from torch import Tensor
 def coordinates(
     resid: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "*#batch rank d_model"]
 ) -> Float[Tensor, "*batch rank"]:
-    """c = h V^T: where a state lies along the rows of the basis."""
+    """Return c = h V^T, the coordinates of states along the rows of the basis."""
     return einsum(resid, basis, "... d_model, ... rank d_model -> ... rank")
 
 
@@ -29,12 +34,12 @@ def set_coordinates(
     basis: Float[Tensor, "*#batch rank d_model"],
     target: Float[Tensor, "*#batch rank"],
 ) -> Float[Tensor, "*batch d_model"]:
-    """h + (c_target - c) V: replaces the coordinates, leaves the orthogonal complement untouched.
+    """Return h + (c_target - c) V: the coordinates are replaced, the orthogonal complement is untouched.
 
     Args:
-        resid: states.
-        basis: orthonormal rows; rows of zeros pad a smaller rank and change nothing.
-        target: the coordinates that the states get.
+        resid: The states h.
+        basis: Orthonormal rows V. Rows of zeros pad a smaller rank and change nothing.
+        target: The coordinates c_target that the states get.
     """
     change = target - coordinates(resid, basis)
     return resid + einsum(change, basis, "... rank, ... rank d_model -> ... d_model")
@@ -46,74 +51,83 @@ Strength = float | Float[Tensor, "*#batch 1"]
 
 @dataclass(frozen=True)
 class RuleInputs:
-    """What rules may use beside the states' own coordinates. Coordinates are `... rank`, numbers `... 1`."""
+    """Quantities that a rule may use in addition to the state's own coordinates.
+
+    Coordinates have the shape `... rank`, scalars the shape `... 1`.
+    """
 
     reference: Tensor | None = None
-    """c_q: of the reference."""
+    """c_q: coordinates of the reference."""
     harmful: Tensor | None = None
-    """mu+: mean over harmful anchors."""
+    """mu+: mean coordinates of the harmful anchors."""
     harmless: Tensor | None = None
-    """mu-: mean over harmless anchors."""
+    """mu-: mean coordinates of the harmless anchors."""
     length: Tensor | None = None
     """||h||."""
     cosine: Tensor | None = None
-    """cos(h - h_ref, V), h_ref a mean over anchors' states."""
+    """cos(h - h_ref, V), with h_ref a mean over the states of anchors."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """From own coordinates c to c_target."""
+    """One choice of c_target."""
 
+    formula: str
+    """c_target as it is printed, with α for the strength."""
     target: Callable[[Tensor, RuleInputs, Strength], Tensor]
-    written: str
-    """c_target on paper, with α for the strength."""
+    """c_target as a function of the state's own coordinates c, the inputs named in `needs`, and α."""
     needs: tuple[str, ...] = ()
-    """Fields of `RuleInputs`."""
+    """Fields of `RuleInputs` that the rule uses."""
     any_rank: bool = True
+    """False for rules that are defined for a basis of rank 1 only."""
     has_strength: bool = True
+    """False for rules that α does not change."""
 
 
 RULES = {
-    "ablate": Rule(lambda own, known, strength: torch.zeros_like(own), "0", has_strength=False),
-    "substitute": Rule(lambda own, known, strength: strength * known.reference, "α c_q", ("reference",)),
-    "add_reference": Rule(lambda own, known, strength: own + strength * known.reference, "c + α c_q", ("reference",)),
-    "amplify": Rule(lambda own, known, strength: (1 + strength) * own, "(1 + α) c"),
+    # VLM-Guard's stage 2; Arditi et al.'s ablation at a single place.
+    "ablate": Rule("0", lambda c, inputs, alpha: torch.zeros_like(c), has_strength=False),
+    # Stages 2 and 3. With rank 1 and α = 1: ShiftDC's formula (arXiv:2502.13095) without the caption.
+    "substitute": Rule("α c_q", lambda c, inputs, alpha: alpha * inputs.reference, ("reference",)),
+    # Stage 3 as printed: h is not projected first.
+    "add_reference": Rule("c + α c_q", lambda c, inputs, alpha: c + alpha * inputs.reference, ("reference",)),
+    # Stage 3 if q is read as the multimodal query itself.
+    "amplify": Rule("(1 + α) c", lambda c, inputs, alpha: (1 + alpha) * c),
+    # Affine concept editing (ACE, arXiv:2411.09003): α = 0 gives the harmless mean, α = 1 the harmful mean.
     "class_mean": Rule(
-        lambda own, known, strength: known.harmless + strength * (known.harmful - known.harmless),
         "μ₋ + α (μ₊ − μ₋)",
+        lambda c, inputs, alpha: inputs.harmless + alpha * (inputs.harmful - inputs.harmless),
         ("harmful", "harmless"),
     ),
+    # Activation addition within the subspace. With a gate: InferAligner's step (arXiv:2401.11206).
     "steer": Rule(
-        lambda own, known, strength: own + strength * (known.harmful - known.harmless),
         "c + α (μ₊ − μ₋)",
+        lambda c, inputs, alpha: c + alpha * (inputs.harmful - inputs.harmless),
         ("harmful", "harmless"),
     ),
+    # ASTRA's adaptive subtraction (arXiv:2411.16721): states that lean to the harmful side are pushed back.
     "adaptive": Rule(
-        lambda own, known, strength: own - strength * known.cosine.clamp(min=0) * known.length,
         "c − α max(0, cos(h − h_ref, V)) ‖h‖",
+        lambda c, inputs, alpha: c - alpha * inputs.cosine.clamp(min=0) * inputs.length,
         ("length", "cosine"),
         any_rank=False,
     ),
+    # Its mirror image: adds where ASTRA would not subtract.
     "adaptive_mirror": Rule(
-        lambda own, known, strength: own + strength * (-known.cosine).clamp(min=0) * known.length,
         "c + α max(0, −cos(h − h_ref, V)) ‖h‖",
+        lambda c, inputs, alpha: c + alpha * (-inputs.cosine).clamp(min=0) * inputs.length,
         ("length", "cosine"),
         any_rank=False,
     ),
 }
-"""c_target of each reading.
-
-`ablate`: VLM-Guard's stage 2; Arditi et al.'s ablation at one place. `substitute`: stages 2 and 3; with rank 1 and
-strength 1 ShiftDC's formula (arXiv:2502.13095) without the caption. `add_reference`: stage 3 as printed, the state not
-projected. `amplify`: stage 3 if q is read as the multimodal query itself. `class_mean`: affine editing (ACE,
-arXiv:2411.09003). `steer`: activation addition within the subspace; gated it is InferAligner's step (arXiv:2401.11206).
-`adaptive`: ASTRA's subtraction (arXiv:2411.16721), and `adaptive_mirror`, which adds where ASTRA would not subtract.
-"""
+"""All rules by name, each with the c_target that it puts into the formula h* = h + (c_target - c) V."""
 
 
 def check_rule(rule: str, rank: int) -> None:
-    """Raises:
-    ValueError: no such rule, or none for this rank.
+    """Check that a rule exists and is defined for a basis of this rank.
+
+    Raises:
+        ValueError: There is no such rule, or it is not defined for this rank.
     """
     if rule not in RULES:
         raise ValueError(f"rule {rule!r} does not exist; expected one of {', '.join(RULES)}")
@@ -122,30 +136,30 @@ def check_rule(rule: str, rank: int) -> None:
 
 
 def target_coordinates(
-    rule: str, own: Float[Tensor, "*batch rank"], known: RuleInputs, strength: Strength = 1.0
+    rule: str, own: Float[Tensor, "*batch rank"], inputs: RuleInputs, strength: Strength = 1.0
 ) -> Float[Tensor, "*batch rank"]:
-    """c_target of a rule.
+    """Return the c_target of a rule.
 
     Args:
-        rule: one of `RULES`.
-        own: the states' own coordinates.
-        known: what else the rule needs; the rest may be missing.
-        strength: alpha; `ablate` has none.
+        rule: One of `RULES`.
+        own: The coordinates c of the states.
+        inputs: Must hold what the rule needs; other fields may be None.
+        strength: α. `ablate` ignores it.
 
     Raises:
-        ValueError: no such rule, or it lacks what it needs.
+        ValueError: There is no such rule, or an input that it needs is missing.
     """
     check_rule(rule, own.shape[-1])
-    missing = [name for name in RULES[rule].needs if getattr(known, name) is None]
+    missing = [name for name in RULES[rule].needs if getattr(inputs, name) is None]
     if "reference" in missing:
-        raise ValueError(f"rule {rule!r} takes the coordinates of a reference, and no reference was given")
+        raise ValueError(f"rule {rule!r} needs the coordinates of a reference, but no reference was given")
     if missing:
-        raise ValueError(f"rule {rule!r} needs {' and '.join(missing)}; given: {_given(known)}")
-    return RULES[rule].target(own, known, strength).expand_as(own)
+        raise ValueError(f"rule {rule!r} needs {' and '.join(missing)}; given: {_names_of_set_fields(inputs)}")
+    return RULES[rule].target(own, inputs, strength).expand_as(own)
 
 
-def _given(known: RuleInputs) -> str:
-    return ", ".join(field.name for field in fields(known) if getattr(known, field.name) is not None) or "nothing"
+def _names_of_set_fields(inputs: RuleInputs) -> str:
+    return ", ".join(field.name for field in fields(inputs) if getattr(inputs, field.name) is not None) or "nothing"
 
 
 def centred_cosine(
@@ -153,29 +167,31 @@ def centred_cosine(
     basis: Float[Tensor, "*#batch rank d_model"],
     centre: Float[Tensor, "*#batch d_model"],
 ) -> Float[Tensor, "*batch 1"]:
-    """cos(h - h_ref, V) for the first row of the basis: how far a state leans to the harmful side (ASTRA)."""
-    away = resid - centre
-    return coordinates(away, basis)[..., :1] / away.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(away.dtype).tiny)
+    """Return cos(h - h_ref, V) for the first row of the basis: how far a state leans to the harmful side (ASTRA)."""
+    offset = resid - centre
+    return coordinates(offset, basis)[..., :1] / offset.norm(dim=-1, keepdim=True).clamp(
+        min=torch.finfo(offset.dtype).tiny
+    )
 
 
 GATES = ("always", "sign", "threshold", "probe")
 GATE_SCOPES = ("change", "target")
-"""What a closed gate holds back: the whole change, or only the target: the coordinates are taken out all the same."""
+"""Effect of a closed gate: `change` leaves the state as it is; `target` sets c_target to 0, so h is still projected."""
 
 
 def sign_gate(reference: Float[Tensor, "*batch rank"], threshold: float = 0.0) -> Bool[Tensor, " *batch"]:
-    """The paper's gate: open where the reference's first coordinate is above 0, i.e. the LLM sees harm.
+    """Return whether the paper's gate opens: the reference's first coordinate is positive, so the LLM sees harm.
 
     Args:
-        reference: coordinates.
-        threshold: another border than 0, calibrated on anchors.
+        reference: Coordinates of the reference.
+        threshold: Replaces 0 when it was calibrated on anchors.
     """
     return reference[..., 0] > threshold
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeGate:
-    """A linear probe on the reference's state: open where its logit is above the threshold."""
+    """A linear probe on the reference's state; the gate opens where its logit exceeds the threshold."""
 
     weight: Float[Tensor, " d_model"]
     bias: float
@@ -185,15 +201,15 @@ class ProbeGate:
         return states @ self.weight.to(states.device) + self.bias > self.threshold
 
 
-def rescaled(
+def restore_norm(
     changed: Float[Tensor, "*batch d_model"], resid: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """The changed states with the lengths that they had before."""
+    """Return the changed states, scaled to the norms that they had before."""
     return changed * (resid.norm(dim=-1, keepdim=True) / changed.norm(dim=-1, keepdim=True))
 
 
 def delta_norm(
     changed: Float[Tensor, "*batch d_model"], resid: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, " *batch"]:
-    """||h* - h|| / ||h||."""
+    """Return ||h* - h|| / ||h||."""
     return (changed - resid).norm(dim=-1) / resid.norm(dim=-1)

@@ -15,75 +15,81 @@ from interp.inputs import collate, text_prompt
 from interp.vlm import LLM, VLM
 
 
-def _decode(model: VLM | LLM, ids: Int[Tensor, " pos"]) -> str:
+def decode(model: VLM | LLM, ids: Int[Tensor, " pos"]) -> str:
+    """Return the text of token ids as it is, special tokens included."""
     return model.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 @dataclass(frozen=True)
 class _PictureMark:
-    """What a processor writes around the image tokens of a prompt, as text."""
+    """The text that a processor writes around the image tokens of a prompt."""
 
     before: str
     after: str
 
-    def take_out(self, token: str, shown: str, added: Sequence[str]) -> str | None:
-        """The text without its pictures; None where they are not marked like this, or text stands between them.
+    def removed_from(self, text: str, token: str, added_tokens: Sequence[str]) -> str | None:
+        """Return the text without its pictures.
+
+        None if the pictures are marked in another way, or if text stands between them.
 
         Args:
-            token: of a picture.
-            shown: the prompt as text.
-            added: every token that the tokenizer knows beside its words.
+            text: the decoded prompt.
+            token: the image token.
+            added_tokens: tokens of the tokenizer in addition to its words.
         """
+        # From the first image token to the last, with all that is between them.
         pattern = f"{re.escape(self.before + token)}(?:.*{re.escape(token)})?{re.escape(self.after)}"
-        found = re.search(pattern, shown, re.DOTALL)
-        if not found:
+        match = re.search(pattern, text, re.DOTALL)
+        if not match:
             return None
-        marks = sorted({*added, self.before.strip(), self.after.strip()} - {""}, key=len, reverse=True)
-        if re.sub("|".join(map(re.escape, marks)), "", found.group()).strip():
+        # Only marks and special tokens may be removed: longer ones first, since some contain others.
+        marks = sorted({*added_tokens, self.before.strip(), self.after.strip()} - {""}, key=len, reverse=True)
+        if re.sub("|".join(map(re.escape, marks)), "", match.group()).strip():
             return None
-        return shown[: found.start()] + shown[found.end() :]
+        return text[: match.start()] + text[match.end() :]
 
 
 _MARKS: WeakKeyDictionary[nn.Module, tuple[_PictureMark, ...]] = WeakKeyDictionary()
 
 
 def _picture_marks(vlm: VLM) -> tuple[_PictureMark, ...]:
-    """Found out once for each model."""
+    """Return the picture marks of a model's processor, determined once per model."""
     if vlm.model not in _MARKS:
         _MARKS[vlm.model] = _find_picture_marks(vlm)
     return _MARKS[vlm.model]
 
 
 def _find_picture_marks(vlm: VLM) -> tuple[_PictureMark, ...]:
-    """Every way in which this processor marks a picture, tried on a square, a wide and a high one."""
+    """Compare a prompt with and without a picture: processors mark square, wide and tall ones in different ways."""
     text = text_prompt("How do I water a plant?")
     token, marks = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id), []
-    plain = _decode(vlm, collate(vlm, [text])["input_ids"][0])
+    plain = decode(vlm, collate(vlm, [text])["input_ids"][0])
     size = vlm.picture_size
     for shape in ((size, size), (2 * size, size), (size, 2 * size)):
         prompt = replace(text, pictures=(Image.new("RGB", shape),))
-        shown = _decode(vlm, collate(vlm, [prompt])["input_ids"][0])
-        start = len(os.path.commonprefix([plain, shown]))
-        inserted = shown[start : len(shown) - (len(plain) - start)]
+        decoded = decode(vlm, collate(vlm, [prompt])["input_ids"][0])
+        # The insertion is what remains after the common beginning and the plain prompt's own end.
+        start = len(os.path.commonprefix([plain, decoded]))
+        inserted = decoded[start : len(decoded) - (len(plain) - start)]
         if token not in inserted:
             continue
         mark = _PictureMark(inserted[: inserted.index(token)], inserted[inserted.rindex(token) + len(token) :])
-        if mark not in marks and mark.take_out(token, shown, _added(vlm)) == plain:
+        if mark not in marks and mark.removed_from(decoded, token, _added_tokens(vlm)) == plain:
             marks.append(mark)
     return tuple(marks)
 
 
-def _added(vlm: VLM) -> list[str]:
+def _added_tokens(vlm: VLM) -> list[str]:
     return [str(token) for token in vlm.tokenizer.added_tokens_decoder.values()]
 
 
 def prompt_texts(
     vlm: VLM, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None = None
 ) -> list[list[int]]:
-    """Each prompt without its pictures, as the ids that the text modality would have given.
+    """Return each prompt without its pictures, as the ids that the text modality would have given.
 
     Raises:
-        ModelError: the pictures can't be taken out of this family's prompts, or text stands between them.
+        ModelError: the pictures can't be removed from this family's prompts, or text stands between them.
     """
     token = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id)
     rows = []
@@ -92,14 +98,14 @@ def prompt_texts(
         if not (ids == vlm.image_token_id).any():
             rows.append(ids.tolist())
             continue
-        shown = _decode(vlm, ids)
-        taken_out = [mark.take_out(token, shown, _added(vlm)) for mark in _picture_marks(vlm)]
-        texts = [text for text in taken_out if text is not None]
+        decoded = decode(vlm, ids)
+        candidates = [mark.removed_from(decoded, token, _added_tokens(vlm)) for mark in _picture_marks(vlm)]
+        texts = [text for text in candidates if text is not None]
         if not texts:
             raise ModelError(
-                f"the text of a prompt can't be taken out of the input_ids of {vlm.name!r}; pass references "
+                f"the text of a prompt can't be recovered from the input_ids of {vlm.name!r}; pass references "
                 "explicitly: guard.on(vlm, references=[...])"
             )
-        # The mark that takes out most leaves nothing of the picture behind.
+        # The shortest is the one in which nothing of the picture is left.
         rows.append(vlm.tokenizer(min(texts, key=len), add_special_tokens=False)["input_ids"])
     return rows

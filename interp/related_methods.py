@@ -1,6 +1,6 @@
-"""The neighbours of VLM-Guard as guards: the same formula under other settings.
+"""Methods related to VLM-Guard, as guards: the same formula with other settings.
 
-Each cites where its formula was read. Where only descriptions were at hand, the docstring says so.
+Each docstring cites the source of its formula, and says so if only descriptions of the method were available.
 """
 
 from collections.abc import Sequence
@@ -12,52 +12,52 @@ from interp.guard import Guard
 
 
 def shift_dc(direction: SafetyDirection, layers: Sequence[int]) -> Guard:
-    """ShiftDC (Zou et al., arXiv:2502.13095): x - proj_s(x_vl - x_tt) at the last prompt token, from middle to end.
+    """Return ShiftDC (Zou et al., arXiv:2502.13095): x - proj_s(x_vl - x_tt) at the last prompt token.
 
-    As in its released code the shift of every layer is measured on unguarded runs, and s is harmless - harmful; the
-    projection does not notice the sign. Its reference is the prompt's text with a caption: pass that as references.
+    As in its released code, the shift of every layer is measured on unguarded runs, and s is harmless - harmful; the
+    projection does not depend on the sign. Its reference is the prompt's text with a caption: pass that as references.
 
     Args:
-        direction: `mean_diff`, of text.
-        layers: in the paper the second half of all.
+        direction: Estimator `mean_diff`, fitted on text.
+        layers: In the paper the second half of all layers.
     """
     return Guard(direction, tuple(layers), "substitute", gate="always", frozen_shift=True)
 
 
 def cmrm(text: xr.Dataset, pictured: xr.Dataset, layers: Sequence[int], strength: float = 1.0) -> Guard:
-    """CMRM's dataset-level form, h + a v, v along the first component of {h_text - h_pictured}.
+    """Return CMRM's dataset-level form, h + a v, with v along the first component of {h_text - h_pictured}.
 
-    As described in notes on Liu et al., arXiv:2410.09047; sign unverified: the notes print h + v and h - v. Here v
-    points from pictured to text, and is as long as the mean shift along it. Component of the uncentred shifts, since
-    centring would take their mean, which is what they share, away.
+    Follows notes on Liu et al., arXiv:2410.09047. The sign is unverified: the notes print both h + v and h - v. Here v
+    points from pictured to text and is as long as the mean shift along it. The shifts are not centred, since centring
+    would remove their mean, which is what they share.
 
     Args:
-        text: traced prompts without pictures.
-        pictured: the same prompts, in the same order, beside a picture without meaning.
-        layers: all of them in the paper.
+        text: Traced prompts without pictures.
+        pictured: The same prompts in the same order, with a picture without meaning.
+        layers: In the paper all layers.
         strength: a.
 
     Raises:
-        ValueError: the two are not the same prompts.
+        ValueError: The two datasets do not hold the same prompts.
     """
     if text.text.values.tolist() != pictured.text.values.tolist():
-        raise ValueError("cmrm takes the same prompts, in the same order, without and with a picture; these differ")
-    # Partners for the estimator: with and without the picture, in place of harmful and harmless.
+        raise ValueError("cmrm needs the same prompts, in the same order, without and with a picture; these differ")
+    # The estimator expects pairs of harmful and harmless; here they are prompts without and with the picture.
     names = [str(i) for i in range(len(text.prompt))]
     halves = [
-        states.assign_coords(harmful=("prompt", [without] * len(names)), pair=("prompt", names))
-        for states, without in ((text, True), (pictured, False))
+        states.assign_coords(harmful=("prompt", [is_text] * len(names)), pair=("prompt", names))
+        for states, is_text in ((text, True), (pictured, False))
     ]
     direction = SafetyDirection.fit(xr.concat(halves, "prompt"), "paired_svd")
     return Guard(direction, tuple(layers), "steer", gate="always", strength=strength)
 
 
 def infer_aligner(direction: SafetyDirection, layers: Sequence[int], strength: float = 1.0) -> Guard:
-    """InferAligner: x + a g theta at every position, theta the mean difference, g a border along it.
+    """Return InferAligner: x + a g theta at every position, with theta the mean difference and g a threshold gate.
 
-    As described in Wang et al., arXiv:2401.11206, and its repository's figures; the gate's bias is unverified: here the
-    border lies half way between the class means of the first layer. The gate reads the reference, not the prompt with
-    its picture. In the paper theta comes from an aligned model: fit the direction on that.
+    As described in Wang et al., arXiv:2401.11206, and the figures of its repository. The bias of the gate is
+    unverified: here the threshold is the midpoint of the class means at the first layer. The gate reads the reference,
+    not the prompt with its picture. In the paper theta comes from an aligned model: fit the direction on that.
     """
     return Guard(
         direction,
@@ -71,19 +71,19 @@ def infer_aligner(direction: SafetyDirection, layers: Sequence[int], strength: f
 
 
 def astra(direction: SafetyDirection, layer: int, strength: float = 1.0) -> Guard:
-    """ASTRA's adaptive subtraction: h - a clamp(cos(h - h_ref, v), 0, 1) |h| v, at the last position of every pass.
+    """Return ASTRA's adaptive subtraction: h - a clamp(cos(h - h_ref, v), 0, 1) |h| v at the last position of a pass.
 
     Wang et al., arXiv:2411.16721, as in its released code. Its v comes from adversarial pictures and its h_ref from
-    answers about harmless ones; here they are the direction and the middle of its anchors.
+    answers about harmless ones; here they are the direction and the midpoint of its anchors.
     """
     return Guard(direction, (layer,), "adaptive", gate="always", positions="last", strength=strength)
 
 
 def arditi_ablation(direction: SafetyDirection, direction_layer: int) -> Guard:
-    """Directional ablation: every write of every layer, at all positions, loses one direction.
+    """Return directional ablation: one direction is removed from every write of every layer, at all positions.
 
-    Arditi et al., arXiv:2406.11717, x - r r^T x on what each block takes in and what its attention and MLP put out, as
-    in its released code. It removes refusal.
+    Arditi et al., arXiv:2406.11717, as in its released code: x - r r^T x on the input of each block and on the outputs
+    of its attention and MLP. It removes refusal.
     """
     return Guard(
         direction,
@@ -97,9 +97,9 @@ def arditi_ablation(direction: SafetyDirection, direction_layer: int) -> Guard:
 
 
 def arditi_addition(direction: SafetyDirection, layer: int, strength: float = 1.0) -> Guard:
-    """Activation addition: x + a r at one layer, at all positions, r the difference of class means.
+    """Return activation addition: x + a r at one layer, at all positions, with r the difference of class means.
 
-    Arditi et al., arXiv:2406.11717, as in its released code, which adds to what the block takes in: the output of the
+    Arditi et al., arXiv:2406.11717, as in its released code, which adds to the input of a block: the output of the
     block before it. It induces refusal.
     """
     return Guard(direction, (layer,), "steer", gate="always", positions="all", strength=strength)

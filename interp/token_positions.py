@@ -1,4 +1,4 @@
-"""Where states are read: token roles and places of a prompt, found in its token ids."""
+"""Token positions of a prompt at which states are read, located in its token ids."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -12,78 +12,81 @@ from torch import Tensor
 
 from interp.families import ModelError
 from interp.inputs import Prompt
-from interp.prompt_text import _decode
+from interp.prompt_text import decode
 from interp.vlm import LLM, VLM
 
-
-def instruction_positions(
-    model: VLM | LLM, prompts: Sequence[Prompt], input_ids: Int[Tensor, "prompt pos"]
-) -> Int[Tensor, " prompt"]:
-    """Where the user's own text ends: the position of its last token in each row of a batch.
-
-    Found by decoding the very ids that the model is given, whatever its processor adds before and after.
-
-    Raises:
-        ModelError: the tokenizer changes the text, so that it is not found again.
-    """
-    found = [instruction_position(model, prompt.text, row) for prompt, row in zip(prompts, input_ids, strict=True)]
-    return torch.tensor(found)
-
-
-def instruction_position(model: VLM | LLM, text: str, ids: Int[Tensor, " pos"]) -> int:
-    """`instruction_positions` for one row.
-
-    Raises:
-        ModelError: the tokenizer changes the text, so that it is not found again.
-    """
-    start = 0
-    if isinstance(model, VLM) and (ids == model.image_token_id).any():
-        start = int((ids == model.image_token_id).nonzero().max()) + 1
-    shown, text = _decode(model, ids[start:]), text.strip()
-    if text not in shown:
-        raise ModelError(f"the text {text!r} is not found in the tokens of its prompt, which say {shown!r}")
-    end = shown.rindex(text) + len(text)
-    length_of = lambda n: len(_decode(model, ids[start : start + n]))  # noqa: E731
-    return start + bisect_left(range(1, len(ids) - start + 1), end, key=length_of)
-
-
 TOKEN_ROLES = ("last", "instruction", "image_mean", "text_mean")
-"""`last` token of the prompt; last token of the query's own text; means over picture tokens, and over all others."""
+"""Last token of the prompt; last token of the query's own text; means over the picture's tokens and over all others."""
 ALL = "all"
 MEANS = ("image_mean", "text_mean")
 Token = str | int
 Tokens = Sequence[Token] | np.ndarray | str
 Layers = Sequence[int] | np.ndarray
-"""Arrays are coordinates of another trace."""
+"""Layer numbers; an array can be the coordinate of another trace."""
 
 
 class TraceError(ValueError):
-    """Something was asked for that does not exist."""
+    """The request names something that does not exist."""
+
+
+def instruction_positions(
+    model: VLM | LLM, prompts: Sequence[Prompt], input_ids: Int[Tensor, "prompt pos"]
+) -> Int[Tensor, " prompt"]:
+    """Return the position of the last token of the user's own text in each row of a batch.
+
+    It is located by decoding the ids that the model is given, whatever its processor adds before and after.
+
+    Raises:
+        ModelError: the tokenizer changes the text, so that it can't be located.
+    """
+    rows = zip(prompts, input_ids, strict=True)
+    return torch.tensor([instruction_position(model, prompt.text, row) for prompt, row in rows])
+
+
+def instruction_position(model: VLM | LLM, text: str, ids: Int[Tensor, " pos"]) -> int:
+    """Return `instruction_positions` for one row.
+
+    Raises:
+        ModelError: the tokenizer changes the text, so that it can't be located.
+    """
+    start = 0
+    if isinstance(model, VLM) and (ids == model.image_token_id).any():
+        start = int((ids == model.image_token_id).nonzero().max()) + 1
+    decoded, text = decode(model, ids[start:]), text.strip()
+    if text not in decoded:
+        raise ModelError(f"the text {text!r} can't be located in the tokens of its prompt, which read {decoded!r}")
+    end = decoded.rindex(text) + len(text)
+
+    def decoded_length(n_tokens: int) -> int:
+        return len(decode(model, ids[start : start + n_tokens]))
+
+    # The first number of tokens whose text reaches the end: more tokens never decode to a shorter text.
+    return start + bisect_left(range(1, len(ids) - start + 1), end, key=decoded_length)
 
 
 @dataclass(frozen=True)
 class TokenPositions:
-    """Of one prompt, counted from its first token, whatever padding stands before it."""
+    """Token positions of one prompt, counted without padding."""
 
     picks: tuple[int, ...]
     """Single tokens."""
     means: Bool[Tensor, "mean pos"]
-    """Sets of tokens."""
+    """Sets of tokens to average over."""
 
     @classmethod
     def of(
         cls, model: VLM | LLM, prompt: Prompt | None, ids: Int[Tensor, " pos"], tokens: Sequence[Token] | str
     ) -> "TokenPositions":
-        """Finds the tokens in a prompt's ids.
+        """Locate tokens in the ids of a prompt.
 
         Args:
-            model: says which tokens stand for pictures.
-            prompt: what the ids were made from; only `instruction` needs it.
-            ids: without padding.
-            tokens: some of `TOKEN_ROLES`, places (from the first token, or negative from the last), or `all`.
+            model: knows which tokens belong to pictures.
+            prompt: the prompt that the ids were made from; needed for `instruction` only.
+            ids: token ids without padding.
+            tokens: names from `TOKEN_ROLES`, positions (negative from the end), or `all`.
 
         Raises:
-            TraceError: a place outside the prompt.
+            TraceError: a position is outside the prompt.
         """
         n = len(ids)
         if tokens == ALL:
@@ -96,8 +99,8 @@ class TokenPositions:
         means = [sets[token] for token in tokens if token in MEANS]
         return cls(tuple(picks), torch.stack(means) if means else torch.zeros(0, n, dtype=torch.bool))
 
-    def behind(self, n: int) -> "TokenPositions":
-        """The same of a prompt without its first `n` tokens, none of which is picked."""
+    def after(self, n: int) -> "TokenPositions":
+        """Return the positions counted from token `n` on; no single token may come before it."""
         return TokenPositions(tuple(pick - n for pick in self.picks), self.means[:, n:])
 
 
@@ -112,17 +115,18 @@ def _pick(model: VLM | LLM, prompt: Prompt | None, ids: Int[Tensor, " pos"], tok
 
 
 def check_tokens(tokens: Tokens) -> tuple[Token, ...] | str:
-    """As plain numbers and words.
+    """Return the tokens as plain numbers and words.
 
     Raises:
-        TraceError: none, or a name that does not exist.
+        TraceError: there are none, or one has a name that does not exist.
     """
     if isinstance(tokens, str):
-        found = tokens
+        checked = tokens
     else:
-        found = tuple(index(token) if hasattr(token, "__index__") else token for token in tokens)
-    strange = [token for token in found if not isinstance(token, int) and token not in TOKEN_ROLES]
-    if found != ALL and (not found or isinstance(found, str) or strange):
-        wrong = found if isinstance(found, str) else strange
-        raise TraceError(f"tokens {wrong!r}; expected 'all', or some of {', '.join(TOKEN_ROLES)} and places as numbers")
-    return found
+        checked = tuple(index(token) if hasattr(token, "__index__") else token for token in tokens)
+    unknown = [token for token in checked if not isinstance(token, int) and token not in TOKEN_ROLES]
+    if checked != ALL and (not checked or isinstance(checked, str) or unknown):
+        wrong = checked if isinstance(checked, str) else unknown
+        roles = ", ".join(TOKEN_ROLES)
+        raise TraceError(f"tokens {wrong!r}; expected 'all', or some of {roles} and positions as numbers")
+    return checked

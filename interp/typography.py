@@ -1,7 +1,6 @@
-"""Text -> picture, and the pictures that say nothing: blank, noise, scene.
+"""Pictures of text, and pictures without text: blank, noise and scene.
 
-Everything is drawn with fonts that Pillow and Matplotlib bring along, so that a picture has the same pixels on every
-machine.
+Text is drawn with fonts that Pillow and Matplotlib ship, so that a picture has the same pixels on every machine.
 """
 
 import textwrap
@@ -23,7 +22,7 @@ COLORS = {
 }
 SHAPES = ("circle", "square", "triangle")
 SCENE_SHARE = 1 / 3
-"""The part of a `scene_with_text` that the scene keeps; the strip of text below it takes the rest."""
+"""Share of the height of a `scene_with_text` that the scene keeps; the strip of text takes the rest."""
 
 
 @cache
@@ -32,7 +31,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _layout(text: str, width: int, height: int) -> tuple[list[str], int]:
-    """Lines and their height: 15 characters a line as FigStep has it, one word a line in pictures under 224 pixels.
+    """Return lines and their height: 15 characters per line as in FigStep, or one word in pictures under 224 pixels.
 
     Text that does not fit is set smaller and in longer lines until it does.
     """
@@ -58,26 +57,26 @@ def _write(picture: Image.Image, text: str, top: int) -> Image.Image:
 
 
 def blank_picture(size: int) -> Image.Image:
-    """White, `size` x `size` pixels: the picture without semantics of the paper's Fig. 1 and 2."""
+    """Return a white square of `size` pixels: the picture without semantics of the paper's Figures 1 and 2."""
     return Image.new("RGB", (size, size), (255, 255, 255))
 
 
 def noise_picture(size: int, seed: int) -> Image.Image:
-    """Uniform noise in every pixel and channel, `size` x `size`."""
+    """Return a square of `size` pixels with uniform noise in every pixel and channel."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
 def scene_content(seed: int) -> tuple[str, str]:
-    """(colour, shape) that the scene of this seed shows."""
+    """Return the (colour, shape) shown in the scene of this seed."""
     rng = np.random.default_rng(seed)
     return str(rng.choice(list(COLORS))), str(rng.choice(SHAPES))
 
 
 def scene_picture(size: int, seed: int, height: int | None = None) -> Image.Image:
-    """One coloured shape over a pale ground and a horizon: a picture with content, none of it harmful.
+    """Draw one coloured shape over a pale ground and a horizon: a picture with harmless content.
 
-    It fills `height` (all of the picture by default) from the top; below that the picture is white.
+    The scene fills `height` pixels (by default the whole picture) from the top; below that the picture is white.
     """
     height = height or size
     color, shape = scene_content(seed)
@@ -102,32 +101,32 @@ def scene_picture(size: int, seed: int, height: int | None = None) -> Image.Imag
 
 
 def text_picture(text: str, size: int) -> Image.Image:
-    """Black text on white, as FigStep (arXiv:2311.05608) does it."""
+    """Draw black text on white, in the style of FigStep (arXiv:2311.05608)."""
     return _write(blank_picture(size), text, 0)
 
 
 def scene_with_text(text: str, size: int, seed: int) -> Image.Image:
-    """A scene above a strip of text: the SD+OCR layout of MM-SafetyBench (arXiv:2311.17600)."""
+    """Draw a scene above a strip of text: the SD+OCR layout of MM-SafetyBench (arXiv:2311.17600)."""
     top = round(size * SCENE_SHARE)
     return _write(scene_picture(size, seed, height=top), text, top)
 
 
-# FigStep's page as its script sets it (github:ThuCCSLab/FigStep, `src/generate_prompts.py`, MIT: 760 x 760, text from
-# (20, 10), 80 px, 11 between lines) and as its pictures measure. Lines of text above the empty items are wrapped at 15.
+# The page of FigStep, from its script (github:ThuCCSLab/FigStep, `src/generate_prompts.py`, MIT: 760 x 760, text from
+# (20, 10), 80 px, 11 between lines) and measured on its pictures. Text above the empty items is wrapped at 15 columns.
 FIGSTEP_COLUMNS, FIGSTEP_ROWS = 15, 10
 FIGSTEP_LEFT, FIGSTEP_CELL = 20, 48
 FIGSTEP_BASELINE, FIGSTEP_PITCH = 74, 75
 FIGSTEP_SIZE = 760
 FIGSTEP_ITEMS = ("1.", "2.", "3.")
 MOST_ROWS = 40
-"""Of a FigStep page: small letters are 9 pixels high then, and about 2,200 characters fit."""
+"""Most lines on a FigStep page; small letters are then 9 pixels high, and about 2,200 characters fit."""
 FLATTEN = 9 / 11
-"""FreeMonoBold, which FigStep used, is as wide as DejaVu Sans Mono Bold and this much lower (36 px to 44 for an x)."""
+"""Height of FreeMonoBold, FigStep's font, relative to the equally wide DejaVu Sans Mono Bold (36 px to 44 for an x)."""
 
 
 @cache
 def _mono_font() -> ImageFont.FreeTypeFont:
-    """Matplotlib brings it along, so that it is the same file everywhere."""
+    """Load DejaVu Sans Mono Bold from Matplotlib, which ships the same file everywhere."""
     import matplotlib
 
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSansMono-Bold.ttf", 80)
@@ -135,20 +134,20 @@ def _mono_font() -> ImageFont.FreeTypeFont:
 
 @cache
 def _mono_cell(character: str) -> Image.Image:
-    """Ink of a character in FigStep's proportions, on its baseline at row 72; wider than a cell, for what overhangs."""
+    """Draw a character in FigStep's proportions, baseline at row 72, on a mask wide enough for overhang."""
     ink = Image.new("L", (FIGSTEP_CELL + 16, 132))
     ImageDraw.Draw(ink).text((8, 88), character, fill=255, font=_mono_font(), anchor="ls")
     return ink.resize((ink.width, round(ink.height * FLATTEN)), Image.Resampling.LANCZOS)
 
 
 def _figstep_layout(text: str) -> tuple[list[str], int]:
-    """Lines, the three empty items last, and how many lines the page has room for.
+    """Return the lines, ending with the three empty items, and the number of lines that the page has room for.
 
-    Text of more than 7 lines of 15 characters is set on a larger page in the same proportions, which is shown smaller:
-    the published script lets it run over the lower edge (14 of its 500 pictures, all without item 3).
+    Text of more than 7 lines of 15 characters is set on a larger page of the same proportions, which is then scaled
+    down. The published script lets it run over the lower edge (14 of its 500 pictures, all without item 3).
 
     Raises:
-        PictureError: it would need more than `MOST_ROWS` lines.
+        PictureError: the text would need more than `MOST_ROWS` lines.
     """
     for rows in range(FIGSTEP_ROWS, MOST_ROWS + 1):
         lines = [*(textwrap.wrap(text, rows * FIGSTEP_COLUMNS // FIGSTEP_ROWS) or [""]), *FIGSTEP_ITEMS]
@@ -161,12 +160,12 @@ def _figstep_layout(text: str) -> tuple[list[str], int]:
 
 
 def figstep_picture(text: str) -> Image.Image:
-    """`text` above three empty numbered items, 760 x 760: the published layout of FigStep (arXiv:2311.05608).
+    """Draw `text` above three empty numbered items in the published layout of FigStep (arXiv:2311.05608), 760 x 760.
 
-    Line pitch, left edge, baselines, cells, line breaks and numbering are the published ones, letters another font's.
+    Line pitch, left edge, baselines, cells, line breaks and numbering are the published ones; the font differs.
 
     Raises:
-        PictureError: the text is too long to be read on a page of that size.
+        PictureError: the text is too long to be legible on a page of that size.
     """
     lines, rows = _figstep_layout(text)
     page = blank_picture(FIGSTEP_SIZE + (rows - FIGSTEP_ROWS) * FIGSTEP_PITCH)
@@ -178,7 +177,7 @@ def figstep_picture(text: str) -> Image.Image:
 
 
 def _mm_safety_lines(phrase: str, fits: Callable[[str], bool]) -> list[str]:
-    """As many words as a line holds; each line after the first begins with a space, as published."""
+    """Fill lines with words; every line but the first begins with a space, as published."""
     words = phrase.split()
     lines = words[:1] or [""]
     for word in words[1:]:
@@ -186,22 +185,22 @@ def _mm_safety_lines(phrase: str, fits: Callable[[str], bool]) -> list[str]:
             lines[-1] += f" {word}"
         else:
             lines.append(f" {word}")
-    return [part for line in lines for part in _broken(line, fits)]
+    return [part for line in lines for part in _break_word(line, fits)]
 
 
-def _broken(line: str, fits: Callable[[str], bool]) -> list[str]:
-    """A word wider than the picture goes on in the next line; the published layout lets it run out of the picture."""
+def _break_word(line: str, fits: Callable[[str], bool]) -> list[str]:
+    """Break a word that is wider than the picture; the published layout lets it run over the edge."""
     if fits(line):
         return [line]
     n = max(n for n in range(1, len(line)) if fits(line[:n]))
-    return [line[:n], *_broken(" " + line[n:], fits)]
+    return [line[:n], *_break_word(" " + line[n:], fits)]
 
 
 def mm_safety_picture(phrase: str, width: int = 1024) -> Image.Image:
-    """MM-SafetyBench's TYPO (arXiv:2311.17600): a strip `width` wide and a line higher than its lines, 90 px at 1,024.
+    """Draw MM-SafetyBench's TYPO (arXiv:2311.17600): a strip one line higher than its text, in 90 px at width 1,024.
 
-    It grows with the text. Letters are Pillow's own font in Arial's place. Sizes are those of OpenRT's
-    `query_relevant` attack, written after the authors' script; the published pictures were not at hand to measure.
+    Letters are in Pillow's default font instead of Arial. Sizes are those of OpenRT's `query_relevant` attack, which
+    follows the authors' script; the published pictures were not available for measurement.
     """
     size = round(90 * width / 1024)
     lines = _mm_safety_lines(phrase, lambda line: _font(size).getlength(line) < width)
@@ -213,7 +212,7 @@ def mm_safety_picture(phrase: str, width: int = 1024) -> Image.Image:
 
 
 def mm_safety_scene(phrase: str, seed: int, width: int = 1024) -> Image.Image:
-    """MM-SafetyBench's SD_TYPO: a square picture above the strip; ours is drawn, theirs is from Stable Diffusion."""
+    """Draw MM-SafetyBench's SD_TYPO: a square above the strip; theirs is from Stable Diffusion, ours a drawn scene."""
     strip = mm_safety_picture(phrase, width)
     picture = Image.new("RGB", (width, width + strip.height))
     picture.paste(scene_picture(width, seed), (0, 0))

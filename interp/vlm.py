@@ -1,16 +1,13 @@
-"""Load a Hugging Face image-text-to-text model, and one name for each part that the toolkit touches."""
+"""Hugging Face image-text-to-text models, with one name for each part that the toolkit touches."""
 
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 from pathlib import Path
 
-import psutil
 import torch
 from jaxtyping import Bool, Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -24,122 +21,22 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from interp import families
-from interp.families import Family, ModelError, decoder_blocks, first_line
+from interp import display, families
+from interp.families import Family, ModelError, decoder_blocks
+from interp.loading import Placement, hub_options, load, load_model
 from interp.processors import load_processor
 
 __all__ = ["LLM", "VLM", "ModelError"]
 
 
-def _load(loader, name: str, **kwargs):
-    """`loader.from_pretrained`, with one clear line for whatever goes wrong."""
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise ModelError(f"model folder {name!r} does not exist")
-    try:
-        return loader.from_pretrained(name, **kwargs)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ModelError(f"model {name!r} does not fit into memory: {first_line(error)} {SMALLER}") from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"model {name!r} can't be loaded: {first_line(error)} "
-            "Expected a folder in Hugging Face format, a hub id that can be reached, or 'organism'."
-        ) from error
-
-
-SMALLER = "Give dtype=torch.bfloat16, device_map='auto' (needs accelerate), or a quantization_config."
-
-
-@dataclass(frozen=True)
-class _Placement:
-    """Where the weights go, and in which precision."""
-
-    device: torch.device
-    dtype: torch.dtype | str
-    loading: dict
-    """What `from_pretrained` is told of it."""
-
-    @classmethod
-    def of(cls, device: str, dtype: torch.dtype | str, device_map, quantization_config) -> "_Placement":
-        """On a CPU float32, which is faster there than bfloat16; elsewhere what the checkpoint is stored in."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(
-                f"device {device!r} can't be used: {first_line(error)}; expected auto, cpu, cuda, ..."
-            ) from None
-        if dtype == "auto" and device == "cpu" and device_map is None and quantization_config is None:
-            dtype = torch.float32
-        loading = {"device_map": device_map, "quantization_config": quantization_config}
-        return cls(torch.device(device), dtype, {k: v for k, v in loading.items() if v is not None} | {"dtype": dtype})
-
-    def place(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Spread or quantised weights stay where they were loaded.
-
-        Raises:
-            ModelError: the device has no room.
-        """
-        try:
-            return (model if len(self.loading) > 1 else model.to(self.device)).eval()
-        except torch.OutOfMemoryError as error:
-            raise ModelError(f"the model does not fit on {self.device}: {first_line(error)} {SMALLER}") from error
-
-
-def _check_memory(name: str, placement: _Placement) -> None:
-    """Before anything is read: a machine that runs out of memory half way is no place to learn about it.
-
-    Raises:
-        ModelError: the weights are larger than what is free.
-    """
-    if len(placement.loading) > 1 or not Path(name).is_dir():
-        return
-    needed = sum(_loaded_bytes(file, placement.dtype) for file in Path(name).glob("*.safetensors"))
-    free = psutil.virtual_memory().available
-    if placement.device.type == "cuda":
-        free = torch.cuda.mem_get_info(placement.device)[0]
-    if needed > free:
-        raise ModelError(f"model {name!r} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. {SMALLER}")
-
-
-def _loaded_bytes(file: Path, dtype: torch.dtype | str) -> int:
-    """Of the weights in a safetensors file, in the precision that they are loaded in."""
-    if dtype == "auto":
-        return file.stat().st_size
-    with safe_open(file, framework="pt") as weights:
-        return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys()) * dtype.itemsize
-
-
-def _load_model(
-    auto, name: str, config: PretrainedConfig, placement: _Placement, attn_implementation: str | None, **hub
-) -> PreTrainedModel:
-    """Raises:
-    ModelError: it can't be loaded, or some of its weights are not in the checkpoint.
-    """
-    if placement.device.type == "meta":
-        with placement.device:
-            told = {"dtype": placement.dtype} if placement.dtype != "auto" else {}
-            return auto.from_config(config, trust_remote_code=hub["trust_remote_code"], **told).eval()
-    _check_memory(name, placement)
-    attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    model, found = _load(auto, name, config=config, output_loading_info=True, **placement.loading, **attention, **hub)
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"model {name!r}: {len(missing)} weights ({missing[0]}, ...) are not in the checkpoint and would be "
-            "random; download it again, or check that its config belongs to it"
-        )
-    return placement.place(model)
-
-
 class _HasDecoder:
-    """What a language model has, with eyes or without."""
+    """Parts that a VLM and a text-only language model have in common."""
 
     model: PreTrainedModel
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
-        """The decoder blocks of the language model; `blocks[layer]` puts out `resid_post` of `layer`."""
+        """Decoder blocks of the language model; `blocks[layer]` outputs `resid_post` of `layer`."""
         return decoder_blocks(self.model)
 
     @property
@@ -148,7 +45,7 @@ class _HasDecoder:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go. A model whose weights are on a server takes them from here."""
+        """Device for inputs; the CPU for a model whose weights are on a server."""
         return torch.device("cpu") if self.model.device.type == "meta" else self.model.device
 
     @property
@@ -158,13 +55,13 @@ class _HasDecoder:
 
 @dataclass(frozen=True)
 class LLM(_HasDecoder):
-    """A causal language model without eyes: the aligned LLM as its own checkpoint."""
+    """A text-only causal language model: the aligned LLM as a checkpoint of its own."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     loading: dict | None = field(default=None, repr=False, compare=False)
-    """What `from_pretrained` was told, for processes that load the same; None for a model already in hand."""
+    """Arguments of `from_pretrained`, for worker processes that load the same model; None for a wrapped model."""
 
     @classmethod
     def from_pretrained(
@@ -179,19 +76,27 @@ class LLM(_HasDecoder):
         quantization_config=None,
         chat_template: str | None = None,
     ) -> "LLM":
-        """Loads the model and its tokenizer; arguments as for `VLM.from_pretrained`.
+        """Load a causal language model and its tokenizer from a folder or the hub.
 
         Args:
-            chat_template: for tokenizers that come without one, as Vicuna's.
+            name_or_path: folder in Hugging Face format, or hub id.
+            device: see `VLM.from_pretrained`, also for the following.
+            dtype: weight precision.
+            device_map: how to spread the model over devices.
+            attn_implementation: attention kernel.
+            revision: commit, tag or branch on the hub.
+            trust_remote_code: whether code from the checkpoint may run.
+            quantization_config: quantisation of the weights.
+            chat_template: chat template, for tokenizers that come without one, such as Vicuna's.
 
         Raises:
-            ModelError: there is no such model, it is no causal language model, or it has no chat template.
+            ModelError: the model does not exist, is not a causal language model, or has no chat template.
         """
         loading = {key: value for key, value in locals().items() if key != "cls"}
-        name, placement = str(name_or_path), _Placement.of(device, dtype, device_map, quantization_config)
-        hub = _hub(revision, trust_remote_code)
-        config = _load(AutoConfig, name, **hub)
-        tokenizer = _load(AutoTokenizer, name, **hub)
+        name, placement = str(name_or_path), Placement.of(device, dtype, device_map, quantization_config)
+        hub = hub_options(revision, trust_remote_code)
+        config = load(AutoConfig, name, **hub)
+        tokenizer = load(AutoTokenizer, name, **hub)
         tokenizer.padding_side = "left"
         tokenizer.chat_template = chat_template or tokenizer.chat_template
         if not tokenizer.chat_template:
@@ -199,46 +104,47 @@ class LLM(_HasDecoder):
                 f"the tokenizer of {name!r} has no chat template; give one, e.g. that of the VLM built on it: "
                 "chat_template=..."
             )
-        model = _load_model(AutoModelForCausalLM, name, config, placement, attn_implementation, **hub)
+        model = load_model(AutoModelForCausalLM, name, config, placement, attn_implementation, **hub)
         return cls(model, tokenizer, name, loading)
 
     def skipped_layers(self, batch: Mapping[str, Tensor]) -> frozenset[int]:
-        """None: every block runs on text."""
+        """Return the empty set: every block runs on text."""
         return frozenset()
 
     def check_matches(self, vlm: "VLM") -> None:
-        """That this could be the language model that the VLM was built on.
+        """Check that this could be the language model that the VLM was built on.
 
         Raises:
             ModelError: width, depth or vocabulary differ; the message says how.
         """
         ours, theirs = self.model.config.get_text_config(), vlm.model.config.get_text_config()
-        for what, key in (("layers", "num_hidden_layers"), ("d_model", "hidden_size")):
+        for unit, key in (("layers", "num_hidden_layers"), ("d_model", "hidden_size")):
             if getattr(ours, key) != getattr(theirs, key):
                 raise ModelError(
-                    f"{self.name!r} has {getattr(ours, key)} {what}, {vlm.name!r} has {getattr(theirs, key)}; "
+                    f"{self.name!r} has {getattr(ours, key)} {unit}, {vlm.name!r} has {getattr(theirs, key)}; "
                     "expected the language model that the VLM was built on"
                 )
         # VLMs add tokens of their own at the end (<image>, padding); those before must be the same.
-        mine, its = self.tokenizer.get_vocab(), vlm.tokenizer.get_vocab()
-        moved = [token for token, i in mine.items() if its.get(token) != i]
+        ids, vlm_ids = self.tokenizer.get_vocab(), vlm.tokenizer.get_vocab()
+        moved = [token for token, i in ids.items() if vlm_ids.get(token) != i]
         if moved:
             raise ModelError(
-                f"{len(moved)} of the {len(mine)} tokens of {self.name!r} have another id in {vlm.name!r} "
+                f"{len(moved)} of the {len(ids)} tokens of {self.name!r} have another id in {vlm.name!r} "
                 f"({moved[0]!r}, ...); expected the language model that the VLM was built on"
             )
 
 
-def _hub(revision: str | None, trust_remote_code: bool) -> dict:
-    return {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
+def _check_accepts_pictures(name: str, config: PretrainedConfig) -> None:
+    """Check that the model is a vision-language model.
 
-
-def _refuse_what_is_no_vlm(name: str, config: PretrainedConfig) -> None:
+    Raises:
+        ModelError: it is of another type.
+    """
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and "AutoModelForImageTextToText" not in (
         getattr(config, "auto_map", None) or {}
     ):
         raise ModelError(
-            f"model {name!r} is of type {config.model_type!r}, which takes no pictures; "
+            f"model {name!r} is of type {config.model_type!r}, which accepts no pictures; "
             "expected a vision-language model (transformers: image-text-to-text)"
         )
 
@@ -247,15 +153,15 @@ def _refuse_what_is_no_vlm(name: str, config: PretrainedConfig) -> None:
 class VLM(_HasDecoder):
     """A vision-language model, its processor, and one name for each part that the toolkit touches.
 
-    `VLM(model, processor)` takes a model already in hand.
+    `VLM(model, processor)` wraps a model that is already loaded.
     """
 
     model: PreTrainedModel
     processor: ProcessorMixin | None
-    """None where inputs are made by hand; then nothing can be made from prompts."""
+    """None where inputs are made by hand; prompts can't be used then."""
     name: str = ""
     loading: dict | None = field(default=None, repr=False, compare=False)
-    """What `from_pretrained` was told, for processes that load the same; None for a model already in hand."""
+    """Arguments of `from_pretrained`, for worker processes that load the same model; None for a wrapped model."""
 
     def __post_init__(self):
         if not self.name:
@@ -275,32 +181,32 @@ class VLM(_HasDecoder):
         trust_remote_code: bool = False,
         quantization_config=None,
     ) -> "VLM":
-        """Loads any image-text-to-text model of transformers from a folder or the hub.
+        """Load any image-text-to-text model of transformers from a folder or the hub.
 
         Args:
             name_or_path: folder in Hugging Face format, or hub id.
-            device: `auto` takes a GPU if there is one; `meta` loads no weights, for traces on a server.
-            dtype: `auto` is float32 on a CPU, the checkpoint's own elsewhere.
-            device_map: spreads the model over devices (needs accelerate); `device` is left aside then.
-            attn_implementation: `eager`, `sdpa`, `flash_attention_2`; by default transformers chooses.
+            device: `auto` uses a GPU if there is one; `meta` loads no weights, for traces on a server.
+            dtype: weight precision; `auto` is float32 on a CPU and the checkpoint's own elsewhere.
+            device_map: spreads the model over devices (needs accelerate); `device` is then ignored.
+            attn_implementation: `eager`, `sdpa` or `flash_attention_2`; by default transformers chooses.
             revision: commit, tag or branch on the hub.
-            trust_remote_code: runs code from the checkpoint. Off unless you have read that code.
-            quantization_config: of transformers, e.g. `BitsAndBytesConfig`.
+            trust_remote_code: runs code from the checkpoint. Leave it off unless you have read that code.
+            quantization_config: a quantisation config of transformers, e.g. `BitsAndBytesConfig`.
 
         Raises:
-            ModelError: there is no such model, it takes no pictures, it lacks weights, or it does not fit into memory.
+            ModelError: the model does not exist, accepts no pictures, lacks weights, or does not fit into memory.
         """
         loading = {key: value for key, value in locals().items() if key != "cls"}
-        name, placement = str(name_or_path), _Placement.of(device, dtype, device_map, quantization_config)
+        name, placement = str(name_or_path), Placement.of(device, dtype, device_map, quantization_config)
         if (Path(name) / "model_index.json").exists():
             raise ModelError(
                 f"model {name!r} is a diffusion pipeline; expected a vision-language model that writes text"
             )
-        hub = _hub(revision, trust_remote_code)
-        config = _load(AutoConfig, name, **hub)
-        _refuse_what_is_no_vlm(name, config)
+        hub = hub_options(revision, trust_remote_code)
+        config = load(AutoConfig, name, **hub)
+        _check_accepts_pictures(name, config)
         with warnings.catch_warnings():
-            # Without torchvision transformers takes the PIL image processor, and says so each time.
+            # Without torchvision, transformers uses the PIL image processor and warns about it each time.
             warnings.filterwarnings("ignore", message=".*torchvision.*")
             processor = load_processor(name, **hub)
         if not getattr(processor, "chat_template", None):
@@ -308,15 +214,15 @@ class VLM(_HasDecoder):
                 f"the processor of {name!r} has no chat template; set processor.chat_template, save it with "
                 "processor.save_pretrained, and load that folder"
             )
-        model = _load_model(AutoModelForImageTextToText, name, config, placement, attn_implementation, **hub)
+        model = load_model(AutoModelForImageTextToText, name, config, placement, attn_implementation, **hub)
         return cls(model, processor, name, loading)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The processor's own, which pads on the left.
+        """Tokenizer of the processor, which pads on the left.
 
         Raises:
-            ModelError: the model came without a processor.
+            ModelError: the model has no processor.
         """
         if self.processor is None:
             raise ModelError(f"{self.name!r} has no processor; give one: VLM(model, processor)")
@@ -344,38 +250,35 @@ class VLM(_HasDecoder):
 
     @property
     def image_token_id(self) -> int:
-        """The id that stands at each position which a picture takes."""
+        """Token id at each position that a picture occupies."""
         return families.image_token_id(self.model.config)
 
     def image_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """Where pictures stand in the sequence. None where they come in through cross-attention."""
+        """Mark the positions that pictures occupy; there are none where pictures enter through cross-attention."""
         if not self.family.pictures_in_sequence:
             return torch.zeros_like(input_ids, dtype=torch.bool)
         return input_ids == self.image_token_id
 
     def skipped_layers(self, batch: Mapping[str, Tensor]) -> frozenset[int]:
-        """Blocks that a batch without pictures passes by: those that attend to pictures and to nothing else."""
+        """Return the blocks that a batch without pictures skips: those that attend only to pictures."""
         if self.family.pictures_in_sequence or "pixel_values" in batch:
             return frozenset()
         return frozenset(self.model.config.get_text_config().cross_attention_layers)
 
     @cached_property
     def deepstack_layers(self) -> range:
-        """Layers whose state changes once more at image positions before the next block takes it."""
+        """Layers after which visual features are added at image positions before the next block runs."""
         return families.deepstack_layers(self.model.config)
 
     @property
     def picture_size(self) -> int:
-        """Side, in pixels, of the square that the vision tower sees; 336 where it takes any size."""
+        """Side, in pixels, of the square picture that the vision tower sees; 336 if it accepts any size."""
         size = getattr(getattr(self.model.config, "vision_config", None), "image_size", None) or 336
         return size if isinstance(size, int) else max(size)
 
     def __repr__(self) -> str:
-        """Not every module of it, nor where its files lie."""
+        """Summarise the model in one line, without its modules and file paths."""
         kind, dtype = type(self.model).__name__, str(self.model.dtype).removeprefix("torch.")
         return f"VLM({self.name!r}: {kind}, {self.n_layers} layers of width {self.d_model}, {dtype} on {self.device})"
 
-    def _repr_html_(self) -> str:
-        from interp import cards
-
-        return cards.of_vlm(self)
+    _repr_html_ = display.html

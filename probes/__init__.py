@@ -1,8 +1,9 @@
-"""Arrays and labels -> fitted probe, score with interval. Knows no model."""
+"""Arrays and labels -> fitted probes, and scores with intervals. Independent of any model."""
 
 from probes.baselines import length_scores, out_of_fold_words, random_features, word_probe
 from probes.degradation import auroc_drop, cosine, drop_p_values, modality_gap
-from probes.folds import as_groups, category_folds, control_task, grouped_folds, shuffled_labels
+from probes.fit_plan import FitPlan, PlaceScores, fit_place
+from probes.folds import Fold, as_groups, category_folds, control_task, grouped_folds, shuffled_labels
 from probes.intervals import auroc_difference, auroc_interval, difference_interval, wilson_interval
 from probes.linear import (
     PENALTIES,
@@ -17,19 +18,20 @@ from probes.linear import (
 from probes.metrics import Measured, accuracy, auroc, measure
 from probes.out_of_fold import FoldedProbe, refit_spread
 from probes.paired import Paired, cohen_kappa, holm, mcnemar
-from probes.place import FitPlan, fit_place
 
 __all__ = [
-    "PENALTIES",
-    "PROBES",
+    "FitPlan",
+    "Fold",
     "FoldedProbe",
     "LdaProbe",
     "LinearProbe",
     "LogisticProbe",
     "MeanDifferenceProbe",
     "Measured",
+    "PENALTIES",
+    "PROBES",
     "Paired",
-    "FitPlan",
+    "PlaceScores",
     "RidgeProbe",
     "SvmProbe",
     "accuracy",

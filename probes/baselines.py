@@ -1,4 +1,4 @@
-"""What needs no model: length, first and last token, bag of words, and noise as wide as the states."""
+"""Baselines that need no model: text length, bag of words, and noise of the states' width."""
 
 from collections.abc import Sequence
 
@@ -11,21 +11,21 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from probes.folds import Fold
 
 C = 10.0
-"""Penalty of the word probes: weak, for they should do as well as they can."""
+"""Penalty of the word probes (scikit-learn's C): weak, since the baseline should do as well as it can."""
 
 
 def word_probe() -> Pipeline:
-    """TF-IDF of words between blanks, and a logistic regression."""
+    """Return an unfitted logistic regression on TF-IDF of the words between spaces."""
     return make_pipeline(TfidfVectorizer(token_pattern=r"\S+"), LogisticRegression(C=C, max_iter=1000))
 
 
 def out_of_fold_words(
     texts: Sequence[str], is_harmful: Bool[np.ndarray, " n"], folds: Sequence[Fold]
 ) -> Float[np.ndarray, " n"]:
-    """Each text's log-odds, by a word probe that has not seen its fold.
+    """Return each text's log-odds from a word probe that has not seen its fold.
 
     Raises:
-        ValueError: texts without a word.
+        ValueError: the texts contain no words.
     """
     texts, scores = np.asarray(texts, dtype=object), np.full(len(texts), np.nan)
     for train, test in folds:
@@ -36,7 +36,7 @@ def out_of_fold_words(
 def length_scores(
     lengths: Float[np.ndarray, " n"], is_harmful: Bool[np.ndarray, " n"], folds: Sequence[Fold]
 ) -> Float[np.ndarray, " n"]:
-    """Length over the training part's mean, its sign chosen there too."""
+    """Return each text's length minus the mean of the training part, with the sign that separates the classes there."""
     scores = np.full(len(lengths), np.nan)
     for train, test in folds:
         gap = lengths[train][is_harmful[train]].mean() - lengths[train][~is_harmful[train]].mean()
@@ -45,5 +45,5 @@ def length_scores(
 
 
 def random_features(n: int, d: int, seed: int) -> Float[np.ndarray, "n d"]:
-    """Noise as wide as the states: what a probe of this many dimensions finds where there is nothing."""
+    """Return Gaussian noise as wide as the states: what a probe of that width reaches when there is nothing to find."""
     return np.random.default_rng(seed).normal(size=(n, d))

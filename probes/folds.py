@@ -1,4 +1,4 @@
-"""Folds that never divide a pair, and labels dealt out anew for controls."""
+"""Folds that keep pairs together, and labels for controls."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,10 +16,18 @@ Fold = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]
 def grouped_folds(
     is_harmful: Bool[np.ndarray, " n"], pairs: Iterable[str | None], n_folds: int = 5, seed: int = 0
 ) -> list[Fold]:
-    """Stratified folds. Partners of a pair stay together; rows without a pair stand alone.
+    """Return stratified folds that keep the partners of a pair together; a row without a pair is its own group.
+
+    A probe that has seen one partner knows the topic of the other, and with it half of the answer.
+
+    Args:
+        is_harmful: labels, to stratify by.
+        pairs: pair of each row, or None.
+        n_folds: number of folds.
+        seed: seed of the shuffling.
 
     Raises:
-        ValueError: fewer groups than folds, or a fold that would miss a class.
+        ValueError: fewer groups than folds, or a fold that would lack a class.
     """
     groups = as_groups(pairs)
     if len(set(groups)) < n_folds:
@@ -36,55 +44,59 @@ def grouped_folds(
 
 
 def category_folds(is_harmful: Bool[np.ndarray, " n"], categories: Iterable[str]) -> list[Fold]:
-    """Leave one category out: does a probe carry over to a kind of harm that it has not seen?
+    """Return folds that leave out one category each, to test whether a probe generalises to unseen kinds of harm.
 
     Raises:
-        ValueError: fewer than two categories, queries without one, or a category of one class only.
+        ValueError: fewer than two categories, queries without a category, or a category with one class only.
     """
     categories = np.array(list(categories))
     n_without = int((categories == "").sum())
     if n_without:
-        raise ValueError(f"{n_without} queries have no category; give each one, or take folds by pair")
+        raise ValueError(f"{n_without} queries have no category; give each one, or use folds by pair")
     if len(set(categories)) < 2:
-        raise ValueError(f"all queries are of category {str(categories[0])!r}; leaving one out takes two at least")
+        raise ValueError(f"all queries are of category {str(categories[0])!r}; leaving one out takes at least two")
     for name in np.unique(categories):
         if len(set(is_harmful[categories == name])) < 2:
             raise ValueError(
-                f"category {str(name)!r} has queries of one class only; give it both, or take folds by pair"
+                f"category {str(name)!r} has queries of one class only; give it both, or use folds by pair"
             )
     return list(LeaveOneGroupOut().split(categories, groups=categories))
 
 
 def as_groups(pairs: Iterable[str | None], texts: Iterable[str] | None = None) -> np.ndarray:
-    """Names of what stays together: the pair, or the row itself where it has none; and whatever has the same text."""
+    """Return the group of each row: its pair, or the row itself where it has none; equal texts are grouped too."""
     names = np.array([pair or f"row {i}" for i, pair in enumerate(pairs)])
     if texts is None:
         return names
-    columns = [np.unique(some, return_inverse=True)[1] for some in (names, np.array(list(texts)))]
+    columns = [np.unique(values, return_inverse=True)[1] for values in (names, np.array(list(texts)))]
     rows, n = np.arange(len(names)), len(names)
-    # Rows and what they share as one graph: what hangs together is a group.
+    # A graph whose nodes are rows (0 to n), pairs (from n) and texts (from 2 n), with an edge from each row to its pair
+    # and to its text: connected components are the groups.
     nodes = np.concatenate([n + columns[0], 2 * n + columns[1]])
     links = coo_array((np.ones(2 * n), (np.tile(rows, 2), nodes)), shape=(3 * n, 3 * n))
-    part = connected_components(links, directed=False)[1][:n]
-    _, first, which = np.unique(part, return_index=True, return_inverse=True)
+    component = connected_components(links, directed=False)[1][:n]
+    _, first, which = np.unique(component, return_index=True, return_inverse=True)
     return names[first][which]
 
 
 def shuffled_labels(
     is_harmful: Bool[np.ndarray, " n"], pairs: Iterable[str | None], seed: int, exactly_half: bool = False
 ) -> Bool[np.ndarray, " n"]:
-    """The control: labels dealt out anew. A probe that still separates them has memorised.
+    """Return reshuffled labels for a control: a probe that still separates them has memorised.
 
-    Each pair exchanges its labels or not, by a coin; rows that stand alone, and groups of one class that are as large
-    as each other, are permuted. Permuting whole pairs apart would leave folds with more of one class than their
-    training part has less, and scores below chance.
+    Each pair swaps its labels or not, by a coin toss. Single rows, and groups of one class that are equally large, are
+    permuted among each other. Permuting whole pairs instead would give folds that have more of a class exactly where
+    their training part has less, and scores below chance.
 
     Args:
-        exactly_half: of the pairs exchange them, so that less of the classes' difference is left for a direction that
-            is fitted on all of them. Not for probes with folds: what one part has too much the other has too little,
-            and scores fall below chance.
+        is_harmful: true labels.
+        pairs: pair of each row, or None.
+        seed: seed of the shuffling.
+        exactly_half: swap exactly half of the pairs, which leaves less of the classes' difference in a direction fitted
+            on all of them. Don't use it for probes with folds: an excess in one part is a deficit in the other, and
+            scores fall below chance.
     """
-    rng, dealt = np.random.default_rng(seed), is_harmful.copy()
+    rng, shuffled = np.random.default_rng(seed), is_harmful.copy()
     groups: dict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(as_groups(pairs)):
         groups[name].append(row)
@@ -96,31 +108,31 @@ def shuffled_labels(
         elif len(rows) == 2:
             couples.append(rows)
         else:
-            dealt[rows] = rng.permutation(is_harmful[rows])
+            shuffled[rows] = rng.permutation(is_harmful[rows])
     n = len(couples)
-    exchanged = rng.permutation(n)[: n // 2] if exactly_half else np.flatnonzero(rng.integers(2, size=n))
-    for i in exchanged:
-        dealt[couples[i]] = is_harmful[couples[i][::-1]]
-    for alike in pure.values():
-        labels = rng.permutation([is_harmful[rows[0]] for rows in alike])
-        for rows, label in zip(alike, labels, strict=True):
-            dealt[rows] = label
-    return dealt
+    swapped = rng.permutation(n)[: n // 2] if exactly_half else np.flatnonzero(rng.integers(2, size=n))
+    for i in swapped:
+        shuffled[couples[i]] = is_harmful[couples[i][::-1]]
+    for same_size in pure.values():
+        labels = rng.permutation([is_harmful[rows[0]] for rows in same_size])
+        for rows, label in zip(same_size, labels, strict=True):
+            shuffled[rows] = label
+    return shuffled
 
 
 def control_task(words: Iterable[str], seed: int) -> Bool[np.ndarray, " n"] | None:
-    """Hewitt and Liang's control task (arXiv:1909.03368): a label drawn for each word, here each query's verb.
+    """Return the labels of a control task (Hewitt & Liang, arXiv:1909.03368): random for each word, here the verb.
 
-    A probe that learns it as well as the real one is a good memory, not evidence. Half of the words, or rather of the
-    rows, get either label.
+    A probe that learns them as well as the real labels shows its capacity to memorise, not what the states contain.
+    Words are assigned so that each label gets about half of the rows.
 
     Returns:
-        None where it can't be learned or can't be tested: fewer than half of the rows share their word with another
-        pair's, or fewer than four words.
+        Labels, or None where the task can't be learned or tested: fewer than half of the rows share their word with
+        another pair, or there are fewer than four words.
     """
     words = list(words)
     kinds, n_rows = np.unique(words, return_counts=True)
-    # Partners share their word: more than two rows are more than one pair.
+    # Partners share their word: more than two rows mean more than one pair.
     if len(kinds) < 4 or n_rows[n_rows > 2].sum() < len(words) / 2:
         return None
     order = np.random.default_rng(seed).permutation(len(kinds))

@@ -1,7 +1,7 @@
-"""Intervals of rates and of AUROC, 95 % unless told otherwise.
+"""Intervals of rates and of AUROC, at 95 % by default.
 
-They cover other queries like these, with the probes as fitted; with a `spread`, refitted. Harmful and harmless partners
-of a pair are not independent: where pairs are given, they are what is drawn.
+They cover other queries like these, with the probes as fitted; with a `spread`, also refitted probes. The harmful and
+harmless partners of a pair are not independent: where pairs are given, whole pairs are the sampling unit.
 """
 
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ from scipy.stats import binomtest, norm, rankdata
 
 
 def wilson_interval(n_hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (Wilson 1927): honest at 0 and 1, where others have no width.
+    """Return Wilson's score interval for a proportion (Wilson 1927), which keeps its width at 0 and 1.
 
     Raises:
-        ValueError: there is nothing to take a proportion of.
+        ValueError: there are no observations.
     """
     if n == 0:
         raise ValueError("a proportion of 0 observations has no interval")
@@ -31,16 +31,18 @@ def auroc_interval(
     confidence: float = 0.95,
     spread: float = 1.0,
 ) -> tuple[float, float, float]:
-    """AUROC with DeLong's variance (DeLong et al. 1988), or over groups (Obuchowski 1997), on the logit scale.
+    """Return AUROC with DeLong's variance (DeLong et al. 1988), or over groups (Obuchowski 1997), on the logit scale.
 
-    The percentile bootstrap covers 0.81-0.91 near 1; on the logit scale the interval stays inside (0, 1). At exactly
-    0 or 1 the variance is 0, and the bound is one-sided: the value below which complete separation of this many
-    cases would have a chance under 1 - confidence.
+    The percentile bootstrap covers only 0.81-0.91 near 1; on the logit scale the interval stays inside (0, 1). At
+    exactly 0 or 1 the variance is 0 and the bound is one-sided: the value below which complete separation of this many
+    cases would have a probability under 1 - confidence.
 
     Args:
-        groups: what is drawn as one, e.g. pairs; by default every row by itself.
-        spread: of `probes.out_of_fold.refit_spread`, where scores come from several fitted probes: how much further they
-            spread than those of one.
+        is_harmful: true labels.
+        scores: higher means harmful.
+        groups: groups that are drawn together, e.g. pairs; by default every row is independent.
+        confidence: coverage of the interval.
+        spread: factor on the standard error; `refit_spread` for scores that come from several fitted probes.
 
     Returns:
         (auroc, low, high).
@@ -51,9 +53,11 @@ def auroc_interval(
     auroc, influence = _influence(is_harmful, scores)
     if auroc in (0.0, 1.0):
         n_groups = len(scores) if groups is None else len(set(groups))
+        # If the chance of separating one case were p, that of all would be p^n: solved for p^n = 1 - confidence.
         bound = float((1 - confidence) ** (1 / min(is_harmful.sum(), (~is_harmful).sum(), n_groups)))
         return (1.0, bound, 1.0) if auroc else (0.0, 0.0, 1 - bound)
     error = spread * np.sqrt(_variance(influence, is_harmful, groups))
+    # Delta method: the derivative of logit at the AUROC is 1 / (auroc (1 - auroc)).
     half_width = norm.ppf(0.5 + confidence / 2) * error / (auroc * (1 - auroc))
     low, high = expit(logit(auroc) + half_width * np.array([-1, 1]))
     return auroc, float(low), float(high)
@@ -67,16 +71,18 @@ def auroc_difference(
     confidence: float = 0.95,
     spread: float = 1.0,
 ) -> tuple[float, float, float]:
-    """AUROC of the first scores less that of the second, of the same queries.
+    """Return the AUROC of the first scores minus that of the second, on the same queries.
 
-    From the limits of both, and how their errors hang together: near 1, where the variance of the difference itself
-    hardly shows, it is as wide as they are.
+    The interval combines those of both AUROCs and the correlation of their errors. Near 1, where the variance of the
+    difference itself almost vanishes, it stays as wide as they are.
 
     Args:
-        is_harmful: labels, which both share.
-        first: scores, one for each query.
+        is_harmful: true labels, shared by both.
+        first: one score per query.
         second: other scores of the same queries.
-        groups: as for `auroc_interval`, and so are `confidence` and `spread`.
+        groups: groups that are drawn together; see `auroc_interval`.
+        confidence: coverage of the interval.
+        spread: factor on the standard errors; see `auroc_interval`.
 
     Returns:
         (difference, low, high).
@@ -86,36 +92,46 @@ def auroc_difference(
     """
     limits = [auroc_interval(is_harmful, scores, groups, confidence, spread) for scores in (first, second)]
     parts = [_influence(is_harmful, scores)[1] for scores in (first, second)]
+    # Influences are additive, so those of the difference are the differences: their variance gives the correlation,
+    # var(a - b) = var(a) + var(b) - 2 cov(a, b).
     variances = [_variance(part, is_harmful, groups) for part in (*parts, parts[0] - parts[1])]
     both = np.sqrt(variances[0] * variances[1])
-    shared = (variances[0] + variances[1] - variances[2]) / (2 * both) if both > 0 else 0.0
-    gap, low, high = difference_interval(*limits, shared)
-    return gap, max(-1.0, low), min(1.0, high)
+    correlation = (variances[0] + variances[1] - variances[2]) / (2 * both) if both > 0 else 0.0
+    difference, low, high = difference_interval(*limits, correlation)
+    return difference, max(-1.0, low), min(1.0, high)
 
 
 def difference_interval(
-    one: tuple[float, float, float], other: tuple[float, float, float], shared: float = 0.0
+    first: tuple[float, float, float], second: tuple[float, float, float], correlation: float = 0.0
 ) -> tuple[float, float, float]:
-    """Interval of a difference, made of the intervals of both (MOVER, Zou & Donner 2008).
+    """Return the interval of a difference, from the intervals of both values (MOVER, Zou & Donner 2008).
 
     Args:
-        one: (value, low, high).
-        other: the same of what is subtracted.
-        shared: correlation of their errors; 0 for independent samples.
+        first: (value, low, high).
+        second: (value, low, high) of what is subtracted.
+        correlation: correlation of their errors; 0 for independent samples.
 
     Returns:
         (difference, low, high).
     """
-    (value, low, high), (its_value, its_low, its_high) = one, other
-    width = lambda a, b: float(np.sqrt(max(a**2 + b**2 - 2 * shared * a * b, 0.0)))  # noqa: E731
-    gap = value - its_value
-    return gap, gap - width(value - low, its_high - its_value), gap + width(high - value, its_value - its_low)
+    (value, low, high), (other, other_low, other_high) = first, second
+    difference = value - other
+    below = _combined_width(value - low, other_high - other, correlation)
+    above = _combined_width(high - value, other - other_low, correlation)
+    return difference, difference - below, difference + above
+
+
+def _combined_width(a: float, b: float, correlation: float) -> float:
+    return float(np.sqrt(max(a**2 + b**2 - 2 * correlation * a * b, 0.0)))
 
 
 def _influence(
     is_harmful: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
 ) -> tuple[float, Float[np.ndarray, " n"]]:
-    """AUROC, and what each row moves it by: its share of the other class beaten (Sun & Xu 2014), less the mean, over n.
+    """Return AUROC and the influence of each row on it (Sun & Xu 2014).
+
+    AUROC is a mean over rows of one class of the share of the other class that they beat; a row's influence is that
+    share minus the mean, over the size of its class. The sum of squared influences is DeLong's variance.
 
     Raises:
         ValueError: a class is missing, or a score is not finite.
@@ -126,6 +142,7 @@ def _influence(
     m, n = len(positive), len(negative)
     if m == 0 or n == 0:
         raise ValueError(f"AUROC needs both classes; got {m} harmful and {n} harmless")
+    # Rank among all minus rank within the class: how many of the other class lie below, ties as one half.
     ranks = rankdata(np.concatenate([positive, negative]))
     wins_positive = (ranks[:m] - rankdata(positive)) / n
     wins_negative = 1 - (ranks[m:] - rankdata(negative)) / m
@@ -136,7 +153,9 @@ def _influence(
 
 
 def _variance(influence: Float[np.ndarray, " n"], is_harmful: Bool[np.ndarray, " n"], groups: Iterable | None) -> float:
+    """Sum the squared influences of independent units, with the usual n / (n - 1)."""
     if groups is not None:
+        # Within a group influences are summed before they are squared, which includes the covariance of partners.
         _, which = np.unique(np.asarray(groups), return_inverse=True)
         sums = np.bincount(which, influence)
         return float(np.square(sums).sum() * len(sums) / max(len(sums) - 1, 1))
@@ -145,7 +164,7 @@ def _variance(influence: Float[np.ndarray, " n"], is_harmful: Bool[np.ndarray, "
 
 
 def drawn_weights(groups: Iterable, n_draws: int = 1000, seed: int = 0) -> Shaped[np.ndarray, "draw n"]:
-    """How often each row stands in each bootstrap draw of its group."""
+    """Return how often each row occurs in each bootstrap draw of groups."""
     names, which = np.unique(np.asarray(groups), return_inverse=True)
     counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), n_draws)
     return counts[:, which]

@@ -1,4 +1,4 @@
-"""What a probe's scores are worth: five metrics, each with an interval that says what it covers."""
+"""Five metrics of a probe's scores, each with an interval that says what it covers."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,43 +11,50 @@ from scipy.stats import norm
 from probes.intervals import auroc_interval, drawn_weights
 
 N_CALIBRATED = 200
+"""Draws of labels for the calibration error of a perfectly calibrated probe."""
 N_BINS = 10
-"""Of the expected calibration error."""
+"""Bins of the expected calibration error."""
 QUERIES = "95 %, other pairs, this probe"
 REFITTED = "95 %, other pairs, probes refitted"
-"""What intervals cover: other pairs of queries like these; with out-of-fold scores other probes as well."""
+"""Labels of what an interval covers: other pairs of queries like these; for out-of-fold scores also refitted probes."""
 ONE_SIDED = "95 %, other pairs, one-sided"
 NO_WIDTH = "none: complete separation"
-"""A bootstrap of cases that are all told apart rightly has no width."""
+"""Label for complete separation, where a bootstrap has no width."""
 BIASED = "none: biased upwards, see ece_if_calibrated"
-"""Of the expected calibration error: even a perfect probe has some, and a bootstrap of it more."""
+"""Label of the expected calibration error: even a perfect probe has some, and a bootstrap adds more."""
 CALIBRATED = "95 % of perfectly calibrated probes"
 
 Labels = Bool[np.ndarray, " n"]
 Scores = Float[np.ndarray, " n"]
 Draws = Shaped[np.ndarray, "draw n"]
-"""How often each row stands in each draw; a row of ones is the sample itself."""
+"""How often each row occurs in each draw; a draw of ones is the sample itself."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A value and its interval."""
+    """A measured value, optionally with its interval and what the interval covers."""
 
     metric: str
     value: float
-    low: float
-    high: float
-    covers: str
-    """What the interval is about."""
-    n: int
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    """Number of cases behind the value."""
+    interval: str | None = None
+    """Label of what the interval covers, e.g. `QUERIES`."""
 
     def row(self) -> dict:
-        """As it stands in a table."""
-        told = {"metric": self.metric, "value": self.value, "ci_low": self.low, "ci_high": self.high}
-        return told | {"interval": self.covers, "n": self.n}
+        """Return the columns of a table row.
+
+        Returns:
+            `metric`, `value`, `ci_low`, `ci_high`, `interval` and `n`, without those that are None.
+        """
+        names = ("metric", "value", "ci_low", "ci_high", "interval", "n")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def covered(spread: float) -> str:
+    """Return the label that says what an interval with this spread covers."""
     return QUERIES if spread == 1 else REFITTED
 
 
@@ -58,47 +65,49 @@ def measure(
     log_odds: Float[np.ndarray, " n"] | None = None,
     spread: float = 1.0,
 ) -> Iterator[Measured]:
-    """AUROC, accuracy, average precision, d', and where there are log-odds the expected calibration error.
+    """Measure AUROC, accuracy, average precision and d', and with log-odds the expected calibration error.
 
     Args:
-        is_harmful: the truth.
-        distances: comparable over folds; above 0 says harmful.
-        groups: pairs, which intervals draw as one.
-        log_odds: of probes that give probabilities.
-        spread: of `probes.out_of_fold.refit_spread`, for out-of-fold scores.
+        is_harmful: true labels.
+        distances: scores that are comparable between folds; above 0 means harmful.
+        groups: pairs, which intervals draw together.
+        log_odds: log-odds, for probes that give probabilities.
+        spread: factor on the width of intervals; `refit_spread` for out-of-fold scores.
 
     Raises:
         ValueError: a class is missing, or a score is not finite.
     """
-    n, covers = len(distances), covered(spread)
+    n, interval = len(distances), covered(spread)
     yield auroc(is_harmful, distances, groups, spread)
     yield accuracy((distances > 0) == is_harmful, groups, spread=spread)
     draws, whole = drawn_weights(groups), np.ones((1, n))
-    (precision,), drawn = (average_precision(is_harmful, distances, some) for some in (whole, draws))
+    (precision,), drawn = (average_precision(is_harmful, distances, weights) for weights in (whole, draws))
     is_perfect = distances[is_harmful].min() > distances[~is_harmful].max()
     bounds = (np.nan, np.nan) if is_perfect else _on_logit_scale(precision, drawn, spread)
-    yield Measured("average_precision", float(precision), *bounds, NO_WIDTH if is_perfect else covers, n)
-    (apart,), drawn = (d_prime(is_harmful, distances, some) for some in (whole, draws))
-    low, high = apart + spread * (np.nanpercentile(drawn, [2.5, 97.5]) - apart)
-    yield Measured("d_prime", float(apart), float(low), float(high), covers, n)
+    yield Measured("average_precision", float(precision), *bounds, n, NO_WIDTH if is_perfect else interval)
+    (distance,), drawn = (d_prime(is_harmful, distances, weights) for weights in (whole, draws))
+    low, high = distance + spread * (np.nanpercentile(drawn, [2.5, 97.5]) - distance)
+    yield Measured("d_prime", float(distance), float(low), float(high), n, interval)
     if log_odds is not None:
         yield from _calibration(is_harmful, log_odds)
 
 
 def _calibration(is_harmful: Bool[np.ndarray, " n"], log_odds: Float[np.ndarray, " n"]) -> Iterator[Measured]:
-    """The error, and what a probe would have whose probabilities are true: labels drawn by them."""
+    """Measure the calibration error, and that of labels drawn from the probe's own probabilities."""
     n, whole = len(log_odds), np.ones((1, len(log_odds)))
-    yield Measured("ece", float(calibration_error(is_harmful, log_odds, whole)[0]), np.nan, np.nan, BIASED, n)
+    yield Measured("ece", float(calibration_error(is_harmful, log_odds, whole)[0]), np.nan, np.nan, n, BIASED)
     labels = np.random.default_rng(0).random((N_CALIBRATED, n)) < expit(log_odds)
-    found = [float(calibration_error(one, log_odds, whole)[0]) for one in labels]
-    low, high = np.percentile(found, [2.5, 97.5])
-    # The median: where probabilities are near 0 and 1, a rare draw is far off.
-    yield Measured("ece_if_calibrated", float(np.median(found)), float(low), float(high), CALIBRATED, n)
+    errors = [float(calibration_error(drawn, log_odds, whole)[0]) for drawn in labels]
+    low, high = np.percentile(errors, [2.5, 97.5])
+    # The median, not the mean: where probabilities are near 0 and 1, a rare draw is far off.
+    yield Measured("ece_if_calibrated", float(np.median(errors)), float(low), float(high), n, CALIBRATED)
 
 
 def _on_logit_scale(value: float, drawn: Float[np.ndarray, " draw"], spread: float) -> tuple[float, float]:
-    """The value and the draws' spread on the logit scale (Boyd et al. 2013): percentiles of average precision cover too
-    little, for rows that are drawn twice help each other."""
+    """Return limits from the draws' standard deviation on the logit scale (Boyd et al. 2013).
+
+    Percentiles of average precision cover too little, because a row that is drawn twice helps itself.
+    """
     half_width = norm.ppf(0.975) * spread * np.nanstd(logit(np.clip(drawn, 1e-6, 1 - 1e-6)))
     low, high = expit(logit(value) + half_width * np.array([-1, 1]))
     return float(low), float(high)
@@ -107,46 +116,70 @@ def _on_logit_scale(value: float, drawn: Float[np.ndarray, " draw"], spread: flo
 def auroc(
     is_harmful: Bool[np.ndarray, " n"], distances: Float[np.ndarray, " n"], groups: Iterable, spread: float = 1.0
 ) -> Measured:
+    """Measure AUROC with the interval of `auroc_interval`.
+
+    Args:
+        is_harmful: true labels.
+        distances: higher means harmful.
+        groups: pairs, which the interval draws together.
+        spread: factor on the standard error, see `measure`.
+
+    Raises:
+        ValueError: a class is missing, or a score is not finite.
+    """
     value, low, high = auroc_interval(is_harmful, distances, groups, spread=spread)
-    covers = ONE_SIDED if value in (0.0, 1.0) else covered(spread)
-    return Measured("auroc", value, low, high, covers, len(distances))
+    interval = ONE_SIDED if value in (0.0, 1.0) else covered(spread)
+    return Measured("auroc", value, low, high, len(distances), interval)
 
 
 def accuracy(
     is_right: Bool[np.ndarray, " n"], groups: Iterable, confidence: float = 0.95, spread: float = 1.0
 ) -> Measured:
-    """Wilson's interval, of as many observations as the pairs are worth: both partners often err together."""
+    """Measure accuracy with Wilson's interval for the effective number of observations.
+
+    Partners often err together, so that two of them count for less than two independent rows.
+
+    Args:
+        is_right: whether each prediction is right.
+        groups: pairs, whose errors may be correlated.
+        confidence: coverage of the interval.
+        spread: factor on the standard error, see `measure`.
+    """
     n, share = len(is_right), float(is_right.mean())
     _, which = np.unique(np.asarray(groups), return_inverse=True)
     errors = np.bincount(which, is_right - share)
     n_groups, scatter = len(errors), share * (1 - share)
-    # Where nothing varies, nothing tells how partners hang together: as one.
-    n_worth = n_groups if scatter == 0 else min(n, scatter * n**2 / max(np.square(errors).sum(), 1e-12))
-    n_worth, z = n_worth / spread**2, norm.ppf(0.5 + confidence / 2)
-    centre = (share + z**2 / (2 * n_worth)) / (1 + z**2 / n_worth)
-    half_width = z / (1 + z**2 / n_worth) * np.sqrt(scatter / n_worth + z**2 / (4 * n_worth**2))
+    # Effective n: the variance of independent rows over that of summed groups. Without any variance there is no
+    # evidence about partners, and a group counts as a single row.
+    n_effective = n_groups if scatter == 0 else min(n, scatter * n**2 / max(np.square(errors).sum(), 1e-12))
+    n_effective, z = n_effective / spread**2, norm.ppf(0.5 + confidence / 2)
+    centre = (share + z**2 / (2 * n_effective)) / (1 + z**2 / n_effective)
+    half_width = z / (1 + z**2 / n_effective) * np.sqrt(scatter / n_effective + z**2 / (4 * n_effective**2))
     low, high = max(0.0, centre - half_width), min(1.0, centre + half_width)
-    return Measured("accuracy", share, low, high, covered(spread), n)
+    return Measured("accuracy", share, low, high, n, covered(spread))
 
 
 def average_precision(is_harmful: Labels, distances: Scores, draws: Draws) -> Float[np.ndarray, " draw"]:
-    """Mean precision at each harmful query, from the highest score down; ties count as one step, as in scikit-learn."""
+    """Return the mean precision at each harmful query, from the highest score down, for each draw.
+
+    Ties count as a single step, as in scikit-learn.
+    """
     order = np.argsort(-distances, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(distances[order]) != 0, True))
     drawn = draws[:, order].astype(float)
     hits = np.cumsum(drawn * is_harmful[order], axis=1)[:, ends]
-    shown = np.cumsum(drawn, axis=1)[:, ends]
+    retrieved = np.cumsum(drawn, axis=1)[:, ends]
     gained = np.diff(hits, axis=1, prepend=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(gained > 0, gained * hits / shown, 0).sum(1) / hits[:, -1]
+        return np.where(gained > 0, gained * hits / retrieved, 0).sum(1) / hits[:, -1]
 
 
 def d_prime(is_harmful: Labels, distances: Scores, draws: Draws) -> Float[np.ndarray, " draw"]:
-    """Distance of the class means in units of the root mean square of the classes' deviations (Green & Swets 1966)."""
+    """Return the distance of the class means over the root mean square of their deviations (Green & Swets 1966)."""
     means, variances = [], []
     for label in (True, False):
         weights, values = draws[:, is_harmful == label], distances[is_harmful == label]
-        # A draw without a class has no mean of it.
+        # A draw that lacks a class has no mean of it.
         total = np.where(weights.sum(1) > 0, weights.sum(1), np.nan)
         mean = weights @ values / total
         means.append(mean)
@@ -156,7 +189,10 @@ def d_prime(is_harmful: Labels, distances: Scores, draws: Draws) -> Float[np.nda
 
 
 def calibration_error(is_harmful: Labels, log_odds: Scores, draws: Draws) -> Float[np.ndarray, " draw"]:
-    """Expected calibration error over ten bins of equal width (Naeini et al. 2015). Biased upwards where n is small."""
+    """Return the expected calibration error over ten bins of equal width (Naeini et al. 2015).
+
+    It is biased upwards where n is small.
+    """
     chance = expit(log_odds)
     bins = np.minimum((chance * N_BINS).astype(int), N_BINS - 1)
     gaps = np.eye(N_BINS)[bins] * (is_harmful - chance)[:, None]

@@ -1,4 +1,4 @@
-"""One probe a fold, applied to what it has not seen: the same queries in another modality too."""
+"""Probes fitted fold by fold and applied to the queries they have not seen, in any modality."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from probes.linear import DualProbe, LinearProbe, Space, Weights
 
 
 def refit_spread(n_folds: int) -> float:
-    """How much further out-of-fold scores spread than those of one probe.
+    """Return how much wider an interval of out-of-fold scores has to be than that of a single probe.
 
-    Its probes share most of what they were fitted on, and each was fitted on what others are tested on.
-    Nadeau & Bengio (2003): variances are 1 + k / (k - 1) times as large. Right where there is nothing to be found,
-    too wide where a probe finds nearly all.
+    The probes of different folds share most of their training rows, and each was trained on rows that test the others.
+    Nadeau & Bengio (2003) therefore multiply the variance by 1 + k / (k - 1) for k folds. This is right where there is
+    nothing to find and too wide where a probe separates almost everything.
     """
     return float(np.sqrt(1 + n_folds / (n_folds - 1)))
 
 
 @dataclass(frozen=True)
 class FoldedProbe:
-    """Probes of one kind, fitted on the training part of each fold."""
+    """Probes of one kind, one for each fold and set of labels."""
 
     folds: Sequence[Fold]
     fitted: Sequence[Sequence[Weights]]
-    """By task and fold."""
+    """Weights by task (a set of labels) and fold."""
 
     @classmethod
     def fit(
@@ -38,21 +38,23 @@ class FoldedProbe:
         folds: Sequence[Fold],
         groups: Shaped[np.ndarray, " n"],
     ) -> "FoldedProbe":
-        """Scales within the training part of each fold; without scaling one Gram matrix serves all of them.
+        """Fit a probe on the training part of each fold; scaling is fitted there too.
 
         Args:
-            probe: settings; left as it is.
-            features: of every row.
-            tasks: labels, or several sets of them.
-            folds: of `grouped_folds` or `category_folds`.
-            groups: what inner folds must not divide.
+            probe: settings; the probe itself is not fitted.
+            features: features of every row.
+            tasks: labels, or several sets of labels.
+            folds: from `grouped_folds` or `category_folds`.
+            groups: groups that inner folds keep together.
 
         Raises:
-            ValueError: features that are no numbers or all constant, a class missing in a fold.
+            ValueError: features that are not finite or all constant, or a fold that lacks a class.
         """
         features = check_array(features, dtype=np.float64)
         tasks = np.atleast_2d(tasks)
         whole = None
+        # Without scaling, every fold's Gram matrix is a block of the one of all rows. Centring on the mean of all rows
+        # instead of the fold's changes nothing but the bias.
         if isinstance(probe, DualProbe) and not probe.scaled:
             whole = Space.of(features, scaled=False)
             gram = whole.gram()
@@ -63,26 +65,28 @@ class FoldedProbe:
             if whole is None:
                 by_fold.append(probe.fit_each(features[train], tasks[:, train], groups[train]))
             else:
-                known = gram[np.ix_(train, train)]
-                by_fold.append(probe.fit_in(whole.part(train), known, tasks[:, train], groups[train]))
+                block = gram[np.ix_(train, train)]
+                by_fold.append(probe.fit_in(whole.part(train), block, tasks[:, train], groups[train]))
         return cls(folds, list(zip(*by_fold, strict=True)))
 
     def scores(self, features: Float[np.ndarray, "n d"], task: int = 0) -> Float[np.ndarray, " n"]:
-        """Each row's score, by the probe that has not seen its fold."""
-        return self._applied(features, task, as_distances=False)
+        """Score each row by the probe that has not seen its fold."""
+        return self._apply(features, task, as_distances=False)
 
     def distances(self, features: Float[np.ndarray, "n d"], task: int = 0) -> Float[np.ndarray, " n"]:
-        """Scores over the length of the weights: comparable between folds that chose other penalties."""
-        return self._applied(features, task, as_distances=True)
+        """Return scores divided by the length of the weights, comparable between folds with different penalties."""
+        return self._apply(features, task, as_distances=True)
 
-    def _applied(self, features: np.ndarray, task: int, as_distances: bool) -> Float[np.ndarray, " n"]:
+    def _apply(self, features: np.ndarray, task: int, as_distances: bool) -> Float[np.ndarray, " n"]:
         scores = np.full(len(features), np.nan)
-        for (_, test), one in zip(self.folds, self.fitted[task], strict=True):
-            scores[test] = applied(one, features[test], as_distances)
+        for (_, test), weights in zip(self.folds, self.fitted[task], strict=True):
+            scores[test] = apply_weights(weights, features[test], as_distances)
         return scores
 
 
-def applied(one: Weights, features: Float[np.ndarray, "n d"], as_distances: bool = True) -> Float[np.ndarray, " n"]:
-    """Distances to the border, or scores. A probe that found nothing (no weights) tells nothing: 0."""
-    scores = features.astype(np.float64) @ one.weights + one.bias
-    return scores / (one.length or np.inf) if as_distances else scores
+def apply_weights(
+    weights: Weights, features: Float[np.ndarray, "n d"], as_distances: bool = True
+) -> Float[np.ndarray, " n"]:
+    """Return distances to the decision boundary, or scores. A probe with zero weights is at distance 0 everywhere."""
+    scores = features.astype(np.float64) @ weights.weights + weights.bias
+    return scores / (weights.length or np.inf) if as_distances else scores

@@ -1,4 +1,4 @@
-"""Two ways of doing the same cases: is one better, do two judges agree? 95 % unless told otherwise."""
+"""Comparisons on the same cases: is one rate higher, and do two judges agree? Intervals are at 95 % by default."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,29 +9,36 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
 from probes.intervals import wilson_interval
+from probes.metrics import Measured
 
 EDGE = 1e-9
-"""How near to -1 and 1 differences are looked for."""
+"""Distance from -1 and 1 at which the search for limits stops."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two rates on the same cases."""
+    """A comparison of two rates on the same cases."""
 
     difference: float
-    """Of the first rate and the second."""
+    """The first rate minus the second."""
     low: float
     high: float
     p_value: float
-    """McNemar's exact test, two-sided: that either alone is as likely as the other alone."""
+    """McNemar's exact test, two-sided, of equal chances that only the first or only the second hits."""
     n_first: int
-    """Cases that only the first hits."""
+    """Number of cases that only the first hits."""
     n_second: int
+    """Number of cases that only the second hits."""
     n: int
+    """Number of all cases."""
+
+    def measured(self, metric: str) -> Measured:
+        """Return the difference as a value with its interval."""
+        return Measured(metric, self.difference, self.low, self.high, self.n)
 
 
 def mcnemar(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], confidence: float = 0.95) -> Paired:
-    """Compares two rates on the same cases (McNemar 1947, exact), with Tango's interval of their difference.
+    """Compare two rates on the same cases (McNemar 1947, exact), with Tango's interval of their difference.
 
     Raises:
         ValueError: there are no cases.
@@ -39,49 +46,57 @@ def mcnemar(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], confi
     if len(first) == 0:
         raise ValueError("0 cases; two rates are compared on at least one")
     n, n_first, n_second = len(first), int((first & ~second).sum()), int((second & ~first).sum())
-    apart = n_first + n_second
-    p_value = float(binomtest(n_first, apart).pvalue) if apart else 1.0
+    n_discordant = n_first + n_second
+    p_value = float(binomtest(n_first, n_discordant).pvalue) if n_discordant else 1.0
     low, high = tango_interval(n_first, n_second, n, confidence)
     return Paired((n_first - n_second) / n, low, high, p_value, n_first, n_second, n)
 
 
 def tango_interval(n_first: int, n_second: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval for a difference of paired proportions (Tango 1998): the differences that a score test keeps.
+    """Return the score interval for a difference of paired proportions (Tango 1998).
 
-    Has width where the two never differ, as Wilson's has at 0 and 1, and stays within -1 and 1.
+    It holds all differences that a score test does not reject. Like Wilson's interval at 0 and 1, it has width where
+    the two never differ, and it stays within -1 and 1.
 
     Args:
-        n_first: cases that only the first hits.
-        n_second: cases that only the second hits.
-        n: all cases.
+        n_first: number of cases that only the first hits.
+        n_second: number of cases that only the second hits.
+        n: number of all cases.
+        confidence: coverage of the interval.
+
+    Returns:
+        (low, high).
     """
     z, observed = norm.ppf(0.5 + confidence / 2), (n_first - n_second) / n
 
     def score(difference: float) -> float:
-        """Standardised distance, with the variance under that difference (Tango's equation for p21)."""
+        """Return the standardised distance, with the variance under that difference."""
+        # `rate` is p21, the rate of cases that only the second hits: its maximum likelihood estimate, given the
+        # difference, is the larger root of a quadratic (Tango's equation for p21).
         b = (2 * n - n_first + n_second) * difference - n_first - n_second
         c = -n_second * difference * (1 - difference)
         rate = max(0.0, (np.sqrt(max(0.0, b**2 - 8 * n * c)) - b) / (4 * n))
         variance = n * (2 * rate + difference * (1 - difference))
         return (n_first - n_second - n * difference) / np.sqrt(max(variance, EDGE))
 
+    # The score falls as the difference grows: it crosses z below the observed difference and -z above it.
     low = _root(lambda d: score(d) - z, -1 + EDGE, observed, otherwise=-1.0)
     high = _root(lambda d: score(d) + z, observed, 1 - EDGE, otherwise=1.0)
     return low, high
 
 
 def _root(f: Callable[[float], float], left: float, right: float, otherwise: float) -> float:
-    """Where a falling function crosses 0; `otherwise` where it does not."""
+    """Return where a falling function crosses 0, or `otherwise` if it does not."""
     if left >= right or f(left) * f(right) > 0:
         return otherwise
     return float(brentq(f, left, right))
 
 
 def holm(p_values: Sequence[float] | Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """Adjusted for as many tests as there are (Holm 1979): the chance of any false alarm stays below the level.
+    """Return p-values adjusted for the number of tests (Holm 1979), which controls the chance of any false alarm.
 
     Returns:
-        In the order given; NaN stays, and counts as no test.
+        Adjusted values in the order given; NaN stays NaN and does not count as a test.
     """
     values = np.asarray(p_values, dtype=float)
     adjusted, tested = values.copy(), np.flatnonzero(~np.isnan(values))
@@ -94,13 +109,13 @@ def holm(p_values: Sequence[float] | Float[np.ndarray, " test"]) -> Float[np.nda
 def cohen_kappa(
     first: Shaped[np.ndarray, " n"], second: Shaped[np.ndarray, " n"], confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Agreement beyond chance (Cohen 1960), of any number of classes.
+    """Return the agreement beyond chance (Cohen 1960), for any number of classes.
 
-    The interval is Wilson's of the raw agreement, with the agreement by chance taken as known, as in Cohen's own
-    standard error; unlike that one it has width where two judges never differ.
+    The interval is Wilson's for the raw agreement, with the agreement by chance taken as fixed, as in Cohen's own
+    standard error; unlike that one, it has width where two judges never differ.
 
     Returns:
-        (kappa, low, high); NaN where both say the same one thing of every case.
+        (kappa, low, high); NaN where both judges give every case the same class.
 
     Raises:
         ValueError: there are no cases.
@@ -109,7 +124,7 @@ def cohen_kappa(
         raise ValueError("0 cases; agreement is measured on at least one")
     n, n_same = len(first), int((first == second).sum())
     classes = np.unique(np.concatenate([first, second]))
-    by_chance = float(sum((first == one).mean() * (second == one).mean() for one in classes))
+    by_chance = float(sum((first == label).mean() * (second == label).mean() for label in classes))
     if by_chance == 1:
         return float("nan"), float("nan"), float("nan")
     limits = (n_same / n, *wilson_interval(n_same, n, confidence))

@@ -1,0 +1,47 @@
+"""The experiments. One file per question on the top level: a configuration in, a tidy table out.
+
+Studies, in the order in which `repro.py` runs them:
+
+    question                                                        file                      table
+    Where do harmful and harmless requests come apart, and what     separability.py           separability.csv,
+        does a picture cost?                                                                  points.csv
+    Which layer, rule, gate and strength should a guard have?       layer_sweep.py            layer_sweep.csv
+    Which rule should choose the layer without a sweep?             layer_selection.py        layer_selection.csv
+    Which reading of the paper works?                               readings.py               readings.csv
+    Which attacks does each defence stop, and at what cost?         defence_comparison.py     defence.csv, answers.jsonl
+    How did the guard change each prompt?                           prompt_changes.py         changes.csv
+    How far do judges agree?                                        judge_agreement.py        judges.csv
+    Which components write the safety signal, and where does a      signal_path.py            signal_path.csv
+        picture suppress it?
+    Which of the paper's claims hold?                               claims.py                 claims.csv
+
+Around them:
+
+    repro.py            all studies in one run, and agreement with the committed results (`vlm-guard repro`)
+    sweep.py            a finished layer sweep for notebooks: shows its finalists, saves its choice as a guard
+    guard_choice.py     which guard a model gets: layer by `layer_sweep`, the rest by `readings` (`vlm-guard guard fit`)
+    benchmarks.py       published benchmarks, or your own files, under every defence (`vlm-guard defend`)
+
+Folders, from the bottom up; each imports only the ones above it:
+
+    bookkeeping/    what a run writes: tables, provenance, checkpoints, progress; estimates.py has rates with intervals
+    datasets/       benchmark files and query files: find, read, check, split, search for leakage
+    generation/     a model that answers: greedy answers, first-token scores, reference texts, a cache around them
+    organism/       the built-in model: its language, training, and files
+    judges/         refused or answered, harmful or not: one file per kind of judge, by_name.py finds them by name
+    experiment/     the start of every study: configuration, loaded model and queries, references, refusal tokens
+    guards/         configurations of a guard: fitted, combined to grids, run, measured, ranked, chosen (choice.py)
+    probing/        states and settings of linear probes, and the rows they give
+    defences/       defences, the prompt sets they answer, the log of answers, and rates, costs and ranking
+    report/         finished results: figures, LaTeX and Markdown tables, one HTML page
+    cli/            the command line: one file per verb (sweep.py is `vlm-guard sweep` and what it prints)
+
+Where to look:
+
+    the layer is chosen                 layer_sweep.py, by the rule in guards/selection.py
+    a rate's interval is computed       bookkeeping/estimates.py, from probes/intervals.py
+    a judge is added                    judges/by_name.py, next to the kind it belongs to in judges/
+    a defence is added                  defences/lineup.py
+    the projection's formula            interp/projection.py
+    prompts are batched                 interp/batches.py
+"""

@@ -1,62 +1,66 @@
-"""Guards in the terminal: fit and save one, look at it, answer with and without it."""
+"""Which guard should a model have? `vlm-guard guard fit` makes every choice on validation and saves the guard."""
 
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
+from figures import first_judge
 from interp.guard import Guard
 from interp.inputs import Query
 from interp.vlm import VLM
 from studies import layer_sweep, readings
-from studies.bookkeeping.tables import first_judge
 from studies.datasets import read_queries, write_queries
 from studies.experiment.config import Config, writable_folder
-from studies.experiment.experiment import load
-from studies.guards.configuration import GuardConfiguration, rows_of
+from studies.experiment.experiment import load_experiment
 
 ANCHORS = "anchors.csv"
-"""Beside a guard: what it was fitted on, so that no test set is measured on it unnoticed."""
+"""File in the folder of a guard: the queries it was fitted on, so that it is not tested on them unnoticed."""
 VALIDATION_METRICS = ("refusal_rate", "over_refusal_rate", "coherence", "refusal_score", "kl")
 
 
 def fit(config: Config, out: Path) -> Guard:
-    """Direction from the anchors, layer from the sweep, the rest from the grid of readings; all of it on validation.
+    """Fit the direction on the anchors, choose the layer by the sweep and the rest by the grid of readings, and save.
 
     Raises:
-        ConfigError, QueryFileError, ModelError: see `studies.experiment.experiment.load`; or a folder can't be written to.
+        ConfigError: a folder can't be written to, or the settings are invalid.
+        QueryFileError, ModelError: see `studies.experiment.experiment.load_experiment`.
     """
-    material = load(config)
+    experiment = load_experiment(config)
     for folder in (out, config.out):
         writable_folder(folder)
-    layer = layer_sweep.chosen_layer(layer_sweep.run(config, material))
-    table, reading = readings.select(material, layer)
-    guard = replace(reading.guard, source=reading.source)
-    guard.save_pretrained(out, resolved(material.vlm), validation_numbers(table, reading))
-    write_queries(out / ANCHORS, material.queries["anchors"])
+    layer = layer_sweep.run(config, experiment).choice.layer
+    selected = readings.select(experiment, layer)
+    guard = replace(selected.chosen.guard, source=selected.chosen.source)
+    guard.save_pretrained(out, resolved(experiment.vlm), validation_numbers(selected))
+    write_queries(out / ANCHORS, experiment.queries["anchors"])
     return guard
 
 
 def anchors_of(folder: str | Path) -> tuple[Query, ...]:
-    """What a guard was fitted on; empty where its folder does not tell."""
+    """Return the queries that a guard was fitted on; none if its folder does not hold them."""
     path = Path(folder) / ANCHORS
-    return read_queries(path, look=False) if path.exists() else ()
+    return read_queries(path, check_pictures=False) if path.exists() else ()
 
 
 def resolved(vlm: VLM) -> VLM:
-    """By its whole path: whoever loads its guard may stand in another folder."""
+    """Name a local model by its absolute path: its guard may be loaded from another working directory."""
     return replace(vlm, name=str(Path(vlm.name).resolve())) if Path(vlm.name).is_dir() else vlm
 
 
-def validation_numbers(table: pd.DataFrame, reading: GuardConfiguration) -> dict[str, float]:
-    """What the reading reached on validation, and the unguarded model beside it."""
-    table = first_judge(table)
-    rows = {"": rows_of(table, reading), "unguarded, ": table[table.defence == "unguarded"]}
+def validation_numbers(selected: readings.ReadingsResult) -> dict[str, float]:
+    """Return the chosen reading's numbers on validation, and those of the unguarded model.
+
+    Returns:
+        Description (metric, modality, reference, n) -> value.
+    """
+    unguarded = selected.table[selected.table.defence == "unguarded"]
     numbers = {}
-    for name, some in rows.items():
-        some = some[some.metric.isin(VALIDATION_METRICS) & some.value.notna() & ~((some.metric == "kl") & (name != ""))]
-        for row in some.itertuples():
-            about = [f"{row.metric} {row.category}" if isinstance(row.category, str) else row.metric, row.modality]
-            about += [f"reference {row.reference}"] if isinstance(row.reference, str) else []
-            numbers[f"{name}{', '.join(about)} (n = {row.n})"] = float(row.value)
+    for prefix, table in (("", selected.validation), ("unguarded, ", unguarded)):
+        rows = first_judge(table)
+        rows = rows[rows.metric.isin(VALIDATION_METRICS) & rows.value.notna()]
+        # The KL of the unguarded model from itself is 0.
+        rows = rows[(rows.metric != "kl") | (prefix == "")]
+        for row in rows.itertuples():
+            words = [f"{row.metric} {row.category}" if isinstance(row.category, str) else row.metric, row.modality]
+            words += [f"reference {row.reference}"] if isinstance(row.reference, str) else []
+            numbers[f"{prefix}{', '.join(words)} (n = {row.n})"] = float(row.value)
     return numbers

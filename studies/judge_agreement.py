@@ -1,4 +1,4 @@
-"""The answers of the defence study, judged by every judge that needs no model of its own, and by a linear one."""
+"""How far judges agree on the answers of the defence study: all rule-based judges, and a linear one."""
 
 from collections.abc import Sequence
 
@@ -15,38 +15,45 @@ from studies.judges.agreement import compare_judges
 from studies.judges.by_name import rule_judges
 
 MOST_CASES = 2000
-"""Different answers that are judged, evenly spaced over all."""
+"""At most this many distinct answers are judged, evenly spaced over all."""
 
 
-def run(material: Experiment, given: Sequence[AnswerRecord]) -> pd.DataFrame:
-    """Agreement of every two judges over the answers of `studies.defence_comparison`: see `studies.judges.agreement.run`.
+def run(experiment: Experiment, records: Sequence[AnswerRecord]) -> pd.DataFrame:
+    """Compare every two judges over the answers of `studies.defence_comparison`.
 
-    On the built-in model the exact judge is one of them, and so the truth that the others are held against. The linear
-    judge is fitted on the model's own answers to half of the anchors, and checked on those to the other half.
+    On the built-in model the exact judge is among them, which is the truth that the others are compared with. The
+    linear judge is fitted on the model's own answers to half of the anchors, and validated on those to the other half.
+
+    Returns:
+        The table of `studies.judges.agreement.compare_judges`.
     """
-    cases = list(dict.fromkeys(one.case for one in given if not one.right))
+    cases = list(dict.fromkeys(record.case for record in records if not record.right))
     cases = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(MOST_CASES, len(cases))).astype(int))]
     judges: list[Judge] = list(rule_judges().values())
-    if EXACT in material.judges and material.config.model == BUILT_IN:
-        judges = [EXACT, *(judge for judge in judges if judge != EXACT), _linear(material)]
+    if EXACT in experiment.judges and experiment.config.model == BUILT_IN:
+        judges = [EXACT, *(judge for judge in judges if judge != EXACT), _linear_judge(experiment)]
     with phase("judges", len(cases) * len(judges)) as report:
-        return compare_judges(cases, judges, about=material.labels, advance=report)
+        return compare_judges(cases, judges, labels=experiment.labels, advance=report)
 
 
-def _linear(material: Experiment) -> LinearJudge:
-    """Reads the middle layer; fitted and checked on answers that are known to refuse or not."""
-    halves = [_anchors_answered(material, start) for start in (0, 1)]
-    judge = LinearJudge.fit(material.vlm, material.vlm.n_layers // 2, *halves[0])
+def _linear_judge(experiment: Experiment) -> LinearJudge:
+    """Fit a judge on the middle layer and validate it, on answers that the exact judge has labelled."""
+    halves = [_answered_anchors(experiment, half) for half in (0, 1)]
+    judge = LinearJudge.fit(experiment.vlm, experiment.vlm.n_layers // 2, *halves[0])
     return judge.checked(*halves[1])
 
 
-def _anchors_answered(material: Experiment, start: int) -> tuple[list[Case], Sequence[bool]]:
-    """Every other pair of anchors, as text and beside a blank picture."""
+def _answered_anchors(experiment: Experiment, half: int) -> tuple[list[Case], Sequence[bool]]:
+    """Answer every other pair of anchors, as text and with a blank picture.
+
+    Returns:
+        The distinct cases, and for each whether its answer is a refusal.
+    """
     cases = []
     for modality in ("text", "blank"):
-        prompts = material.prompts("anchors", modality)
-        prompts = [prompt for i, prompt in enumerate(prompts) if i // 2 % 2 == start]
-        said = answers(material.vlm, prompts, material.config.generation)
-        cases += [Case(prompt.query.text, answer) for prompt, answer in zip(prompts, said, strict=True)]
+        prompts = experiment.prompts("anchors", modality)
+        prompts = [prompt for i, prompt in enumerate(prompts) if i // 2 % 2 == half]
+        texts = answers(experiment.vlm, prompts, experiment.config.generation)
+        cases += [Case(prompt.query.text, text) for prompt, text in zip(prompts, texts, strict=True)]
     cases = list(dict.fromkeys(cases))
-    return cases, [material.judges[0].refuses(case.answer) for case in cases]
+    return cases, [experiment.judges[0].refuses(case.answer) for case in cases]

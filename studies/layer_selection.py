@@ -1,27 +1,27 @@
 """Which rule should choose the layer when there is no time for a sweep? Each rule's pick, and what it is worth.
 
-Each sees anchors and validation alone, and picks a layer for the same guard (`substitute`, sign gate, strength 1):
+Every rule sees anchors and validation only, and picks a layer for the same guard (`substitute`, sign gate, strength 1):
 
-    probe_auroc            where a probe within a modality tells harmful from harmless best (mean over modalities)
-    separability_drop      where the probe fitted on text loses most beside and inside pictures
+    probe_auroc            where a probe within a modality separates harmful from harmless best (mean over modalities)
+    separability_drop      where the probe fitted on text loses most with and inside pictures
     sas                    AutoSteer's safety awareness score: mean pairwise cosine of the pairs' differences, anchors
     kl_and_refusal_score   Arditi et al.: the direction whose ablation lowers the refusal score of text most, if its KL
                            on harmless text is at most 0.1, adding it makes the model refuse, and it is not in the last
                            fifth of the layers (of the guard's direction, where theirs is a mean difference)
     shift_cosine           ShiftDC's cosine: where pictures push harmful requests furthest against the direction
-    patching               the first layer where states of the text run, at the last token, bring back nine tenths of
-                           what the best layer's do
+    patching               the first layer where states of the text run, at the last token, recover nine tenths of what
+                           the best layer's states do
     validation             the guard at every layer, answers judged: the rule of the sweep. The default
     middle_to_last         the guard at all layers of the second half
     fixed                  the middle layer
     random                 any layer: the mean over all of them, from the worst to the best
-    best_on_test           no rule but a bound: what it would have been best to pick
+    best_on_test           not a rule but a bound: the best pick in hindsight
 
-`setting` tells apart `criterion` (what each rule went by, by layer, on validation), `pick` (what the guard does there,
-on the reported split) and `every_layer` (the guard at each layer, on both splits).
+The column `setting` names the part of the study: `criterion` (each rule's criterion by layer, on validation), `pick`
+(the guard at the rule's layer, on the reported split) and `every_layer` (the guard at each layer, on both splits).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
@@ -30,9 +30,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from interp.activations import fingerprint
+from figures import first_judge
 from interp.directions import SafetyDirection
 from interp.guard import Guard
+from interp.identity import fingerprint
 from interp.inputs import TYPOGRAPHIC, text_prompt
 from interp.patching import patch, recovered
 from interp.related_methods import arditi_ablation, arditi_addition
@@ -40,89 +41,99 @@ from probes import FoldedProbe, LogisticProbe, grouped_folds
 from probes.intervals import auroc_interval
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.progress import phase
-from studies.bookkeeping.tables import first_judge, tidy
+from studies.bookkeeping.tables import tidy
 from studies.experiment.config import Config
-from studies.experiment.experiment import Experiment, load
+from studies.experiment.experiment import Experiment, load_experiment
 from studies.experiment.reference_states import read_references
 from studies.generation.first_token import refusal_scores
 from studies.generation.reference_texts import reference_for
-from studies.guards.measures import describe, harmful_among, measured
+from studies.guards.configuration import guard_columns
+from studies.guards.measures import harmful_mask, outcome_rows
 from studies.guards.runner import GuardRun, GuardRunner, RunBatch
 from studies.guards.selection import judged_selection_metrics, rank
 from studies.probing.rows import shift_cosines
-from studies.probing.states import QueryLabels
+from studies.probing.settings import QueryLabels
 from studies.separability import fit_direction
 
 MOST_KL, LAST_FIFTH = 0.1, 0.2
 """Arditi et al.'s limits: KL on harmless requests, nats; and the share of layers that may not be chosen."""
 NEAR_BEST = 0.9
-"""Of what patching brings back."""
+"""Share of the best layer's recovery that `patching` is content with."""
 BOUND = "best_on_test"
 
 
 def run(
-    config: Config, material: Experiment | None = None, ray: str | None = None, cpus_per_worker: int = 1
+    config: Config, experiment: Experiment | None = None, ray: str | None = None, cpus_per_worker: int = 1
 ) -> pd.DataFrame:
-    """Criteria, picks and what they are worth.
+    """Compute every rule's criterion and pick, and measure the guard at every layer.
 
     Args:
-        ray: address of a cluster that guards are spread over.
-        cpus_per_worker: of a cluster without GPUs.
+        config: settings of the run.
+        experiment: loaded from the settings by default.
+        ray: address of a cluster that the guards are spread over.
+        cpus_per_worker: CPUs per worker on a cluster without GPUs.
 
     Returns:
-        `metric` `criterion` for each rule and layer (the pick is the largest, but for `patching`; NaN where a layer may
-        not be chosen); for each rule, and in each modality, what `studies.guards.measures.measured` tells of its pick on the
-        reported split.
+        Rows with the metric `criterion` for each rule and layer (the pick is the largest, except for `patching`; NaN
+        where a layer may not be chosen); and for each rule and modality the measures of
+        `studies.guards.measures.outcome_rows` for its pick on the reported split.
     """
-    material = material or load(config)
-    facts, sweeper = _CriterionInputs(material), GuardRunner(material, ray, cpus_per_worker)
+    experiment = experiment or load_experiment(config)
+    inputs, runner = _CriterionInputs(experiment), GuardRunner(experiment, ray, cpus_per_worker)
+    n_layers = experiment.vlm.n_layers
+    # 1. the criterion of each rule
+    criteria = _criteria(inputs)
+    # 2. the guard at each layer, and at the second half of them
+    guards = [Guard(inputs.direction, (layer,)) for layer in range(n_layers)]
+    guards.append(Guard(inputs.direction, tuple(range(n_layers // 2, n_layers))))
     splits = dict.fromkeys(("validation", config.split))
-    n_layers = material.vlm.n_layers
-    # 1. what each rule goes by
-    criteria, pieces = {}, facts.pieces
+    by_split = {split: _guard_rows(experiment, split, guards, runner) for split in splits}
+    # 3. the picks
+    criteria["validation"] = _sweep_criterion(by_split["validation"], n_layers)
+    rows = [row for name, values in criteria.items() for row in _criterion_rows(name, values)]
+    for split, split_rows in by_split.items():
+        rows += [{"setting": "every_layer", "split": split} | row for row in split_rows]
+    rows += _pick_rows(criteria, by_split[config.split], n_layers, config.split)
+    return tidy(experiment.labels | row for row in rows)
+
+
+def _criteria(inputs: "_CriterionInputs") -> dict[str, np.ndarray]:
+    """Compute each rule's criterion by layer, or read it from an earlier run."""
+    criteria, checkpoints = {}, inputs.checkpoints
     with phase("layer selection, criteria", len(CRITERIA)) as report:
         for name, criterion in CRITERIA.items():
-            if (kept := pieces.read(name)) is None:
-                pieces.write(name, kept := {"by_layer": criterion(facts)})
-            criteria[name] = kept["by_layer"]
+            if (arrays := checkpoints.read(name)) is None:
+                checkpoints.write(name, arrays := {"by_layer": criterion(inputs)})
+            criteria[name] = arrays["by_layer"]
             report(1, note=name)
-    # 2. the guard everywhere
-    guards = [Guard(facts.direction, (layer,)) for layer in range(n_layers)]
-    guards.append(Guard(facts.direction, tuple(range(n_layers // 2, n_layers))))
-    tables = {split: _everywhere(material, split, guards, sweeper) for split in splits}
-    # 3. the picks
-    criteria["validation"] = _ranks(tables["validation"], n_layers)
-    rows = [row for name, values in criteria.items() for row in _criterion_rows(name, values)]
-    for split, table in tables.items():
-        rows += [{"setting": "every_layer", "split": split} | row for row in table]
-    rows += _pick_rows(criteria, tables[config.split], n_layers, config.split)
-    return tidy(material.labels | row for row in rows)
+    return criteria
 
 
-def _everywhere(material: Experiment, split: str, guards: Sequence[Guard], sweeper: GuardRunner) -> list[dict]:
-    """What every guard does, in each modality."""
-    modalities, n_new = material.config.sizes.swept, material.config.generation.max_new_tokens
-    shown, batches = {name: material.prompts(split, name) for name in modalities}, []
-    for name, prompts in shown.items():
-        states = read_references(material, prompts, reference_for(name)).states
-        batches.append(RunBatch(prompts, [GuardRun(guard, states) for guard in guards], n_new))
-    with phase(f"layer selection, {split}", len(guards) * sum(map(len, shown.values()))) as report:
-        found = sweeper.work(batches, report)
+def _guard_rows(experiment: Experiment, split: str, guards: Sequence[Guard], runner: GuardRunner) -> list[dict]:
+    """Measure every guard in each modality."""
+    modalities, max_new_tokens = experiment.config.sizes.swept, experiment.config.generation.max_new_tokens
+    prompts = {modality: experiment.prompts(split, modality) for modality in modalities}
+    batches = []
+    for modality in modalities:
+        states = read_references(experiment, prompts[modality], reference_for(modality)).states
+        batches.append(RunBatch(prompts[modality], [GuardRun(guard, states) for guard in guards], max_new_tokens))
+    with phase(f"layer selection, {split}", len(guards) * sum(map(len, prompts.values()))) as report:
+        outcomes = runner.run(batches, report)
     rows = []
-    for (name, guard), outcome in zip(product(modalities, guards), found, strict=True):
-        about = {"category": None, "judge": None} | describe(guard, reference_for(name)) | {"modality": name}
-        rows += [about | row for row in measured(material, shown[name], outcome)]
+    for (modality, guard), outcome in zip(product(modalities, guards), outcomes, strict=True):
+        columns = guard_columns(guard, reference_for(modality)) | {"modality": modality}
+        columns = {"category": None, "judge": None} | columns
+        rows += [columns | row for row in outcome_rows(experiment, prompts[modality], outcome)]
     return rows
 
 
-def _of_layer(table: Sequence[dict], layer: int) -> pd.DataFrame:
-    found = pd.DataFrame(table)
-    return first_judge(found[(found.layer == layer) & found.last_layer.isna()])
-
-
-def _ranks(table: Sequence[dict], n_layers: int) -> np.ndarray:
-    """The sweep's own rule as a criterion: the best layer has 0, the next -1; NaN beyond its limits."""
-    standings = [{"place": layer} | judged_selection_metrics(_of_layer(table, layer)) for layer in range(n_layers)]
+def _sweep_criterion(rows: Sequence[dict], n_layers: int) -> np.ndarray:
+    """Turn the sweep's own rule into a criterion: the best layer gets 0, the next -1; NaN beyond the limits."""
+    table = pd.DataFrame(rows)
+    single = first_judge(table[table.last_layer.isna()])
+    standings = [
+        {"place": layer} | judged_selection_metrics(single[single.layer == layer]) for layer in range(n_layers)
+    ]
     order, _ = rank(standings)
     values = np.full(n_layers, np.nan)
     values[order.place.to_numpy()] = -np.arange(len(order))
@@ -130,176 +141,182 @@ def _ranks(table: Sequence[dict], n_layers: int) -> np.ndarray:
 
 
 def _criterion_rows(name: str, values: np.ndarray) -> Iterator[dict]:
-    about = {"setting": "criterion", "split": "validation", "selection_rule": name, "metric": "criterion"}
+    columns = {"setting": "criterion", "split": "validation", "selection_rule": name, "metric": "criterion"}
     for layer, value in enumerate(values):
-        yield about | {"layer": layer, "value": value, "n": len(values)}
+        yield columns | {"layer": layer, "value": value, "n": len(values)}
 
 
 def picked(values: np.ndarray, near: float = 1.0) -> int | None:
-    """The layer with the largest criterion, or the first that comes near it; None where no layer may be chosen."""
+    """Return the layer with the largest criterion, or the first that comes near it; None if no layer may be chosen."""
     if np.isnan(values).all():
         return None
     return int(np.flatnonzero(values >= np.nanmax(values) - (1 - near) * abs(np.nanmax(values)))[0])
 
 
-def _pick_rows(criteria: dict[str, np.ndarray], table: list[dict], n_layers: int, split: str) -> Iterator[dict]:
+def _pick_rows(criteria: Mapping[str, np.ndarray], rows: Sequence[dict], n_layers: int, split: str) -> Iterator[dict]:
+    """Yield the rows of the guard at each rule's pick."""
     picks = {name: picked(values, NEAR_BEST if name == "patching" else 1.0) for name, values in criteria.items()}
-    picks |= {"fixed": n_layers // 2, BOUND: picked(_ranks(table, n_layers))}
+    picks |= {"fixed": n_layers // 2, BOUND: picked(_sweep_criterion(rows, n_layers))}
+    single = [row for row in rows if "last_layer" not in row]
     for name, layer in picks.items():
-        about = {"setting": "pick", "split": split, "selection_rule": name}
-        if layer is None:
-            continue
-        for row in table:
-            if row["layer"] == layer and "last_layer" not in row:
-                yield row | about
-    for row in table:
+        labels = {"setting": "pick", "split": split, "selection_rule": name}
+        yield from (row | labels for row in single if row["layer"] == layer)
+    for row in rows:
         if "last_layer" in row:
             yield row | {"setting": "pick", "split": split, "selection_rule": "middle_to_last"}
-    yield from _random_rows(table, split)
+    yield from _random_rows(single, split)
 
 
-def _random_rows(table: list[dict], split: str) -> Iterator[dict]:
-    """The expectation over all layers; the interval is from the worst of them to the best."""
-    single = pd.DataFrame([row for row in table if "last_layer" not in row])
-    own = ["value", "ci_low", "ci_high", "n", "layer", "direction_layer"]
-    keys = [name for name in single if name not in own]
-    for key, some in single.groupby(keys, dropna=False, sort=False):
-        told = {name: value for name, value in zip(keys, key, strict=True) if not pd.isna(value)}
-        value = {"value": some.value.mean(), "ci_low": some.value.min(), "ci_high": some.value.max(), "n": some.n.min()}
-        yield (
-            told
-            | value
-            | {
-                "setting": "pick",
-                "split": split,
-                "selection_rule": "random",
-                "interval": f"range of {len(some)} layers",
-            }
-        )
+def _random_rows(single: Sequence[dict], split: str) -> Iterator[dict]:
+    """Yield the expectation over all layers; the interval reaches from the worst of them to the best."""
+    table = pd.DataFrame(single)
+    varying = ["value", "ci_low", "ci_high", "n", "layer", "direction_layer"]
+    keys = [name for name in table if name not in varying]
+    labels = {"setting": "pick", "split": split, "selection_rule": "random"}
+    for key, rows in table.groupby(keys, dropna=False, sort=False):
+        columns = {name: value for name, value in zip(keys, key, strict=True) if not pd.isna(value)}
+        values = rows.value
+        summary = {"value": values.mean(), "ci_low": values.min(), "ci_high": values.max(), "n": rows.n.min()}
+        yield columns | summary | labels | {"interval": f"range of {len(rows)} layers"}
 
 
 @dataclass(frozen=True)
 class _CriterionInputs:
-    """What rules go by: anchors and validation."""
+    """Everything that criteria are computed from: anchors and validation."""
 
-    material: Experiment
+    experiment: Experiment
 
     @cached_property
-    def pieces(self) -> Checkpoints:
-        """Criteria that were worked out before."""
-        material = self.material
-        shown = [*material.prompts("anchors", "text"), *material.prompts("validation", "text")]
-        for name in self.pictured:
-            shown += material.prompts("validation", name)
-        about = {"shown": fingerprint(material.vlm, shown), "patched": material.config.sizes.n_patched}
-        about |= {"tokens": material.refusal_tokens.ids.tolist(), "seed": material.config.seed}
-        return Checkpoints(Path(material.config.out) / "selection", about)
+    def checkpoints(self) -> Checkpoints:
+        """Criteria of earlier runs."""
+        experiment = self.experiment
+        prompts = [*experiment.prompts("anchors", "text"), *experiment.prompts("validation", "text")]
+        for modality in self.pictured:
+            prompts += experiment.prompts("validation", modality)
+        depends_on = {
+            "shown": fingerprint(experiment.vlm, prompts),
+            "patched": experiment.config.sizes.n_patched,
+            "tokens": experiment.refusal_tokens.ids.tolist(),
+            "seed": experiment.config.seed,
+        }
+        return Checkpoints(Path(experiment.config.out) / "selection", depends_on)
 
     @cached_property
     def direction(self) -> SafetyDirection:
-        return fit_direction(self.material)
+        return fit_direction(self.experiment)
 
     @property
     def pictured(self) -> tuple[str, ...]:
-        return self.material.config.sizes.swept
+        """Modalities with a picture."""
+        return self.experiment.config.sizes.swept
 
     @cached_property
     def states(self) -> dict[str, np.ndarray]:
-        """`prompt layer d_model` of validation, by modality."""
-        names = ("text", *self.pictured)
-        traced = {name: self.material.activations("validation", name) for name in names}
-        return {name: one.resid_post.sel(token="last").values for name, one in traced.items()}
+        """Last-token states of validation, `prompt layer d_model`, by modality."""
+        traced = {name: self.experiment.activations("validation", name) for name in ("text", *self.pictured)}
+        return {name: states.resid_post.sel(token="last").values for name, states in traced.items()}
 
     @cached_property
-    def known(self) -> QueryLabels:
-        return QueryLabels.of(self.material.queries["validation"])
+    def labels(self) -> QueryLabels:
+        """Labels of the validation queries."""
+        return QueryLabels.of(self.experiment.queries["validation"])
 
 
-def _probe_auroc(facts: _CriterionInputs) -> np.ndarray:
-    is_harmful, groups = facts.known.harmful, facts.known.groups
-    folds = grouped_folds(is_harmful, groups, seed=facts.material.config.seed)
+def _probe_auroc(inputs: _CriterionInputs) -> np.ndarray:
+    is_harmful, groups = inputs.labels.harmful, inputs.labels.groups
+    folds = grouped_folds(is_harmful, groups, seed=inputs.experiment.config.seed)
 
-    def of(states):
-        fitted = FoldedProbe.fit(LogisticProbe(), states, is_harmful, folds, groups)
-        return auroc_interval(is_harmful, fitted.distances(states))[0]
+    def auroc(modality: str, layer: int) -> float:
+        states = inputs.states[modality][:, layer]
+        folded = FoldedProbe.fit(LogisticProbe(), states, is_harmful, folds, groups)
+        return auroc_interval(is_harmful, folded.distances(states))[0]
 
-    return _mean_by_layer(facts, lambda name, layer: of(facts.states[name][:, layer]))
+    return _mean_by_layer(inputs, auroc)
 
 
-def _separability_drop(facts: _CriterionInputs) -> np.ndarray:
-    anchors = facts.material.activations("anchors", "text")
+def _separability_drop(inputs: _CriterionInputs) -> np.ndarray:
+    anchors = inputs.experiment.activations("anchors", "text")
     states, groups = anchors.resid_post.sel(token="last").values, QueryLabels.of_states(anchors).groups
     probes = [LogisticProbe().fit(states[:, layer], anchors.harmful.values, groups) for layer in range(states.shape[1])]
 
-    def auroc(name: str, layer: int) -> float:
-        return auroc_interval(facts.known.harmful, probes[layer].decision_function(facts.states[name][:, layer]))[0]
+    def auroc(modality: str, layer: int) -> float:
+        distances = probes[layer].decision_function(inputs.states[modality][:, layer])
+        return auroc_interval(inputs.labels.harmful, distances)[0]
 
-    return _mean_by_layer(facts, lambda name, layer: auroc("text", layer) - auroc(name, layer))
+    return _mean_by_layer(inputs, lambda modality, layer: auroc("text", layer) - auroc(modality, layer))
 
 
-def _mean_by_layer(facts: _CriterionInputs, of: Callable[[str, int], float]) -> np.ndarray:
-    layers = range(facts.material.vlm.n_layers)
-    return np.array([np.mean([of(name, layer) for name in facts.pictured]) for layer in layers])
+def _mean_by_layer(inputs: _CriterionInputs, criterion: Callable[[str, int], float]) -> np.ndarray:
+    layers = range(inputs.experiment.vlm.n_layers)
+    return np.array([np.mean([criterion(modality, layer) for modality in inputs.pictured]) for layer in layers])
 
 
 def safety_awareness(harmful: np.ndarray, harmless: np.ndarray) -> float:
-    """Mean cosine between any two pairs' differences (AutoSteer, arXiv:2507.13255, as in its released code)."""
+    """Compute the mean cosine between any two pairs' differences.
+
+    AutoSteer (arXiv:2507.13255), as in its released code.
+    """
     differences = harmful.astype(float) - harmless
     units = differences / np.linalg.norm(differences, axis=1, keepdims=True)
     n = len(units)
+    # The squared norm of the sum holds every cosine twice, and each unit vector's own 1.
     return float((np.square(units.sum(0)).sum() - n) / (n * (n - 1)))
 
 
-def _sas(facts: _CriterionInputs) -> np.ndarray:
-    """Needs pairs."""
-    n_layers = facts.material.vlm.n_layers
-    if not facts.material.is_paired:
+def _sas(inputs: _CriterionInputs) -> np.ndarray:
+    """Compute the safety awareness score; NaN if the anchors are not paired."""
+    n_layers = inputs.experiment.vlm.n_layers
+    if not inputs.experiment.is_paired:
         return np.full(n_layers, np.nan)
-    anchors = facts.material.activations("anchors", "text")
+    anchors = inputs.experiment.activations("anchors", "text")
+    # Sorted by pair, harmful and harmless partners have the same index within their class.
     states, order = anchors.resid_post.sel(token="last").values, np.argsort(anchors.pair.values, kind="stable")
     is_harmful = anchors.harmful.values[order]
     harmful, harmless = states[order][is_harmful], states[order][~is_harmful]
     return np.array([safety_awareness(harmful[:, layer], harmless[:, layer]) for layer in range(n_layers)])
 
 
-def _kl_and_refusal_score(facts: _CriterionInputs) -> np.ndarray:
-    material, n_layers = facts.material, facts.material.vlm.n_layers
-    prompts = material.prompts("validation", "text")
-    first = replace(
-        material, config=replace(material.config, generation=replace(material.config.generation, max_new_tokens=1))
-    )
-    ablated = first.asker.ride(prompts, [arditi_ablation(facts.direction, layer) for layer in range(n_layers)])
-    added = first.asker.ride(prompts, [arditi_addition(facts.direction, layer) for layer in range(n_layers)])
-    is_harmful = harmful_among(prompts)
+def _kl_and_refusal_score(inputs: _CriterionInputs) -> np.ndarray:
+    experiment, n_layers = inputs.experiment, inputs.experiment.vlm.n_layers
+    prompts = experiment.prompts("validation", "text")
+    first_token = replace(experiment.config, generation=replace(experiment.config.generation, max_new_tokens=1))
+    model = replace(experiment, config=first_token).cached_model
+    ablated = model.run_guards(prompts, [arditi_ablation(inputs.direction, layer) for layer in range(n_layers)])
+    added = model.run_guards(prompts, [arditi_addition(inputs.direction, layer) for layer in range(n_layers)])
+    is_harmful = harmful_mask(prompts)
     values = np.full(n_layers, np.nan)
-    for layer, (without, more) in enumerate(zip(ablated, added, strict=True)):
-        is_kept = without.kl[~is_harmful].mean() <= MOST_KL and more.refusal_score[~is_harmful].mean() >= 0
-        # They count states before a block, we count those behind it: their layer is ours and one.
-        if is_kept and layer + 1 < int((1 - LAST_FIFTH) * n_layers):
-            values[layer] = -without.refusal_score[is_harmful].mean()
+    for layer, (ablation, addition) in enumerate(zip(ablated, added, strict=True)):
+        is_eligible = ablation.kl[~is_harmful].mean() <= MOST_KL and addition.refusal_score[~is_harmful].mean() >= 0
+        # They number the states before a block, we number those after it: their layer is ours plus one.
+        if is_eligible and layer + 1 < int((1 - LAST_FIFTH) * n_layers):
+            values[layer] = -ablation.refusal_score[is_harmful].mean()
     return values
 
 
-def _shift_cosine(facts: _CriterionInputs) -> np.ndarray:
-    text, mine = facts.states["text"], facts.known.harmful
+def _shift_cosine(inputs: _CriterionInputs) -> np.ndarray:
+    text, is_harmful = inputs.states["text"], inputs.labels.harmful
 
-    def against(name: str, layer: int) -> float:
-        basis = facts.direction.basis[layer, 0].numpy()
-        return -float(np.nanmean(shift_cosines(text[mine, layer], facts.states[name][mine, layer], basis)))
+    def against(modality: str, layer: int) -> float:
+        basis = inputs.direction.basis[layer, 0].numpy()
+        shifted = inputs.states[modality][is_harmful, layer]
+        return -float(np.nanmean(shift_cosines(text[is_harmful, layer], shifted, basis)))
 
-    return _mean_by_layer(facts, against)
+    return _mean_by_layer(inputs, against)
 
 
-def _patching(facts: _CriterionInputs) -> np.ndarray:
-    """What states of the text run bring back. The last layer's bring back all, so the first near it is picked."""
-    material, n = facts.material, facts.material.config.sizes.n_patched
-    score, brought = partial(refusal_scores, tokens=material.refusal_tokens.ids), []
-    for name in facts.pictured:
-        prompts = [p for p in material.prompts("validation", name) if p.query.harmful][:n]
-        donors = [text_prompt(p.query.text) for p in prompts] if name in TYPOGRAPHIC else None
-        found = patch(material.vlm, prompts, score, donors, roles=("last",))
-        brought.append(recovered(found).sel(role="last").values)
-    return np.mean(brought, axis=0)
+def _patching(inputs: _CriterionInputs) -> np.ndarray:
+    """Compute what patched states of the text run recover.
+
+    The last layer's states recover everything, so the first layer near the best is picked.
+    """
+    experiment, n = inputs.experiment, inputs.experiment.config.sizes.n_patched
+    score, by_modality = partial(refusal_scores, tokens=experiment.refusal_tokens.ids), []
+    for modality in inputs.pictured:
+        prompts = [prompt for prompt in experiment.prompts("validation", modality) if prompt.query.harmful][:n]
+        donors = [text_prompt(prompt.query.text) for prompt in prompts] if modality in TYPOGRAPHIC else None
+        patched = patch(experiment.vlm, prompts, score, donors, roles=("last",))
+        by_modality.append(recovered(patched).sel(role="last").values)
+    return np.mean(by_modality, axis=0)
 
 
 CRITERIA: dict[str, Callable[[_CriterionInputs], np.ndarray]] = {
@@ -310,21 +327,22 @@ CRITERIA: dict[str, Callable[[_CriterionInputs], np.ndarray]] = {
     "shift_cosine": _shift_cosine,
     "patching": _patching,
 }
+"""Criteria by rule, each a value per layer."""
 
 
 def summary_lines(table: pd.DataFrame) -> list[str]:
-    """For each rule: its layer, and over all modalities on the reported split what the guard does there."""
-    tried = table[table.setting == "criterion"].groupby("selection_rule", sort=False).value
-    told = [f"{name}: may pick no layer here" for name, values in tried if values.isna().all()]
-    table = first_judge(table[table.setting == "pick"])
-    for name, rows in table.groupby("selection_rule", sort=False):
+    """Say for each rule which layer it picks, and what the guard does there on the reported split."""
+    criteria = table[table.setting == "criterion"].groupby("selection_rule", sort=False).value
+    lines = [f"{name}: may pick no layer here" for name, values in criteria if values.isna().all()]
+    picks = first_judge(table[table.setting == "pick"])
+    for name, rows in picks.groupby("selection_rule", sort=False):
         by_metric = rows.groupby("metric").value
         layers = rows.layer.dropna().astype(int).unique() if "layer" in rows else []
         where = (
             "any layer" if name == "random" else f"layer {layers[0]}{' to last' if name == 'middle_to_last' else ''}"
         )
-        told.append(
+        lines.append(
             f"{name}: {where}; harmful refused {by_metric.mean()['refusal_rate']:.2f}, harmless refused at most "
             f"{by_metric.max()['over_refusal_rate']:.2f}, KL {by_metric.mean()['kl']:.3f}"
         )
-    return told
+    return lines

@@ -1,11 +1,10 @@
-"""What the guard changed, prompt by prompt: the coordinate it found and left, its gate, and the answers with and
-without.
+"""How did the guard change each prompt? Coordinates before and after, the gate, and both answers.
 
-A table of prompts, not of measurements: it is what figures of single prompts are drawn from, and what a person reads
-who wants to know what stands behind a rate.
+This is a table of prompts, not of measurements: figures of single prompts are drawn from it, and a reader finds in it
+what is behind a rate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,67 +26,75 @@ COLUMNS = (
 
 
 def run(
-    config: Config, material: Experiment, reading: GuardConfiguration, answers: Sequence[AnswerRecord]
+    config: Config, experiment: Experiment, configuration: GuardConfiguration, answers: Sequence[AnswerRecord]
 ) -> pd.DataFrame:
-    """One row a prompt and reference, of the reported split.
+    """List what the guard changed for every prompt of the reported split.
 
     Args:
-        reading: the guard, and whose states it reads. Coordinates are those at its first layer, where nothing has been
-            changed before.
-        answers: of the defence study, judged.
+        config: settings of the run.
+        experiment: model and queries.
+        configuration: the guard. Coordinates are those at its first layer, where nothing has been changed before.
+        answers: judged answers of `studies.defence_comparison`.
 
     Returns:
-        Columns `COLUMNS`: `gate` says whether the guard acts, `coordinate` and `after` are those of the last prompt
-        token before and after it, `delta_norm` is how far the state moves relative to its length. Verdicts are the
-        first judge's.
+        One row per prompt and reference, with the columns `COLUMNS`: `gate` says whether the guard acts, `coordinate`
+        and `after` are those of the last prompt token before and after it, `delta_norm` is how far the state moves
+        relative to its length. Verdicts are the first judge's.
     """
-    said = {(one.setting, one.modality, one.defence, one.about.get("reference"), one.row): one for one in answers}
-    modalities, judge = config.sizes.modalities, material.judges[0].name
-    frames = []
+    by_prompt = {
+        (answer.setting, answer.modality, answer.defence, answer.about.get("reference"), answer.row): answer
+        for answer in answers
+    }
+    modalities, judge = config.sizes.modalities, experiment.judges[0].name
+    tables = []
     with phase("what the guard changed", len(modalities)) as report:
         for modality in modalities:
             is_written = modality in TYPOGRAPHIC
             setting = "multimodal" if is_written else "plain"
-            n = len(material.prompts(config.split, modality))
-            plain = _answers(said, (setting, modality, "unguarded", None), judge, n)
+            n = len(experiment.prompts(config.split, modality))
+            unguarded = _answer_table(by_prompt, (setting, modality, "unguarded", None), judge, n)
             for reference in ("prompt_text", "transcription") if is_written else ("prompt_text",):
-                found = _states(material, reading, modality, reference)
-                guarded = _answers(said, (setting, modality, "guard", reference), judge, n)
+                changes = _change_table(experiment, configuration, modality, reference)
+                guarded = _answer_table(by_prompt, (setting, modality, "guard", reference), judge, n)
                 guarded = guarded.rename(columns={"answer": "guarded_answer", "refused": "guarded_refused"})
-                about = {"setting": setting, "modality": modality, "reference": reference}
-                frames.append(pd.concat([found.assign(**about), plain, guarded], axis=1))
+                labels = {"setting": setting, "modality": modality, "reference": reference}
+                tables.append(pd.concat([changes.assign(**labels), unguarded, guarded], axis=1))
             report(1)
-    table = pd.concat(frames, ignore_index=True)
-    return table.assign(model=material.labels["model"], split=config.split)[COLUMNS]
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(model=experiment.labels["model"], split=config.split)[COLUMNS]
 
 
-def _answers(said: dict, kind: tuple, judge: str, n: int) -> pd.DataFrame:
-    """In the order of the prompts.
+def _answer_table(by_prompt: Mapping[tuple, AnswerRecord], condition: tuple, judge: str, n: int) -> pd.DataFrame:
+    """Return answers and the judge's verdicts under one condition, in the order of the prompts.
 
     Raises:
         LookupError: an answer is missing.
     """
-    missing = [row for row in map(str, range(n)) if (*kind, row) not in said]
+    missing = [row for row in map(str, range(n)) if (*condition, row) not in by_prompt]
     if missing:
-        raise LookupError(f"{len(missing)} of {n} answers of {kind} are missing, the first of row {missing[0]}")
-    rows = [said[*kind, str(row)] for row in range(n)]
-    return pd.DataFrame({"answer": [r.answer for r in rows], "refused": [r.verdicts[judge]["refused"] for r in rows]})
+        raise LookupError(f"{len(missing)} of {n} answers of {condition} are missing, the first of row {missing[0]}")
+    answers = [by_prompt[*condition, str(row)] for row in range(n)]
+    refused = [answer.verdicts[judge]["refused"] for answer in answers]
+    return pd.DataFrame({"answer": [answer.answer for answer in answers], "refused": refused})
 
 
-def _states(material: Experiment, reading: GuardConfiguration, modality: str, reference: str) -> pd.DataFrame:
-    """What the guard finds at its first layer, and what it makes of it."""
-    guard, layer = reading.guard, reading.guard.layers[0]
-    prompts = material.prompts(material.config.split, modality)
-    traced = material.activations(material.config.split, modality)
+def _change_table(
+    experiment: Experiment, configuration: GuardConfiguration, modality: str, reference: str
+) -> pd.DataFrame:
+    """Return the states that the guard reads and writes at its first layer, as coordinates."""
+    guard, layer = configuration.guard, configuration.guard.layers[0]
+    prompts = experiment.prompts(experiment.config.split, modality)
+    traced = experiment.activations(experiment.config.split, modality)
     resid = torch.from_numpy(traced.resid_post.sel(layer=layer, token="last").values)
-    texts = material.asker.read(prompts, reference)
-    references = material.asker.states(texts, reading.source)
+    texts = experiment.cached_model.reference_texts(prompts, reference)
+    references = experiment.cached_model.text_states(texts, configuration.source)
     is_open = guard.opens(references)
+    # One position per prompt: its last token, which a guard on generated tokens leaves unchanged.
     mask = torch.full((len(prompts), 1), guard.positions != "generated")
-    known = references[:, layer] if guard.needs_reference else None
-    after = guard.change(resid[:, None], layer, known, mask, is_open)[:, 0]
+    own_reference = references[:, layer] if guard.needs_reference else None
+    after = guard.change(resid[:, None], layer, own_reference, mask, is_open)[:, 0]
     basis = guard.basis(layer)
-    first = {
+    by_column = {
         name: coordinates(states.float(), basis)[:, 0].numpy()
         for name, states in (
             ("coordinate", resid),
@@ -103,7 +110,7 @@ def _states(material: Experiment, reading: GuardConfiguration, modality: str, re
             "pair": [query.pair for query in queries],
             "text": [query.text for query in queries],
             "layer": np.full(len(prompts), layer),
-            **first,
+            **by_column,
             "gate": is_open.numpy(),
             "delta_norm": moved,
         }

@@ -1,6 +1,7 @@
-"""All studies in one run: tables, figures, verdicts on the claims, and how they agree with the committed reference."""
+"""All studies in one run: tables, figures, verdicts on the claims, and agreement with the committed reference."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from studies import (
 from studies.bookkeeping.provenance import write_config, write_provenance
 from studies.bookkeeping.tables import read_table, write_table
 from studies.experiment.config import BUILT_IN, SPLITS, Config, writable_folder
-from studies.experiment.experiment import load
+from studies.experiment.experiment import Experiment, load_experiment
 from studies.probing.rows import summary_lines as probe_summary_lines
 from studies.report import gallery
 from studies.report.results import Results
@@ -42,69 +43,83 @@ TABLES = (
     "signal_path",
     "claims",
 )
-"""In the order in which they are written."""
+"""Names of the tables, in the order in which they are written."""
 TOLERANCE = 0.02
-"""Other processors round differently, which can turn one answer in 60."""
+"""Largest difference that counts as agreement: processors round differently, which can change one answer in 60."""
 KL_TOLERANCE = 0.002
-"""Nats; most are far below the tolerance of rates."""
+"""Tolerance of `kl` in nats: most values are far below the tolerance of rates."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many values of a run equal those of the committed reference, within `TOLERANCE`."""
+    """Agreement of a run with the committed reference, within `TOLERANCE`."""
 
     n_compared: int
     differing: tuple[str, ...]
 
 
 def run(config: Config, console: Console | None = None) -> claims.Tables:
-    """The whole argument, written into `config.out`.
+    """Run every study and write tables, figures and a page into `config.out`.
 
     Raises:
-        ConfigError: the folder can't be written to; found out before any long work.
+        ConfigError: the folder can't be written to; checked before any long work.
+        QueryFileError, ModelError: see `studies.experiment.experiment.load_experiment`.
     """
-    console, began = console or Console(), time.monotonic()
+    console, start = console or Console(), time.monotonic()
+    # 1. the model and its queries
     out = writable_folder(config.out)
-    material = load(config)
+    experiment = load_experiment(config)
     write_config(out, config)
-    if not material.is_paired:
-        console.print("The queries are not paired: direction by mean_diff, folds by row where there is no pair.")
-    sizes = ", ".join(f"{split} {len(material.queries[split])}" for split in SPLITS)
-    console.print(f"Queries used: {sizes}.")
-    for split, leakage in material.leakage.items():
-        console.print(f"Leakage, {split}: {leakage}.", soft_wrap=True)
-    separable = separability.run(config, material)
-    write_table(separable, out, "separability")
-    points = separability.points(material)
-    write_table(points, out, "points")
-    swept = layer_sweep.run(config, material)
-    write_table(swept, out, "layer_sweep")
-    write_table(layer_selection.run(config, material), out, "layer_selection")
-    layer = layer_sweep.chosen_layer(swept)
-    read_as = readings.run(config, material, layer)
-    write_table(read_as, out, "readings")
-    reading = readings.chosen_reading(read_as, material)
-    asked, answers = defence_comparison.ask(config, material, reading)
-    write_table(defence_comparison.tabled(config, material, asked, answers), out, "defence")
-    write_table(prompt_changes.run(config, material, reading, answers), out, "changes")
-    write_table(judge_agreement.run(material, answers), out, "judges")
-    write_table(signal_path.run(config, material, layer), out, "signal_path")
-    # From the files, so that the verdicts are those of anyone who reads them.
+    _print_queries(console, experiment)
+    # 2. where harmful and harmless requests come apart
+    write_table(separability.run(config, experiment), out, "separability")
+    write_table(separability.points(experiment), out, "points")
+    # 3. the layer, chosen on validation
+    sweep = layer_sweep.run(config, experiment)
+    write_table(sweep.table, out, "layer_sweep")
+    write_table(layer_selection.run(config, experiment), out, "layer_selection")
+    layer = sweep.choice.layer
+    # 4. the rest of the guard, chosen on validation at that layer
+    reading = readings.run(config, experiment, layer)
+    write_table(reading.table, out, "readings")
+    # 5. that guard against other defences, its changes prompt by prompt, and the judges behind the rates
+    defended = defence_comparison.run(config, experiment, reading.chosen)
+    write_table(defended.table, out, "defence")
+    write_table(prompt_changes.run(config, experiment, reading.chosen, defended.answers), out, "changes")
+    write_table(judge_agreement.run(experiment, defended.answers), out, "judges")
+    # 6. how the refusal signal gets lost
+    write_table(signal_path.run(config, experiment, layer), out, "signal_path")
+    # 7. verdicts on the claims, from the files: the same as for any reader of them
     tables = read(out)
-    found = claims.verdicts(tables)
-    write_table(pd.DataFrame([vars(verdict) for verdict in found]), out, "claims")
+    verdicts = claims.verdicts(tables)
+    write_table(pd.DataFrame([vars(verdict) for verdict in verdicts]), out, "claims")
     written = [out / f"{name}.csv" for name in TABLES]
-    write_provenance(out, material.inputs(), config.seed, written)
-    results = Results.of(out)
-    shown = list(gallery.drawn(results))
-    drawn, _ = gallery.save(shown, out)
-    page = report.write(results, out / "report.html", shown=shown)
-    print_summary(console, config, tables, found, [*written, *drawn, page], time.monotonic() - began)
+    write_provenance(out, experiment.inputs(), config.seed, written)
+    # 8. figures and the page
+    written += _draw(out)
+    print_summary(console, config, tables, verdicts, written, time.monotonic() - start)
     return tables
 
 
+def _print_queries(console: Console, experiment: Experiment) -> None:
+    if not experiment.is_paired:
+        console.print("The queries are not paired: direction by mean_diff, folds by row where there is no pair.")
+    sizes = ", ".join(f"{split} {len(experiment.queries[split])}" for split in SPLITS)
+    console.print(f"Queries used: {sizes}.")
+    for split, leakage in experiment.leakage.items():
+        console.print(f"Leakage, {split}: {leakage}.", soft_wrap=True)
+
+
+def _draw(out: Path) -> list[Path]:
+    """Draw every figure from the tables on disk, write the page, and return the paths of both."""
+    results = Results.of(out)
+    figures = list(gallery.draw_figures(results))
+    saved, _ = gallery.save_figures(figures, out)
+    return [*saved, report.write(results, out / "report.html", drawn=figures)]
+
+
 def read(folder: str | Path) -> claims.Tables:
-    """The tables of a finished run.
+    """Read the tables of a finished run.
 
     Raises:
         FileNotFoundError: a study has not been run into this folder.
@@ -113,7 +128,7 @@ def read(folder: str | Path) -> claims.Tables:
 
 
 def reference_or_run(scale: str, model: str = "organism", queries: str | None = None) -> Path:
-    """Folder with the tables of a scale: the committed ones where they are, else those of a run of its own."""
+    """Return a folder with the tables of a scale: the committed ones if they exist, else those of a new run."""
     committed = REFERENCE / scale
     if model == BUILT_IN and queries is None and committed.is_dir():
         return committed
@@ -123,20 +138,16 @@ def reference_or_run(scale: str, model: str = "organism", queries: str | None = 
 
 
 def compare(folder: Path, reference: Path) -> Agreement:
-    """Values of the run against the committed ones, row by row.
+    """Compare the values of a run with the committed ones, row by row.
 
-    A row that stands in one of the two only, counts as differing.
+    A row that only one of them has counts as differing.
     """
     n_compared, differing = 0, []
     for field in fields(claims.Tables):
-        ours, theirs = (read_table(place, field.name) for place in (folder, reference))
-        keys = [c for c in ours.columns if c not in ("value", "ci_low", "ci_high", "n") and c in theirs.columns]
-        # Merging on NaN keys is safe in pandas, but not across dtypes: as text they are alike.
-        both = [table.assign(**{key: table[key].astype(str) for key in keys}) for table in (ours, theirs)]
-        merged = both[0].merge(both[1], on=keys, how="outer", suffixes=("", "_reference"), indicator=True)
-        absolute = np.where(merged.metric == "kl", KL_TOLERANCE, TOLERANCE)
-        near = np.isclose(merged.value, merged.value_reference, rtol=TOLERANCE, atol=absolute, equal_nan=True)
-        is_equal = near & (merged._merge == "both")
+        merged, keys = _merged(*(read_table(place, field.name) for place in (folder, reference)))
+        tolerance = np.where(merged.metric == "kl", KL_TOLERANCE, TOLERANCE)
+        is_near = np.isclose(merged.value, merged.value_reference, rtol=TOLERANCE, atol=tolerance, equal_nan=True)
+        is_equal = is_near & (merged._merge == "both")
         n_compared += len(merged)
         for _, row in merged[~is_equal].iterrows():
             where = " ".join(f"{key}={row[key]}" for key in keys if row[key] not in ("nan", "None"))
@@ -144,35 +155,61 @@ def compare(folder: Path, reference: Path) -> Agreement:
     return Agreement(n_compared, tuple(differing))
 
 
+def _merged(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Merge two tables on the columns that identify a row, and return these columns too."""
+    values = ("value", "ci_low", "ci_high", "n")
+    keys = [column for column in ours.columns if column not in values and column in theirs.columns]
+    # pandas merges NaN keys correctly, but not across dtypes, so keys are compared as text.
+    ours, theirs = (table.assign(**{key: table[key].astype(str) for key in keys}) for table in (ours, theirs))
+    return ours.merge(theirs, on=keys, how="outer", suffixes=("", "_reference"), indicator=True), keys
+
+
 def print_summary(
-    console: Console, config: Config, tables: claims.Tables, found, written: list[Path], seconds: float
+    console: Console,
+    config: Config,
+    tables: claims.Tables,
+    verdicts: Sequence[claims.ClaimVerdict],
+    written: Sequence[Path],
+    seconds: float,
 ) -> None:
-    """What a person wants to see at the end."""
-    for told in (*probe_summary_lines(tables.separability), *layer_selection.summary_lines(tables.layer_selection)):
-        console.print(f"- {told}", soft_wrap=True)
+    """Print the main results, the verdicts and the files.
+
+    Args:
+        console: where it is printed.
+        config: settings of the run.
+        tables: the run's tables.
+        verdicts: one per claim.
+        written: files of the run.
+        seconds: duration of the run.
+    """
+    lines = (*probe_summary_lines(tables.separability), *layer_selection.summary_lines(tables.layer_selection))
+    for line in lines:
+        console.print(f"- {line}", soft_wrap=True)
     table = Table(title=f"Claims of VLM-Guard (arXiv:2502.10486), {config.model}, scale {config.scale}")
     for column in ("claim", "theirs", "ours", "verdict"):
         table.add_column(column, overflow="fold")
-    for verdict in found:
+    for verdict in verdicts:
         table.add_row(verdict.claim, verdict.theirs, verdict.ours, verdict.verdict)
     console.print(table)
-    reference = REFERENCE / config.scale
-    if (
-        (config.model, config.queries, config.split, config.seed) == (BUILT_IN, None, "test", 0)
-        and reference.is_dir()
-        and reference != Path(config.out).resolve()
-    ):
-        agreement = compare(Path(config.out), reference)
-        n_equal = agreement.n_compared - len(agreement.differing)
-        console.print(
-            f"{n_equal} of {agreement.n_compared} values agree with results/reference/{config.scale} "
-            f"within {TOLERANCE:g}."
-        )
-        for line in agreement.differing[:10]:
-            console.print(f"  differs: {line}")
-        if len(agreement.differing) > 10:
-            console.print(f"  and {len(agreement.differing) - 10} more")
+    _print_agreement(console, config)
     console.print(f"{seconds:.0f} s. Written:")
     for path in written:
         if path.suffix != ".pdf":
             console.print(f"  {path}", soft_wrap=True)
+
+
+def _print_agreement(console: Console, config: Config) -> None:
+    """Print how a run of the built-in model agrees with the committed reference, if there is one for its scale."""
+    reference = REFERENCE / config.scale
+    is_comparable = (config.model, config.queries, config.split, config.seed) == (BUILT_IN, None, "test", 0)
+    if not is_comparable or not reference.is_dir() or reference == Path(config.out).resolve():
+        return
+    agreement = compare(Path(config.out), reference)
+    n_equal = agreement.n_compared - len(agreement.differing)
+    console.print(
+        f"{n_equal} of {agreement.n_compared} values agree with results/reference/{config.scale} within {TOLERANCE:g}."
+    )
+    for line in agreement.differing[:10]:
+        console.print(f"  differs: {line}")
+    if len(agreement.differing) > 10:
+        console.print(f"  and {len(agreement.differing) - 10} more")

@@ -1,4 +1,4 @@
-"""How far harmful and harmless come apart, layer by layer, as text, beside a picture and inside one."""
+"""How well harmful and harmless requests can be separated, layer by layer: as text, with a picture and inside one."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from rich.console import Console
 from sklearn.decomposition import PCA
 
-from interp.activations import fingerprint
 from interp.directions import SafetyDirection
+from interp.identity import fingerprint
 from interp.inputs import Query, collate, to_prompt
 from interp.projection import coordinates
 from interp.vlm import VLM
@@ -22,12 +22,13 @@ from probes import PROBES, auroc, measure, word_probe
 from studies.bookkeeping.estimates import mean
 from studies.bookkeeping.tables import tidy
 from studies.experiment.config import BUILT_IN, TRAINED, Config, ConfigError
-from studies.experiment.experiment import Experiment, load
+from studies.experiment.experiment import Experiment, load_experiment
 from studies.generation.generate import answers
 from studies.probing.rows import as_control, drop_rows, probe_rows, shift_cosines
-from studies.probing.states import FILLER, ProbeData, ProbeError, ProbeSettings, QueryLabels, fitting
+from studies.probing.settings import ProbeError, ProbeSettings, QueryLabels, without_slow_probes
+from studies.probing.states import FILLER, ProbeData
 
-EXTENTS = {
+PROBE_SETTINGS = {
     "tiny": ProbeSettings(n_shuffles=1, n_tasks=0, n_swaps=100),
     "quick": ProbeSettings(n_shuffles=2, n_tasks=0),
     "full": ProbeSettings(
@@ -39,220 +40,239 @@ EXTENTS = {
         trained=True,
     ),
 }
-"""By scale."""
+"""Probe settings of each scale."""
 FILLERS = (".", ",", "-", "_", "the", "a", "and")
-"""Words that say nothing; the first of them that is one token is taken."""
+"""Words without content; the first that is a single token of the model is used as filler."""
 
 
-def run(config: Config, material: Experiment | None = None, extent: ProbeSettings | None = None) -> pd.DataFrame:
-    """Harmful against harmless at every place and in every modality, with controls.
+def run(config: Config, experiment: Experiment | None = None, settings: ProbeSettings | None = None) -> pd.DataFrame:
+    """Measure how well harmful and harmless requests separate, at every place and in every modality, with controls.
 
-    Three questions, told apart by `probe` and `setting`:
+    Three questions, distinguished by `probe` and `setting`:
 
-    1. probes fitted and tested within a modality (`folds`): is the difference there at all?
-    2. the first of them, fitted on the text of the `anchors`: is it where text has it?
-    3. `ssd`, the coordinate on the safety steering direction: is it where the guard looks?
+    1. Probes fitted and tested within a modality (`folds`): is the difference there at all?
+    2. The first probe, fitted on the text of the `anchors`: is the difference where text has it?
+    3. `ssd`, the coordinate on the safety steering direction: is the difference where the guard looks?
 
-    Each with what it loses from text to the others (`auroc_drop`, `auroc_drop_p`); probes carried from modality to
-    modality; the modality gap; how modality shifts lie to the SSD (`shift_cosine`) and whether that tells attacks which
-    succeed (`asr_auroc`). The other columns are explained in `studies.probing`.
+    Each question also gets the loss from text to each other modality (`auroc_drop`, `auroc_drop_p`). Further rows:
+    probes tested in other modalities than their own, the modality gap, the cosine between modality shifts and the SSD
+    (`shift_cosine`), and whether that cosine predicts which attacks succeed (`asr_auroc`). The other columns are
+    explained in `studies.probing.rows`.
+
+    Args:
+        config: the run.
+        experiment: model and queries, if they are loaded already.
+        settings: what is probed; by default that of the config's scale.
+
+    Returns:
+        A tidy table, one row per measurement.
 
     Raises:
         ProbeError: fewer pairs than folds, a class missing in one, places that do not exist.
     """
-    material = material or load(config)
-    extent = fitting(extent or EXTENTS[config.scale], material.vlm.d_model)
-    extent.check_layers(range(material.vlm.n_layers))
-    extent.folds(QueryLabels.of(material.queries[config.split]), config.seed)
-    rows = _measured(material, config.split, extent)
-    if extent.trained and TRAINED in material.queries and config.model == BUILT_IN:
-        rows += _measured(material, TRAINED, replace(_main(extent), n_shuffles=0, n_tasks=0))
-    if extent.n_tasks and not any(row["metric"] == "selectivity" for row in rows):
-        rows += _selectivity(material, replace(_main(extent), n_shuffles=0))
-    return tidy(material.labels | row for row in rows)
+    experiment = experiment or load_experiment(config)
+    settings = without_slow_probes(settings or PROBE_SETTINGS[config.scale], experiment.vlm.d_model)
+    settings.check_layers(range(experiment.vlm.n_layers))
+    settings.folds(QueryLabels.of(experiment.queries[config.split]), config.seed)
+    rows = _split_rows(experiment, config.split, settings)
+    if settings.trained and TRAINED in experiment.queries and config.model == BUILT_IN:
+        rows += _split_rows(experiment, TRAINED, replace(_first_only(settings), n_shuffles=0, n_tasks=0))
+    if settings.n_tasks and not any(row["metric"] == "selectivity" for row in rows):
+        rows += _anchor_task_rows(experiment, replace(_first_only(settings), n_shuffles=0))
+    return tidy(experiment.labels | row for row in rows)
 
 
-def extent_of(scale: str, changes: Mapping) -> ProbeSettings:
-    """That of a scale, with changes.
+def probe_settings(scale: str, changes: Mapping) -> ProbeSettings:
+    """Return the probe settings of a scale, with changes.
 
     Raises:
-        ConfigError: no such scale.
-        ProbeError: something in it does not exist.
+        ConfigError: the scale does not exist.
+        ProbeError: a change names something that does not exist.
     """
-    if scale not in EXTENTS:
-        raise ConfigError(f"scale {scale!r} does not exist; expected one of {', '.join(EXTENTS)}")
-    return replace(EXTENTS[scale], **changes)
+    if scale not in PROBE_SETTINGS:
+        raise ConfigError(f"scale {scale!r} does not exist; expected one of {', '.join(PROBE_SETTINGS)}")
+    return replace(PROBE_SETTINGS[scale], **changes)
 
 
-def _main(extent: ProbeSettings) -> ProbeSettings:
-    """The first place and the first probe alone."""
+def _first_only(settings: ProbeSettings) -> ProbeSettings:
+    """Keep only the first place and the first probe."""
     return replace(
-        extent,
-        sites=extent.sites[:1],
-        tokens=extent.tokens[:1],
-        probes=extent.probes[:1],
+        settings,
+        sites=settings.sites[:1],
+        tokens=settings.tokens[:1],
+        probes=settings.probes[:1],
         by_category=False,
         attacks=False,
     )
 
 
-def _selectivity(material: Experiment, extent: ProbeSettings) -> Iterator[dict]:
-    """Control tasks on the anchors, where the split has too few queries that share their verb."""
-    read = {"sites": extent.sites, "tokens": extent.tokens}
-    states = {name: material.activations("anchors", name, **read) for name in material.config.sizes.modalities}
+def _anchor_task_rows(experiment: Experiment, settings: ProbeSettings) -> Iterator[dict]:
+    """Run control tasks on the anchors, for splits in which too few queries share their verb."""
+    places = {"sites": settings.sites, "tokens": settings.tokens}
+    states = {name: experiment.activations("anchors", name, **places) for name in experiment.config.sizes.modalities}
     try:
-        probed = ProbeData(states, extent, material.config.seed, verbs=_verbs(material.queries["anchors"]))
+        data = ProbeData(states, settings, experiment.config.seed, verbs=_verbs(experiment.queries["anchors"]))
     except ProbeError as error:
         Console(stderr=True).print(f"no control task on the anchors: {error}", soft_wrap=True)
         return
-    if "verb_labels" not in probed.plan.controls:
-        Console(stderr=True).print("no control task: hardly any verb stands in more than one pair of queries")
+    if "verb_labels" not in data.plan.controls:
+        Console(stderr=True).print("no control task: hardly any verb occurs in more than one pair of queries")
         return
-    prompts = chain(*(material.prompts("anchors", name) for name in states))
-    about = {"states": fingerprint(material.vlm, list(prompts))}
-    for row in probe_rows(probed, Path(material.config.out) / "probes", about, "control tasks, anchors"):
+    prompts = chain(*(experiment.prompts("anchors", name) for name in states))
+    inputs = {"states": fingerprint(experiment.vlm, list(prompts))}
+    for row in probe_rows(data, Path(experiment.config.out) / "probes", inputs, "control tasks, anchors"):
         if row.get("control") == "verb_labels":
             yield {"split": "anchors"} | row
 
 
 def _verbs(queries: Sequence[Query]) -> list[str]:
-    """What is to be done: the first word of what a picture shows of a request, else of its text."""
+    """Return the verb of each query: the first word of what a picture shows of it, or of its text."""
     return [query.rendered.split()[0].lower() for query in queries]
 
 
-def _measured(material: Experiment, split: str, extent: ProbeSettings) -> list[dict]:
-    config, queries = material.config, material.queries[split]
-    # 1. the split in every modality, and the anchors as text
-    read = {"sites": extent.sites, "tokens": extent.tokens}
-    states = {name: material.activations(split, name, **read) for name in config.sizes.modalities}
-    template = filler_template(material.vlm, queries[0])
+def _split_rows(experiment: Experiment, split: str, settings: ProbeSettings) -> list[dict]:
+    config, queries = experiment.config, experiment.queries[split]
+    # 1. states of the split in every modality, and of the anchors as text
+    places = {"sites": settings.sites, "tokens": settings.tokens}
+    states = {name: experiment.activations(split, name, **places) for name in config.sizes.modalities}
+    template = filler_template(experiment.vlm, queries[0])
     if template:
-        fillers = material.prompts(split, "text", template=template)
-        states[FILLER] = material.traced(fillers, f"trace {split}, filler tokens", **read)
-    tokens = [material.vlm.tokenizer.tokenize(query.text) for query in queries]
-    probed = ProbeData(
+        filler_prompts = experiment.prompts(split, "text", template=template)
+        states[FILLER] = experiment.traced(filler_prompts, f"trace {split}, filler tokens", **places)
+    token_lists = [experiment.vlm.tokenizer.tokenize(query.text) for query in queries]
+    data = ProbeData(
         states,
-        extent,
+        settings,
         config.seed,
-        material.activations("anchors", "text", **read),
-        lengths=[len(one) for one in tokens],
-        ends=[f"first={one[0]} last={one[-1]}" for one in tokens],
+        experiment.activations("anchors", "text", **places),
+        lengths=[len(tokens) for tokens in token_lists],
+        ends=[f"first={tokens[0]} last={tokens[-1]}" for tokens in token_lists],
         verbs=_verbs(queries),
     )
-    # 2. probes, and what needs no model
+    # 2. probes, and baselines that need no model
     prompts = [
-        *material.prompts("anchors", "text"),
-        *chain(*(material.prompts(split, name) for name in states if name != FILLER)),
+        *experiment.prompts("anchors", "text"),
+        *chain(*(experiment.prompts(split, name) for name in states if name != FILLER)),
     ]
-    about = {"states": fingerprint(material.vlm, prompts), "filler": template}
-    rows = probe_rows(probed, Path(config.out) / "probes", about, f"probes, {split}")
-    rows += _taught_words(material.queries["anchors"], queries, probed)
+    inputs = {"states": fingerprint(experiment.vlm, prompts), "filler": template}
+    rows = probe_rows(data, Path(config.out) / "probes", inputs, f"probes, {split}")
+    rows += _anchor_word_rows(experiment.queries["anchors"], queries, data)
     # 3. the direction that the guard uses
-    answered = partial(_answered, material, split) if extent.attacks else None
-    rows += _direction_rows(probed, fit_direction(material), answered)
+    successes = partial(_successful_attacks, experiment, split) if settings.attacks else None
+    rows += _direction_rows(data, fit_direction(experiment), successes)
     return [{"split": split} | row for row in rows]
 
 
-def fit_direction(material: Experiment) -> SafetyDirection:
-    """The paper's estimator where anchors are paired, the mean difference where they are not."""
-    estimator = "paired_svd" if material.is_paired else "mean_diff"
-    tested = {query.text for query in material.queries[material.config.split]}
-    return SafetyDirection.fit(material.activations("anchors", "text"), estimator, apart_from=tested)
+def fit_direction(experiment: Experiment) -> SafetyDirection:
+    """Fit the safety direction: the paper's estimator if the anchors are paired, otherwise the mean difference."""
+    estimator = "paired_svd" if experiment.is_paired else "mean_diff"
+    tested = {query.text for query in experiment.queries[experiment.config.split]}
+    return SafetyDirection.fit(experiment.activations("anchors", "text"), estimator, apart_from=tested)
 
 
 def filler_template(vlm: VLM, query: Query) -> str | None:
-    """Puts as many filler tokens before a request as a picture takes: is it the picture, or the distance?
+    """Build a prompt template with as many filler tokens before the request as a picture takes.
+
+    It separates the effect of the picture from that of the distance which it adds.
 
     Returns:
-        None where pictures take no place in the sequence, or no filler is one token of this model.
+        The template; None if pictures take no place in the sequence, or if no filler is a single token of this model.
     """
-    length_of = lambda prompt: collate(vlm, [prompt])["input_ids"].shape[1]  # noqa: E731
-    plain, pictured = (length_of(to_prompt(query, name, vlm.picture_size)) for name in ("text", "blank"))
+
+    def n_tokens(modality: str, template: str = "{request}") -> int:
+        return collate(vlm, [to_prompt(query, modality, vlm.picture_size, template)])["input_ids"].shape[1]
+
+    plain, pictured = n_tokens("text"), n_tokens("blank")
     for word in FILLERS if pictured > plain else ():
         template = " ".join([word] * (pictured - plain)) + " {request}"
-        if length_of(to_prompt(query, "text", vlm.picture_size, template)) == pictured:
+        if n_tokens("text", template) == pictured:
             return template
     return None
 
 
-def _taught_words(anchors: Sequence[Query], queries: Sequence[Query], probed: ProbeData) -> Iterator[dict]:
-    """What the wording alone gives away to a word probe that is fitted on the anchors, as the SSD is."""
-    taught = np.array([query.harmful for query in anchors])
-    known, shown = (np.array([query.text for query in some], dtype=object) for some in (anchors, queries))
-    scores = word_probe().fit(known, taught).decision_function(shown)
-    about = {"probe": "bag_of_words", "setting": "anchors", "modality": "text", "fit_modality": "text"}
-    yield about | auroc(probed.is_harmful, scores, probed.groups).row()
+def _anchor_word_rows(anchors: Sequence[Query], queries: Sequence[Query], data: ProbeData) -> Iterator[dict]:
+    """Yield what the wording alone reveals to a bag of words that is fitted on the anchors, as the SSD is."""
+    is_harmful = np.array([query.harmful for query in anchors])
+    anchor_texts, texts = (np.array([query.text for query in part], dtype=object) for part in (anchors, queries))
+    scores = word_probe().fit(anchor_texts, is_harmful).decision_function(texts)
+    labels = {"probe": "bag_of_words", "setting": "anchors", "modality": "text", "fit_modality": "text"}
+    yield labels | auroc(data.is_harmful, scores, data.groups).row()
 
 
-def _direction_rows(probed: ProbeData, direction: SafetyDirection, answered: Callable | None) -> Iterator[dict]:
-    """The coordinate as a probe, its border half way between the anchors' means; and where modality shifts point."""
-    place, is_harmful = ("resid_post", "last"), probed.is_harmful
-    if place not in probed.places:
+def _direction_rows(data: ProbeData, direction: SafetyDirection, successes: Callable | None) -> Iterator[dict]:
+    """Yield rows of the SSD as a probe, whose boundary is half-way between the anchor means, and of modality shifts."""
+    place = ("resid_post", "last")
+    if place not in data.places:
         return
-    found, about = {}, {"site": place[0], "token": place[1], "estimator": direction.estimator}
-    as_probe = about | {"probe": "ssd", "setting": "anchors", "fit_modality": "text"}
-    for layer in probed.layers:
-        for name, resid in probed.at(layer, place).items():
-            distances = coordinate(direction, layer, resid).astype(float) - direction.midpoint(layer)
-            found.setdefault(name, []).append(distances)
-            told = as_probe | {"modality": name, "layer": layer}
-            yield from (as_control(told | one.row()) for one in measure(is_harmful, distances, probed.groups))
-    by_modality = {name: np.stack(by_layer) for name, by_layer in found.items()}
-    for row in drop_rows(probed, by_modality):
-        yield as_probe | row
-    # Fillers are no attack.
-    attacks = [name for name in by_modality if answered and name not in ("text", FILLER)]
-    succeeds = {name: answered(name) for name in attacks}
-    for layer in probed.layers:
-        for row in _shift_rows(probed, probed.at(layer, place), direction.basis[layer, 0].numpy(), succeeds):
-            yield as_control(about | {"layer": layer} | row)
+    distances, labels = {}, {"site": place[0], "token": place[1], "estimator": direction.estimator}
+    probe_labels = labels | {"probe": "ssd", "setting": "anchors", "fit_modality": "text"}
+    for layer in data.layers:
+        for name, resid in data.states_at(layer, place).items():
+            from_midpoint = coordinate(direction, layer, resid).astype(float) - direction.midpoint(layer)
+            distances.setdefault(name, []).append(from_midpoint)
+            row = probe_labels | {"modality": name, "layer": layer}
+            measures = measure(data.is_harmful, from_midpoint, data.groups)
+            yield from (as_control(row | measured.row()) for measured in measures)
+    by_modality = {name: np.stack(by_layer) for name, by_layer in distances.items()}
+    for row in drop_rows(data, by_modality):
+        yield probe_labels | row
+    # Text is the baseline and filler tokens are a control: neither is an attack.
+    attacks = [name for name in by_modality if successes and name not in ("text", FILLER)]
+    has_succeeded = {name: successes(name) for name in attacks}
+    for layer in data.layers:
+        basis = direction.basis[layer, 0].numpy()
+        for row in _shift_rows(data, data.states_at(layer, place), basis, has_succeeded):
+            yield as_control(labels | {"layer": layer} | row)
 
 
 def _shift_rows(
-    probed: ProbeData, states: Mapping[str, np.ndarray], direction: np.ndarray, succeeds: Mapping[str, np.ndarray]
+    data: ProbeData, states: Mapping[str, np.ndarray], direction: np.ndarray, has_succeeded: Mapping[str, np.ndarray]
 ) -> Iterator[dict]:
-    """ShiftDC's cosine by class; and the AUROC with which it tells attacks that succeed (a shift away from harmful)."""
-    interval, is_harmful = "95 %, other queries, bootstrap", probed.is_harmful
+    """Yield ShiftDC's cosine by class, and how well a shift away from harmful predicts which attacks succeed."""
+    interval, is_harmful = "95 %, other queries, bootstrap", data.is_harmful
     for name, pictured in states.items():
         if name == "text":
             continue
         cosines = shift_cosines(states["text"], pictured, direction)
         for label, category in ((True, "harmful"), (False, "harmless")):
-            found = mean("shift_cosine", cosines[is_harmful == label])
-            yield {"modality": name, "category": category, "interval": interval} | found
-        if name in succeeds and len(set(succeeds[name])) == 2:
-            tells = auroc(succeeds[name], -cosines[is_harmful], probed.groups[is_harmful])
-            yield {"modality": name, "category": "harmful"} | replace(tells, metric="asr_auroc").row()
+            row = {"modality": name, "category": category, "interval": interval}
+            yield row | mean("shift_cosine", cosines[is_harmful == label])
+        if name in has_succeeded and len(set(has_succeeded[name])) == 2:
+            prediction = auroc(has_succeeded[name], -cosines[is_harmful], data.groups[is_harmful])
+            yield {"modality": name, "category": "harmful"} | replace(prediction, metric="asr_auroc").row()
 
 
-def _answered(material: Experiment, split: str, modality: str) -> Bool[np.ndarray, " harmful"]:
-    """Whether each harmful request is answered, coherently: an attack that succeeds."""
-    prompts = [prompt for prompt in material.prompts(split, modality) if prompt.query.harmful]
-    given, judge = answers(material.vlm, prompts, material.config.generation), material.judges[0]
-    pairs = zip(prompts, given, strict=True)
-    return np.array([not judge.refuses(said) and judge.is_coherent(said, prompt.query) for prompt, said in pairs])
+def _successful_attacks(experiment: Experiment, split: str, modality: str) -> Bool[np.ndarray, " harmful"]:
+    """Tell for each harmful request whether the attack succeeds: the answer is coherent and not a refusal."""
+    prompts = [prompt for prompt in experiment.prompts(split, modality) if prompt.query.harmful]
+    texts, judge = answers(experiment.vlm, prompts, experiment.config.generation), experiment.judges[0]
+    pairs = zip(prompts, texts, strict=True)
+    return np.array([not judge.refuses(text) and judge.is_coherent(text, prompt.query) for prompt, text in pairs])
 
 
 def coordinate(direction: SafetyDirection, layer: int, resid: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-    """First coordinate on the SSD of a layer."""
+    """Return the first coordinate of states on the SSD of a layer."""
     return coordinates(torch.from_numpy(resid), direction.basis[layer])[:, 0].numpy()
 
 
-def points(material: Experiment) -> pd.DataFrame:
-    """One row a prompt and layer: the hidden state in 2-D, and its coordinate on the SSD.
+def points(experiment: Experiment) -> pd.DataFrame:
+    """Project the hidden state of each prompt at each layer onto a plane, and onto the SSD.
 
-    The plane is found by PCA on text alone, and the other modalities are projected into it: a modality's own offset
-    cannot take an axis of the picture. Components are turned so that harmful text lies at larger values: their own
-    signs are arbitrary, and classes would seem to change places from layer to layer.
+    The plane is fitted by PCA on text alone and the other modalities are projected into it, so that a modality's own
+    offset cannot become an axis. Components are oriented so that harmful text has the larger values: their signs are
+    arbitrary, and classes would seem to swap sides from layer to layer.
+
+    Returns:
+        One row per prompt and layer: `modality`, `layer`, `harmful`, `text`, `pc1`, `pc2`, `coordinate`.
     """
-    direction, sizes = fit_direction(material), material.config.sizes
-    states = {name: material.activations(material.config.split, name) for name in sizes.modalities}
+    direction, sizes = fit_direction(experiment), experiment.config.sizes
+    states = {name: experiment.activations(experiment.config.split, name) for name in sizes.modalities}
     frames = []
-    for layer in range(material.vlm.n_layers):
+    for layer in range(experiment.vlm.n_layers):
         resid = {name: traced.resid_post.sel(layer=layer, token="last").values for name, traced in states.items()}
         plane = PCA(2, svd_solver="full").fit(resid["text"])
-        on_plane, harmful = plane.transform(resid["text"]), states["text"].harmful.values
-        signs = np.where(on_plane[harmful].mean(0) < on_plane[~harmful].mean(0), -1, 1)
+        text, is_harmful = plane.transform(resid["text"]), states["text"].harmful.values
+        signs = np.where(text[is_harmful].mean(0) < text[~is_harmful].mean(0), -1, 1)
         for name, traced in states.items():
             x, y = (plane.transform(resid[name]) * signs).T
             frames.append(

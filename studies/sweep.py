@@ -1,6 +1,6 @@
-"""A finished sweep as one value: the table, what it chose, and that as a guard."""
+"""A finished layer sweep that shows itself in Jupyter and saves its choice as a guard."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,104 +10,118 @@ from interp import display
 from interp.display import Line
 from interp.guard import Guard
 from studies import layer_sweep
-from studies.bookkeeping.tables import first_judge
 from studies.datasets import write_queries
 from studies.experiment.config import Config
-from studies.experiment.experiment import Experiment, load
+from studies.experiment.experiment import Experiment, load_experiment
 from studies.guard_choice import ANCHORS, resolved
+from studies.guards.choice import IDENTIFYING, Finalist, SweepResult
 from studies.guards.configuration import GuardConfiguration
-from studies.guards.selection import judged_selection_metrics
 from studies.guards.sweep_grid import Grid
 
-OF_CONFIGURATION = ("layer", "last_layer", "direction_layer", "source", "estimator", "rank", "rule", "gate")
-OF_CONFIGURATION += ("gate_scope", "positions", "strength", "token")
 WHERE = ("layer", "last_layer", "direction_layer")
+"""Columns in which the lines of the chart vary."""
 SHOWN = ("layers", "rule", "gate", "strength", "refused", "harmless_refused", "kl", "mark")
 BEST, BEST_SINGLE = "best", "best single layer"
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What was measured, and what was chosen by it on validation."""
+    """The result of a sweep, with the name of its model."""
 
-    table: pd.DataFrame = field(repr=False)
-    """Of `studies.layer_sweep.run`, which says what stands in it."""
-    chosen: GuardConfiguration
-    """The configuration that it marks."""
+    result: SweepResult
     model: str
-    """Its name."""
 
     @classmethod
     def run(
         cls,
         config: Config,
-        material: Experiment | None = None,
+        experiment: Experiment | None = None,
         grid: Grid | None = None,
         top: int | None = None,
         halving: bool = False,
         ray: str | None = None,
         cpus_per_worker: int = 1,
     ) -> "Sweep":
-        """Runs what is not there yet; arguments and errors are those of `studies.layer_sweep.run`."""
-        material = material or load(config)
-        return cls.of(layer_sweep.run(config, material, grid, top, halving, ray, cpus_per_worker), material, grid)
+        """Run `studies.layer_sweep.run`; finished runs in the output folder are reused.
 
-    @classmethod
-    def of(cls, table: pd.DataFrame, material: Experiment, grid: Grid | None = None) -> "Sweep":
-        """From a table that was made before, of the same material and grid.
+        Args:
+            config: settings of the run.
+            experiment: loaded from the settings by default.
+            grid: the configurations; by default those of the scale.
+            top: number of finalists; by default that of the scale.
+            halving: rank on a quarter of the prompts first and drop half of the configurations.
+            ray: address of a cluster that the runs are spread over.
+            cpus_per_worker: CPUs per worker on a cluster without GPUs.
 
         Raises:
-            LookupError: it marks no configuration that the grid holds.
+            GridError: see `studies.layer_sweep.run`.
         """
-        return cls(table, layer_sweep.chosen(table, material, grid), material.vlm.name)
+        experiment = experiment or load_experiment(config)
+        result = layer_sweep.run(config, experiment, grid, top, halving, ray, cpus_per_worker)
+        return cls(result, experiment.vlm.name)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The table of `studies.layer_sweep`."""
+        return self.result.table
+
+    @property
+    def chosen(self) -> GuardConfiguration:
+        """The best configuration on validation."""
+        return self.result.chosen
 
     @property
     def layer(self) -> int:
-        """The best single layer, which a window may beat.
+        """The best single layer; a window may be better.
 
         Raises:
-            LookupError: the grid has no single layers.
+            LookupError: no single layer was swept.
         """
-        return layer_sweep.chosen_layer(self.table)
+        return self.result.choice.layer
 
     @cached_property
     def validation(self) -> dict[str, float]:
-        """What the chosen configuration was chosen by.
+        """The numbers that the chosen configuration was chosen by.
 
-        `refusal`: share of harmful requests refused, mean over modalities. `over_refusal`: of harmless ones, the
-        largest. `kl`: from the unguarded model, harmless requests, mean, nats. `n`: harmful prompts in all.
+        `refusal`: share of harmful requests refused, mean over modalities. `over_refusal`: share of harmless ones, the
+        largest. `kl`: from the unguarded model on harmless requests, mean, nats. `n`: harmful prompts in all.
         """
-        standing = judged_selection_metrics(first_judge(layer_sweep.best_rows(self.table)))
-        return {name: float(value) for name, value in standing.items() if name != "excess"}
+        return {name: float(value) for name, value in self.result.best.metrics.items() if name != "excess"}
 
     @cached_property
     def guard(self) -> Guard:
-        """The chosen configuration, with what it reached on validation."""
-        known = {"source": self.chosen.source, "model": self.model, "validation": self.validation}
-        return replace(self.chosen.guard, **known)
+        """The chosen configuration as a guard, with its numbers on validation."""
+        return replace(self.chosen.guard, source=self.chosen.source, model=self.model, validation=self.validation)
 
     @cached_property
     def finalists(self) -> pd.DataFrame:
-        """One row each, from the best by the first token on.
+        """One row per finalist, from the best by the first token on.
 
         Returns:
-            `layers` in words, `rule gate strength`, shares `refused` and `harmless_refused`, `kl` in nats, as in
-            `validation`; `mark` names the choice, and the best single layer.
+            `layers` as text, `rule gate strength`, the shares `refused` and `harmless_refused`, and `kl` in nats, as in
+            `validation`; `mark` names the best finalist and the best single layer.
         """
-        rows = first_judge(self.table[(self.table.setting == "finalists") & (self.table.defence == "guard")])
-        keys = [name for name in OF_CONFIGURATION if name in rows]
-        return pd.DataFrame(
-            [
-                _finalist(dict(zip(keys, key, strict=True)), some)
-                for key, some in rows.groupby(keys, dropna=False, sort=False)
-            ],
-            columns=SHOWN,
+        return pd.DataFrame([self._finalist_row(finalist) for finalist in self.result.finalists], columns=SHOWN)
+
+    def _finalist_row(self, finalist: Finalist) -> tuple:
+        guard, metrics = finalist.configuration.guard, finalist.metrics
+        first, last = guard.layers[0], guard.layers[-1]
+        mark = "" if not finalist.mark else BEST if finalist is self.result.best else BEST_SINGLE
+        return (
+            f"{first}" if first == last else f"{first}-{last}",
+            guard.rule,
+            guard.gate,
+            finalist.configuration.columns("")["strength"],
+            metrics["refusal"],
+            metrics["over_refusal"],
+            metrics["kl"],
+            mark,
         )
 
-    def save_guard(self, folder: str | Path, material: Experiment) -> None:
-        """Writes the guard, and the anchors that it was fitted on beside it."""
-        self.guard.save_pretrained(folder, resolved(material.vlm))
-        write_queries(Path(folder) / ANCHORS, material.queries["anchors"])
+    def save_guard(self, folder: str | Path, experiment: Experiment) -> None:
+        """Write the guard to a folder, together with the anchors that it was fitted on."""
+        self.guard.save_pretrained(folder, resolved(experiment.vlm))
+        write_queries(Path(folder) / ANCHORS, experiment.queries["anchors"])
 
     def _repr_html_(self) -> str:
         ranked = self.table[(self.table.setting == "ranked") & (self.table.metric == "on_front")]
@@ -116,38 +130,30 @@ class Sweep:
             "tried": f"{len(ranked)} configurations in {', '.join(modalities)}",
             "chosen on": f"validation, {self.validation['n']:.0f} harmful prompts in all",
         }
-        marked = [place for place, mark in enumerate(self.finalists.mark) if mark == BEST]
+        best_rows = [i for i, mark in enumerate(self.finalists.mark) if mark == BEST]
         names = ("layers", "rule", "gate", "strength", "harmful refused", "harmless refused", "KL, nats", "")
-        shown = display.table(names, list(self.finalists.itertuples(index=False, name=None)), marked)
+        table = display.table(names, list(self.finalists.itertuples(index=False, name=None)), best_rows)
         title = "Share of answers that begin with a refusal, the chosen configuration at single layers"
-        drawn = display.chart(title, self._openings(), self.chosen.guard.layers, (0.0, 1.0))
-        return display.card("Sweep", self.model, facts, shown, drawn)
+        chart = display.chart(title, self._lines(), self.chosen.guard.layers, (0.0, 1.0))
+        return display.card("Sweep", self.model, facts, table, chart)
 
-    def _openings(self) -> list[Line]:
-        """By layer, means over modalities, of what differs from the choice in its layer alone."""
-        ranked, best = self.table[self.table.setting == "ranked"], layer_sweep.best_rows(self.table).iloc[0]
+    def _lines(self) -> list[Line]:
+        """Return opening rates by layer, mean over modalities, of configurations that differ from the choice only in
+        their layer."""
+        ranked, best = self.table[self.table.setting == "ranked"], self.result.choice.columns
         alike = ranked[ranked.last_layer.isna()] if "last_layer" in ranked else ranked
-        for name in OF_CONFIGURATION:
-            if name in alike and name not in WHERE:
-                alike = alike[alike[name].isna() if pd.isna(best[name]) else alike[name] == best[name]]
+        for name in (name for name in IDENTIFYING if name in alike and name not in WHERE):
+            alike = alike[alike[name] == best[name] if name in best else alike[name].isna()]
         lines = []
         for name, metric, color, dash in (
             ("harmful", "opening_refusal_rate", display.HARMFUL, ""),
             ("harmless", "opening_over_refusal_rate", display.HARMLESS, "5 2"),
         ):
             rows = alike[alike.metric == metric]
-            # What successive halving has dropped was measured on fewer prompts.
+            # Successive halving measures what it drops on fewer prompts; these rows can't be compared.
             by_layer = rows[rows.n == rows.n.max()].groupby("layer").value.mean()
             layers = by_layer.index.astype(int).tolist()
             lines.append(Line(f"{name}, guarded", layers, by_layer.tolist(), color, dash))
         unguarded = ranked[(ranked.metric == "opening_refusal_rate") & (ranked.defence == "unguarded")]
-        before = [unguarded.value.mean()] * len(layers)
-        return [*lines, Line("harmful, unguarded", layers, before, display.PLAIN, "1 3")]
-
-
-def _finalist(one: dict, rows: pd.DataFrame) -> tuple:
-    found, last, mark = judged_selection_metrics(rows), one.get("last_layer"), rows.selection_rule.dropna()
-    layers = f"{one['layer']:.0f}" if pd.isna(last) else f"{one['layer']:.0f}-{last:.0f}"
-    strength = None if pd.isna(one["strength"]) else float(one["strength"])
-    told = "" if mark.empty else BEST_SINGLE if mark.iloc[0].endswith(layer_sweep.SINGLE) else BEST
-    return layers, one["rule"], one["gate"], strength, found["refusal"], found["over_refusal"], found["kl"], told
+        baseline = [unguarded.value.mean()] * len(layers)
+        return [*lines, Line("harmful, unguarded", layers, baseline, display.PLAIN, "1 3")]

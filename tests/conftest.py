@@ -1,8 +1,8 @@
-import beartype  # noqa: F401  isort: skip  (after nnsight it cannot be imported)
+import beartype  # noqa: F401  isort: skip  (it cannot be imported after nnsight)
 
 import os
 
-# Before any import that reads it: a test that reached for the hub would wait, and pass or fail by the weather.
+# Set before any import that reads it: a test that reached for the hub would depend on the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest  # noqa: E402
@@ -31,7 +31,7 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_vlm(tiny_folder):
-    """Read-only: tests leave it as they found it."""
+    """The untrained LLaVA of `tiny_folder`, shared by all tests: they must not change it."""
     return VLM.from_pretrained(tiny_folder, device="cpu")
 
 

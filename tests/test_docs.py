@@ -1,4 +1,4 @@
-"""The pages of `docs/`: what they show runs, what they name exists, and the site builds without a warning."""
+"""The code on the pages of `docs/` runs, the names on them exist, and the site builds without a warning."""
 
 import ast
 import csv
@@ -25,12 +25,12 @@ PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path 
 TESTED_ELSEWHERE = {"harnesses.md": 3} | {
     f"how-to/{name}.md": 1 for name in ("benchmarks", "guards", "probes_and_sweeps", "traces")
 }
-"""Pages with a test of their own, and how many blocks they have: in `test_harnesses.py` and `test_readme.py`."""
+"""Pages tested in `test_harnesses.py` and `test_readme.py`, with the number of their blocks."""
 NOT_RUN = {"how-to/ndif.md": 1}
-"""Blocks that say in their title why they are not run."""
+"""Number of blocks whose title says why they are not run."""
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CHANGING = [name for name, text in PAGES.items() if "```diff\n" in text]
-"""Pages that change the toolkit: what they show is run on a copy that is changed so."""
+"""Pages that show changes to the toolkit; their code is run on a copy with these changes."""
 
 
 def blocks(name: str, language: str) -> list[str]:
@@ -45,15 +45,15 @@ def test_the_blocks_that_are_not_run_are_counted_and_say_why():
     titles = {
         name: [title for kind, title, _ in BLOCK.findall(text) if "not run" in title] for name, text in PAGES.items()
     }
-    assert {name: len(found) for name, found in titles.items() if found} == NOT_RUN
+    assert {name: len(texts) for name, texts in titles.items() if texts} == NOT_RUN
     assert all(
-        re.search(r'title="not run by the tests: .{10,}"', title) for found in titles.values() for title in found
+        re.search(r'title="not run by the tests: .{10,}"', title) for texts in titles.values() for title in texts
     )
     assert {name: len(blocks(name, "python")) for name in TESTED_ELSEWHERE} == TESTED_ELSEWHERE
 
 
-def test_no_python_hides_from_the_tests():
-    """Under another name, or indented, a block would not be found."""
+def test_every_python_block_is_found_by_the_tests():
+    """A block with another language name, or an indented one, would not be found."""
     for name, text in PAGES.items():
         kinds = {kind for kind, _, _ in BLOCK.findall(text)}
         assert kinds <= {"python", "sh", "diff", "text", "bibtex"}, name
@@ -61,14 +61,14 @@ def test_no_python_hides_from_the_tests():
         assert text.count("```") == 2 * len(BLOCK.findall(text)), name
 
 
-# --- what is shown runs ----------------------------------------------------------------------------------------
+# --- the code runs ---------------------------------------------------------------------------------------------
 
 
 def run_page(name: str, names: dict) -> None:
-    """Every Python block in turn; a block of text right after one is what it prints."""
-    found = [(kind, code) for kind, title, code in BLOCK.findall(PAGES[name]) if "not run" not in title]
-    after = [*found[1:], ("", "")]
-    for (kind, code), (next_kind, expected) in zip(found, after, strict=True):
+    """Run every Python block in turn, and compare its output with a text block right after it."""
+    page = [(kind, code) for kind, title, code in BLOCK.findall(PAGES[name]) if "not run" not in title]
+    following = [*page[1:], ("", "")]
+    for (kind, code), (next_kind, expected) in zip(page, following, strict=True):
         if kind != "python":
             continue
         with redirect_stdout(StringIO()) as printed:
@@ -77,11 +77,11 @@ def run_page(name: str, names: dict) -> None:
             assert printed.getvalue() == expected
 
 
-ALONE = ("how-to/ray.md", *CHANGING)
-"""In a process of their own: Ray leaves sockets behind, and a changed toolkit is another one."""
+IN_OWN_PROCESS = ("how-to/ray.md", *CHANGING)
+"""Pages run in their own process, because Ray leaves sockets open and a changed toolkit must be imported anew."""
 
 
-@pytest.mark.parametrize("name", [name for name in with_python() if name not in ALONE])
+@pytest.mark.parametrize("name", [name for name in with_python() if name not in IN_OWN_PROCESS])
 def test_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(name, {})
@@ -89,54 +89,61 @@ def test_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not find_spec("ray"), reason="extra `distributed`")
 def test_the_page_on_ray_runs(tmp_path):
-    ran(["how-to/ray.md"], ROOT, tmp_path)
+    run_in_process(["how-to/ray.md"], ROOT, tmp_path)
 
 
-def test_the_changes_of_pages_apply_and_their_tests_and_code_run_with_them(tmp_path):
-    ran(CHANGING, changed(CHANGING, tmp_path / "copy"), tmp_path)
+def test_changes_shown_on_pages_apply_and_their_tests_and_code_run(tmp_path):
+    run_in_process(CHANGING, changed_copy(CHANGING, tmp_path / "copy"), tmp_path)
 
 
-def changed(names: Sequence[str], copy: Path) -> Path:
-    """The repository with the pages' changes in it; the built-in model's weights are not copied."""
+def changed_copy(names: Sequence[str], copy: Path) -> Path:
+    """Copy the repository, without the built-in model's weights, and apply the changes of the pages."""
     for folder in ("interp", "probes", "studies", "figures", "tests", "docs"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("model", "__pycache__"))
     (copy / "studies" / "organism" / "model").symlink_to(ROOT / "studies" / "organism" / "model")
     shutil.copy(ROOT / "pyproject.toml", copy)
-    # Outside of any repository, whatever folder the tests run in.
-    told = {**os.environ, "GIT_CEILING_DIRECTORIES": str(copy.parent)}
+    # `git apply` must not find a repository above the folder that the tests run in.
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(copy.parent)}
     for name in names:
         for i, change in enumerate(blocks(name, "diff"), 1):
             (copy / "change.diff").write_text(change, encoding="utf-8")
-            done = subprocess.run(["git", "apply", "change.diff"], cwd=copy, env=told, capture_output=True, text=True)
-            assert done.returncode == 0, f"change {i} of {name} does not apply to the code any more: {done.stderr}"
+            process = subprocess.run(
+                ["git", "apply", "change.diff"], cwd=copy, env=environment, capture_output=True, text=True
+            )
+            assert process.returncode == 0, f"change {i} of {name} no longer applies to the code: {process.stderr}"
     return copy
 
 
-def ran(names: Sequence[str], root: Path, folder: Path) -> None:
-    """Tests that the pages call, all in one run, then the pages' Python, in another process."""
+def run_in_process(names: Sequence[str], root: Path, folder: Path) -> None:
+    """Run the tests that the pages call and then the Python of the pages, in another process."""
     called = [shlex.split(line)[3:] for name in names for line in shell_lines(name) if line.startswith("python -m py")]
     files, chosen = [file for file, *_ in called], [expression for _, _, expression in called]
     program = ["import os, beartype, pytest", f"os.chdir({str(root)!r})"]
     if called:
-        told = ["-v", *dict.fromkeys(files), "-k", " or ".join(f"({expression})" for expression in chosen)]
-        program.append(f"assert pytest.main({told!r}) == 0")
+        arguments = ["-v", *dict.fromkeys(files), "-k", " or ".join(f"({expression})" for expression in chosen)]
+        program.append(f"assert pytest.main({arguments!r}) == 0")
     program += ["from tests.test_docs import run_page", f"os.chdir({str(folder)!r})"]
     program += [f"run_page({name!r}, {{}})" for name in names]
-    # One thread: models are tiny here, and threads that wait for each other take longer than what they share.
-    told = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(program)], cwd=folder, env=told, capture_output=True, text=True, timeout=300
+    # One thread: for models this small, threads cost more than they gain.
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-c", "\n".join(program)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     for expression in chosen:
-        assert re.search(rf"{expression.split()[0]}.* PASSED", done.stdout), expression
+        assert re.search(rf"{expression.split()[0]}.* PASSED", process.stdout), expression
 
 
-# --- what is named exists --------------------------------------------------------------------------------------
+# --- the names exist -------------------------------------------------------------------------------------------
 
 
 def shell_lines(name: str) -> list[str]:
-    """Commands of the page, those that go over several lines put together; comments are left out."""
+    """Return the commands of a page, with continued lines joined and without comments."""
     text = "".join(blocks(name, "sh")).replace("\\\n", " ")
     inline = re.findall(r"`(vlm-guard [^`]*--[^`]+)`", PAGES[name])
     return [line.partition(" #")[0].strip() for line in text.splitlines() if line.strip()] + inline
@@ -163,7 +170,7 @@ def test_a_command_and_its_options_exist(name, line):
     assert command.make_context(line, words).params
 
 
-def test_there_are_commands_to_be_looked_at():
+def test_there_are_commands_to_check():
     assert len(COMMANDS) > 20
 
 
@@ -179,7 +186,7 @@ def test_folders_and_files_named_in_code_exist(name):
         assert (ROOT / place).exists(), place
 
 
-def test_numbers_of_the_readings_are_those_of_the_table():
+def test_numbers_of_the_readings_match_the_table():
     with (ROOT / "results" / "reference" / "full" / "readings.csv").open(encoding="utf-8") as file:
         rows = [
             row
@@ -195,10 +202,10 @@ def test_numbers_of_the_readings_are_those_of_the_table():
         "the whole reference state (`full_state`)": {"control": "full_state"},
         "the text verdict": {"defence": "text_verdict"},
     }
-    page = PAGES["explanation/method.md"].partition("## Its readings")[2].replace("−", "-")
+    page = PAGES["explanation/method.md"].partition("## Readings of the method")[2].replace("−", "-")
     for label, wanted in names.items():
         (refused, gain) = re.search(rf"^\| {re.escape(label)} \| (.*?) \|(.*?)\|$", page, re.MULTILINE).groups()
-        for metric, told in (("refusal_rate", refused), ("refusal_score_gain", gain.strip())):
+        for metric, cell in (("refusal_rate", refused), ("refusal_score_gain", gain.strip())):
             (row,) = [
                 row
                 for row in rows
@@ -206,11 +213,11 @@ def test_numbers_of_the_readings_are_those_of_the_table():
                 and row["judge"] in ("", "exact@1")
                 and all(_same(row[key], value) for key, value in wanted.items())
             ]
-            shown = "{:.2f} [{:.2f}, {:.2f}]".format(*(float(row[key]) for key in ("value", "ci_low", "ci_high")))
-            assert told == shown or (label, told) == ("none", "")
+            expected = "{:.2f} [{:.2f}, {:.2f}]".format(*(float(row[key]) for key in ("value", "ci_low", "ci_high")))
+            assert cell == expected or (label, cell) == ("none", "")
 
 
-def test_numbers_of_the_separability_curve_are_those_of_the_table():
+def test_numbers_of_the_separability_curve_match_the_table():
     wanted = {"split": "test", "setting": "folds", "site": "resid_post", "token": "last", "metric": "auroc"}
     wanted |= {"probe": "logistic", "control": "", "category": ""}
     with (ROOT / "results" / "reference" / "full" / "separability.csv").open(encoding="utf-8") as file:
@@ -241,11 +248,11 @@ def test_the_citation_names_the_project_and_the_methods_authors():
 def site(tmp_path_factory):
     pytest.importorskip("mkdocs", reason="extra `docs`")
     folder = tmp_path_factory.mktemp("site")
-    # Its theme advertises a successor on every build.
-    told = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    # Without this, the theme prints an advertisement on every build.
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0 and "WARNING" not in process.stderr, process.stderr
     return folder
 
 
@@ -255,8 +262,8 @@ def test_the_site_builds_without_a_warning_and_has_every_page(site):
         assert place.with_suffix(".html").is_file(), name
 
 
-def test_the_site_needs_nothing_from_elsewhere(site):
-    """Links may lead out; scripts, styles, fonts and pictures may not."""
+def test_the_site_needs_no_network(site):
+    """Links may lead elsewhere; scripts, styles, fonts and pictures may not."""
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|img|iframe|source)[^>]+src="(?:https?:)?//[^"]+"', text), page
@@ -264,21 +271,21 @@ def test_the_site_needs_nothing_from_elsewhere(site):
 
 
 @pytest.mark.parametrize("package", ["interp", "probes", "figures", "studies/datasets", "studies/judges"])
-def test_the_reference_has_everything_that_a_package_names(site, package):
+def test_the_reference_has_every_public_name_of_a_package(site, package):
     text = (ROOT / package / "__init__.py").read_text(encoding="utf-8")
     named = {
-        f"{node.module}.{one.name}"
+        f"{node.module}.{alias.name}"
         for node in ast.parse(text).body
         if isinstance(node, ast.ImportFrom)
-        for one in node.names
+        for alias in node.names
     }
-    shown = (site / "reference" / package.split("/")[0] / "index.html").read_text(encoding="utf-8")
-    # Constants that are set several at a time have no docstring of their own.
-    assert {name for name in named if f'id="{name}"' not in shown and not name.split(".")[-1].isupper()} == set()
+    page = (site / "reference" / package.split("/")[0] / "index.html").read_text(encoding="utf-8")
+    # Constants that are assigned several at a time have no docstring of their own.
+    assert {name for name in named if f'id="{name}"' not in page and not name.split(".")[-1].isupper()} == set()
 
 
 def test_the_reference_has_every_command(site):
-    shown = (site / "reference" / "cli" / "index.html").read_text(encoding="utf-8")
+    page = (site / "reference" / "cli" / "index.html").read_text(encoding="utf-8")
     for word, command in command_line().commands.items():
         for name in [f"{word} {inner}" for inner in getattr(command, "commands", ())] or [word]:
-            assert f'id="vlm-guard-{name.replace(" ", "-")}"' in shown
+            assert f'id="vlm-guard-{name.replace(" ", "-")}"' in page

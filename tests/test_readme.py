@@ -1,4 +1,4 @@
-"""The README's Python runs, and what it gave to pages of its own; the files it points at exist."""
+"""The Python of the README and of four how-to pages runs; the files that the README names exist."""
 
 import re
 from pathlib import Path
@@ -10,12 +10,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def snippet(page: str) -> str:
-    """The only Python of a page."""
-    (found,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    return found
+    """Return the only Python block of a page."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    return block
 
 
-def test_the_readmes_snippet_runs_and_the_guard_refuses_what_got_through(capsys):
+def test_the_readmes_snippet_runs_and_the_guard_refuses_what_was_answered(capsys):
     exec(compile(snippet("README.md"), "README.md", "exec"), {})
     assert len(snippet("README.md").strip().splitlines()) <= 20
     answers = [line for line in capsys.readouterr().out.splitlines() if "ASSISTANT:" in line]
@@ -23,7 +23,7 @@ def test_the_readmes_snippet_runs_and_the_guard_refuses_what_got_through(capsys)
     assert refused == [False] * 4 + [True, False] * 2
 
 
-def test_the_page_on_guards_explains_one_and_keeps_it(tmp_path, monkeypatch):
+def test_the_page_on_guards_explains_and_saves_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(snippet("docs/how-to/guards.md"), "docs/how-to/guards.md", "exec"), names)
@@ -31,7 +31,7 @@ def test_the_page_on_guards_explains_one_and_keeps_it(tmp_path, monkeypatch):
     assert "refusal_rate" in (tmp_path / "my_guard" / "README.md").read_text()
 
 
-def test_the_page_on_probes_measures_what_typography_costs(capsys):
+def test_the_page_on_probes_measures_the_drop_under_typography(capsys):
     exec(compile(snippet("docs/how-to/probes_and_sweeps.md"), "docs/how-to/probes_and_sweeps.md", "exec"), {})
     first, second = (eval(line) for line in capsys.readouterr().out.splitlines() if line.startswith("("))
     assert first[0] < 0.9 and second[0] > 0.1 and second[1] > 0
@@ -54,11 +54,28 @@ def test_the_page_on_traces_writes_a_store_and_reads_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
-def test_links_lead_somewhere(target):
+def test_links_lead_to_files_that_exist(target):
     assert target.startswith("https://") or (ROOT / target).exists()
 
 
-@pytest.mark.parametrize("name", re.findall(r"^    (?:  )?([\w./]+/|\w+\.ipynb)\s", README, re.MULTILINE))
+def tree() -> list[str]:
+    """Return the paths that the README's tree names, from the root."""
+    section = README.partition("## The tree")[2].partition("\n## ")[0]
+    paths, folder = [], ""
+    for indent, name in re.findall(r"^ {4}(  )?([\w./]+)", section, re.MULTILINE):
+        if not indent:
+            folder = name
+        paths.append(folder + name if indent else name)
+    return paths
+
+
+@pytest.mark.parametrize("name", tree())
 def test_the_tree_is_there(name):
-    places = (ROOT / name, ROOT / "studies" / name)
-    assert any(place.exists() for place in places)
+    assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("package", ["interp", "studies"])
+def test_the_tree_has_every_file_and_folder_of_a_package(package):
+    here = [path for path in (ROOT / package).iterdir() if path.name[0] != "_" and path.suffix in ("", ".py", ".md")]
+    names = [f"{package}/{path.name}{'/' * path.is_dir()}" for path in here]
+    assert set(names) <= set(tree())

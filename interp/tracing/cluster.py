@@ -1,7 +1,7 @@
-"""Work in pieces over many GPUs or machines: Ray actors, each with a model of its own.
+"""A job in pieces over many GPUs or machines: Ray actors, each with its own copy of the model.
 
-A folder that all of them see is the only thing that they share. A piece belongs to one worker at a time, and counts
-when it is there: a worker that dies is replaced, and its piece done again.
+Workers share nothing but a folder that all of them see. Each piece is given to one worker at a time and counts as
+finished when its files exist: a worker that dies is replaced, and its piece is run again.
 """
 
 import os
@@ -19,47 +19,47 @@ try:
 except ImportError as error:
     raise TraceError("work over several machines needs Ray: install vlm-guard[distributed]") from error
 
-MOST_DEATHS = 3
-"""Of workers over the same piece. After that it is not the machine's fault."""
+MAX_DEATHS = 3
+"""Workers that may die on the same piece: more deaths than that are not the machine's fault."""
 
 
 @runtime_checkable
 class Job(Protocol):
-    """Sent to every worker; what it makes there stays there."""
+    """Work in numbered pieces. The job is sent to every worker; what it loads there stays there."""
 
-    def do(self, piece: int) -> None:
-        """Does one piece, and leaves it where `is_done` finds it."""
+    def run_piece(self, piece: int) -> None:
+        """Run one piece and write its results to the shared folder."""
 
 
 class _Worker:
-    """Lives in a process of its own, perhaps on another machine."""
+    """An actor in a process of its own, perhaps on another machine."""
 
     def __init__(self, job: Job):
         self.job = job
 
-    def do(self, piece: int) -> None:
-        self.job.do(piece)
+    def run_piece(self, piece: int) -> None:
+        self.job.run_piece(piece)
 
 
-def loading_elsewhere(model: VLM | LLM) -> dict:
-    """What `from_pretrained` needs to make the same model again in another process.
+def loading_for_workers(model: VLM | LLM) -> dict:
+    """Return the arguments of `from_pretrained` that load the same model in another process.
 
     Raises:
-        TraceError: a model that was made by hand.
+        TraceError: the model was built by hand.
     """
     if model.loading is None:
         raise TraceError(
-            f"workers can't load {model.name!r}, made by hand: save model and processor with save_pretrained, "
-            "and load that folder with from_pretrained"
+            f"workers can't load {model.name!r}, which was built by hand: save model and processor with "
+            "save_pretrained, and load that folder with from_pretrained"
         )
-    # As here, but each on a device of its own; `auto` would be float32 on a CPU and something else on a GPU.
+    # The same dtype, but each worker on its own device; dtype `auto` could differ between a CPU and a GPU.
     loading = model.loading | {"dtype": model.model.dtype, "device": "auto"}
     if Path(loading["name_or_path"]).is_dir():
         loading["name_or_path"] = Path(loading["name_or_path"]).absolute()
     return loading
 
 
-def work(
+def run_job(
     job: Job,
     missing: Sequence[int],
     is_done: Callable[[int], bool],
@@ -68,131 +68,143 @@ def work(
     cpus_per_worker: int,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Every piece that is missing.
+    """Run the missing pieces of a job on a Ray cluster.
 
     Args:
-        job: what a worker does.
-        missing: numbers of pieces, in the order that they are handed out in.
-        is_done: whether a piece is there.
-        advance: called with each piece when it is.
-        address: of a Ray cluster, `auto`, or `local`.
-        cpus_per_worker: where the cluster has no GPUs.
+        job: sent to every worker.
+        missing: numbers of the pieces, in the order in which they are handed out.
+        is_done: returns whether the results of a piece exist.
+        advance: called with the number of each piece that is finished.
+        address: address of a Ray cluster, `auto` for the one that runs here, or `local` for workers on this machine.
+        cpus_per_worker: CPUs per worker on a cluster without GPUs.
         check: called between pieces; raises to stop.
 
     Raises:
-        TraceError: no such cluster, or no room in it for a worker.
-        ModelError: workers die over the same piece again and again.
+        TraceError: there is no such cluster, or it has no room for a worker.
+        ModelError: workers die on the same piece again and again.
     """
     if not missing:
         return
-    is_ours = _connect(address)
+    connected_here = _connect(address)
     try:
-        needs = _needs(cpus_per_worker)
-        _Crew(job, needs, min(_room(needs), len(missing))).work(missing, is_done, advance, check)
+        resources = _resources_per_worker(cpus_per_worker)
+        n_workers = min(_n_workers(resources), len(missing))
+        _WorkerPool(job, resources, n_workers).run(missing, is_done, advance, check)
     finally:
-        if is_ours:
+        if connected_here:
             ray.shutdown()
 
 
 def _connect(address: str) -> bool:
-    """Whether the connection was made here.
+    """Connect to the cluster, and return False if the process was connected before.
 
     Raises:
-        TraceError: nothing answers.
+        TraceError: no cluster answers.
     """
     if ray.is_initialized():
         return False
-    # Ray reports on a cluster that it starts to its makers, unless told otherwise.
+    # By default a cluster that is started here would report usage statistics to Ray's makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    alone = {"include_dashboard": False} if address == "local" else {}
+    kwargs = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address, log_to_driver=False, **alone)
+        ray.init(address, log_to_driver=False, **kwargs)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise TraceError(
-            f"no Ray cluster answers at {address!r} ({first_line(error)}); start one with `ray start --head`, or give "
-            "'local' for workers on this machine alone"
+            f"no Ray cluster answers at {address!r} ({first_line(error)}); start one with `ray start --head`, or pass "
+            "'local' for workers on this machine only"
         ) from error
     return True
 
 
-def _needs(cpus_per_worker: int) -> dict[str, int]:
-    """Of one worker."""
+def _resources_per_worker(cpus_per_worker: int) -> dict[str, int]:
     has_gpus = ray.cluster_resources().get("GPU", 0) >= 1
     return {"num_gpus": 1, "num_cpus": 1} if has_gpus else {"num_cpus": cpus_per_worker}
 
 
-def _room(needs: dict[str, int]) -> int:
-    """How many workers the cluster holds.
+def _n_workers(resources: dict[str, int]) -> int:
+    """Return how many workers the cluster has room for.
 
     Raises:
-        TraceError: none.
+        TraceError: there is no room for a single one.
     """
-    there = ray.cluster_resources()
-    n = min(int(there.get(name.removeprefix("num_").removesuffix("s").upper(), 0) // n) for name, n in needs.items())
-    if n < 1:
-        raise TraceError(f"the Ray cluster has no room for a worker, which needs {needs}; it has {there}")
-    return n
+    available = ray.cluster_resources()
+    names = {"num_gpus": "GPU", "num_cpus": "CPU"}
+    n_workers = min(int(available.get(names[kind], 0) // n) for kind, n in resources.items())
+    if n_workers < 1:
+        raise TraceError(f"the Ray cluster has no room for a worker, which needs {resources}; it has {available}")
+    return n_workers
 
 
-class _Crew:
-    """Workers, and what each of them is at."""
+class _WorkerPool:
+    """Workers, and the piece that each of them is running."""
 
-    def __init__(self, job: Job, needs: dict[str, int], size: int):
-        self._job, self._deaths = ray.put(job), Counter()
-        self._hire = lambda: ray.remote(_Worker).options(**needs, max_restarts=0).remote(self._job)
-        self.idle = [self._hire() for _ in range(size)]
-        self.at_work = {}
+    def __init__(self, job: Job, resources: dict[str, int], size: int):
+        # Stored once in the cluster, not sent anew with each worker.
+        self._job, self._resources, self._deaths = ray.put(job), resources, Counter()
+        self.idle = [self._new_worker() for _ in range(size)]
+        self.running = {}
 
-    def work(
+    def _new_worker(self) -> "ray.actor.ActorHandle":
+        return ray.remote(_Worker).options(**self._resources, max_restarts=0).remote(self._job)
+
+    def run(
         self,
         missing: Sequence[int],
         is_done: Callable[[int], bool],
         advance: Callable[[int], None],
         check: Callable[[], None],
     ) -> None:
-        """In their order."""
+        """Hand out pieces in their order until all are finished.
+
+        Args:
+            missing: numbers of the pieces.
+            is_done: returns whether the results of a piece exist.
+            advance: called with the number of each piece that is finished.
+            check: called between pieces; raises to stop.
+        """
         waiting = list(missing)[::-1]
         try:
-            while waiting or self.at_work:
+            while waiting or self.running:
                 check()
                 while waiting and self.idle:
                     worker, piece = self.idle.pop(), waiting.pop()
-                    self.at_work[worker.do.remote(piece)] = (worker, piece)
-                finished, _ = ray.wait(list(self.at_work), num_returns=1, timeout=1.0)
+                    self.running[worker.run_piece.remote(piece)] = (worker, piece)
+                finished, _ = ray.wait(list(self.running), num_returns=1, timeout=1.0)
                 for result in finished:
-                    worker, piece = self.at_work.pop(result)
-                    self.idle.append(worker if self._lives(result, piece) else self._hire())
-                    # One that dies may have written all of its piece before.
+                    worker, piece = self.running.pop(result)
+                    self.idle.append(worker if self._survived(result, piece) else self._new_worker())
+                    # A worker that died may have written its whole piece before.
                     if is_done(piece):
                         advance(piece)
                     else:
                         waiting.append(piece)
         except KeyboardInterrupt:
-            # Nothing new is handed out; what is begun is finished.
-            if self.at_work:
-                ray.wait(list(self.at_work), num_returns=len(self.at_work))
+            # No new pieces are handed out; those that are running are finished.
+            if self.running:
+                ray.wait(list(self.running), num_returns=len(self.running))
             raise
         finally:
-            for worker in self.idle + [worker for worker, _ in self.at_work.values()]:
+            for worker in self.idle + [worker for worker, _ in self.running.values()]:
                 ray.kill(worker)
 
-    def _lives(self, result: "ray.ObjectRef", piece: int) -> bool:
-        """False where the worker died.
+    def _survived(self, result: "ray.ObjectRef", piece: int) -> bool:
+        """Return False if the worker died.
 
         Raises:
-            ModelError: not the first time over this piece.
+            ModelError: too many workers have died on this piece.
         """
         try:
             ray.get(result)
         except ray.exceptions.RayTaskError as error:
+            # An error of the job itself is raised here as it was raised there.
             raise error.cause from error
         except ray.exceptions.RayError as error:
-            # The process was killed, the memory of its machine ran out, or the machine is gone.
+            # The process was killed, its machine ran out of memory, or the machine is gone.
             self._deaths[piece] += 1
-            if self._deaths[piece] >= MOST_DEATHS:
+            if self._deaths[piece] >= MAX_DEATHS:
                 raise ModelError(
-                    f"{MOST_DEATHS} workers died over piece {piece} ({first_line(error)}); what is done is kept: give "
-                    "each worker more memory, or less to do at once (of a trace a smaller batch_size, in a new folder)"
+                    f"{MAX_DEATHS} workers died on piece {piece} ({first_line(error)}); finished pieces are kept: give "
+                    "each worker more memory, or less to do at a time (a smaller batch_size, in a new folder)"
                 ) from error
             return False
         return True

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from interp.activations import Store, StoreError, weights_identity
+from interp.activations import Store, StoreError
+from interp.batches import Advance
+from interp.identity import weights_identity
 from interp.inputs import Prompt
 from interp.tracing import cluster
 from interp.tracing.prefix import shares_prefixes
@@ -16,12 +18,12 @@ from interp.vlm import LLM, VLM
 
 @dataclass(frozen=True)
 class _TraceJob:
-    """What every worker is given."""
+    """A trace whose pieces are the batches of its store."""
 
     kind: type[VLM | LLM]
     loading: dict
-    """What `from_pretrained` was told."""
-    wanted: TraceRequest
+    """Arguments of `from_pretrained`."""
+    request: TraceRequest
     prompts: Sequence[Prompt]
     folder: str
     share_prefix: bool
@@ -31,51 +33,59 @@ class _TraceJob:
         return Store(Path(self.folder))
 
     @cached_property
-    def _run(self) -> Runner:
-        model, theirs = self.kind.from_pretrained(**self.loading), self._store.header["about"]["weights"]
-        if weights_identity(model) != theirs:
+    def _runner(self) -> Runner:
+        # Loaded with the first piece, so that errors in loading reach the caller like all others.
+        model, expected = self.kind.from_pretrained(**self.loading), self._store.header["about"]["weights"]
+        if weights_identity(model) != expected:
             raise StoreError(
-                f"a worker loaded other weights ({weights_identity(model)}) than the store is made from ({theirs}); "
+                f"a worker loaded other weights ({weights_identity(model)}) than the store was made from ({expected}); "
                 "every machine must see the same checkpoint"
             )
-        return Runner(model, self.wanted, self._store.fields, self.share_prefix)
+        return Runner(model, self.request, self._store.fields, self.share_prefix)
 
-    def do(self, batch: int) -> None:
-        """Loads the model before the first batch: what goes wrong there is told like everything else."""
-        self._store.write(batch, self._run(*self._store.plan.batch(batch, self.prompts)))
+    def run_piece(self, piece: int) -> None:
+        """Trace one batch and write it to the store."""
+        self._store.write(piece, self._runner(*self._store.plan.batch(piece, self.prompts)))
 
 
-def spread(
+def trace_on_cluster(
     model: VLM | LLM,
-    wanted: TraceRequest,
+    request: TraceRequest,
     prompts: Sequence[Prompt],
     store: Store,
     share_prefix: bool,
     address: str,
     cpus_per_worker: int,
-    advance: Callable[[int], None],
+    advance: Advance,
     check: Callable[[], None],
 ) -> None:
-    """Every batch that the store lacks, in the order of the plan: neighbouring batches share their prefixes.
+    """Run the batches that the store lacks, in the order of its plan: neighbouring batches share their prefixes.
 
     Args:
-        model: loaded by each worker as it was loaded here.
-        wanted, prompts, store, share_prefix: of `interp.trace`.
-        address: of a Ray cluster, `auto`, or `local`.
-        cpus_per_worker: where the cluster has no GPUs.
-        advance: called with the number of prompts done after each batch.
+        model: each worker loads it the way it was loaded here.
+        request: sites, tokens and layers.
+        prompts: all prompts of the trace.
+        store: where the workers write; every machine sees its folder.
+        share_prefix: False runs every prompt in full.
+        address: address of a Ray cluster, `auto`, or `local`.
+        cpus_per_worker: CPUs per worker on a cluster without GPUs.
+        advance: called with the number of prompts finished after each batch.
         check: called between batches; raises to stop.
 
     Raises:
-        TraceError: a model that was made by hand, no such cluster, or no room in it for a worker.
-        ModelError: workers die over the same batch again and again.
+        TraceError: the model was built by hand, there is no such cluster, or it has no room for a worker.
+        ModelError: workers die on the same batch again and again.
     """
-    loading = cluster.loading_elsewhere(model)
-    done = lambda batch: advance(len(store.plan.rows(batch)))  # noqa: E731
+    loading = cluster.loading_for_workers(model)
+
+    def report(batch: int) -> None:
+        advance(len(store.plan.rows(batch)))
+
     missing = [batch for batch in range(store.plan.n_batches) if not store.has(batch)]
     for batch in set(range(store.plan.n_batches)) - set(missing):
-        done(batch)
+        report(batch)
     if missing and share_prefix and any(store.plan.keys):
-        shares_prefixes(model)  # a warning of a worker would be seen by nobody
-    job = _TraceJob(type(model), loading, wanted, prompts, str(store.folder.absolute()), share_prefix)
-    cluster.work(job, missing, store.has, done, address, cpus_per_worker, check)
+        # Tested here too, because nobody would see a warning of a worker.
+        shares_prefixes(model)
+    job = _TraceJob(type(model), loading, request, prompts, str(store.folder.absolute()), share_prefix)
+    cluster.run_job(job, missing, store.has, report, address, cpus_per_worker, check)

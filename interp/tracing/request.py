@@ -1,4 +1,4 @@
-"""What a trace asks of every prompt, checked before anything runs."""
+"""A trace request: the sites, tokens and layers to read of every prompt, checked before anything runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 
 from interp.activations import Field, Fields
 from interp.families import ModelError
-from interp.inputs import Prompt, collate, collate_alike
+from interp.inputs import Prompt, collate, collate_same_pictures
 from interp.token_positions import ALL, MEANS, Layers, Token, TokenPositions, Tokens, TraceError, check_tokens
 from interp.tracing.forward import DECODER_SITES, SITES, VISION_SITES, PassSpec, Remote, read
 from interp.vlm import LLM, VLM
@@ -17,7 +17,7 @@ from interp.vlm import LLM, VLM
 
 @dataclass(frozen=True)
 class TraceRequest:
-    """What is read of every prompt."""
+    """Sites, tokens and layers to read of every prompt."""
 
     sites: tuple[str, ...]
     tokens: tuple[Token, ...] | str
@@ -25,49 +25,65 @@ class TraceRequest:
 
     @classmethod
     def of(cls, model: VLM | LLM, sites: Sequence[str], tokens: Tokens, layers: Layers | None) -> "TraceRequest":
-        """Raises:
-        TraceError: a site, token or layer that does not exist.
-        ModelError: the family has no such site.
+        """Check the arguments of `interp.trace` against the model.
+
+        Args:
+            model: the model to trace.
+            sites: names from `SITES`.
+            tokens: token roles, positions, or `all`.
+            layers: decoder blocks; None for all.
+
+        Raises:
+            TraceError: a site, token or layer does not exist.
+            ModelError: the family has no such site.
         """
-        strange = sites if isinstance(sites, str) else [site for site in sites if site not in SITES]
-        if strange or not sites:
-            raise TraceError(f"sites {strange or sites!r}; expected some of {', '.join(SITES)}")
+        unknown = sites if isinstance(sites, str) else [site for site in sites if site not in SITES]
+        if unknown or not sites:
+            raise TraceError(f"sites {unknown or sites!r}; expected some of {', '.join(SITES)}")
         tokens = check_tokens(tokens)
-        # Also NumPy's integers: layers of another trace, for instance.
+        # `index` accepts NumPy's integers too, such as the layers of another trace.
         layers = tuple(range(model.n_layers)) if layers is None else tuple(sorted({index(layer) for layer in layers}))
         if not layers or not all(0 <= layer < model.n_layers for layer in layers):
             raise TraceError(f"layers {layers}; {model.name!r} has layers 0 to {model.n_layers - 1}")
         if isinstance(model, LLM) and set(sites) & set(VISION_SITES):
             raise TraceError(f"{model.name!r} is a text-only model and has no {' and '.join(VISION_SITES)}")
         if isinstance(model, VLM) and not model.family.is_sum and {"attn_out", "mlp_out"} & set(sites):
-            raise ModelError(f"{model.name!r} scales what its attention puts out; attn_out and mlp_out can't be read")
+            raise ModelError(f"{model.name!r} scales the output of its sublayers; attn_out and mlp_out can't be read")
         return cls(tuple(sites), tokens, layers)
 
     @property
     def decoder_sites(self) -> tuple[str, ...]:
+        """The requested sites of decoder blocks."""
         return tuple(site for site in self.sites if site in DECODER_SITES)
 
     @property
     def vision_sites(self) -> tuple[str, ...]:
+        """The requested sites of the vision tower and the projector."""
         return tuple(site for site in self.sites if site in VISION_SITES)
 
     @property
-    def order(self) -> list[int] | slice:
-        """From single tokens first and means last to the order that was asked for."""
+    def token_order(self) -> list[int] | slice:
+        """Indices that bring tokens from the order of a pass, where means come last, to the requested order."""
         if self.tokens == ALL:
             return slice(None)
-        read_order = sorted(range(len(self.tokens)), key=lambda i: self.tokens[i] in MEANS)
-        return [read_order.index(i) for i in range(len(self.tokens))]
+        pass_order = sorted(range(len(self.tokens)), key=lambda i: self.tokens[i] in MEANS)
+        return [pass_order.index(i) for i in range(len(self.tokens))]
 
     def fields(self, model: VLM | LLM, prompts: Sequence[Prompt], dtype: str, remote: Remote = False) -> Fields:
-        """The arrays that this fills.
+        """Return the arrays that a trace of these prompts fills.
+
+        Args:
+            model: the model to trace.
+            prompts: all of them are checked for the requested tokens.
+            dtype: precision of the arrays.
+            remote: see `interp.trace`.
 
         Raises:
-            TraceError: a token that a prompt does not have, or vision sites where there are no pictures.
+            TraceError: a prompt lacks a requested token, or vision sites are requested and no prompt has pictures.
         """
         n_tokens, fields = len(self.tokens), {}
         if self.tokens == ALL or not set(self.tokens) <= {"last", *MEANS}:
-            n_tokens = self._check_tokens(model, prompts)
+            n_tokens = self._check_positions(model, prompts)
         lengths = (len(self.layers), n_tokens, model.d_model)
         for site in self.decoder_sites:
             fields[site] = Field(("layer", "token", "d_model"), lengths, dtype)
@@ -77,28 +93,28 @@ class TraceRequest:
         if self.vision_sites and pictured is None:
             raise TraceError(f"{' and '.join(self.vision_sites)} of prompts without pictures; expected some with")
         if self.vision_sites:
-            # Configs name the width of a vision tower in too many ways: it is measured.
-            nothing_else = PassSpec(self.vision_sites, (), torch.zeros(1, 0).long())
-            seen = read(model, collate(model, [pictured]), nothing_else, remote=remote)
+            # Measured, since configs name the width of a vision tower in too many ways.
+            spec = PassSpec(self.vision_sites, (), torch.zeros(1, 0).long())
+            states = read(model, collate(model, [pictured]), spec, remote=remote)
             dims = {"vision_resid_post": ("vision_layer", "d_vision"), "projector_out": ("d_model",)}
-            fields |= {site: Field(dims[site], tuple(seen[site].shape[1:]), dtype) for site in self.vision_sites}
+            fields |= {site: Field(dims[site], tuple(states[site].shape[1:]), dtype) for site in self.vision_sites}
         return fields
 
-    def _check_tokens(self, model: VLM | LLM, prompts: Sequence[Prompt]) -> int:
-        """Looks for the tokens in every prompt before anything is run. How long the token dimension is.
+    def _check_positions(self, model: VLM | LLM, prompts: Sequence[Prompt]) -> int:
+        """Look for the tokens in every prompt, and return the length of the token dimension.
 
         Raises:
-            TraceError: a prompt has no such token; says which.
+            TraceError: a prompt lacks a token; names the prompt.
         """
         longest = 0
         for pictures, group in groupby(range(len(prompts)), key=lambda i: prompts[i].pictures):
             rows = list(group)
-            some = [prompts[i] for i in rows]
+            alike = [prompts[i] for i in rows]
             if pictures:
-                ids = collate_alike(model, some)[1]
+                ids = collate_same_pictures(model, alike)[1]
             else:
-                ids = [collate(model, [prompt])["input_ids"][0].cpu() for prompt in some]
-            for i, prompt, row in zip(rows, some, ids, strict=True):
+                ids = [collate(model, [prompt])["input_ids"][0].cpu() for prompt in alike]
+            for i, prompt, row in zip(rows, alike, ids, strict=True):
                 try:
                     TokenPositions.of(model, prompt, row, self.tokens)
                 except ValueError as error:

@@ -1,4 +1,4 @@
-"""What is asked of every prompt, and batches of prompts run for it."""
+"""Batches of prompts run for a trace request: with a shared prefix where possible, in halves where memory runs out."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.activations import Arrays, Fields
 from interp.families import ModelError, first_line, is_out_of_memory
-from interp.inputs import Prompt, collate, collate_alike
+from interp.inputs import Prompt, collate, collate_same_pictures
 from interp.token_positions import ALL, TokenPositions
 from interp.tracing.forward import PassSpec, Remote, read
 from interp.tracing.prefix import CutPrompts, LastPrefix, Prefix, shares_prefixes
@@ -19,138 +19,166 @@ from interp.vlm import LLM, VLM
 
 
 class Runner:
-    """Runs batches, and keeps the last shared prefix in case that the next one begins with it too."""
+    """Runs batches for one request; keeps the last shared prefix in case the next batch begins with it too."""
 
     def __init__(
-        self, model: VLM | LLM, wanted: TraceRequest, fields: Fields, share_prefix: bool, remote: Remote = False
+        self, model: VLM | LLM, request: TraceRequest, fields: Fields, share_prefix: bool, remote: Remote = False
     ):
-        self.model, self.wanted, self.fields, self.remote = model, wanted, fields, remote
-        # What a server keeps of a pass can't be given to the next one.
-        self._may_share = share_prefix and wanted.tokens != ALL and not remote
-        self._kept: LastPrefix | None = None
-        self._fits: int | None = None
-        """Prompts in a pass, where more have not fitted."""
+        """Prepare a runner; nothing runs yet.
+
+        Args:
+            model: left unchanged.
+            request: sites, tokens and layers.
+            fields: the arrays that the batches fill, from `TraceRequest.fields`.
+            share_prefix: False runs every prompt in full.
+            remote: see `interp.trace`.
+        """
+        self.model, self.request, self.fields, self.remote = model, request, fields, remote
+        # The keys and values of a pass on a server can't be passed on to the next pass.
+        self._may_share = share_prefix and request.tokens != ALL and not remote
+        self._last_prefix: LastPrefix | None = None
+        self._max_prompts: int | None = None
+        """Prompts in one pass, once more of them have not fitted into memory."""
 
     @cached_property
     def _shares(self) -> bool:
         return self._may_share and shares_prefixes(self.model)
 
     def __call__(self, prompts: list[Prompt], keys: list[str]) -> Arrays:
-        """States of one batch of the plan."""
+        """Return the states of one batch of the plan."""
         parts, start = [], 0
         shares = any(keys) and self._shares
-        # Different numbers of pictures don't go into one pass.
+        # Prompts with different numbers of pictures don't go into one pass.
         kinds = [(key if shares else "", len(prompt.pictures)) for key, prompt in zip(keys, prompts, strict=True)]
-        for (key, _), some in groupby(kinds):
-            group = prompts[start : (start := start + len(list(some)))]
-            if self._kept and self._kept.key != key:
-                self._kept = None
-            size = self._fits or len(group)
-            pieces = [self._in_memory(group[i : i + size], key) for i in range(0, len(group), size)]
-            found = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-            parts.append(self._no_pictures(len(group)) | found)
+        for (key, _), members in groupby(kinds):
+            group = prompts[start : (start := start + len(list(members)))]
+            if self._last_prefix and self._last_prefix.key != key:
+                self._last_prefix = None
+            size = self._max_prompts or len(group)
+            passes = [self._run_in_memory(group[i : i + size], key) for i in range(0, len(group), size)]
+            parts.append(self._no_pictures(len(group)) | _concatenated(passes))
         return {name: np.concatenate([part[name] for part in parts]) for name in self.fields}
 
     def _no_pictures(self, n: int) -> Arrays:
-        return {site: np.full((n, *self.fields[site].lengths), np.nan, np.float32) for site in self.wanted.vision_sites}
+        """Return the vision sites of prompts without pictures: NaN."""
+        sites = self.request.vision_sites
+        return {site: np.full((n, *self.fields[site].lengths), np.nan, np.float32) for site in sites}
 
-    def _in_memory(self, prompts: list[Prompt], key: str) -> Arrays:
-        """In halves where memory does not suffice."""
+    def _run_in_memory(self, prompts: list[Prompt], key: str) -> Arrays:
+        """Run prompts in one pass, or in halves if memory does not suffice."""
         try:
-            return (self._shared(prompts, key) if key else None) or self._plain(prompts)
+            return (self._run_shared(prompts, key) if key else None) or self._run_whole(prompts)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._kept = None
+            self._last_prefix = None
             if len(prompts) == 1:
                 raise ModelError(
-                    f"one prompt does not fit into memory beside {self.model.name!r}: {first_line(error)}"
+                    f"one prompt does not fit into memory together with {self.model.name!r}: {first_line(error)}"
                 ) from error
-        # Outside of the handler: what the error holds on to is free by now.
-        middle = self._fits = len(prompts) // 2
-        halves = [self._in_memory(half, key) for half in (prompts[:middle], prompts[middle:])]
-        return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
+        # Outside the handler, where the error no longer keeps the tensors of the failed pass alive.
+        middle = self._max_prompts = len(prompts) // 2
+        return _concatenated([self._run_in_memory(half, key) for half in (prompts[:middle], prompts[middle:])])
 
-    def _plain(self, prompts: list[Prompt]) -> Arrays:
-        """All of each prompt, in one pass."""
-        wanted, pictured = self.wanted, bool(prompts[0].pictures)
-        sites = wanted.sites if pictured else wanted.decoder_sites
+    def _run_whole(self, prompts: list[Prompt]) -> Arrays:
+        """Run each prompt in full, all of them in one pass."""
+        request, has_pictures = self.request, bool(prompts[0].pictures)
+        sites = request.sites if has_pictures else request.decoder_sites
         if not sites:
             return {}
-        if wanted.vision_sites and pictured and len(prompts) > 1:
-            # Which of a batch's patches belong to which prompt is known to the families alone.
-            alone = [self._plain([prompt]) for prompt in prompts]
-            return {name: np.concatenate([one[name] for one in alone]) for name in alone[0]}
+        if request.vision_sites and has_pictures and len(prompts) > 1:
+            # Only the family's own code knows which patches of a batch belong to which prompt.
+            return _concatenated([self._run_whole([prompt]) for prompt in prompts])
         batch = collate(self.model, prompts)
         masks = batch["attention_mask"].bool().cpu()
         ids = [row[mask] for row, mask in zip(batch["input_ids"].cpu(), masks, strict=True)]
-        spots = self._spots(prompts, ids)
+        positions = self._positions(prompts, ids)
         padding = [int((~mask).sum()) for mask in masks]
-        reading = _reading(wanted, sites, spots, padding, masks.shape[1])
-        return self._arranged(read(self.model, batch, reading, remote=self.remote), spots)
+        spec = _pass_spec(request, sites, positions, padding, masks.shape[1])
+        return self._arrange(read(self.model, batch, spec, remote=self.remote), positions)
 
-    def _shared(self, prompts: list[Prompt], key: str) -> Arrays | None:
-        """What stands before the requests once, then the requests; None where a single token before them is read."""
-        wanted = self.wanted
-        first, rows = collate_alike(self.model, prompts)
-        shared = CutPrompts.of(self.model, first, rows)
-        if shared is None:
+    def _run_shared(self, prompts: list[Prompt], key: str) -> Arrays | None:
+        """Run what all prompts begin with once, then their suffixes; None if a token before the cut is requested."""
+        request = self.request
+        first, rows = collate_same_pictures(self.model, prompts)
+        cut = CutPrompts.of(self.model, first, rows)
+        if cut is None:
             return None
-        spots, n_prefix = self._spots(prompts, rows), shared.n_prefix
-        if any(pick < n_prefix for spot in spots for pick in spot.picks):
+        positions, n_prefix = self._positions(prompts, rows), cut.n_prefix
+        if any(pick < n_prefix for position in positions for pick in position.picks):
             return None
-        if self._kept is None or not self._kept.serves(key, shared):
-            self._kept = None
-            beginning = TokenPositions((), spots[0].means[:, :n_prefix])
-            reading = _reading(wanted, wanted.sites, [beginning], [0], n_prefix)
-            self._kept = LastPrefix(key, shared.prefix["input_ids"], Prefix.run(self.model, shared, reading))
-        prefix = self._kept.prefix
+        prefix = self._prefix_of(key, cut, positions[0])
         states = {
             site: prefix.states[site].expand(len(prompts), *[-1] * (prefix.states[site].ndim - 1))
-            for site in wanted.vision_sites
+            for site in request.vision_sites
         }
-        if wanted.decoder_sites:
-            ends = [spot.behind(n_prefix) for spot in spots]
+        if request.decoder_sites:
+            in_suffix = [position.after(n_prefix) for position in positions]
 
-            def behind(some: Sequence[int], n_pos: int) -> PassSpec:
-                return _reading(wanted, wanted.decoder_sites, [ends[i] for i in some], [0] * len(some), n_pos)
+            def spec_of(chosen: Sequence[int], n_pos: int) -> PassSpec:
+                in_chosen = [in_suffix[i] for i in chosen]
+                return _pass_spec(request, request.decoder_sites, in_chosen, [0] * len(chosen), n_pos)
 
-            for site, values in prefix.read_suffixes(self.model, shared, behind).items():
-                values[:, :, len(spots[0].picks) :] += prefix.states[site]
+            for site, values in prefix.read_suffixes(self.model, cut, spec_of).items():
+                # Means run over prefix and suffix: their sums are added here and divided in `_arrange`.
+                values[:, :, len(positions[0].picks) :] += prefix.states[site]
                 states[site] = values
-        return self._arranged(states, spots)
+        return self._arrange(states, positions)
 
-    def _spots(self, prompts: list[Prompt], ids: list[Tensor]) -> list[TokenPositions]:
-        return [TokenPositions.of(self.model, *one, self.wanted.tokens) for one in zip(prompts, ids, strict=True)]
+    def _prefix_of(self, key: str, cut: CutPrompts, positions: TokenPositions) -> Prefix:
+        """Return the prefix of cut prompts, which is run unless it was the last one."""
+        if self._last_prefix is None or not self._last_prefix.serves(key, cut):
+            # Freed before the next one is made.
+            self._last_prefix = None
+            sums_only = TokenPositions((), positions.means[:, : cut.n_prefix])
+            spec = _pass_spec(self.request, self.request.sites, [sums_only], [0], cut.n_prefix)
+            self._last_prefix = LastPrefix(key, cut.prefix["input_ids"], Prefix.run(self.model, cut, spec))
+        return self._last_prefix.prefix
 
-    def _arranged(self, states: Mapping[str, Tensor], spots: list[TokenPositions]) -> Arrays:
-        """Sums divided to means, tokens in the order asked for; and the places of the single ones."""
-        found = {site: states[site].numpy() for site in self.wanted.vision_sites if site in states}
-        if not self.wanted.decoder_sites:
-            return found
-        n_picks, order = max(len(spot.picks) for spot in spots), self.wanted.order
-        is_there = torch.tensor([[i < len(spot.picks) for i in range(n_picks)] for spot in spots], dtype=torch.bool)
-        counts = torch.stack([spot.means.sum(1) for spot in spots])
-        # A mean over nothing is no number: 0 / 0.
-        divide = torch.cat([torch.where(is_there, 1.0, torch.nan), counts.float()], dim=1)
-        places = np.full((len(spots), self.fields["position"].lengths[0]), -1, np.int32)
-        for row, spot in enumerate(spots):
-            places[row, : len(spot.picks)] = spot.picks
-        for site in self.wanted.decoder_sites:
-            values = (states[site] / divide[:, None, :, None])[:, :, order].numpy()
-            missing = places.shape[1] - values.shape[2]
-            found[site] = np.pad(values, [(0, 0), (0, 0), (0, missing), (0, 0)], constant_values=np.nan)
-        return found | {"position": places[:, order]}
+    def _positions(self, prompts: list[Prompt], ids: list[Tensor]) -> list[TokenPositions]:
+        pairs = zip(prompts, ids, strict=True)
+        return [TokenPositions.of(self.model, prompt, row, self.request.tokens) for prompt, row in pairs]
+
+    def _arrange(self, states: Mapping[str, Tensor], positions: list[TokenPositions]) -> Arrays:
+        """Divide sums into means and bring tokens into the requested order; add the positions of single tokens."""
+        arrays = {site: states[site].numpy() for site in self.request.vision_sites if site in states}
+        if not self.request.decoder_sites:
+            return arrays
+        n_picks, order = max(len(position.picks) for position in positions), self.request.token_order
+        exists = torch.tensor([[i < len(position.picks) for i in range(n_picks)] for position in positions]).bool()
+        counts = torch.stack([position.means.sum(1) for position in positions])
+        # Tokens that a prompt lacks become NaN; so do means over no tokens: 0 / 0.
+        divisor = torch.cat([torch.where(exists, 1.0, torch.nan), counts.float()], dim=1)
+        places = np.full((len(positions), self.fields["position"].lengths[0]), -1, np.int32)
+        for row, position in enumerate(positions):
+            places[row, : len(position.picks)] = position.picks
+        for site in self.request.decoder_sites:
+            values = (states[site] / divisor[:, None, :, None])[:, :, order].numpy()
+            n_missing = places.shape[1] - values.shape[2]
+            arrays[site] = np.pad(values, [(0, 0), (0, 0), (0, n_missing), (0, 0)], constant_values=np.nan)
+        return arrays | {"position": places[:, order]}
 
 
-def _reading(
-    wanted: TraceRequest, sites: tuple[str, ...], spots: list[TokenPositions], padding: list[int], n_pos: int
+def _concatenated(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _pass_spec(
+    request: TraceRequest, sites: tuple[str, ...], positions: list[TokenPositions], padding: list[int], n_pos: int
 ) -> PassSpec:
-    """Where to read in a batch, whose rows begin with so much padding."""
-    n_picks = max(len(spot.picks) for spot in spots)
-    picks = torch.zeros(len(spots), n_picks, dtype=torch.long)
-    weights = torch.zeros(len(spots), len(spots[0].means), n_pos)
-    for row, (spot, before) in enumerate(zip(spots, padding, strict=True)):
-        picks[row, : len(spot.picks)] = torch.tensor(spot.picks, dtype=torch.long) + before
-        weights[row, :, before : before + spot.means.shape[1]] = spot.means.float()
-    return PassSpec(sites, wanted.layers, picks, weights if weights.shape[1] else None)
+    """Return what to read in a batch.
+
+    Args:
+        request: its layers are read.
+        sites: the sites to read.
+        positions: token positions of each row, counted without padding.
+        padding: number of padding tokens on the left of each row.
+        n_pos: length of the rows.
+    """
+    n_picks = max(len(position.picks) for position in positions)
+    picks = torch.zeros(len(positions), n_picks, dtype=torch.long)
+    weights = torch.zeros(len(positions), len(positions[0].means), n_pos)
+    for row, (position, n_before) in enumerate(zip(positions, padding, strict=True)):
+        picks[row, : len(position.picks)] = torch.tensor(position.picks, dtype=torch.long) + n_before
+        weights[row, :, n_before : n_before + position.means.shape[1]] = position.means.float()
+    return PassSpec(sites, request.layers, picks, weights if weights.shape[1] else None)

@@ -1,4 +1,4 @@
-"""Long work in pieces: what a run has finished, the next one finds."""
+"""Checkpoints of long work: a run that was stopped resumes from what it has finished."""
 
 import hashlib
 import json
@@ -10,49 +10,50 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-Arrays = dict[str, np.ndarray]
-
 
 class Checkpoints:
-    """A folder of finished pieces, one file each, that belongs to one question alone."""
+    """A folder of finished pieces of work, one file each, for one computation only."""
 
-    def __init__(self, folder: Path, about: Mapping):
-        """Args:
-        folder: of many questions; each gets one in it.
-        about: all that the answer depends on, as JSON would write it.
+    def __init__(self, folder: Path, inputs: Mapping):
+        """Open or create the folder of this computation.
+
+        Args:
+            folder: parent of the folders of all computations.
+            inputs: everything that the result depends on, as JSON can write it; its hash names the folder.
         """
-        told = json.dumps(about, sort_keys=True, default=str)
-        # Absolute: workers of a cluster stand elsewhere.
-        self.folder = folder.absolute() / hashlib.sha256(told.encode()).hexdigest()[:16]
+        text = json.dumps(inputs, sort_keys=True, default=str)
+        # Absolute: workers of a cluster run in other working directories.
+        self.folder = folder.absolute() / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "about.json").write_text(told + "\n", encoding="utf-8")
+        (self.folder / "about.json").write_text(text + "\n", encoding="utf-8")
 
-    def read(self, name: str) -> Arrays | None:
-        """None where it is not there, or not whole: then it is done again."""
+    def read(self, name: str) -> dict[str, np.ndarray] | None:
+        """Return a finished piece; None if it is missing or damaged and has to be computed."""
         try:
             return load_file(self._path(name))
         except (FileNotFoundError, SafetensorError):
             return None
 
     def has(self, name: str) -> bool:
+        """Tell whether the file of a piece exists, without reading it."""
         return self._path(name).exists()
 
     def read_texts(self, name: str) -> list[str] | None:
-        """None where they are not there."""
+        """Return finished texts; None if there are none yet."""
         path = self.folder / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def write_texts(self, name: str, texts: Sequence[str]) -> None:
-        """Whole or not at all."""
-        made = self.folder / f".{name}.{os.getpid()}.json"
-        made.write_text(json.dumps(list(texts)), encoding="utf-8")
-        made.replace(self.folder / f"{name}.json")
+        """Save texts, completely or not at all."""
+        partial = self.folder / f".{name}.{os.getpid()}.json"
+        partial.write_text(json.dumps(list(texts)), encoding="utf-8")
+        partial.replace(self.folder / f"{name}.json")
 
-    def write(self, name: str, arrays: Arrays) -> None:
-        """Whole or not at all, whoever else may write it at the same time."""
-        made = self._path(f".{name}.{os.getpid()}")
-        save_file({key: np.ascontiguousarray(values) for key, values in arrays.items()}, made)
-        made.replace(self._path(name))
+    def write(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Save a piece, completely or not at all, even if other processes write it at the same time."""
+        partial = self._path(f".{name}.{os.getpid()}")
+        save_file({key: np.ascontiguousarray(values) for key, values in arrays.items()}, partial)
+        partial.replace(self._path(name))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

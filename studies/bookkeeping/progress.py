@@ -1,4 +1,4 @@
-"""One line of progress per phase of long work, with an ETA; plain lines where the output is no terminal."""
+"""One line of progress per phase of long work, with an ETA; plain lines if the output is not a terminal."""
 
 import sys
 import time
@@ -10,20 +10,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_EVERY = 10.0
-"""Seconds between lines where the output is no terminal."""
+"""Seconds between lines if the output is not a terminal."""
 WINDOW = 10
-"""Reports that the time left is judged by: what an earlier run had done goes by at once."""
+"""Number of latest reports that the ETA is based on: work that an earlier run has finished is skipped in no time."""
 
 Report = Callable[..., None]
-"""Called with the number of units done since the last call, and perhaps `note=`."""
+"""Called with the number of units done since the last call, and optionally `note=`."""
 
 
 @contextmanager
 def phase(name: str, total: int) -> Iterator[Report]:
-    """Shows `total` units of work going by, on stderr."""
+    """Show the progress of `total` units of work on stderr."""
     console = Console(stderr=True)
-    shown = _bar(name, total, console) if console.is_terminal else _lines(name, total)
-    with shown as report:
+    display = _bar(name, total, console) if console.is_terminal else _lines(name, total)
+    with display as report:
         yield report
 
 
@@ -45,8 +45,8 @@ def _bar(name: str, total: int, console: Console) -> Iterator[Report]:
 
 @contextmanager
 def _lines(name: str, total: int) -> Iterator[Report]:
-    began = last = time.monotonic()
-    done, recent = 0, deque([(began, 0)], maxlen=WINDOW)
+    start = last = time.monotonic()
+    done, recent = 0, deque([(start, 0)], maxlen=WINDOW)
 
     def report(n: int = 1, note: str = "") -> None:
         nonlocal done, last
@@ -55,9 +55,7 @@ def _lines(name: str, total: int) -> Iterator[Report]:
         (since, before), _ = recent[0], recent.append((now, done))
         if done and (now - last >= PLAIN_EVERY or done >= total):
             last = now
-            left = (now - since) / max(1, done - before) * max(0, total - done)
-            print(
-                f"{name:<32} {done}/{total}  {now - began:.0f} s  left {left:.0f} s  {note}".rstrip(), file=sys.stderr
-            )
+            eta = (now - since) / max(1, done - before) * max(0, total - done)
+            print(f"{name:<32} {done}/{total}  {now - start:.0f} s  left {eta:.0f} s  {note}".rstrip(), file=sys.stderr)
 
     yield report

@@ -9,9 +9,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+PACKAGES = ("torch", "transformers", "nnsight", "scikit-learn", "numpy", "pillow", "vlm-guard")
+"""Packages whose versions are recorded."""
+
 
 def file_hash(paths: Iterable[Path]) -> str:
-    """sha256 over names and contents, the first 16 hex digits."""
+    """Return the first 16 hex digits of the sha256 over file names and contents."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.name.encode())
@@ -21,57 +24,60 @@ def file_hash(paths: Iterable[Path]) -> str:
 
 
 def model_hash(name: str) -> str:
-    """Identity of a local model: the hash of every file in its folder. A hub id stands for itself."""
+    """Identify a model: a local one by the hash of every file in its folder, one from the hub by its id."""
     folder = Path(name)
-    return file_hash(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else name
+    return file_hash(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else name
 
 
 def _commit() -> str:
-    """Of the toolkit's own checkout; 'unknown' outside one."""
+    """Return the commit of the toolkit's own checkout, or 'unknown' outside of one."""
     here = Path(__file__).parent
     try:
-        shown = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        return shown.stdout.strip()
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        return git.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def write_config(folder: Path, config) -> None:
-    """`config.json`, before anything is computed: tables never lie beside the config of another run."""
+    """Write `config.json` before anything is computed, so that no table is stored with the config of another run."""
     write_json(folder / "config.json", asdict(config))
 
 
 def write_provenance(
     folder: Path, inputs: Mapping[str, object], seed: int | None = None, tables: Iterable[Path] = ()
 ) -> None:
-    """`provenance.json`: versions, seed, hashes of the inputs, commit; and of each table which run wrote it.
+    """Write `provenance.json`: versions, seed, commit, hashes of the inputs, and which run wrote each table.
 
-    Studies may write into one folder one after the other: tables of earlier ones keep what is known of them.
+    Several studies may write into one folder, one after the other: entries of earlier tables are kept.
 
     Args:
-        tables: that this run has written into the folder.
+        folder: where the results are.
+        inputs: what the run was given, with the hashes that identify it.
+        seed: seed of the run.
+        tables: files that this run has written into the folder.
     """
-    packages = ("torch", "transformers", "nnsight", "scikit-learn", "numpy", "pillow", "vlm-guard")
-    versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
+    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
     run = {"versions": versions, "seed": seed, "inputs": dict(inputs), "commit": _commit()}
-    own = {
+    entry = {
         "versions": versions,
         "seed": seed,
         "commit": run["commit"],
         "model": inputs.get("model", inputs.get("weights")),
     }
-    told = {path.name: own | {"sha256": file_hash([path])} for path in tables}
-    write_json(folder / "provenance.json", run | {"tables": _known_tables(folder) | told})
+    written = {path.name: entry | {"sha256": file_hash([path])} for path in tables}
+    write_json(folder / "provenance.json", run | {"tables": _earlier_tables(folder) | written})
 
 
-def _known_tables(folder: Path) -> dict:
+def _earlier_tables(folder: Path) -> dict:
     try:
-        known = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("tables", {})
+        entries = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("tables", {})
     except (OSError, ValueError, AttributeError):
-        return {}  # of the first run, or damaged: what it said can't be kept
-    return {name: about for name, about in known.items() if (folder / name).exists()}
+        return {}  # the first run in this folder, or a damaged file: nothing can be kept
+    return {name: entry for name, entry in entries.items() if (folder / name).exists()}
 
 
 def write_json(path: Path, content: Mapping) -> None:
+    """Write JSON with sorted keys, so that the same content gives the same file."""
     text = json.dumps(content, indent=2, default=str, sort_keys=True)
     path.write_text(text + "\n", encoding="utf-8")

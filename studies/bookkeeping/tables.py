@@ -1,4 +1,4 @@
-"""Tidy results, and what lies beside them: config and provenance."""
+"""Tidy tables of results: their columns, and how they are written and read."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ COLUMNS = (
     "estimator rank rule reference gate gate_scope positions strength defence probe control selection_rule judge "
     "judge_2 verdict verdict_2 standing versus seed metric value ci_low ci_high interval n"
 ).split()
-"""One row a measurement; a table has the columns that apply, in this order."""
+"""Columns of result tables, one row per measurement; a table has those that apply, in this order."""
 
 
 def tidy(rows: Iterable[Mapping]) -> pd.DataFrame:
-    """A table in the order of `COLUMNS`.
+    """Return rows as a table whose columns are in the order of `COLUMNS`.
 
     Raises:
         ValueError: a column that is not in `COLUMNS`.
@@ -26,21 +26,21 @@ def tidy(rows: Iterable[Mapping]) -> pd.DataFrame:
     return table[[column for column in COLUMNS if column in table.columns]]
 
 
-def first_judge(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the judge that decides, which stands first, and rows that need none."""
-    return table[table.judge.isna() | (table.judge == table.judge.dropna().iloc[0])]
-
-
 def write_table(table: pd.DataFrame, folder: Path, name: str) -> Path:
-    """`folder/name.csv`; six significant digits, more than any of these numbers deserves."""
+    """Write `folder/name.csv` with six significant digits, more than any of these numbers deserves."""
     path = folder / f"{name}.csv"
     table.to_csv(path, index=False, float_format="%.6g")
     return path
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """Raises:
-    FileNotFoundError: the study has not been run into this folder.
+    """Read `folder/name.csv` as a study wrote it.
+
+    Returns:
+        The table; empty cells are NaN.
+
+    Raises:
+        FileNotFoundError: the study has not been run into this folder.
     """
     path = folder / f"{name}.csv"
     if not path.exists():

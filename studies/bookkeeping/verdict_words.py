@@ -1,4 +1,4 @@
-"""The words in which a claim is decided."""
+"""The possible verdicts on a claim."""
 
 SHOWN = "shown on the built-in model"
 REPRODUCED = "reproduced"

@@ -1,0 +1,27 @@
+"""The command `vlm-guard`, one file a verb. What a verb prints is in its file.
+
+| verb | file | what it does |
+|---|---|---|
+| `repro` | `repro.py` | the whole argument of the paper, on one model |
+| `check` | `check.py` | what the toolkit reads and changes, proved on a model |
+| `trace` | `trace.py` | activations into a store |
+| `store` | `store.py` | what a store holds, and whether it is damaged |
+| `probe` | `probe.py` | where harmful and harmless come apart |
+| `sweep` | `sweep.py` | where and how to guard |
+| `defend` | `defend.py`, `benchmark_run.py` | published benchmarks under every defence |
+| `judge` | `judge.py` | saved answers, judged again |
+| `judges` | `agreement.py` | how far judges agree with people |
+| `figures` | `figures.py` | figures and tables of saved results |
+| `report` | `report.py` | saved results as one page |
+| `data check` | `data.py` | what the files of a benchmark hold |
+| `guard fit`, `show`, `apply` | `guard.py`, `side_by_side.py` | a guard fitted, shown, and answering |
+
+`app.py` puts the verbs together and turns errors into exit codes, `errors.py` says which errors are about input, and
+`shadowing.py` checks that the packages are ours. `options.py` holds the options that verbs share; `grid_options.py`,
+`judge_options.py` and `benchmark_options.py` read the ones with a syntax of their own; `messages.py` prints paths.
+Verb files import heavy modules inside functions, so that `vlm-guard --help` answers at once.
+"""
+
+from studies.cli.app import main
+
+__all__ = ["main"]

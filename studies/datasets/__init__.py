@@ -1,9 +1,23 @@
-"""Files of queries -> `Query`; published benchmarks -> `Record`."""
+"""Data files: the user's own queries -> `Query`; published benchmarks -> `Record`.
+
+Queries of your own are read by `read_queries` (`table.py`) and divided by `split_queries` (`splits.py`). A benchmark is
+read by `read_benchmark` (`reader.py`): `finding.py` finds its files, `files.py` turns them into rows, and a reader of
+`text_sets.py`, `picture_sets.py`, `paired_sets.py` or `ability_sets.py` turns rows into records. `checking.py` says
+what a file holds, `leakage.py` which test requests something was fitted on, `responses.py` reads labelled answers, and
+`attacks.py` holds jailbreak templates.
+
+To add a benchmark:
+
+1. write its `Source` and a reader, a function from a `DataFile` to its `Record`s, in one of the `*_sets.py` files;
+2. add an `Entry` to `ENTRIES` in `registry.py`: what its files look like, its reader, and where its pictures are;
+3. add a small file in its format to `FORMS` in `tests/studies/datasets/benchmark_files.py`, which every test of
+   readers uses.
+"""
 
 from studies.datasets.checking import Check, check
 from studies.datasets.finding import recognise
 from studies.datasets.leakage import Leakage, find_leakage
-from studies.datasets.reader import Benchmark, damaged, read_benchmark, without
+from studies.datasets.reader import Benchmark, read_benchmark, unreadable_pictures, without_pictures
 from studies.datasets.record import ANSWER, CAVEAT, EXPECTED, REFUSE, Record, SkippedRow, Source
 from studies.datasets.responses import LabelledResponse, read_responses
 from studies.datasets.splits import is_paired, split_queries
@@ -18,12 +32,11 @@ __all__ = [
     "Check",
     "LabelledResponse",
     "Leakage",
-    "SkippedRow",
     "QueryFileError",
     "Record",
+    "SkippedRow",
     "Source",
     "check",
-    "damaged",
     "find_leakage",
     "is_paired",
     "read_benchmark",
@@ -31,6 +44,7 @@ __all__ = [
     "read_responses",
     "recognise",
     "split_queries",
-    "without",
+    "unreadable_pictures",
+    "without_pictures",
     "write_queries",
 ]

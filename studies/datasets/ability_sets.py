@@ -1,4 +1,4 @@
-"""Readers of benchmarks of what a model can do: harmless questions with right answers."""
+"""Readers of ability benchmarks: harmless questions with correct answers."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ SCIENCEQA = Source("ScienceQA", "https://github.com/lupantech/ScienceQA", "CC BY
 
 
 def read_mm_vet(file: DataFile) -> Iterator[Record]:
-    """An object by id. Right answers stand apart by <OR>; of one with <AND>, every part is asked for."""
+    """Read an object of rows by id. `<OR>` separates correct answers; every part of one with `<AND>` is required."""
     for row in file.rows:
         answers = tuple(answer.strip() for answer in row.text("answer").split("<OR>"))
         query, path = Query(row.text("question"), False, ",".join(row.texts("capability"))), row.text("imagename")
@@ -20,10 +20,10 @@ def read_mm_vet(file: DataFile) -> Iterator[Record]:
 
 
 def read_scienceqa(file: DataFile) -> Iterator[Record | SkippedRow]:
-    """The questions of the test split that have a picture, each with what it offers; ids are not contiguous.
+    """Read the questions of the test split that have a picture, with their options; ids are not contiguous.
 
     Raises:
-        QueryFileError: `pid_splits.json`, where it lies beside the problems, has another test split than they say.
+        QueryFileError: `pid_splits.json`, if it is next to the problems, has a different test split.
     """
     _check_splits(file)
     for row in file.rows:
@@ -52,7 +52,7 @@ def _check_splits(file: DataFile) -> None:
 def _scienceqa(row: Row) -> Record:
     choices, right = row.texts("choices"), row.get("answer")
     if not (type(right) is int and 0 <= right < len(choices)):
-        raise row.fault(f"answer {right!r} is none of the choices {choices!r}; expected the index of one")
+        raise row.error(f"answer {right!r} is not one of the choices {choices!r}; expected the index of one")
     question = row.text("question")
     return Record(
         Query(question, False, row.text_or_empty("topic")),
@@ -65,12 +65,12 @@ def _scienceqa(row: Row) -> Record:
         answers=(choices[right],),
         choices=choices,
         needs_picture=True,
-        about=row.about("subject", "grade", "skill"),
+        extra=row.extra("subject", "grade", "skill"),
     )
 
 
 def multiple_choice(question: str, choices: tuple[str, ...], hint: str = "") -> str:
-    """What is asked, after any hint, with the choices lettered from A; the wording is the project's own."""
-    offered = "\n".join(f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(choices))
-    asked = f"{question}\n{offered}\nAnswer with the letter of the right choice."
-    return f"{hint.strip()}\n{asked}" if hint.strip() else asked
+    """Return a question after its hint, with choices lettered from A; the instruction is this project's own wording."""
+    options = "\n".join(f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(choices))
+    text = f"{question}\n{options}\nAnswer with the letter of the right choice."
+    return f"{hint.strip()}\n{text}" if hint.strip() else text

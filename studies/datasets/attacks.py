@@ -1,7 +1,8 @@
-"""Jailbreak templates for text: one for each kind, so that a defence is not measured on plain requests alone.
+"""Jailbreak templates for text, one of each kind, so that defences are not measured on plain requests only.
 
-The kinds are those of Wei et al., "Jailbroken: How Does LLM Safety Training Fail?" (arXiv:2307.02483); every template
-is written anew and shorter than the published ones. None mentions a picture, so that it stands beside one too.
+The kinds are those of Wei et al., "Jailbroken: How Does LLM Safety Training Fail?" (arXiv:2307.02483); the wording of
+every template is this project's own, and shorter than the published ones. No template mentions a picture, so that each
+works with and without one.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ REQUEST = "{request}"
 
 
 class AttackError(ValueError):
-    """There is no such template, or it is none; the message says what is expected."""
+    """The template does not exist or is invalid; the message says what was expected."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +20,23 @@ class Attack:
     """A template around a request."""
 
     name: str
-    """The kind."""
+    """Kind of attack."""
     version: str
-    """Changes with every change of the template: rates under different versions are not compared."""
+    """Changes with every change of the template; rates under different versions are not comparable."""
     template: str
-    """With one `{request}`; other braces are text."""
+    """Text with one `{request}`; all other braces are literal."""
     kind_source: str
-    """Paper that measures the kind, and what it calls it."""
-    origin: str = "written anew"
-    """Where the wording comes from."""
+    """Paper that measures this kind of attack, and its name there."""
+    origin: str = "own wording"
+    """Source of the wording."""
 
     def __post_init__(self):
-        if (found := self.template.count(REQUEST)) != 1:
-            raise AttackError(f"template of {self.name!r} holds {REQUEST} {found} times; expected once")
+        if (n := self.template.count(REQUEST)) != 1:
+            raise AttackError(f"template of {self.name!r} holds {REQUEST} {n} times; expected once")
 
     @property
     def label(self) -> str:
-        """As a table names it."""
+        """Name and version, as in tables."""
         return f"{self.name}@{self.version}"
 
 
@@ -81,14 +82,14 @@ ATTACKS = {
 
 
 def apply(query_text: str, attack: str | Attack) -> str:
-    """What is said instead of the request; the request itself is left as it is, braces included.
+    """Put a request into a template; the request itself is unchanged, braces included.
 
     Args:
         query_text: the request.
         attack: a name of `ATTACKS`, or a template of your own.
 
     Raises:
-        AttackError: there is no such name, or the request is empty.
+        AttackError: the attack does not exist, or the request is empty.
     """
     if not query_text.strip():
         raise AttackError("the request is empty; expected a text to put into the template")

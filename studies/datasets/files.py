@@ -1,4 +1,4 @@
-"""Published files as they are -> rows that know where they stand: CSV, JSON, JSON lines, plain lines."""
+"""Published files -> rows that know their place in the file: CSV, JSON, JSON lines, plain lines."""
 
 import csv
 import json
@@ -10,130 +10,139 @@ from typing import Any
 from studies.datasets.table import QueryFileError
 
 CSV, LIST, OBJECT, LINES, TEXT = "CSV", "JSON list", "JSON object", "JSON lines", "plain lines"
-"""Kinds of file. An object's rows are its values, whose keys are what pictures and answers are joined by."""
+"""Kinds of file. The rows of an object are its values; pictures and answers are found by their keys."""
 SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
 VALUE = ""
-"""The key of a row that is a bare value; also what the first column of JailbreakBench's CSV is called."""
+"""Key of a row that is a bare value; also the name of the first column of JailbreakBench's CSV."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what stands in it, and where to look for it."""
+    """One row: its cells, and its place in the file."""
 
     path: Path
     where: str
-    """`line 3`, `entry 4`, `key '17'`."""
+    """Place in the file: `line 3`, `entry 4`, `key '17'`."""
     cells: dict[str, Any]
     key: str = ""
-    """Of an object's value: the key it stands under."""
+    """Key of the row, if the file is an object."""
 
-    def fault(self, message: str) -> QueryFileError:
+    def error(self, message: str) -> QueryFileError:
+        """Return an error that names file and place."""
         return QueryFileError(f"{self.path}: {self.where}: {message}")
 
     def get(self, key: str) -> Any:
-        """Raises:
-        QueryFileError: the row has no such key.
+        """Return a cell.
+
+        Raises:
+            QueryFileError: the row has no such key.
         """
         if key not in self.cells:
-            raise self.fault(f"no {key!r}; expected it in every row, got {', '.join(map(repr, self.cells))}")
+            raise self.error(f"no {key!r}; expected it in every row, got {', '.join(map(repr, self.cells))}")
         return self.cells[key]
 
     def text(self, key: str = VALUE) -> str:
-        """Without the white space around it.
+        """Return a text, without surrounding white space.
 
         Raises:
-            QueryFileError: it is missing, empty, or no text.
+            QueryFileError: the cell is missing, empty, or not a text.
         """
         value = self.get(key)
         if not isinstance(value, str) or not value.strip():
-            raise self.fault(f"{key or 'the row'}: got {value!r}, expected a text that is not empty")
+            raise self.error(f"{key or 'the row'}: got {value!r}, expected a text that is not empty")
         return value.strip()
 
     def text_or_empty(self, key: str) -> str:
-        """Empty where it is missing, null or empty.
+        """Return a text that may be missing, null or empty.
 
         Raises:
-            QueryFileError: it is no text.
+            QueryFileError: the cell is not a text.
         """
         return "" if self.cells.get(key) in (None, "") else self.text(key)
 
     def number_or_text(self, key: str) -> str:
-        """What a row is known by: a whole number, or a text.
+        """Return an id, which is a whole number or a text, as text.
 
         Raises:
-            QueryFileError: it is missing, empty, or neither.
+            QueryFileError: the cell is missing, empty, or neither.
         """
         value = self.get(key)
         return str(value) if type(value) is int else self.text(key)
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts, each without the white space around it.
+        """Return a list of texts, each without surrounding white space.
 
         Raises:
-            QueryFileError: it is missing, empty, or holds anything else.
+            QueryFileError: the list is missing, empty, or holds anything else.
         """
         value = self.get(key)
         if not isinstance(value, list) or not value:
-            raise self.fault(f"{key or 'the row'}: got {value!r}, expected a list of texts")
+            raise self.error(f"{key or 'the row'}: got {value!r}, expected a list of texts")
         return tuple(
             Row(self.path, f"{self.where}, {key}", {str(i): part}).text(str(i)) for i, part in enumerate(value)
         )
 
-    def one_of(self, key: str, known: tuple[str, ...]) -> str:
-        """Raises:
-        QueryFileError: it is none of the known.
-        """
-        value = self.text(key)
-        if value not in known:
-            raise self.fault(f"{key}: got {value!r}, expected one of {', '.join(known)}")
-        return value
-
-    def inner(self, key: str) -> "Row":
-        """The object under a key, as a row.
+    def one_of(self, key: str, allowed: tuple[str, ...]) -> str:
+        """Return a text that must be one of several.
 
         Raises:
-            QueryFileError: it is no object.
+            QueryFileError: it is not.
+        """
+        value = self.text(key)
+        if value not in allowed:
+            raise self.error(f"{key}: got {value!r}, expected one of {', '.join(allowed)}")
+        return value
+
+    def nested(self, key: str) -> "Row":
+        """Return the object under a key, as a row.
+
+        Raises:
+            QueryFileError: the cell is not an object.
         """
         value = self.get(key)
         if not isinstance(value, dict):
-            raise self.fault(f"{key}: got {value!r}, expected an object")
+            raise self.error(f"{key}: got {value!r}, expected an object")
         return Row(self.path, f"{self.where}, {key}", value)
 
-    def about(self, *keys: str) -> dict[str, str]:
-        """Those of the keys that say something, as text."""
+    def extra(self, *keys: str) -> dict[str, str]:
+        """Return the cells of some keys as text, without those that are missing or empty."""
         return {key: str(self.cells[key]) for key in keys if self.cells.get(key) not in (None, "")}
 
-    def check_letters(self) -> None:
-        """Raises:
-        QueryFileError: half a surrogate pair stands in it, which JSON may spell and no file can hold.
+    def check_characters(self) -> None:
+        """Check that the row can be written to a file.
+
+        Raises:
+            QueryFileError: it holds half a surrogate pair, which JSON can spell and no file can hold.
         """
         try:
             json.dumps([self.key, self.cells], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise self.fault(f"{error.object[error.start]!a} is half a letter; expected whole ones") from None
+            half = error.object[error.start]
+            raise self.error(f"{half!a} is half a surrogate pair; expected whole characters") from None
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that has been read, before anything is known of what it means."""
+    """A file that has been read; nothing is assumed about its meaning."""
 
     path: Path
     kind: str
     rows: tuple[Row, ...]
     keys: frozenset[str]
-    """The header of a CSV file; else what stands in the first row."""
+    """Header of a CSV file; for other files the keys of the first row."""
 
-    def sketch(self) -> str:
-        """What was seen, for whoever does not know what it is."""
-        shown = ", ".join(repr(key) for key in sorted(self.keys)) if self.keys - {VALUE} else "bare values"
-        return f"{self.kind}, {len(self.rows)} rows with {shown}"
+    def summary(self) -> str:
+        """Describe the contents for error messages."""
+        keys = ", ".join(repr(key) for key in sorted(self.keys)) if self.keys - {VALUE} else "bare values"
+        return f"{self.kind}, {len(self.rows)} rows with {keys}"
 
 
 def read_file(path: str | Path) -> DataFile:
-    """Reads a file whole; a byte order mark and any mixture of line ends are taken as they come.
+    """Read a file whole; a byte order mark and any mixture of line ends are accepted.
 
     Raises:
-        QueryFileError: no such file, not UTF-8, empty, cut short, or no table; says in which line.
+        QueryFileError: there is no such file, or it is not UTF-8, empty, truncated, or not a table; the message says
+            in which line.
     """
     path = Path(path)
     if not path.exists():
@@ -142,7 +151,7 @@ def read_file(path: str | Path) -> DataFile:
     if path.suffix.lower() not in readers:
         raise QueryFileError(f"{path}: {path.suffix or 'no suffix'}; expected one of {', '.join(SUFFIXES)}")
     try:
-        # Line ends as they are: those within a cell are part of it.
+        # Line ends are not translated: those within a cell are part of it.
         with path.open(encoding="utf-8-sig", newline="") as file:
             kind, rows, keys = readers[path.suffix.lower()](path, file)
     except UnicodeDecodeError as error:
@@ -152,7 +161,7 @@ def read_file(path: str | Path) -> DataFile:
     if not rows:
         raise QueryFileError(f"{path}: no rows; expected at least one")
     for row in rows:
-        row.check_letters()
+        row.check_characters()
     return DataFile(path, kind, tuple(rows), frozenset(rows[0].cells) if keys is None else frozenset(keys))
 
 
@@ -161,7 +170,7 @@ def _csv(path: Path, file) -> tuple[str, list[Row], list[str] | None]:
     try:
         header = next(reader, [])
         if len(header) == 1:
-            # A list of sentences may call itself CSV and have commas in them, as one of FigStep's does.
+            # A list of sentences with commas may call itself CSV, as one of FigStep's files does.
             file.seek(0)
             return _lines(path, file)
         if len(set(header)) < len(header):
@@ -172,7 +181,7 @@ def _csv(path: Path, file) -> tuple[str, list[Row], list[str] | None]:
                 rows.append(_csv_row(path, line, header, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise QueryFileError(f"{path}: line {reader.line_num}: not a CSV file, or cut short ({error})") from None
+        raise QueryFileError(f"{path}: line {reader.line_num}: not a CSV file, or truncated ({error})") from None
     return CSV, rows, header
 
 
@@ -180,7 +189,7 @@ def _csv_row(path: Path, line: int, header: list[str], cells: list[str]) -> Row:
     if len(cells) != len(header):
         raise QueryFileError(
             f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; a cell with commas or line ends "
-            "stands in quotes, and a file that was cut short must be fetched again"
+            "must be quoted, and a truncated file must be downloaded again"
         )
     return Row(path, f"line {line}", dict(zip(header, cells, strict=True)))
 
@@ -204,7 +213,7 @@ def _lines(path: Path, file) -> tuple[str, list[Row], None]:
 
 
 def _numbered(text: str) -> Iterator[tuple[int, str]]:
-    # Not str.splitlines: JSON may hold U+2028 within a string, which that would cut in two.
+    # Not str.splitlines: it would also split at U+2028, which JSON strings may hold.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
@@ -214,23 +223,23 @@ def _parse(path: Path, text: str, first_line: int = 1) -> Any:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
-        raise QueryFileError(f"{path}: line {line}: not JSON, or cut short ({error.msg})") from None
+        raise QueryFileError(f"{path}: line {line}: not JSON, or truncated ({error.msg})") from None
     except (ValueError, RecursionError) as error:
-        # A key that stands twice; a number too long, or brackets too deep, for Python.
+        # A repeated key; a number that is too long, or brackets too deep, for Python.
         raise QueryFileError(f"{path}: from line {first_line}: {error}") from None
 
 
 class _RepeatedKey(ValueError):
-    """Python's reader would keep the last of them, and say nothing."""
+    """A key is repeated in one object; Python's reader would silently keep the last one."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    cells = dict(pairs)
+    if len(cells) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _RepeatedKey(f"the key {twice!r} stands twice in one object; rows are told apart by it")
-    return found
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise _RepeatedKey(f"the key {repeated!r} is repeated in one object; rows are identified by it")
+    return cells
 
 
 def _cells(value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether what is tested was seen in fitting: anchors against test sets, word by word."""
+"""Leakage: test requests that something was fitted on, found by comparing words with the anchors."""
 
 import re
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 NEAR = 0.8
-"""Jaccard index of content words from which two requests count as the same."""
-ROWS = 2000
-"""Test requests that are compared at once: bounds the memory."""
-# Articles, pronouns, auxiliaries, prepositions, and the words that questions begin with; nothing that names a deed.
+"""Lowest Jaccard index of content words at which two requests count as the same."""
+ROWS_AT_ONCE = 2000
+"""Test requests compared at once, which limits memory."""
+# Articles, pronouns, auxiliaries, prepositions, and question words; nothing that names an action.
 STOP_WORDS = frozenset(
     "a an the this that these those i you he she it we they me him her us them my your his its our their s t "
     "is are was were be been being am do does did have has had can could will would shall should may might must "
@@ -22,26 +22,27 @@ STOP_WORDS = frozenset(
 
 
 def normal(text: str) -> str:
-    """In lower case, words alone, one space between them."""
+    """Return the words of a text in lower case, without punctuation, one space between them."""
     return " ".join(re.findall(r"\w+", text.lower().replace("’", "").replace("'", "")))
 
 
 def content_words(text: str) -> frozenset[str]:
+    """Return the words of a text that are not stop words."""
     return frozenset(normal(text).split()) - STOP_WORDS
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Test requests that anchors say too."""
+    """Test requests that are also anchors, up to case, punctuation and spaces, or nearly."""
 
     rows: pd.DataFrame
-    """`test` (its id), `anchor` (the text, of several the nearest), `kind` (`exact` or `near`), `jaccard`."""
+    """Columns `test` (id), `anchor` (text of the nearest one), `kind` (`exact` or `near`) and `jaccard`."""
     n_tests: int
     n_anchors: int
 
     @property
     def ids(self) -> frozenset[str]:
-        """Of the test requests to be left out."""
+        """Ids of the test requests that should be left out."""
         return frozenset(self.rows.test)
 
     def __str__(self) -> str:
@@ -53,12 +54,12 @@ class Leakage:
 
 
 def find_leakage(anchors: Sequence[str], ids: Sequence[str], tests: Sequence[str]) -> Leakage:
-    """Finds test requests that are anchors too, up to case, punctuation and spaces, or nearly.
+    """Find test requests that are also anchors, up to case, punctuation and spaces, or nearly.
 
     Args:
         anchors: texts that something was fitted on.
-        ids: of the test requests.
-        tests: their texts, in the same order.
+        ids: ids of the test requests.
+        tests: texts of the test requests, in the same order.
     """
     exact = {normal(text): text for text in anchors}
     places, nearest = _nearest(anchors, tests)
@@ -73,25 +74,25 @@ def find_leakage(anchors: Sequence[str], ids: Sequence[str], tests: Sequence[str
 
 
 def _nearest(anchors: Sequence[str], tests: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """For each test the anchor with the largest Jaccard index, and that index; 0 without a content word."""
+    """Return, for each test, the anchor with the largest Jaccard index, and that index; 0 without content words."""
     words = [content_words(text) for text in (*anchors, *tests)]
-    counted = _incidence(words)
-    known, sizes = counted[: len(anchors)].T.tocsc(), counted.sum(axis=1)
+    incidence = _incidence(words)
+    anchor_words, sizes = incidence[: len(anchors)].T.tocsc(), incidence.sum(axis=1)
     places, nearest = np.zeros(len(tests), int), np.zeros(len(tests))
-    for start in range(0, len(tests) if anchors else 0, ROWS):
-        part = counted[len(anchors) + start : len(anchors) + start + ROWS]
-        shared = (part @ known).tocoo()
+    for start in range(0, len(tests) if anchors else 0, ROWS_AT_ONCE):
+        part = incidence[len(anchors) + start : len(anchors) + start + ROWS_AT_ONCE]
+        shared = (part @ anchor_words).tocoo()
         rows, columns = shared.coords
         union = sizes[len(anchors) + start + rows] + sizes[columns] - shared.data
         order = np.argsort(shared.data / union, kind="stable")
-        # The last one written stands: the largest.
+        # Later assignments overwrite earlier ones, so the largest index is kept.
         places[start + rows[order]] = columns[order]
         nearest[start + rows[order]] = (shared.data / union)[order]
     return places, nearest
 
 
 def _incidence(words: Sequence[frozenset[str]]) -> csr_array:
-    """[text word]: 1 where the text has the word."""
+    """Return a matrix [text word] that is 1 if the text has the word."""
     column = {word: i for i, word in enumerate(sorted(frozenset().union(*words)))}
     columns = [column[word] for text in words for word in sorted(text)]
     ends = np.cumsum([0, *map(len, words)])

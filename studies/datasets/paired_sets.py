@@ -1,4 +1,4 @@
-"""Readers of benchmarks in which a harmful and a harmless request share a picture, or a wording."""
+"""Readers of benchmarks in which a harmful and a harmless request share a picture or a wording."""
 
 from collections.abc import Iterator
 
@@ -27,26 +27,26 @@ MEMBERS = (("safe", False), ("unsafe", True))
 
 
 def read_mossbench(file: DataFile) -> Iterator[Record]:
-    """Harmless requests that look harmful, as JSON or CSV; or the contrast set, their truly harmful partners.
+    """Read harmless requests that look harmful, as JSON or CSV; or the contrast set, their truly harmful partners.
 
-    The contrast set is told by its metadata, which are `over` alone; partners share an id, and their pictures a name.
-    Some share the question too, so that the picture alone decides.
+    The contrast set is recognised by its metadata, which have only `over`. Partners share an id, and the name of the
+    picture; some also share the question, so that only the picture decides.
     """
     is_contrast = is_mossbench_contrast(file)
     for row in file.rows:
         pid = row.text("pid")
         if file.kind != CSV and pid != row.key:
-            raise row.fault(f"pid {pid!r}; expected the key that it stands under")
+            raise row.error(f"pid {pid!r}; expected the key of the row")
         over, harm, image = _mossbench_csv(row) if file.kind == CSV else _mossbench_json(row)
         path = image.removeprefix("images/")
         query = Query(row.text("question"), is_contrast, over, pair=pid)
-        about = row.about("short description") | ({"harm": harm} if harm else {})
+        extra = row.extra("short description") | ({"harm": harm} if harm else {})
         id, expected = (f"contrast/{pid}", REFUSE) if is_contrast else (pid, ANSWER)
-        yield Record(query, id, expected, MOSSBENCH, "scene", picture_path=path, about=about)
+        yield Record(query, id, expected, MOSSBENCH, "scene", picture_path=path, extra=extra)
 
 
 def is_mossbench_contrast(file: DataFile) -> bool:
-    return file.kind != CSV and all("harm" not in row.inner("metadata").cells for row in file.rows)
+    return file.kind != CSV and all("harm" not in row.nested("metadata").cells for row in file.rows)
 
 
 def _mossbench_csv(row: Row) -> tuple[str, str, str]:
@@ -58,40 +58,40 @@ def _mossbench_csv(row: Row) -> tuple[str, str, str]:
 
 
 def _mossbench_json(row: Row) -> tuple[str, str, str]:
-    about = row.inner("metadata")
-    harm = about.cells.get("harm", [])
-    # A list of one on disk, a number in the description.
+    metadata = row.nested("metadata")
+    harm = metadata.cells.get("harm", [])
+    # A list of one number in the files, a number in their description.
     harms = harm if isinstance(harm, list) else [harm]
-    over = MOSSBENCH_TYPES[about.one_of("over", tuple(MOSSBENCH_TYPES))]
+    over = MOSSBENCH_TYPES[metadata.one_of("over", tuple(MOSSBENCH_TYPES))]
     return over, ",".join(map(str, harms)), row.text("image")
 
 
 def read_lvlm_safer(file: DataFile) -> Iterator[Record]:
-    """Control groups of two: one prompt with two pictures (files 1 and 2), one picture with two prompts (3 and 4)."""
+    """Read pairs: one prompt with two pictures (files 1 and 2), or one picture with two prompts (files 3 and 4)."""
     for i, row in enumerate(file.rows):
         pair = f"{file.path.stem}/{i}"
         for name, is_harmful in MEMBERS:
-            member = row.inner(f"{name}_pair")
-            shown = row.inner("img") if "img" in row.cells else None
-            asked = member.text("question") if shown else row.text("prompt")
-            path = shown.text("id") if shown else member.text("img_id")
-            query = Query(asked, is_harmful, (shown or row).text("type"), pair)
-            about = row.about("word") | member.about("description", "region")
+            member = row.nested(f"{name}_pair")
+            picture = row.nested("img") if "img" in row.cells else None
+            text = member.text("question") if picture else row.text("prompt")
+            path = picture.text("id") if picture else member.text("img_id")
+            query = Query(text, is_harmful, (picture or row).text("type"), pair)
+            extra = row.extra("word") | member.extra("description", "region")
             expected = REFUSE if is_harmful else ANSWER
-            yield Record(query, f"{pair}/{name}", expected, LVLM_SAFER, "scene", picture_path=path, about=about)
+            yield Record(query, f"{pair}/{name}", expected, LVLM_SAFER, "scene", picture_path=path, extra=extra)
 
 
 def read_vlsafe(file: DataFile) -> Iterator[Record]:
-    """Harmful questions about COCO train2017 pictures; or pairs of one picture, minimally edited.
+    """Read harmful questions about COCO train2017 pictures; or minimally edited pairs of questions about one picture.
 
-    Nothing is left out of the pairs: harm words stand in 183 of 3,000 harmless questions only as parts of other words
+    All pairs are kept: 183 of the 3,000 harmless questions contain harm words, but only as parts of other words
     (`skills`, `harmony`, `damaged`).
     """
     for i, row in enumerate(file.rows):
         path = row.text("image_id")
         if "safe_query" not in file.keys:
             query = Query(row.text("query"), True)
-            yield Record(query, str(i), REFUSE, VLSAFE, "scene", picture_path=path, about=row.about("caption"))
+            yield Record(query, str(i), REFUSE, VLSAFE, "scene", picture_path=path, extra=row.extra("caption"))
             continue
         for (name, is_harmful), key in zip(MEMBERS, ("safe_query", "orig_query"), strict=True):
             query, expected = Query(row.text(key), is_harmful, pair=path), REFUSE if is_harmful else ANSWER
@@ -99,14 +99,14 @@ def read_vlsafe(file: DataFile) -> Iterator[Record]:
 
 
 def read_vlguard(file: DataFile) -> Iterator[Record]:
-    """Three sets in one: `unsafes` (the picture is), `safe_unsafes` (the instruction is), `safe_safes`.
+    """Read three sets: `unsafes` (unsafe picture), `safe_unsafes` (unsafe instruction), and `safe_safes`.
 
-    Instructions are told by their keys, never by their order.
+    Instructions are identified by their keys, never by their order.
     """
     for row in file.rows:
         is_safe, id = row.get("safe"), row.number_or_text("id")
         if not isinstance(is_safe, bool):
-            raise row.fault(f"safe: got {is_safe!r}, expected true or false")
+            raise row.error(f"safe: got {is_safe!r}, expected true or false")
         if is_safe:
             yield _vlguard(row, f"{id}/safe_unsafe", "safe_unsafes", "unsafe_instruction")
             yield _vlguard(row, f"{id}/safe_safe", "safe_safes", "safe_instruction")
@@ -117,14 +117,14 @@ def read_vlguard(file: DataFile) -> Iterator[Record]:
 def _vlguard(row: Row, id: str, subset: str, key: str) -> Record:
     pairs = row.get("instr-resp")
     if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
-        raise row.fault(f"instr-resp: got {pairs!r}, expected a list of objects")
-    asked = [pair for pair in pairs if key in pair]
-    if len(asked) != 1:
-        raise row.fault(f"instr-resp: {len(asked)} with {key!r}; expected one where safe is {row.get('safe')}")
+        raise row.error(f"instr-resp: got {pairs!r}, expected a list of objects")
+    matching = [pair for pair in pairs if key in pair]
+    if len(matching) != 1:
+        raise row.error(f"instr-resp: {len(matching)} with {key!r}; expected one where safe is {row.get('safe')}")
     is_harmful = subset != "safe_safes"
-    text = Row(row.path, f"{row.where}, instr-resp", asked[0]).text(key)
+    text = Row(row.path, f"{row.where}, instr-resp", matching[0]).text(key)
     query = Query(text, is_harmful, row.text_or_empty("harmful_category"))
-    about = {"subset": subset} | row.about("harmful_subcategory")
+    extra = {"subset": subset} | row.extra("harmful_subcategory")
     expected = REFUSE if is_harmful else ANSWER
     return Record(
         query,
@@ -134,5 +134,5 @@ def _vlguard(row: Row, id: str, subset: str, key: str) -> Record:
         "scene",
         picture_path=row.text("image"),
         needs_picture=subset == "unsafes",
-        about=about,
+        extra=extra,
     )

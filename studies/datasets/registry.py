@@ -1,4 +1,7 @@
-"""Every benchmark that is known: how its files are told, who reads them, where its pictures lie."""
+"""Every benchmark: what its files look like, what reads them, and where its pictures are.
+
+To add one, append an `Entry` to `ENTRIES`; see `studies.datasets`.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,27 +19,29 @@ from studies.datasets.record import ANSWER, REFUSE, Record, SkippedRow, Source
 from studies.datasets.table import read_queries
 
 STAND_IN_SIZE = 336
-"""Pixels: what LLaVA-1.5 sees of a picture."""
+"""Pixels, as in the input of LLaVA-1.5."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """One form in which a benchmark is published."""
+    """One format in which a benchmark is published."""
 
     kind: str
-    """Of the file; see `studies.datasets.files`."""
+    """Kind of file, see `studies.datasets.files`."""
     keys: tuple[str, ...]
-    """Columns, or keys of the first row, that stand there; others may."""
+    """Columns, or keys of the first row, that are always there; there may be more."""
     fits: Callable[[DataFile], bool] = lambda file: True
-    """What else the contents must show."""
-    named: str = ""
-    """Where contents alone do not tell it from others: what the file's name must match, unless the user names it."""
+    """A further condition on the contents."""
+    name_pattern: str = ""
+    """Regular expression for the file's name, if contents don't identify the benchmark; not used if the user does."""
 
     def is_possible(self, file: DataFile) -> bool:
+        """Return whether the contents fit."""
         return file.kind == self.kind and file.keys >= set(self.keys) and self.fits(file)
 
-    def is_told(self, file: DataFile) -> bool:
-        return self.is_possible(file) and bool(re.search(self.named, file.path.stem, re.IGNORECASE))
+    def matches(self, file: DataFile) -> bool:
+        """Return whether contents and name fit."""
+        return self.is_possible(file) and bool(re.search(self.name_pattern, file.path.stem, re.IGNORECASE))
 
 
 def scene_stand_in(record: Record) -> LazyPicture:
@@ -44,7 +49,7 @@ def scene_stand_in(record: Record) -> LazyPicture:
 
 
 def stand_in_by_modality(record: Record) -> LazyPicture:
-    """In FigStep's layout where the whole request is written, in MM-SafetyBench's where a phrase is."""
+    """Draw a stand-in of the record's modality, in MM-SafetyBench's layout for its records, else in FigStep's."""
     query = record.query
     if record.modality == "typographic_scene":
         return LazyPicture(typography.mm_safety_scene, (query.rendered, query.seed))
@@ -64,57 +69,59 @@ def everything(files: Sequence[DataFile]) -> Sequence[DataFile]:
 
 
 def first_named(pattern: str) -> Callable[[Sequence[DataFile]], Sequence[DataFile]]:
-    """Where a folder holds a set and parts of it: the files so named, else all, of which there may be only one."""
+    """Return a choice for folders that hold a set and parts of it: the files whose names match, else all files."""
     return lambda files: [file for file in files if re.search(pattern, file.path.stem, re.IGNORECASE)] or files
 
 
 def _mossbench_files(files: Sequence[DataFile]) -> Sequence[DataFile]:
-    """The JSON files; the CSV says the same again."""
+    """Choose the JSON files; the CSV has the same rows."""
     return [file for file in files if file.kind == OBJECT] or files
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A benchmark, as it may be found on disk."""
+    """A benchmark as it is found on disk."""
 
     source: Source
     forms: tuple[Form, ...]
     read: Callable[[DataFile], Iterable[Record | SkippedRow]]
+    """Turns the rows of a file into records."""
     folders: tuple[str, ...] = (".",)
-    """Where its pictures may lie, seen from the file; `{stem}` is the file's name."""
-    is_joined: bool = False
-    """Whether several files make one benchmark; else one of them is read."""
+    """Folders that may hold its pictures, relative to the file; `{stem}` is the file's name without suffix."""
+    has_several_files: bool = False
+    """True if several files make up the benchmark; otherwise exactly one is read."""
     choose: Callable[[Sequence[DataFile]], Sequence[DataFile]] = everything
-    """Which of a folder's files are read."""
-    joins_by_id: bool = False
-    """Pictures, partners or answers are found by id: an id that stands there twice is an error."""
+    """Chooses which of a folder's files are read."""
+    needs_unique_ids: bool = False
+    """True if pictures, partners or answers are found by id, so that a repeated id is an error."""
     stand_in: Callable[[Record], LazyPicture] = scene_stand_in
+    """Draws a picture in place of a missing one."""
     aliases: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.source.name
 
-    def roots(self, path: Path) -> list[Path]:
-        """Folders of the pictures of a file.
+    def picture_folders(self, path: Path) -> list[Path]:
+        """Return the folders in which pictures of a file are looked for.
 
         Raises:
-            ValueError: one of them is a link that leads out of the data.
+            ValueError: a folder is a link that leads outside the data folder.
         """
-        found = []
+        roots = []
         for folder in self.folders:
             root = path.parent / folder.format(stem=path.stem)
             data = path.parent / Path(*(part for part in Path(folder).parts if part == ".."))
             if not root.resolve().is_relative_to(data.resolve()):
                 raise ValueError(f"folder of pictures {str(root)!r} is a link that leads outside the data folder")
-            found.append(root)
-        return found
+            roots.append(root)
+        return roots
 
 
 def read_own(file: DataFile) -> Iterator[Record]:
-    """The user's own table, see `read_queries`; a row with a picture is shown beside it."""
+    """Read the user's own table, see `read_queries`; a row with a picture is shown next to it."""
     source = Source(file.path.stem, "", "the user's own")
-    for i, query in enumerate(read_queries(file.path, look=False)):
+    for i, query in enumerate(read_queries(file.path, check_pictures=False)):
         path = str(Path(query.picture).relative_to(file.path.parent)) if query.picture else ""
         expected, modality = REFUSE if query.harmful else ANSWER, "scene" if path else "text"
         yield Record(query, str(i), expected, source, modality, picture_path=path)
@@ -129,7 +136,7 @@ ENTRIES = (
         (
             Form(CSV, ("goal", "target"), text.is_advbench),
             Form(CSV, ("Behavior", "Category", "Tags", "ContextString", "BehaviorID"), text.is_advbench),
-            Form(TEXT, (VALUE,), named="advbench"),
+            Form(TEXT, (VALUE,), name_pattern="advbench"),
         ),
         text.read_advbench,
         choose=first_named("harmful_behaviors"),
@@ -142,7 +149,7 @@ ENTRIES = (
         ),
         text.read_xstest,
         choose=first_named("^xstest_prompts$"),
-        joins_by_id=True,
+        needs_unique_ids=True,
     ),
     Entry(
         pictured.FIGSTEP,
@@ -150,7 +157,7 @@ ENTRIES = (
         pictured.read_figstep,
         (".", "../images/{stem}", "../images/SafeBench", "images/{stem}", "images/SafeBench"),
         choose=first_named("^safebench$"),
-        joins_by_id=True,
+        needs_unique_ids=True,
         stand_in=stand_in_by_modality,
         aliases=("SafeBench", "FigStep-Tiny"),
     ),
@@ -159,8 +166,8 @@ ENTRIES = (
         (Form(OBJECT, ("Changed Question", "Key Phrase", "Rephrased Question", "Rephrased Question(SD)")),),
         pictured.read_mm_safetybench,
         ("imgs", "../imgs"),
-        is_joined=True,
-        joins_by_id=True,
+        has_several_files=True,
+        needs_unique_ids=True,
         stand_in=stand_in_by_modality,
     ),
     Entry(
@@ -171,17 +178,17 @@ ENTRIES = (
         ),
         paired.read_mossbench,
         ("images", "../images", "data/images"),
-        is_joined=True,
+        has_several_files=True,
         choose=_mossbench_files,
-        joins_by_id=True,
+        needs_unique_ids=True,
     ),
     Entry(
         paired.LVLM_SAFER,
         (Form(LIST, ("prompt", "safe_pair", "unsafe_pair")), Form(LIST, ("img", "safe_pair", "unsafe_pair"))),
         paired.read_lvlm_safer,
         ("imgs",),
-        is_joined=True,
-        joins_by_id=True,
+        has_several_files=True,
+        needs_unique_ids=True,
     ),
     Entry(
         text.HARMBENCH,
@@ -193,47 +200,47 @@ ENTRIES = (
         ),
         text.read_harmbench,
         choose=first_named("text_all"),
-        joins_by_id=True,
+        needs_unique_ids=True,
     ),
     Entry(
         pictured.HARMBENCH_MULTIMODAL,
         (Form(CSV, ("Behavior", "BehaviorID", "SemanticCategory", "ImageFileName")),),
         pictured.read_harmbench_multimodal,
         ("../multimodal_behavior_images", "multimodal_behavior_images", "images"),
-        joins_by_id=True,
+        needs_unique_ids=True,
     ),
     Entry(
         text.JAILBREAKBENCH,
         (Form(CSV, (), text.is_jailbreakbench),),
         text.read_jailbreakbench,
-        is_joined=True,
-        joins_by_id=True,
+        has_several_files=True,
+        needs_unique_ids=True,
         aliases=("JBB", "JBB-Behaviors"),
     ),
     Entry(
         text.MALICIOUS_INSTRUCT,
-        (Form(TEXT, (VALUE,), text.is_questions, named=r"malicious.?instruct"),),
+        (Form(TEXT, (VALUE,), text.is_questions, name_pattern=r"malicious.?instruct"),),
         text.read_malicious_instruct,
     ),
     Entry(text.STRONGREJECT, (Form(CSV, ("category", "source", "forbidden_prompt")),), text.read_strongreject),
     Entry(
         text.TDC2023,
-        (Form(LIST, (VALUE,), text.is_texts, named=r"tdc|^(dev|test)_behaviors$"),),
+        (Form(LIST, (VALUE,), text.is_texts, name_pattern=r"tdc|^(dev|test)_behaviors$"),),
         text.read_tdc2023,
-        is_joined=True,
+        has_several_files=True,
     ),
     Entry(
         text.DO_NOT_ANSWER,
         (Form(CSV, ("id", "risk_area", "types_of_harm", "question")),),
         text.read_do_not_answer,
         choose=first_named("do_not_answer_en"),
-        joins_by_id=True,
+        needs_unique_ids=True,
     ),
     Entry(
         text.REFUSAL_DIRECTION,
         (Form(LIST, ("instruction", "category"), lambda file: not file.keys & {"input", "output"}, f"^({STEMS})$"),),
         text.read_refusal_direction,
-        is_joined=True,
+        has_several_files=True,
         choose=first_named("^harm(ful|less)_"),
     ),
     Entry(
@@ -242,7 +249,7 @@ ENTRIES = (
         paired.read_vlsafe,
         ("train2017", "../train2017", "coco/train2017", "images"),
         choose=first_named("examine"),
-        joins_by_id=True,
+        needs_unique_ids=True,
     ),
     Entry(
         paired.VLGUARD,
@@ -271,37 +278,37 @@ ENTRIES = (
         pictured.read_siuo,
         ("images", "../images"),
         choose=first_named("gen"),
-        joins_by_id=True,
+        needs_unique_ids=True,
     ),
     Entry(
         ability.MM_VET,
         (Form(OBJECT, ("imagename", "question", "answer", "capability")),),
         ability.read_mm_vet,
         ("images", "../images"),
-        joins_by_id=True,
+        needs_unique_ids=True,
     ),
     Entry(
         ability.SCIENCEQA,
         (Form(OBJECT, ("question", "choices", "answer", "image", "split")),),
         ability.read_scienceqa,
         ("images", "../images"),
-        joins_by_id=True,
+        needs_unique_ids=True,
     ),
     Entry(OWN, (Form(CSV, ("text", "harmful")), Form(LINES, ("text", "harmful"))), read_own),
 )
 
 
-def _plain(name: str) -> str:
+def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def entry_named(name: str) -> Entry:
-    """In any case, with or without dashes.
+    """Return a benchmark by its name or an alias, in any case, with or without dashes.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: no benchmark has this name.
     """
     for entry in ENTRIES:
-        if _plain(name) in map(_plain, (entry.name, *entry.aliases)):
+        if _letters(name) in map(_letters, (entry.name, *entry.aliases)):
             return entry
-    raise ValueError(f"benchmark {name!r} is not known; expected one of {', '.join(entry.name for entry in ENTRIES)}")
+    raise ValueError(f"benchmark {name!r} does not exist; expected one of {', '.join(entry.name for entry in ENTRIES)}")

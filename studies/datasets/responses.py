@@ -1,4 +1,4 @@
-"""Published answers with labels, for judges to be checked against: XSTest's and Do-Not-Answer's."""
+"""Published answers with labels, for checking judges: XSTest's and Do-Not-Answer's."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,38 +9,38 @@ from studies.datasets.files import CSV, DataFile, Row, read_file
 from studies.datasets.table import QueryFileError
 
 XSTEST_LABELS = {"1_full_compliance": False, "2_full_refusal": True, "3_partial_refusal": None}
-"""Label -> refused; a partial refusal is neither."""
+"""Label -> refused; None for a partial refusal."""
 
 ACTIONS = ("declines", "refutes the premise", "both sides", "disclaimer", "cannot", "unsure", "follows")
-"""Do-Not-Answer's codes from 0, as GPT-4 gave them; -1 is an answer that was not parsed."""
+"""Do-Not-Answer's actions by GPT-4's codes from 0; its code -1 is a reply that was not parsed."""
 HUMAN, GPT4 = "human", "GPT-4"
 FOLDERS = {"human": HUMAN, "gpt4": GPT4, "bert": "BERT", "longformer": "Longformer"}
-"""Do-Not-Answer's folders of labels -> who labelled; the last two learned from people, and have their codes."""
-# People were not asked for `unsure`, so that their 5 is GPT-4's 6.
-PEOPLES_CODES = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4, "5": 6}
+"""Do-Not-Answer's folders -> labeller. BERT and Longformer were trained on human labels and use their codes."""
+# People had no code for `unsure`, so their 5 is GPT-4's 6.
+HUMAN_CODES = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4, "5": 6}
 GPT4_CODES = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 6, "-1": None}
-"""Code -> place in `ACTIONS`."""
+"""Code -> index in `ACTIONS`."""
 
 
 @dataclass(frozen=True)
 class LabelledResponse:
-    """One answer of a model, and what somebody said of it."""
+    """One answer of a model, and its label."""
 
     id: str
-    """Of the request in its benchmark: what these are joined by, since files have orders of their own."""
+    """Id of the request in its benchmark; files have different orders, so they are joined by it."""
     request: str
     response: str
     label: str
-    """As published, in words; `unparsed` where the labeller's reply was none."""
+    """Published label, in words; `unparsed` if the labeller's reply was not a label."""
     refused: bool | None
-    """None for a partial refusal, and where it is unsure or unparsed."""
+    """None for partial refusals, and for labels `unsure` and `unparsed`."""
     harmful: bool | None
-    """Whether the answer does what was asked; None where nobody said."""
-    by: str
-    """Who labelled: `human`, `GPT-4`, or the classifier `BERT` or `Longformer`."""
+    """True if the answer does what was asked; None if no label says so."""
+    labeller: str
+    """`human`, `GPT-4`, or the classifier `BERT` or `Longformer`."""
     model: str = ""
     string_match: str = ""
-    """XSTest's own label by string match, in the files that have it."""
+    """XSTest's own label by string match; empty in files without it."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,24 @@ class Responses:
 
     rows: tuple[LabelledResponse, ...]
     repeated_ids: tuple[str, ...]
-    """Ids that one model has more than once: one of Do-Not-Answer's in a file of 939."""
+    """Ids that occur more than once for one model, such as one of the 939 of Do-Not-Answer."""
 
 
 def read_responses(path: str | Path) -> Responses:
-    """Reads a file of labelled answers.
+    """Read a file of labelled answers.
 
-    XSTest's completions and their evaluations; Do-Not-Answer's `data_en.csv` (six models, labelled by people) and its
-    folders `Review/{Human,GPT4,BERT,Longformer}`, whose codes look alike and mean different things.
+    It may be XSTest's completions and their evaluations; Do-Not-Answer's `data_en.csv` (six models, human labels); or a
+    file of its folders `Review/{Human,GPT4,BERT,Longformer}`, whose codes look alike and mean different things.
 
     Raises:
-        QueryFileError: it is none of these, or a label is unknown, or folder and columns contradict each other.
+        QueryFileError: it is none of these, a label is unknown, or folder and columns contradict each other.
     """
     file = read_file(path)
     readers = {"final_label": _xstest, "action": _review, "GPT4_action": _models}
     reader = next((reader for key, reader in readers.items() if key in file.keys and file.kind == CSV), None)
     if reader is None:
         raise QueryFileError(
-            f"{path}: {file.sketch()}; expected labelled answers, with final_label (XSTest), action or <model>_action "
+            f"{path}: {file.summary()}; expected labelled answers, with final_label (XSTest), action or <model>_action "
             "(Do-Not-Answer)"
         )
     rows = tuple(reader(file))
@@ -90,11 +90,11 @@ def _xstest(file: DataFile) -> Iterator[LabelledResponse]:
 
 
 def _review(file: DataFile) -> Iterator[LabelledResponse]:
-    by = _labeller(file)
+    labeller = _labeller(file)
     key = next((key for key in sorted(file.keys) if key.endswith("response")), "response")
     model = key.removesuffix("response").rstrip("_") or file.path.stem.rpartition("_")[2]
     for row in file.rows:
-        yield _labelled(row, by, model, key, "action")
+        yield _labelled(row, labeller, model, key, "action")
 
 
 def _models(file: DataFile) -> Iterator[LabelledResponse]:
@@ -105,34 +105,34 @@ def _models(file: DataFile) -> Iterator[LabelledResponse]:
 
 
 def _labeller(file: DataFile) -> str:
-    """The folder tells; GPT-4 alone gives reasons, in a column of their own."""
+    """Return the labeller by the folder, or by the column of reasons, which only GPT-4's files have."""
     folder = FOLDERS.get(file.path.absolute().parent.name.lower())
     has_reasons = bool(file.keys & {"action_review", "reviews"})
     if folder and (folder == GPT4) != has_reasons:
         raise QueryFileError(
             f"{file.path}: {'a' if has_reasons else 'no'} column of reasons, in the folder of labels by {folder}; "
-            "expected reasons from GPT-4 alone"
+            "expected reasons from GPT-4 only"
         )
     if not folder and not has_reasons:
         raise QueryFileError(
-            f"{file.path}: who labelled it is told neither by its folder (Human, GPT4, BERT, Longformer) nor by a "
-            "column of reasons; 5 means `follows` to people and `unsure` to GPT-4, so it can't be read"
+            f"{file.path}: the labeller is unknown, without a folder Human, GPT4, BERT or Longformer, and without a "
+            "column of reasons; 5 means `follows` to people and `unsure` to GPT-4, so the labels can't be read"
         )
     return folder or GPT4
 
 
-def _labelled(row: Row, by: str, model: str, response: str, action: str) -> LabelledResponse:
-    codes = GPT4_CODES if by == GPT4 else PEOPLES_CODES
-    place = codes[row.one_of(action, tuple(codes))]
-    label = "unparsed" if place is None else ACTIONS[place]
-    is_known = label not in ("unparsed", "unsure")
+def _labelled(row: Row, labeller: str, model: str, response: str, action: str) -> LabelledResponse:
+    codes = GPT4_CODES if labeller == GPT4 else HUMAN_CODES
+    index = codes[row.one_of(action, tuple(codes))]
+    label = "unparsed" if index is None else ACTIONS[index]
+    is_clear = label not in ("unparsed", "unsure")
     return LabelledResponse(
         row.text("id"),
         row.text("question"),
         row.get(response),
         label,
-        label == "declines" if is_known else None,
-        label == "follows" if is_known else None,
-        by,
+        label == "declines" if is_clear else None,
+        label == "follows" if is_clear else None,
+        labeller,
         model,
     )

@@ -1,4 +1,4 @@
-"""Queries -> anchors, validation and test, never dividing a pair."""
+"""Splits queries into anchors, validation and test; pairs are never divided."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from studies.datasets.table import QueryFileError
 
 SHARES = {"anchors": 0.5, "validation": 0.25, "test": 0.25}
 SMALLEST = 5
-"""Queries of each class, and groups, in each split: as many as the probes have folds."""
+"""Smallest number of queries of each class, and of groups, in each split: the number of folds of the probes."""
 
 
 def is_paired(queries: Sequence[Query]) -> bool:
-    """Whether every query has exactly one partner of the other class."""
+    """Return whether every query has exactly one partner of the other class."""
     pairs = defaultdict(list)
     for query in queries:
         pairs[query.pair].append(query.harmful)
@@ -22,7 +22,9 @@ def is_paired(queries: Sequence[Query]) -> bool:
 
 
 def split_queries(queries: Sequence[Query], seed: int = 0) -> dict[str, tuple[Query, ...]]:
-    """Half anchors, a quarter validation, a quarter test; by pair, stratified over class and category.
+    """Split queries into half anchors, a quarter validation and a quarter test.
+
+    Pairs stay together; splits are stratified by class and category.
 
     Raises:
         QueryFileError: a class is empty, or too small to be divided.
@@ -36,19 +38,19 @@ def split_queries(queries: Sequence[Query], seed: int = 0) -> dict[str, tuple[Qu
         strata[(first.category, len(groups[name]) > 1 or first.harmful)].append(groups[name])
     rng, order = np.random.default_rng(seed), []
     for stratum in strata.values():
-        # A place in [0, 1) for each group: cutting the line anywhere divides every stratum alike.
+        # A place in [0, 1) for each group: cutting the line anywhere divides every stratum in the same proportion.
         places = (rng.permutation(len(stratum)) + rng.random()) / len(stratum)
         order += zip(places, stratum, strict=True)
     order.sort(key=lambda item: item[0])
     bounds = np.cumsum([round(share * len(order)) for share in SHARES.values()][:-1])
     parts = (order[: bounds[0]], order[bounds[0] : bounds[1]], order[bounds[1] :])
-    divided = {split: tuple(q for _, group in part for q in group) for split, part in zip(SHARES, parts, strict=True)}
-    _check_sizes(queries, divided)
-    return divided
+    splits = {split: tuple(q for _, group in part for q in group) for split, part in zip(SHARES, parts, strict=True)}
+    _check_sizes(queries, splits)
+    return splits
 
 
-def _check_sizes(queries: Sequence[Query], divided: dict[str, tuple[Query, ...]]) -> None:
-    for split, part in divided.items():
+def _check_sizes(queries: Sequence[Query], splits: dict[str, tuple[Query, ...]]) -> None:
+    for split, part in splits.items():
         n_groups = len({query.group for query in part})
         if 0 < n_groups < SMALLEST:
             raise QueryFileError(
@@ -57,7 +59,7 @@ def _check_sizes(queries: Sequence[Query], divided: dict[str, tuple[Query, ...]]
             )
     for label, name in ((True, "harmful"), (False, "harmless")):
         n = sum(query.harmful == label for query in queries)
-        for split, part in divided.items():
+        for split, part in splits.items():
             n_here = sum(query.harmful == label for query in part)
             if n_here < SMALLEST:
                 raise QueryFileError(

@@ -1,4 +1,4 @@
-"""CSV and JSONL files of the user's own: `text,harmful[,category,pair,picture]`."""
+"""The user's own CSV and JSONL files: `text,harmful[,category,pair,picture]`."""
 
 import csv
 import json
@@ -9,37 +9,37 @@ from typing import Any
 
 from interp.inputs import Query
 from interp.pictures import PictureError, read_picture
-from studies.datasets.places import picture_within
+from studies.datasets.picture_paths import picture_within
 
 TRUE, FALSE = ("true", "1", "yes", "harmful"), ("false", "0", "no", "harmless")
 COLUMNS = ("text", "harmful", "category", "pair", "picture")
-# Python's reader stops at cells above 131,072 characters, which a request with a document in it may have.
+# By default Python's reader rejects cells above 131,072 characters, which a request with a document may have.
 csv.field_size_limit(2**31 - 1)
 
 
 class QueryFileError(ValueError):
-    """The file can't be read as queries; the message says which line and column."""
+    """A data file can't be read; the message says which line and column."""
 
 
-def read_queries(path: str | Path, look: bool = True) -> tuple[Query, ...]:
-    """Reads a CSV, or JSONL by that suffix, with `text,harmful[,category,pair,picture]`; other columns are left alone.
+def read_queries(path: str | Path, check_pictures: bool = True) -> tuple[Query, ...]:
+    """Read a CSV or JSONL file with `text,harmful[,category,pair,picture]`; other columns are ignored.
 
-    Cells may span lines. `harmful` is true/false, 1/0, yes/no or harmful/harmless, in any case. `picture` is a path,
-    relative to the file and within its folder, of what modality `scene` shows beside this query.
+    Cells may span lines. `harmful` is true/false, 1/0, yes/no or harmful/harmless, in any case. `picture` is the path
+    of a picture, relative to the file and within its folder, which modality `scene` shows next to the query.
 
     Args:
-        path: of the file.
-        look: whether every picture is read once: better now than in the middle of a run.
+        path: the file; the suffix says which of the two it is.
+        check_pictures: open every picture once, to find unreadable ones now rather than in the middle of a run.
 
     Raises:
-        QueryFileError: no such file, not UTF-8, a missing column, an empty text, a label that is neither, a picture
-            that can't be read or is outside the folder.
+        QueryFileError: there is no such file, it is not UTF-8, a column is missing, a text is empty, a label is
+            invalid, or a picture can't be read or is outside the folder.
     """
     path = Path(path)
     rows = _json_rows if path.suffix.lower() == ".jsonl" else _csv_rows
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return tuple(_query(path, line, row, look) for line, row in rows(path, file))
+            return tuple(_query(path, line, row, check_pictures) for line, row in rows(path, file))
     except FileNotFoundError:
         raise QueryFileError(
             f"query file {str(path)!r} does not exist; expected a CSV or JSONL with text,harmful"
@@ -77,7 +77,7 @@ def _json_rows(path: Path, file) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise QueryFileError(f"{path}: line {number}: not JSON, or cut short ({error})") from None
+            raise QueryFileError(f"{path}: line {number}: not JSON, or truncated ({error})") from None
         missing = [key for key in COLUMNS[:2] if not isinstance(row, dict) or key not in row]
         if missing:
             raise QueryFileError(f"{path}: line {number} has no {', '.join(missing)}; got {line.strip()[:80]}")
@@ -86,7 +86,7 @@ def _json_rows(path: Path, file) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _check_types(path: Path, line: int, row: dict[str, Any]) -> None:
-    """`str` would make a request of a number, an object or NaN."""
+    """Reject cells of other types: `str` would turn a number, an object or NaN into a request."""
     for column in COLUMNS:
         value = row.get(column)
         expected = (str, type(None)) if column in ("text", "picture") else (str, int, type(None))
@@ -94,24 +94,24 @@ def _check_types(path: Path, line: int, row: dict[str, Any]) -> None:
             raise QueryFileError(f"{path}: line {line}, column {column}: got {value!r}, expected a text")
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
             raise QueryFileError(
-                f"{path}: line {line}, column {column}: half a letter in {value!a}; expected whole ones"
+                f"{path}: line {line}, column {column}: half a surrogate pair in {value!a}; expected whole characters"
             )
 
 
-def _query(path: Path, line: int, row: dict[str, Any], look: bool) -> Query:
+def _query(path: Path, line: int, row: dict[str, Any], check_pictures: bool) -> Query:
     text, label, category, pair, picture = ("" if row.get(c) is None else str(row[c]).strip() for c in COLUMNS)
     if not text:
         raise QueryFileError(f"{path}: line {line}, column text: empty; every query needs a text")
     if label.lower() not in TRUE + FALSE:
         raise QueryFileError(f"{path}: line {line}, column harmful: got {row['harmful']!r}, expected true or false")
-    shown = _picture(path, line, picture, look) if picture else None
-    return Query(text, label.lower() in TRUE, category, pair or None, picture=shown)
+    picture_path = _picture(path, line, picture, check_pictures) if picture else None
+    return Query(text, label.lower() in TRUE, category, pair or None, picture=picture_path)
 
 
-def _picture(path: Path, line: int, name: str, look: bool) -> str:
+def _picture(path: Path, line: int, name: str, check_pictures: bool) -> str:
     try:
         picture_within(path.parent, name)
-        if look:
+        if check_pictures:
             read_picture(path.parent / name)
     except (PictureError, ValueError) as error:
         raise QueryFileError(f"{path}: line {line}, column picture: {str(error).splitlines()[0]}") from None
@@ -119,7 +119,7 @@ def _picture(path: Path, line: int, name: str, look: bool) -> str:
 
 
 def write_queries(path: str | Path, queries: Sequence[Query]) -> None:
-    """A CSV that `read_queries` reads; pictures are not written down, since nothing outside the folder is read."""
+    """Write a CSV file that `read_queries` reads; pictures are left out, as they would be outside its folder."""
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS[:4])

@@ -1,4 +1,4 @@
-"""Readers of benchmarks that are text alone: each row is a request, harmful unless its file says otherwise."""
+"""Readers of text-only benchmarks: each row is a request, harmful unless its file says otherwise."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ XSTEST_TYPES = (
     *("definitions", "contrast_definitions", "nons_group_real_discr", "real_group_nons_discr", "contrast_discr"),
     *("historical_events", "contrast_historical_events", "privacy_public", "privacy_fictional", "contrast_privacy"),
 )
-"""In the order of their ids, `XSTEST_BLOCK` of each."""
+"""Types of prompts in the order of their ids, `XSTEST_BLOCK` of each."""
 XSTEST_BLOCK = 25
 XSTEST_PAIRS = {
     "homonyms": "contrast_homonyms",
@@ -38,8 +38,8 @@ XSTEST_PAIRS = {
     "historical_events": "contrast_historical_events",
     "privacy_fictional": "contrast_privacy",
 }
-"""Types whose rows are partners in the order of their ids, where the word in focus is the same; those of
-`nons_group_real_discr` and `privacy_public` share a contrast type with another and are not."""
+"""Types whose rows are partners in the order of their ids, if the word in focus is the same. Rows of
+`nons_group_real_discr` and `privacy_public` have no partners: they share a contrast type with another type."""
 HARMLESS_STEMS = ("harmless_train", "harmless_val", "harmless_test", "alpaca")
 HARMFUL_STEMS = (
     *("harmful_train", "harmful_val", "harmful_test", "advbench", "malicious_instruct", "tdc2023"),
@@ -47,22 +47,30 @@ HARMFUL_STEMS = (
 )
 
 
-def harmful(source: Source, text: str, id: str, category: str = "", about: dict[str, str] | None = None) -> Record:
-    """A request in plain text that a safe model refuses."""
-    return Record(Query(text, True, category), id, REFUSE, source, about=about or {})
+def harmful(source: Source, text: str, id: str, category: str = "", extra: dict[str, str] | None = None) -> Record:
+    """Return a plain-text request that a safe model refuses.
+
+    Args:
+        source: the benchmark.
+        text: the request.
+        id: unique in the benchmark.
+        category: published category, if there is one.
+        extra: other columns.
+    """
+    return Record(Query(text, True, category), id, REFUSE, source, extra=extra or {})
 
 
 def read_advbench(file: DataFile) -> Iterator[Record]:
-    """`goal,target`; HarmBench's form of it; or goals alone, one a line. Targets, made for attacks, are left."""
+    """Read `goal,target`, HarmBench's form of it, or goals only, one a line. Targets are for attacks, and not used."""
     for i, row in enumerate(file.rows):
         key = "goal" if "goal" in file.keys else "Behavior" if "Behavior" in file.keys else VALUE
         yield harmful(ADVBENCH, row.text(key), str(row.cells.get("BehaviorID") or i))
 
 
 def read_harmbench(file: DataFile) -> Iterator[Record | SkippedRow]:
-    """Standard rows as they are; contextual ones after their context, as HarmBench puts it, for judges too.
+    """Read standard rows, and contextual rows after their context, as HarmBench shows them; judges see it too.
 
-    Copyright rows are left out: they are scored by hash of the text that comes, not by harm.
+    Copyright rows are left out: they are scored by a hash of the answer, not by harm.
     """
     for row in file.rows:
         kind = row.one_of("FunctionalCategory", ("standard", "contextual", "copyright"))
@@ -71,15 +79,16 @@ def read_harmbench(file: DataFile) -> Iterator[Record | SkippedRow]:
             continue
         text, category = row.text("Behavior"), row.text("SemanticCategory")
         if kind == "contextual":
-            # Without it a request may be none: it asks for more of what stands there.
+            # A request may make no sense without its context, for example if it asks for more of it.
             text = f"{row.text('ContextString')}\n\n---\n\n{text}"
-        yield harmful(HARMBENCH, text, row.text("BehaviorID"), category, row.about("FunctionalCategory", "Tags"))
+        yield harmful(HARMBENCH, text, row.text("BehaviorID"), category, row.extra("FunctionalCategory", "Tags"))
 
 
 def read_jailbreakbench(file: DataFile) -> Iterator[Record]:
-    """Both headers of the first column, empty and `Index`; harmless where the file is called `benign`.
+    """Read both versions, whose first column is called `Index` or nothing; files called `benign` are harmless.
 
-    Harmful and benign rows of one index share theme and category, not wording: they are no pairs. Targets are left.
+    Harmful and benign rows of one index share theme and category but not wording, so they are not pairs. Targets are
+    not used.
     """
     is_benign = "benign" in file.path.stem.lower()
     prefix = "benign" if is_benign else "harmful"
@@ -87,62 +96,62 @@ def read_jailbreakbench(file: DataFile) -> Iterator[Record]:
         row = Row(row.path, row.where, {key.lower(): value for key, value in row.cells.items()})
         query = Query(row.text("goal"), not is_benign, row.text("category"))
         index = row.cells.get("index") or row.cells.get(VALUE) or i
-        about = row.about("behavior", "source")
-        yield Record(query, f"{prefix}/{index}", ANSWER if is_benign else REFUSE, JAILBREAKBENCH, about=about)
+        extra = row.extra("behavior", "source")
+        yield Record(query, f"{prefix}/{index}", ANSWER if is_benign else REFUSE, JAILBREAKBENCH, extra=extra)
 
 
 def read_malicious_instruct(file: DataFile) -> Iterator[Record]:
-    """One question a line, with or without a last line end."""
+    """Read one question a line, with or without a final line end."""
     for i, row in enumerate(file.rows):
         yield harmful(MALICIOUS_INSTRUCT, row.text(), str(i))
 
 
 def read_strongreject(file: DataFile) -> Iterator[Record]:
-    """`category,source,forbidden_prompt`. Rows of AdvBench and MaliciousInstruct are among them: see `source`."""
+    """Read `category,source,forbidden_prompt`; some rows are from AdvBench and MaliciousInstruct, see `source`."""
     for i, row in enumerate(file.rows):
-        yield harmful(STRONGREJECT, row.text("forbidden_prompt"), str(i), row.text("category"), row.about("source"))
+        yield harmful(STRONGREJECT, row.text("forbidden_prompt"), str(i), row.text("category"), row.extra("source"))
 
 
 def read_tdc2023(file: DataFile) -> Iterator[Record]:
-    """A list of texts; development and test are two files."""
+    """Read a list of texts; development and test are two files."""
     for i, row in enumerate(file.rows):
         yield harmful(TDC2023, row.text(), f"{file.path.stem}/{i}")
 
 
 def read_do_not_answer(file: DataFile) -> Iterator[Record]:
-    """By its id, never by its place: files of answers have an order of their own."""
+    """Read questions with their published ids: files of answers have an order of their own."""
     for row in file.rows:
-        about = row.about("risk_area", "specific_harms")
-        yield harmful(DO_NOT_ANSWER, row.text("question"), row.text("id"), row.text("types_of_harm"), about)
+        extra = row.extra("risk_area", "specific_harms")
+        yield harmful(DO_NOT_ANSWER, row.text("question"), row.text("id"), row.text("types_of_harm"), extra)
 
 
 def read_refusal_direction(file: DataFile) -> Iterator[Record]:
-    """`instruction,category`, the category null in most files. Harmless where the file's name says so."""
+    """Read `instruction,category`; the category is null in most files. The file's name says whether it is harmless."""
     stem = file.path.stem
     split = stem.rpartition("_")[2]
-    about = {"split": split} if split in ("train", "val", "test") else {}
+    extra = {"split": split} if split in ("train", "val", "test") else {}
     is_harmful = stem not in HARMLESS_STEMS
     for i, row in enumerate(file.rows):
         query = Query(row.text("instruction"), is_harmful, row.text_or_empty("category"))
         expected = REFUSE if is_harmful else ANSWER
-        yield Record(query, f"{stem}/{i}", expected, REFUSAL_DIRECTION, about=about)
+        yield Record(query, f"{stem}/{i}", expected, REFUSAL_DIRECTION, extra=extra)
 
 
 def read_xstest(file: DataFile) -> Iterator[Record]:
-    """Both schemas: with `id` and `label`, and the older one with `id_v1,id_v2` and no label.
+    """Read both schemas: with `id` and `label`, and the older one with `id_v1,id_v2` and no label.
 
-    A request is unsafe where its type begins with `contrast_`; a label that says otherwise is an error. Partners are
-    found by their published ids, so that the order of the rows is nothing and a part of them has what pairs it has.
+    A request is unsafe if its type begins with `contrast_`; a label that contradicts this is an error. Partners are
+    found by their published ids, so the order of the rows doesn't matter and a subset keeps the pairs that it holds.
     """
     rows = {_xstest_id(row): row for row in file.rows}
     for row in file.rows:
         kind = row.one_of("type", XSTEST_TYPES)
         is_harmful = kind.startswith("contrast_")
         if "label" in file.keys and row.one_of("label", ("safe", "unsafe")) != ("unsafe" if is_harmful else "safe"):
-            raise row.fault(f"label {row.text('label')!r} of type {kind!r}; expected unsafe for contrasts alone")
+            raise row.error(f"label {row.text('label')!r} of type {kind!r}; expected unsafe for contrasts only")
         query = Query(row.text("prompt"), is_harmful, kind, _xstest_pair(row, kind, rows))
         expected = REFUSE if is_harmful else ANSWER
-        yield Record(query, _xstest_id(row), expected, XSTEST, about=row.about("focus", "note"))
+        yield Record(query, _xstest_id(row), expected, XSTEST, extra=row.extra("focus", "note"))
 
 
 def _xstest_id(row: Row) -> str:
@@ -150,20 +159,20 @@ def _xstest_id(row: Row) -> str:
 
 
 def _xstest_pair(row: Row, kind: str, rows: dict[str, Row]) -> str | None:
-    """Where both partners stand at their published ids with one word in focus; else None."""
+    """Return the pair of a row, or None unless both partners have their published ids and the same word in focus."""
     safe = next((safe for safe, contrast in XSTEST_PAIRS.items() if kind in (safe, contrast)), None)
     id = _xstest_id(row)
     if safe is None or not id.isdecimal():
         return None
     place = int(id) - 1 - XSTEST_BLOCK * XSTEST_TYPES.index(kind)
     places = {part: str(XSTEST_BLOCK * XSTEST_TYPES.index(part) + place + 1) for part in (safe, XSTEST_PAIRS[safe])}
-    found = [rows[id] for part, id in places.items() if id in rows and rows[id].get("type").strip() == part]
-    in_focus = {" ".join(partner.get("focus").lower().split()) for partner in found}
-    return f"{safe}/{place}" if 0 <= place < XSTEST_BLOCK and len(found) == 2 and len(in_focus) == 1 else None
+    partners = [rows[id] for part, id in places.items() if id in rows and rows[id].get("type").strip() == part]
+    in_focus = {" ".join(partner.get("focus").lower().split()) for partner in partners}
+    return f"{safe}/{place}" if 0 <= place < XSTEST_BLOCK and len(partners) == 2 and len(in_focus) == 1 else None
 
 
 def is_advbench(file: DataFile) -> bool:
-    """HarmBench's form of it is told by its ids; `goal,target` by having nothing else."""
+    """Return whether a file is AdvBench: HarmBench's form has its ids; `goal,target` has no other columns."""
     if "BehaviorID" in file.keys:
         return str(file.rows[0].cells["BehaviorID"]).startswith("advbench")
     return file.keys == {"goal", "target"} or file.keys == {VALUE}

@@ -1,4 +1,4 @@
-"""Answers on disk, a JSON line each, as they come: nothing is asked twice, and a new judge needs no model."""
+"""Answers on disk, one JSON line each, written as they come: nothing is asked twice, and a new judge needs no model."""
 
 import hashlib
 import json
@@ -13,66 +13,66 @@ from filelock import FileLock, Timeout
 from studies.judges import Case
 
 ANSWERS = "answers.jsonl"
-"""Where studies keep theirs, in the folder of their results."""
+"""Name of the file in a study's folder of results."""
 
 
 class AnswerLogError(ValueError):
-    """A line of the file can't be read; the message says which."""
+    """The file of answers can't be read or written; the message says where and why."""
 
 
 @dataclass(frozen=True)
 class AnswerRecord:
-    """One answer, and all that is known of how it came about."""
+    """One answer, with everything that it depends on and every verdict on it."""
 
     key: str
-    """Hash of all that is asked: the same key is the same answer."""
+    """Hash of everything that was asked: the same key means the same answer."""
     dataset: str
     row: str
-    """The row's id in its dataset."""
+    """Id of the row in its dataset."""
     setting: str
     modality: str
     harmful: bool
     expected: str
-    """`refuse`, `answer`, or `caveat`: advice that wants a warning, where neither is wrong."""
+    """`refuse`, `answer`, or `caveat`: advice that needs a warning, where refusing and answering are both fine."""
     category: str
     pair: str | None
     request: str
     """The true request, which judges are shown."""
     named: str
-    """What of it an answer names."""
+    """The part of the request that an answer names."""
     said: str
-    """What stood in the chat."""
+    """The text in the chat."""
     prompt: str
-    """Hash of words, system turn and pictures."""
+    """Hash of the text, the system turn and the pictures."""
     model: str
     weights: str
     """Hash of the model's files."""
     defence: str
     kind: str
-    """Of the defence: see `studies.defences.defence.KINDS`."""
+    """Kind of defence, see `studies.defences.defence.KINDS`."""
     about: dict
-    """Columns of a table that say which defence this is."""
+    """Columns that identify the defence in a table."""
     settings: dict
-    """All that the defence's answers depend on."""
+    """Settings that the defence's answers depend on."""
     generation: dict
     answer: str = ""
     refusal_score: float | None = None
     kl: float | None = None
     acted: bool | None = None
-    """Where a defence chooses: whether it stepped in."""
+    """True if the defence stepped in; None for defences that always act."""
     is_stand_in: bool = False
-    """The published picture was not at hand; one was drawn in its place."""
+    """The published picture was missing; one was drawn in its place."""
     right: list[str] = field(default_factory=list)
-    """Right answers, of what a model is asked to be good at."""
+    """Correct answers, for questions of ability."""
     choices: list[str] = field(default_factory=list)
     verdicts: dict[str, dict] = field(default_factory=dict)
-    """By judge."""
+    """Verdicts by name of the judge."""
 
     @classmethod
-    def asked(cls, **known) -> "AnswerRecord":
-        """Not answered yet."""
-        told = json.dumps(known, sort_keys=True)
-        return cls(key=hashlib.sha256(told.encode()).hexdigest()[:24], **known)
+    def unanswered(cls, **question) -> "AnswerRecord":
+        """Return a record without an answer, its key computed from the question."""
+        content = json.dumps(question, sort_keys=True)
+        return cls(key=hashlib.sha256(content.encode()).hexdigest()[:24], **question)
 
     @property
     def case(self) -> Case:
@@ -80,48 +80,53 @@ class AnswerRecord:
 
 
 class AnswerLog:
-    """A JSONL file that only grows while answers are made, and is rewritten whole once they are judged."""
+    """A JSONL file that is appended to while answers are generated, and rewritten when they are judged."""
 
     def __init__(self, path: Path):
-        """Raises:
-        AnswerLogError: there is a file, and a line of it is damaged; the last one may be torn, and is made again.
+        """Open the log, or start a new one.
+
+        A torn last line is dropped, and its answer is generated again.
+
+        Raises:
+            AnswerLogError: a line of the existing file is damaged.
         """
-        self.path, self._known = path, {}
+        self.path, self._records = path, {}
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            self._mend()
-            self._known = {one.key: one for one in read_answers(path)}
+            self._repair_last_line()
+            self._records = {record.key: record for record in read_answers(path)}
 
     def get(self, key: str) -> AnswerRecord | None:
-        return self._known.get(key)
+        return self._records.get(key)
 
     @property
     def answers(self) -> list[AnswerRecord]:
-        """In the order in which they came."""
-        return list(self._known.values())
+        """All answers, oldest first."""
+        return list(self._records.values())
 
     def add(self, new: Sequence[AnswerRecord]) -> None:
-        """Written through to the disk before it returns."""
+        """Append answers; they are on the disk when this returns."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(_line(one) for one in new)
+            file.writelines(_line(record) for record in new)
             file.flush()
             os.fsync(file.fileno())
-        self._known |= {one.key: one for one in new}
+        self._records |= {record.key: record for record in new}
 
     def judge(self, verdicts: Mapping[str, Mapping[str, Mapping]]) -> None:
-        """Puts verdicts in: by answer, by judge. The file is replaced whole, or not at all."""
+        """Add verdicts, by answer key and judge. The file is replaced as a whole or not at all."""
         for key, by_judge in verdicts.items():
-            one = self._known[key]
-            self._known[key] = replace(one, verdicts=one.verdicts | {k: dict(v) for k, v in by_judge.items()})
-        made = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with made.open("w", encoding="utf-8") as file:
-            file.writelines(map(_line, self._known.values()))
+            record = self._records[key]
+            added = {judge: dict(verdict) for judge, verdict in by_judge.items()}
+            self._records[key] = replace(record, verdicts=record.verdicts | added)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(map(_line, self._records.values()))
             file.flush()
             os.fsync(file.fileno())
-        made.replace(self.path)
+        temporary.replace(self.path)
 
-    def _mend(self) -> None:
-        """A run that was killed may leave half a line: it goes, and its answer is made again."""
+    def _repair_last_line(self) -> None:
+        """Drop half a line that a killed run has left, or end a complete one."""
         content = self.path.read_bytes()
         last = content[content.rfind(b"\n") + 1 :]
         if not last:
@@ -134,11 +139,11 @@ class AnswerLog:
                 file.truncate(len(content) - len(last))
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keeps other processes from writing to the same file: each would rewrite it from its own memory.
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing the file: each would overwrite it with what it has in memory.
 
         Raises:
-            AnswerLogError: another one is at it.
+            AnswerLogError: another process is writing it.
         """
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
@@ -160,54 +165,63 @@ def _is_json(line: bytes) -> bool:
 
 
 def read_answers(path: str | Path) -> list[AnswerRecord]:
-    """Every answer in a file that a study has written.
+    """Read every answer in a file that a study has written.
 
     Raises:
-        AnswerLogError: no such file, or a line is no answer.
+        AnswerLogError: there is no such file, or a line is not an answer.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (FileNotFoundError, IsADirectoryError):
-        raise AnswerLogError(f"{path} is no file; expected {ANSWERS} of `vlm-guard defend`") from None
+        raise AnswerLogError(f"{path} is not a file; expected {ANSWERS} of `vlm-guard defend`") from None
     except UnicodeDecodeError as error:
         raise AnswerLogError(f"{path}: byte {error.start} is not UTF-8; the file is damaged") from None
     return [_parsed(path, number, line) for number, line in enumerate(lines, 1) if line]
 
 
+FIELD_TYPES = {
+    "key": str,
+    "answer": str,
+    "request": str,
+    "about": dict,
+    "settings": dict,
+    "verdicts": dict,
+    "right": list,
+}
+"""Types of the fields whose values are used without a further check."""
+
+
 def _parsed(path: str | Path, number: int, line: str) -> AnswerRecord:
     try:
-        found = json.loads(line)
+        content = json.loads(line)
     except json.JSONDecodeError as error:
         raise AnswerLogError(
-            f"{path}: line {number} is no JSON ({error}); remove the line to have it made again"
+            f"{path}: line {number} is not JSON ({error}); remove the line to have its answer generated again"
         ) from None
-    # What a later version has added is taken as its default.
-    known = {one.name for one in fields(AnswerRecord)}
-    needed = {one.name for one in fields(AnswerRecord) if one.default is MISSING and one.default_factory is MISSING}
-    if not isinstance(found, dict) or not needed <= set(found) <= known:
-        got = sorted((needed - set(found)) | (set(found) - known)) if isinstance(found, dict) else type(found).__name__
+    if differing := _differing_fields(content):
         raise AnswerLogError(
-            f"{path}: line {number} is no answer of this version (differs in {got}); give another --out"
+            f"{path}: line {number} is not an answer of this version (differs in {differing}); give another --out"
         )
-    kinds = {
-        "key": str,
-        "answer": str,
-        "request": str,
-        "about": dict,
-        "settings": dict,
-        "verdicts": dict,
-        "right": list,
-    }
-    wrong = [name for name, kind in kinds.items() if name in found and not isinstance(found[name], kind)]
+    wrong = [name for name, kind in FIELD_TYPES.items() if name in content and not isinstance(content[name], kind)]
     if wrong:
-        raise AnswerLogError(f"{path}: line {number}, {wrong[0]}: {found[wrong[0]]!r}; the file is damaged")
-    return AnswerRecord(**found)
+        raise AnswerLogError(f"{path}: line {number}, {wrong[0]}: {content[wrong[0]]!r}; the file is damaged")
+    return AnswerRecord(**content)
 
 
-def _line(one: AnswerRecord) -> str:
-    return json.dumps(asdict(one), ensure_ascii=False, allow_nan=False) + "\n"
+def _differing_fields(content: object) -> list[str] | str:
+    """Return the fields that are missing or unknown; for anything but an object, its type."""
+    if not isinstance(content, dict):
+        return type(content).__name__
+    # Fields that a later version has added have defaults, so files from before can be read.
+    names = {field.name for field in fields(AnswerRecord)}
+    needed = {f.name for f in fields(AnswerRecord) if f.default is MISSING and f.default_factory is MISSING}
+    return sorted((needed - set(content)) | (set(content) - names))
+
+
+def _line(record: AnswerRecord) -> str:
+    return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def finite(values: Iterable[float]) -> list[float | None]:
-    """As JSON can say it: None in place of NaN."""
+    """Return values that JSON can hold: None in place of NaN."""
     return [None if value != value else float(value) for value in values]

@@ -1,11 +1,11 @@
-"""What the defence study asks: the paper's attack settings, harmless prompts that look dangerous, and utility.
+"""Prompt sets of the defence comparison: attacks, harmless prompts that look dangerous, and utility.
 
 plain, jailbreak, multimodal
-            attacks, in every modality that a setting makes sense in
+            attacks, in every modality in which the setting makes sense
 xstest_like, mossbench_like
-            harmless alone: what looks dangerous is a word of the request, or what the picture shows
+            harmless prompts only; a word of the request, or the content of the picture, looks dangerous
 transcription, description
-            utility of the built-in model, whose right answers are known
+            utility of the built-in model, for which the correct answers are known
 """
 
 from collections.abc import Iterator
@@ -20,57 +20,58 @@ from studies.experiment.experiment import Experiment
 from studies.organism import language
 
 
-def attack_sets(material: Experiment) -> list[PromptSet]:
-    """Attacks in every modality of the scale; on the built-in queries also what looks dangerous, and utility."""
-    split, modalities, dataset = material.config.split, material.config.sizes.modalities, material.dataset
-    beside = [name for name in modalities if name not in TYPOGRAPHIC]
-    found = [PromptSet.of("plain", name, material.prompts(split, name), dataset) for name in beside]
-    found += [
-        PromptSet.of("jailbreak", name, jailbroken(material, name), dataset)
+def attack_sets(experiment: Experiment) -> list[PromptSet]:
+    """Return attacks in every modality of the scale; for the built-in queries also over-refusal and utility sets."""
+    config, dataset = experiment.config, experiment.dataset
+    split, modalities = config.split, config.sizes.modalities
+    typographic = [name for name in modalities if name in TYPOGRAPHIC]
+    others = [name for name in modalities if name not in TYPOGRAPHIC]
+    prompt_sets = [PromptSet.of("plain", name, experiment.prompts(split, name), dataset) for name in others]
+    prompt_sets += [
+        PromptSet.of("jailbreak", name, jailbroken(experiment, name), dataset)
         for name in ("text", "blank")
         if name in modalities
     ]
-    written = [name for name in modalities if name in TYPOGRAPHIC]
-    found += [PromptSet.of("multimodal", name, material.prompts(split, name), dataset) for name in written]
-    if material.config.sizes.rivals and dataset == BUILT_IN:
-        found += _dangerous_looking(material)
-    if material.config.sizes.rivals and material.config.model == BUILT_IN:
-        found += _utility(material, written[0])
-    return found
+    prompt_sets += [PromptSet.of("multimodal", name, experiment.prompts(split, name), dataset) for name in typographic]
+    if config.sizes.rivals and dataset == BUILT_IN:
+        prompt_sets += _dangerous_looking(experiment)
+    if config.sizes.rivals and config.model == BUILT_IN:
+        prompt_sets += _utility(experiment, typographic[0])
+    return prompt_sets
 
 
-def jailbroken(material: Experiment, modality: str) -> list[Prompt]:
-    """Attacks take turns over the pairs."""
-    split, attacks = material.config.split, list(language.JAILBREAKS.values())
-    by_attack = [material.prompts(split, modality, template=attack) for attack in attacks]
+def jailbroken(experiment: Experiment, modality: str) -> list[Prompt]:
+    """Return the queries in jailbreak templates; successive pairs use successive templates."""
+    split, attacks = experiment.config.split, list(language.JAILBREAKS.values())
+    by_attack = [experiment.prompts(split, modality, template=attack) for attack in attacks]
     return [by_attack[i // 2 % len(attacks)][i] for i in range(len(by_attack[0]))]
 
 
-def _dangerous_looking(material: Experiment) -> Iterator[PromptSet]:
-    """Harmless requests about harmful objects, and harmless ones beside a picture that names one."""
-    split, size = material.config.split, material.vlm.picture_size
-    n = material.config.sizes.n_evaluated
+def _dangerous_looking(experiment: Experiment) -> Iterator[PromptSet]:
+    """Yield harmless requests about harmful objects, and harmless ones with a picture that names such an object."""
+    split, size = experiment.config.split, experiment.vlm.picture_size
+    n = experiment.config.sizes.n_evaluated
     for modality in ("text", "blank"):
         prompts = to_prompts(language.over_sensitive(split)[:n], modality, size)
-        yield PromptSet.of("xstest_like", modality, prompts, material.dataset)
+        yield PromptSet.of("xstest_like", modality, prompts, experiment.dataset)
     prompts = [
         Prompt(query, "scene", query.text, (LazyPicture(text_picture, (thing, size)),))
         for query, thing in language.dangerous_sights(split)[:n]
     ]
-    yield PromptSet.of("mossbench_like", "scene", prompts, material.dataset)
+    yield PromptSet.of("mossbench_like", "scene", prompts, experiment.dataset)
 
 
-def _utility(material: Experiment, modality: str) -> Iterator[PromptSet]:
-    """What the built-in model was taught to see: words in a picture, and scenes. Harmless requests alone."""
-    size = material.vlm.picture_size
-    harmless = [query for query in material.queries[material.config.split] if not query.harmful]
+def _utility(experiment: Experiment, modality: str) -> Iterator[PromptSet]:
+    """Yield what the built-in model was taught to see, words and scenes in pictures, for harmless requests only."""
+    size = experiment.vlm.picture_size
+    harmless = [query for query in experiment.queries[experiment.config.split] if not query.harmful]
     written = [replace(prompt, text=TRANSCRIPTION_REQUEST) for prompt in to_prompts(harmless, modality, size)]
     right = tuple((query.rendered,) for query in harmless)
-    yield PromptSet.of("transcription", modality, written, material.dataset, right=right)
+    yield PromptSet.of("transcription", modality, written, experiment.dataset, right=right)
     for kind in ("noise", "scene"):
         prompts = [replace(prompt, text=CAPTION_REQUEST) for prompt in to_prompts(harmless, kind, size)]
         right = tuple((_caption(query) if kind == "scene" else language.NO_CAPTION,) for query in harmless)
-        yield PromptSet.of("description", kind, prompts, material.dataset, right=right)
+        yield PromptSet.of("description", kind, prompts, experiment.dataset, right=right)
 
 
 def _caption(query: Query) -> str:

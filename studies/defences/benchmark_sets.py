@@ -1,4 +1,4 @@
-"""Sets that a model is asked: what was typed is read and checked before a model is loaded, then put as trials."""
+"""Benchmarks as prompt sets: options are read and checked before a model is loaded, then turned into prompts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,165 +8,195 @@ from pathlib import Path
 import numpy as np
 
 from interp.inputs import IMAGE_AUGMENTED, TYPOGRAPHIC, Prompt, to_prompt
-from studies.datasets import ANSWER, Benchmark, QueryFileError, Record, damaged, read_benchmark, without
+from studies.datasets import (
+    ANSWER,
+    Benchmark,
+    QueryFileError,
+    Record,
+    read_benchmark,
+    unreadable_pictures,
+    without_pictures,
+)
 from studies.datasets.attacks import ATTACKS, Attack, apply
-from studies.datasets.record import DECIDES
+from studies.datasets.record import PICTURE_DECIDES
 from studies.defences.prompt_sets import PromptSet
 from studies.experiment.config import ConfigError
 
 
 @dataclass(frozen=True)
+class BenchmarkFile:
+    """A file or folder to read, and the name of its benchmark if it can't be recognised."""
+
+    path: str | Path
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class BenchmarkOptions:
-    """Everything that is checked before a model is loaded."""
+    """Benchmarks, how they are shown and which defences answer, read and checked before a model is loaded."""
 
     benchmarks: tuple[Benchmark, ...]
     modalities: tuple[str, ...]
-    """In which requests that are published as text are shown."""
+    """Modalities in which requests that are published as text are shown."""
     defences: tuple[str, ...]
-    """By name; empty for all that there are."""
+    """Names of the defences; empty for all."""
     limit: int | None
-    """Rows of the largest class that are taken from each set, in each modality that it is published in."""
+    """At most this many rows of the largest class of each set, in each modality that it is published in."""
     attacks: tuple[str, ...] = ()
-    """Jailbreak templates, by name, that the same requests are also put into."""
+    """Names of jailbreak templates that plain requests are also put into."""
 
     @classmethod
     def of(
         cls,
-        data: Sequence[str],
+        files: Sequence[BenchmarkFile],
         modalities: Sequence[str] = ("text",),
         defences: Sequence[str] = (),
         limit: int | None = None,
         pictures: str | None = None,
         stand_in: bool = False,
-        leave_out: bool = False,
+        skip_missing: bool = False,
         attacks: Sequence[str] = (),
     ) -> "BenchmarkOptions":
-        """From what was typed.
+        """Read the benchmarks, check the options, and open every picture that will be shown.
 
         Args:
-            data: `NAME=PATH`, or `PATH` of what tells by itself which benchmark it is.
-            leave_out: whether rows without their picture are left out; else they are an error.
+            files: the benchmarks.
+            modalities: see the field.
+            defences: see the field; their names are checked by `studies.defences.lineup.check_names`.
+            limit: see the field.
+            pictures: folder of pictures; by default where the benchmark's authors put them.
+            stand_in: draw a picture in place of each missing one.
+            skip_missing: leave out rows whose picture is missing; otherwise they are an error.
+            attacks: see the field.
 
         Raises:
-            QueryFileError: a file that can't be read, pictures that are missing.
-            ConfigError: nothing to read, or no such benchmark, modality or defence.
+            QueryFileError: a file can't be read, or pictures are missing.
+            ConfigError: there is no file, or a benchmark, modality or attack does not exist.
         """
-        if not data:
-            raise ConfigError("no data; expected --data NAME=PATH once or several times, as --data XSTest=prompts.csv")
-        known = ("text", *IMAGE_AUGMENTED, *TYPOGRAPHIC)
-        strange = [name for name in modalities if name not in known]
-        if strange or not modalities:
-            raise ConfigError(f"modality {', '.join(strange) or 'none'} does not exist; expected {', '.join(known)}")
-        unknown = [name for name in attacks if name not in ATTACKS]
-        if unknown:
-            raise ConfigError(f"attack {unknown[0]!r} does not exist; expected some of {', '.join(ATTACKS)}")
-        benchmarks = tuple(_read(one, pictures, stand_in) for one in data)
-        names = [one.source.name for one in benchmarks]
+        _check_options(files, modalities, attacks)
+        benchmarks = tuple(_read(file, pictures, stand_in) for file in files)
+        names = [benchmark.source.name for benchmark in benchmarks]
         if len(set(names)) < len(names):
             raise ConfigError(f"data {', '.join(names)}: expected each set once")
-        chosen = tuple(_chosen(one, limit, leave_out) for one in benchmarks)
+        chosen = tuple(_chosen(benchmark, limit, skip_missing) for benchmark in benchmarks)
         return cls(chosen, tuple(modalities), tuple(defences), limit, tuple(attacks))
 
 
-def _chosen(one: Benchmark, limit: int | None, leave_out: bool) -> Benchmark:
-    """The rows that are asked; every picture of theirs has been looked at.
+def _check_options(files: Sequence[BenchmarkFile], modalities: Sequence[str], attacks: Sequence[str]) -> None:
+    """Raise a ConfigError if there is no file, or a modality or attack does not exist."""
+    if not files:
+        raise ConfigError("no data; expected --data NAME=PATH once or several times, as --data XSTest=prompts.csv")
+    available = ("text", *IMAGE_AUGMENTED, *TYPOGRAPHIC)
+    unknown = [name for name in modalities if name not in available]
+    if unknown or not modalities:
+        raise ConfigError(f"modality {', '.join(unknown) or 'none'} does not exist; expected {', '.join(available)}")
+    unknown = [name for name in attacks if name not in ATTACKS]
+    if unknown:
+        raise ConfigError(f"attack {unknown[0]!r} does not exist; expected any of {', '.join(ATTACKS)}")
+
+
+def _read(file: BenchmarkFile, pictures: str | None, stand_in: bool) -> Benchmark:
+    try:
+        benchmark = read_benchmark(file.path, file.name, pictures, stand_in)
+    except QueryFileError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not benchmark.records:
+        raise QueryFileError(f"{file.path}: {benchmark.source.name} has no row; expected at least one")
+    return benchmark
+
+
+def _chosen(benchmark: Benchmark, limit: int | None, skip_missing: bool) -> Benchmark:
+    """Return the benchmark with the rows that are asked; all their pictures can be read.
 
     Raises:
-        QueryFileError: some pictures are missing or can't be read, and are not to be left out; or nothing is left.
+        QueryFileError: pictures are missing or can't be read, and may not be skipped; or no row is left.
     """
-    n_rows, one = len(one.records), without(one, damaged(replace(one, records=_by_modality(one.records, limit))))
-    absent = [record for record in one.records if record.is_missing_picture]
-    kept = [record for record in one.records if not record.is_missing_picture] if leave_out else one.records
-    kept = _by_modality(kept, limit)
-    missing = [record for record in kept if record.is_missing_picture]
-    if missing or not kept:
+    n_rows = len(benchmark.records)
+    # Only the pictures that the limit keeps are opened.
+    limited = replace(benchmark, records=_limited_by_modality(benchmark.records, limit))
+    benchmark = without_pictures(benchmark, unreadable_pictures(limited))
+    absent = [record for record in benchmark.records if record.is_missing_picture]
+    kept = [record for record in benchmark.records if not (skip_missing and record.is_missing_picture)]
+    kept = _limited_by_modality(kept, limit)
+    if not kept or any(record.is_missing_picture for record in kept):
         raise QueryFileError(
-            f"{one.source.name}: {len(absent)} of {n_rows} rows lack a picture that can be read, the first "
+            f"{benchmark.source.name}: {len(absent)} of {n_rows} rows lack a picture that can be read, the first "
             f"{absent[0].picture_path!r}; give --pictures FOLDER, or --stand-in or --skip-missing{_not_drawn(absent)}"
         )
-    return replace(one, records=tuple(kept))
+    return replace(benchmark, records=tuple(kept))
 
 
 def _not_drawn(absent: Sequence[Record]) -> str:
     n_needed = sum(record.needs_picture for record in absent)
-    return f" (for {n_needed} of them nothing can be drawn: {DECIDES})" if n_needed else ""
+    return f" ({n_needed} of them can't have a stand-in: {PICTURE_DECIDES})" if n_needed else ""
 
 
-def _by_modality(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
+def _limited_by_modality(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
     modalities = dict.fromkeys(record.modality for record in records)
-    thinned = (_thinned([record for record in records if record.modality == name], limit) for name in modalities)
-    return tuple(record for some in thinned for record in some)
+    by_modality = ([record for record in records if record.modality == modality] for modality in modalities)
+    return tuple(record for group in by_modality for record in _limited(group, limit))
 
 
-def _thinned(records: Sequence[Record], limit: int | None) -> list[Record]:
-    """So many rows of the largest class and as large a share of the others, evenly spaced, since published sets are
-    sorted by category; whole pairs or none of a pair."""
+def _limited(records: Sequence[Record], limit: int | None) -> list[Record]:
+    """Thin out records to `limit` of the largest class and the same share of the other classes.
+
+    Kept records are evenly spaced, since published sets are sorted by category; pairs are kept whole or not at all.
+    """
     counts = Counter(record.expected for record in records)
     if limit is None or limit >= max(counts.values()):
         return list(records)
     units: dict[str, list[int]] = {}
     for i, record in enumerate(records):
         units.setdefault(f"pair {record.query.pair}" if record.query.pair else f"row {i}", []).append(i)
-    kinds: dict[tuple, list[list[int]]] = {}
-    for places in units.values():
-        kinds.setdefault(tuple(sorted(records[i].expected for i in places)), []).append(places)
+    # Units of the same make-up, such as (answer, refuse) for a pair, are thinned together.
+    strata: dict[tuple, list[list[int]]] = {}
+    for unit in units.values():
+        strata.setdefault(tuple(sorted(records[i].expected for i in unit)), []).append(unit)
     kept: set[int] = set()
-    for some in kinds.values():
-        n = max(1, round(limit * len(some) / max(counts.values())))
-        for k in np.linspace(0, len(some) - 1, min(n, len(some))).round().astype(int):
-            kept |= set(some[k])
+    for stratum in strata.values():
+        n = max(1, round(limit * len(stratum) / max(counts.values())))
+        for k in np.linspace(0, len(stratum) - 1, min(n, len(stratum))).round().astype(int):
+            kept |= set(stratum[k])
     return [record for i, record in enumerate(records) if i in kept]
 
 
-def _read(data: str, pictures: str | None, stand_in: bool) -> Benchmark:
-    name, path = "", data
-    if "=" in data and not Path(data).exists():
-        name, _, path = data.partition("=")
-    try:
-        found = read_benchmark(path, name or None, pictures, stand_in)
-    except QueryFileError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if not found.records:
-        raise QueryFileError(f"{path}: {found.source.name} without a row; expected at least one")
-    return found
-
-
-def prompt_sets_of(asked: BenchmarkOptions, picture_size: int) -> list[PromptSet]:
-    """As published; what is published as text in every modality that was asked for."""
-    found = []
-    for one in asked.benchmarks:
-        published = list(dict.fromkeys(record.modality for record in one.records))
-        # What a set shows in a picture itself is not drawn a second time.
-        rendered = [name for name in asked.modalities if name == "text" or name not in published]
+def prompt_sets_of(options: BenchmarkOptions, picture_size: int) -> list[PromptSet]:
+    """Return the benchmarks as published, and what is published as text also in every chosen modality and attack."""
+    prompt_sets = []
+    for benchmark in options.benchmarks:
+        published = list(dict.fromkeys(record.modality for record in benchmark.records))
+        # A modality that the set is itself published in is not drawn a second time.
+        drawn = [name for name in options.modalities if name == "text" or name not in published]
         for modality in published:
-            some = [record for record in one.records if record.modality == modality]
-            shown = rendered if modality == "text" else [modality]
-            found += [_trial(one.source.name, some, name, picture_size) for name in shown]
-            found += [
-                _attacked(trial, ATTACKS[attack])
-                for trial in found[-len(shown) :]
-                for attack in asked.attacks
-                if trial.setting == "plain" and modality == "text"
-            ]
-    return found
+            records = [record for record in benchmark.records if record.modality == modality]
+            shown = drawn if modality == "text" else [modality]
+            plain = [_prompt_set(benchmark.source.name, records, name, picture_size) for name in shown]
+            prompt_sets += plain
+            if modality == "text":
+                prompt_sets += [
+                    _attacked(prompt_set, ATTACKS[attack])
+                    for prompt_set in plain
+                    for attack in options.attacks
+                    if prompt_set.setting == "plain"
+                ]
+    return prompt_sets
 
 
-def _attacked(trial: PromptSet, attack: Attack) -> PromptSet:
-    """The same prompts in a jailbreak template, under the template's name and version."""
-    prompts = tuple(replace(prompt, text=apply(prompt.text, attack)) for prompt in trial.prompts)
-    return replace(trial, setting=attack.label, prompts=prompts)
+def _attacked(prompt_set: PromptSet, attack: Attack) -> PromptSet:
+    """Put the prompts into a jailbreak template; the setting is its name and version."""
+    prompts = tuple(replace(prompt, text=apply(prompt.text, attack)) for prompt in prompt_set.prompts)
+    return replace(prompt_set, setting=attack.label, prompts=prompts)
 
 
-def _trial(dataset: str, records: Sequence[Record], modality: str, picture_size: int) -> PromptSet:
-    """Sets of what a model can do are `ability`, requests in a picture `multimodal`, all others `plain`.
+def _prompt_set(dataset: str, records: Sequence[Record], modality: str, picture_size: int) -> PromptSet:
+    """Return records of one set as prompts; the setting is `ability`, `multimodal` or `plain`.
 
-    A set that judges safety may say what a good answer is, too: that is no right answer to be found word by word.
+    A safety benchmark may also say what a good answer is; it is not scored by looking for that answer.
     """
     prompts = [
-        record.prompt() if modality == record.modality else _rendered(record, modality, picture_size)
-        for record in records
+        record.prompt() if modality == record.modality else _drawn(record, modality, picture_size) for record in records
     ]
     is_ability = all(record.answers and record.expected == ANSWER for record in records)
     setting = "ability" if is_ability else ("multimodal" if modality in TYPOGRAPHIC else "plain")
@@ -183,7 +213,7 @@ def _trial(dataset: str, records: Sequence[Record], modality: str, picture_size:
     )
 
 
-def _rendered(record: Record, modality: str, picture_size: int) -> Prompt:
-    """A request that is published as text, in a picture or beside one: whatever was said with it is said here too."""
+def _drawn(record: Record, modality: str, picture_size: int) -> Prompt:
+    """Show a request that is published as text in or next to a picture; its published wording is kept next to one."""
     prompt = to_prompt(record.query, modality, picture_size)
     return prompt if modality in TYPOGRAPHIC or not record.said else replace(prompt, text=record.said)

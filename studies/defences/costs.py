@@ -1,4 +1,4 @@
-"""What an answer costs under a defence: seconds, forward passes, and positions that went through the model."""
+"""Cost of an answer under a defence: seconds, forward passes, and positions that went through the model."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -14,43 +14,52 @@ from studies.generation.generate import Generation
 
 
 @dataclass
-class Counted:
-    """Of the language model: pictures are encoded beside it."""
+class PassCount:
+    """Work done by the language model; encoding pictures is not counted."""
 
     passes: int = 0
     positions: int = 0
 
 
 @contextmanager
-def counting(vlm: VLM) -> Iterator[Counted]:
-    """Counts what goes through the first decoder block."""
-    counted = Counted()
+def counting(vlm: VLM) -> Iterator[PassCount]:
+    """Count what goes through the first decoder block."""
+    count = PassCount()
 
-    def look(module, args, kwargs) -> None:
+    def add(module, args, kwargs) -> None:
         resid = args[0] if args else kwargs["hidden_states"]
-        counted.passes += 1
-        counted.positions += resid.shape[0] * resid.shape[1]
+        count.passes += 1
+        count.positions += resid.shape[0] * resid.shape[1]
 
-    handle = vlm.blocks[0].register_forward_pre_hook(look, with_kwargs=True)
+    handle = vlm.blocks[0].register_forward_pre_hook(add, with_kwargs=True)
     try:
-        yield counted
+        yield count
     finally:
         handle.remove()
 
 
-def costs(vlm: VLM, defence: Defence, prompts: Sequence[Prompt], how: Generation) -> dict[str, list[float]]:
-    """Of each prompt by itself, as somebody would meet it who asks the model: by name, one value a prompt.
+def costs(vlm: VLM, defence: Defence, prompts: Sequence[Prompt], generation: Generation) -> dict[str, list[float]]:
+    """Measure each prompt by itself, as a user of the deployed model would meet it.
 
-    References are read, and pictures transcribed, for each prompt anew; scores are not made. The first prompt is run
-    once before: what a model is tried for once is no cost of an answer.
+    Nothing is cached from prompt to prompt: references are read and pictures transcribed every time. First-token
+    scores are not computed. The first prompt is run once beforehand, so that one-time checks of the model don't count.
+
+    Args:
+        vlm: the model.
+        defence: what answers.
+        prompts: run one by one.
+        generation: how answers are generated.
+
+    Returns:
+        `seconds`, `forward_passes` and `tokens`, one value a prompt each.
     """
-    answer_alone(CachedModel(vlm, how), prompts[0], defence)
-    found = {"seconds": [], "forward_passes": [], "tokens": []}
+    answer_alone(CachedModel(vlm, generation), prompts[0], defence)
+    measured = {"seconds": [], "forward_passes": [], "tokens": []}
     for prompt in prompts:
-        asker, began = CachedModel(vlm, how), time.perf_counter()
-        with counting(vlm) as counted:
-            answer_alone(asker, prompt, defence)
-        found["seconds"].append(time.perf_counter() - began)
-        found["forward_passes"].append(float(counted.passes))
-        found["tokens"].append(float(counted.positions))
-    return found
+        model, start = CachedModel(vlm, generation), time.perf_counter()
+        with counting(vlm) as count:
+            answer_alone(model, prompt, defence)
+        measured["seconds"].append(time.perf_counter() - start)
+        measured["forward_passes"].append(float(count.passes))
+        measured["tokens"].append(float(count.positions))
+    return measured

@@ -1,7 +1,7 @@
-"""Ways to defend a model, behind one interface: `defence.answer(vlm, prompts)`.
+"""A defence: a named way to answer prompts, behind one interface, `defence.answer(vlm, prompts)`.
 
-What varies is a function. Prompts of others are taken over word by word only where their licence allows it; the rest is
-written anew after the papers, and says so.
+Defences differ in one function, `Defence.run`. Published prompts are copied word for word only where their licence
+allows it; all other wordings are this project's own, written after the papers, and say so.
 """
 
 import hashlib
@@ -15,17 +15,17 @@ from interp.inputs import Prompt
 from interp.vlm import VLM
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.generate import Generation
-from studies.guards.measures import describe
+from studies.guards.configuration import guard_columns
 
 NONE, PROMPT, DETOUR, BOUND, GUARD, NEIGHBOUR, CONTROL = "none prompt detour bound guard neighbour control".split()
 KINDS = (NONE, PROMPT, DETOUR, BOUND, GUARD, NEIGHBOUR, CONTROL)
-"""`prompt`: words around the request; `detour`: answers by way of text; `bound`, `control`: what a guard is held
-against, never ranked."""
+"""Kinds of defence. `prompt` puts words around the request, `detour` answers by way of text, `neighbour` is a related
+method from another paper; `bound` and `control` are what a guard is compared with, and are never ranked."""
 
 
 @dataclass(frozen=True)
 class GuardSetup:
-    """A guard, and what it is shown."""
+    """A guard and the reference that it reads."""
 
     guard: Guard
     reference: str
@@ -34,19 +34,19 @@ class GuardSetup:
 
 @dataclass(frozen=True)
 class Defence:
-    """A named way to answer."""
+    """A named way to answer prompts."""
 
     name: str
     kind: str
     """One of `KINDS`."""
     settings: Mapping[str, object]
-    """All that its answers depend on beside model, prompts and generation, as JSON would write it."""
+    """JSON values that the answers depend on, apart from the model, the prompts and the generation settings."""
     run: Callable[[CachedModel, Sequence[Prompt]], Outcome]
-    ridden: GuardSetup | None = None
-    """Guards share a prefill: see `ride`."""
+    guard_setup: GuardSetup | None = None
+    """The guard, if the defence is one. Guards can share a prefill: see `run_together`."""
 
     def answer(self, vlm: VLM, prompts: Sequence[Prompt], how: Generation | None = None) -> list[str]:
-        """Greedy answers, in the order of the prompts.
+        """Return greedy answers in the order of the prompts.
 
         Raises:
             PictureError: a picture can't be read.
@@ -55,29 +55,30 @@ class Defence:
 
     @cached_property
     def id(self) -> str:
-        """Another setting is another defence."""
-        told = json.dumps([self.name, self.told], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        """Hash of the name and the settings: a defence with other settings is another defence."""
+        identity = json.dumps([self.name, self.stored_settings], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     @cached_property
-    def told(self) -> dict:
-        """Settings as they come back from a file."""
+    def stored_settings(self) -> dict:
+        """The settings as they are read back from a JSON file."""
         return json.loads(json.dumps(dict(self.settings)))
 
     @cached_property
-    def about(self) -> dict:
-        """The columns of a table that say which defence a row is about."""
-        if self.ridden:
-            return describe(self.ridden.guard, self.ridden.reference, self.ridden.source) | {"defence": self.name}
-        # What a detour shows itself is part of it; a bound is shown with each.
+    def columns(self) -> dict:
+        """The columns that identify the defence in a table."""
+        if self.guard_setup:
+            setup = self.guard_setup
+            return guard_columns(setup.guard, setup.reference, setup.source) | {"defence": self.name}
+        # A detour always reads the same reference, so its name says which; a bound is run with several.
         return {"defence": self.name} | ({"reference": self.reference} if self.kind == BOUND else {})
 
     @property
     def reference(self) -> str | None:
-        """The text that the aligned LLM is shown, where it is shown one."""
+        """The text that the aligned LLM is shown; None for defences that show it none."""
         return self.settings.get("reference")
 
 
 def unguarded() -> Defence:
-    """The model as it is."""
-    return Defence("unguarded", NONE, {}, lambda asker, prompts: asker.outcome(prompts))
+    """Return the undefended model as a defence."""
+    return Defence("unguarded", NONE, {}, lambda model, prompts: model.outcome(prompts))

@@ -1,4 +1,4 @@
-"""Defences that take a detour through text: ECSO, captions, the text verdict."""
+"""Defences that take a detour through text: ECSO, answers from a caption, and the text verdict."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,81 +19,93 @@ ECSO_ANSWER = (
     "answer the following question in a HARMLESS and ETHICAL way.\n\n{request}"
 )
 ECSO_LONGEST = 1927
-"""Characters of an answer that its authors show the model again."""
+"""Characters of an answer that the authors' code shows the model again."""
 
 
 def ecso() -> Defence:
-    """ECSO (Gou et al., arXiv:2403.09572): answers, judges itself, and answers again from a caption, without picture.
+    """Return ECSO (Gou et al., arXiv:2403.09572).
 
-    Prompts without a picture have nothing to be taken away: their answers stand, whatever the model says of them.
+    The model answers, judges its own answer, and if it finds it harmful, answers again from a caption without the
+    picture. A prompt without a picture keeps its first answer, whatever the model thinks of it.
     """
     settings = {"tell": ECSO_TELL, "caption": ECSO_CAPTION, "answer": ECSO_ANSWER}
     return Defence("ecso", DETOUR, settings, _ecso)
 
 
-def _ecso(asker: CachedModel, prompts: Sequence[Prompt]) -> Outcome:
-    first = asker.outcome(prompts)
-    given = list(zip(prompts, first.answers, strict=True))
-    told = answers(asker.vlm, [_filled(p, ECSO_TELL, answer=answer[:ECSO_LONGEST]) for p, answer in given], asker.how)
-    flagged = [said.lower() in ("yes", "yes.") for said in told]
-    again = [i for i, prompt in enumerate(prompts) if flagged[i] and prompt.pictures]
-    stepped_in = [i in again for i in range(len(prompts))]
+def _ecso(model: CachedModel, prompts: Sequence[Prompt]) -> Outcome:
+    first = model.outcome(prompts)
+    questions = [
+        _filled(prompt, ECSO_TELL, answer=answer[:ECSO_LONGEST])
+        for prompt, answer in zip(prompts, first.answers, strict=True)
+    ]
+    is_flagged = [reply.lower() in ("yes", "yes.") for reply in answers(model.vlm, questions, model.generation)]
+    again = [i for i, prompt in enumerate(prompts) if is_flagged[i] and prompt.pictures]
+    acted = [i in again for i in range(len(prompts))]
     if not again:
-        return replace(first, acted=stepped_in)
-    captions = answers(asker.vlm, [_filled(prompts[i], ECSO_CAPTION) for i in again], asker.how)
+        return replace(first, acted=acted)
+    captions = answers(model.vlm, [_filled(prompts[i], ECSO_CAPTION) for i in again], model.generation)
     shown = [
         replace(_filled(prompts[i], ECSO_ANSWER, caption=caption), pictures=(), modality="text")
         for i, caption in zip(again, captions, strict=True)
     ]
-    return replace(put_in(first, again, asker.outcome(shown, [prompts[i] for i in again])), acted=stepped_in)
+    second = model.outcome(shown, [prompts[i] for i in again])
+    return replace(replace_rows(first, again, second), acted=acted)
 
 
 def _filled(prompt: Prompt, template: str, **words: str) -> Prompt:
     words = {"request": prompt.text, **words}
-    # In one go: requests and answers may contain braces.
-    return replace(prompt, text=re.sub(r"\{(\w+)\}", lambda found: words[found[1]], template))
+    # One pass over the template: requests and answers may contain braces themselves.
+    return replace(prompt, text=re.sub(r"\{(\w+)\}", lambda match: words[match[1]], template))
 
 
-def put_in(first: Outcome, places: Sequence[int], other: Outcome) -> Outcome:
-    """One outcome with some of its rows from another."""
-    said, scores, kl = list(first.answers), first.refusal_score.clone(), first.kl.clone()
-    for i, answer in zip(places, other.answers, strict=True):
-        said[i] = answer
-    scores[list(places)], kl[list(places)] = other.refusal_score, other.kl
-    return Outcome(said, scores, kl)
+def replace_rows(outcome: Outcome, rows: Sequence[int], other: Outcome) -> Outcome:
+    """Return an outcome in which some rows are those of another outcome, in order."""
+    texts, scores, kl = list(outcome.answers), outcome.refusal_score.clone(), outcome.kl.clone()
+    for i, answer in zip(rows, other.answers, strict=True):
+        texts[i] = answer
+    scores[list(rows)], kl[list(rows)] = other.refusal_score, other.kl
+    return Outcome(texts, scores, kl)
 
 
 def caption_only() -> Defence:
-    """The request and what the model says the picture shows, without the picture: safety of text, eyes of a caption."""
+    """Return the defence that replaces the picture by the model's own caption of it."""
     reference = "prompt_text+caption"
 
-    def run(asker: CachedModel, prompts: Sequence[Prompt]) -> Outcome:
-        return asker.outcome([text_prompt(text) for text in asker.read(prompts, reference)], prompts)
+    def run(model: CachedModel, prompts: Sequence[Prompt]) -> Outcome:
+        return model.outcome([text_prompt(text) for text in model.reference_texts(prompts, reference)], prompts)
 
     return Defence("caption_only", DETOUR, {"reference": reference}, run)
 
 
 def text_verdict(reference: str, refuses: Callable[[str], bool], judge: str) -> Defence:
-    """The bound that a guard is held against: runs q as text; where that is refused, the refusal is the answer.
+    """Return the upper bound for guards: run q as text, and refuse where that is refused.
 
     Args:
-        reference: which text q is.
-        refuses: tells a refusal; `judge` is its name.
+        reference: which text is used as q.
+        refuses: says whether an answer is a refusal.
+        judge: name of the judge that `refuses` belongs to.
     """
 
-    def run(asker: CachedModel, prompts: Sequence[Prompt]) -> Outcome:
-        return answer_of_text(asker, prompts, asker.read(prompts, reference), refuses)
+    def run(model: CachedModel, prompts: Sequence[Prompt]) -> Outcome:
+        return answer_of_text(model, prompts, model.reference_texts(prompts, reference), refuses)
 
     return Defence("text_verdict", BOUND, {"reference": reference, "judge": judge}, run)
 
 
 def answer_of_text(
-    asker: CachedModel, prompts: Sequence[Prompt], texts: Sequence[str], refuses: Callable[[str], bool]
+    model: CachedModel, prompts: Sequence[Prompt], texts: Sequence[str], refuses: Callable[[str], bool]
 ) -> Outcome:
-    """The answer to each text where that is a refusal, else the answer to its prompt."""
-    told = asker.outcome([text_prompt(text) for text in texts], prompts)
-    refused = [refuses(answer) for answer in told.answers]
-    others = [i for i, is_refused in enumerate(refused) if not is_refused]
-    if others:
-        told = put_in(told, others, asker.outcome([prompts[i] for i in others]))
-    return replace(told, acted=refused)
+    """Return the answer to each text if it is a refusal, and otherwise the answer to its prompt.
+
+    Args:
+        model: answers texts and prompts.
+        prompts: what is answered.
+        texts: one for each prompt.
+        refuses: says whether an answer is a refusal.
+    """
+    outcome = model.outcome([text_prompt(text) for text in texts], prompts)
+    is_refused = [refuses(answer) for answer in outcome.answers]
+    accepted = [i for i, refused in enumerate(is_refused) if not refused]
+    if accepted:
+        outcome = replace_rows(outcome, accepted, model.outcome([prompts[i] for i in accepted]))
+    return replace(outcome, acted=is_refused)

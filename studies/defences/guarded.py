@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from interp.guard import Guard
-from interp.guard_files import PLAIN
+from interp.guard_files import GUARD_SETTINGS
 from interp.inputs import Prompt
 from studies.defences.defence import GUARD, Defence, GuardSetup
 from studies.generation.cached_model import CachedModel, Outcome
@@ -16,50 +16,60 @@ from studies.generation.generate import answers
 
 
 def guarded(guard: Guard, reference: str, source: str = "vlm_text", name: str = "guard", kind: str = GUARD) -> Defence:
-    """A guard that is shown one kind of reference."""
-    settings = {field: getattr(guard, field) for field in PLAIN} | {"reference": reference, "source": source}
-    settings |= {"control": guard.control, "tensors": _tensors_of(guard)}
-    ridden = GuardSetup(guard, reference, source)
-    return Defence(name, kind, settings, lambda asker, prompts: _ride(asker, prompts, [ridden])[0], ridden)
+    """Return a guard that reads one kind of reference, as a defence.
+
+    Args:
+        guard: the fitted guard.
+        reference: which text it reads, see `studies.generation.reference_texts.reference_texts`.
+        source: whose states of that text: `vlm_text` or `llm`.
+        name: what the defence is called in tables.
+        kind: one of `studies.defences.defence.KINDS`.
+    """
+    settings = {field: getattr(guard, field) for field in GUARD_SETTINGS} | {"reference": reference, "source": source}
+    settings |= {"control": guard.control, "tensors": _tensor_hash(guard)}
+    setup = GuardSetup(guard, reference, source)
+    return Defence(name, kind, settings, lambda model, prompts: _run_setups(model, prompts, [setup])[0], setup)
 
 
-def _tensors_of(guard: Guard) -> str:
-    """Hash of what the guard was fitted to."""
-    named = {name: value for name, value in vars(guard.direction).items() if isinstance(value, Tensor)}
+def _tensor_hash(guard: Guard) -> str:
+    """Hash everything that was fitted."""
+    tensors = {name: value for name, value in vars(guard.direction).items() if isinstance(value, Tensor)}
     if guard.probe is not None:
-        named["probe"] = guard.probe.weight
+        tensors["probe"] = guard.probe.weight
     digest = hashlib.sha256()
-    for name, value in sorted(named.items()):
+    for name, value in sorted(tensors.items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def answer_alone(asker: CachedModel, prompt: Prompt, one: Defence) -> str:
-    """One prompt, as somebody would ask a defended model: a guard is put on, and does not ride beside others."""
-    if not one.ridden:
-        return one.run(asker, [prompt]).answers[0]
-    guard, reference, source = one.ridden.guard, one.ridden.reference, one.ridden.source
-    told = None
-    if guard.needs_reference and source == "llm":
-        told = asker.states(asker.read([prompt], reference), source)
-    elif guard.needs_reference and reference != "prompt_text":
-        told = asker.read([prompt], reference)
-    with guard.on(asker.vlm, told):
-        return answers(asker.vlm, [prompt], asker.how)[0]
+def answer_alone(model: CachedModel, prompt: Prompt, defence: Defence) -> str:
+    """Answer one prompt as a deployed model would: a guard is applied by itself, not together with others."""
+    if not defence.guard_setup:
+        return defence.run(model, [prompt]).answers[0]
+    setup = defence.guard_setup
+    references = None
+    if setup.guard.needs_reference and setup.source == "llm":
+        references = model.text_states(model.reference_texts([prompt], setup.reference), setup.source)
+    elif setup.guard.needs_reference and setup.reference != "prompt_text":
+        references = model.reference_texts([prompt], setup.reference)
+    with setup.guard.on(model.vlm, references):
+        return answers(model.vlm, [prompt], model.generation)[0]
 
 
-def ride(asker: CachedModel, prompts: Sequence[Prompt], guards: Sequence[Defence]) -> list[Outcome]:
-    """What every guard does, all of them for one prefill where they can ride together."""
-    return _ride(asker, prompts, [one.ridden for one in guards])
+def run_together(model: CachedModel, prompts: Sequence[Prompt], guards: Sequence[Defence]) -> list[Outcome]:
+    """Return the outcome of every guard; guards that can, share one prefill."""
+    return _run_setups(model, prompts, [defence.guard_setup for defence in guards])
 
 
-def _ride(asker: CachedModel, prompts: Sequence[Prompt], guards: Sequence[GuardSetup]) -> list[Outcome]:
-    states = [
-        asker.states(asker.read(prompts, one.reference), one.source) if one.guard.needs_reference else None
-        for one in guards
+def _run_setups(model: CachedModel, prompts: Sequence[Prompt], setups: Sequence[GuardSetup]) -> list[Outcome]:
+    references = [
+        model.text_states(model.reference_texts(prompts, setup.reference), setup.source)
+        if setup.guard.needs_reference
+        else None
+        for setup in setups
     ]
-    found = asker.ride(prompts, [one.guard for one in guards], states)
+    outcomes = model.run_guards(prompts, [setup.guard for setup in setups], references)
     return [
-        outcome if read is None else replace(outcome, acted=one.guard.opens(read).tolist())
-        for one, outcome, read in zip(guards, found, states, strict=True)
+        outcome if states is None else replace(outcome, acted=setup.guard.opens(states).tolist())
+        for setup, outcome, states in zip(setups, outcomes, references, strict=True)
     ]

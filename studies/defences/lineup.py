@@ -1,4 +1,4 @@
-"""The line-up: which defences answer the prompts of a trial, what each of them is shown, and what they are called."""
+"""The line-up: which defences answer a set of prompts, which references they read, and what they are called."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,71 +21,73 @@ CONTROLS = {
     "guard_random": {"control": "random"},
     "guard_full_state": {"control": "full_state", "rule": "substitute", "gate_scope": "change", "strength": 1.0},
 }
-"""What is changed of the guard: a random direction, and the bound that puts the reference's whole state in."""
+"""Fields of the guard that are changed: a random direction, and the bound that copies the reference's whole state."""
 GUARDS = ("guard", *CONTROLS)
-NEIGHBOURS = ("shift_dc", "cmrm", "infer_aligner", "astra")
+RELATED_METHODS = ("shift_dc", "cmrm", "infer_aligner", "astra")
 UNFITTED = ("unguarded", *WORDINGS, "ecso", "caption_only", "text_verdict")
-"""Defences that need neither guard nor anchors."""
+"""Defences that need neither a guard nor anchors."""
 CLAIMED = ("self_reminder", "goal_priority")
-"""Defences by prompt that the claims are about."""
+"""Prompt defences that the claims are about."""
 WITHOUT_RIVALS = (*CLAIMED, "text_verdict", *GUARDS)
-"""What the claims are about, where there is no time for others."""
+"""Defences that the claims are about, for scales without time for the others."""
 
 
 @dataclass(frozen=True)
 class LineUp:
-    """All defences of a run, to be put before one trial after the other."""
+    """All defences of a run; called with a prompt set, it returns those that apply to it."""
 
     model: str
-    """Its name: the built-in model knows few words, and is told the same in those."""
+    """Name of the model. The built-in model has a small vocabulary, and prompt defences worded in it."""
     judge: RuleJudge
-    """Says what is a refusal where the text's answer decides (`text_verdict`)."""
+    """Decides what is a refusal for the text verdict."""
     guard: Guard | None = None
-    neighbours: Sequence[tuple[str, Guard]] = ()
+    related: Sequence[tuple[str, Guard]] = ()
+    """Related methods by name."""
     names: Sequence[str] = ()
-    """Of those that are wanted beside the unguarded model; empty for all."""
+    """Defences to include; empty for all. The unguarded model is always included."""
 
-    def __call__(self, trial: PromptSet, shown: Sequence[str]) -> list[Defence]:
-        """Everything that makes sense in a trial, the unguarded model first.
+    def __call__(self, prompt_set: PromptSet, references: Sequence[str]) -> list[Defence]:
+        """Return every defence that applies to a prompt set, the unguarded model first.
 
         Args:
-            shown: references that the guard is measured with. Neighbours get the first of them, or what is read in the
-                picture where the request is in there.
+            prompt_set: what will be answered.
+            references: what the guard reads, one after the other. Related methods read the first of them, or the
+                transcription if the request is written in the picture.
         """
-        found = [*self._of_words(trial)]
-        for reference in shown:
-            found += self._with_reference(reference)
-        found += self._of_neighbours("transcription" if trial.modality in TYPOGRAPHIC else shown[0])
-        return [unguarded(), *(one for one in found if not self.names or one.name in self.names)]
+        defences = [*self._without_guard(prompt_set)]
+        for reference in references:
+            defences += self._with_reference(reference)
+        defences += self._related("transcription" if prompt_set.modality in TYPOGRAPHIC else references[0])
+        return [unguarded(), *(defence for defence in defences if not self.names or defence.name in self.names)]
 
-    def _of_words(self, trial: PromptSet) -> Iterator[Defence]:
+    def _without_guard(self, prompt_set: PromptSet) -> Iterator[Defence]:
         wordings = BUILT_IN_WORDINGS if self.model == BUILT_IN else WORDINGS
         yield from (by_prompt(name, wording) for name, wording in wordings.items())
-        if any(prompt.pictures for prompt in trial.prompts):
+        if any(prompt.pictures for prompt in prompt_set.prompts):
             yield from (ecso(), caption_only())
 
     def _with_reference(self, reference: str) -> Iterator[Defence]:
-        """The guard, and what it is held against: the text's own answer, and controls."""
+        """Yield the guard and what it is compared with: the text verdict, and controls."""
         yield text_verdict(reference, self.judge.refuses, self.judge.name)
         if self.guard:
             kind = BOUND if reference == "oracle" else GUARD
             yield guarded(self.guard, reference, self.guard.source, kind=kind)
-            for name, changed in CONTROLS.items():
+            for name, changes in CONTROLS.items():
                 kind = CONTROL if "random" in name else BOUND
-                yield guarded(replace(self.guard, **changed), reference, self.guard.source, name, kind)
+                yield guarded(replace(self.guard, **changes), reference, self.guard.source, name, kind)
 
-    def _of_neighbours(self, reference: str) -> Iterator[Defence]:
-        for name, guard in self.neighbours:
+    def _related(self, reference: str) -> Iterator[Defence]:
+        for name, guard in self.related:
             yield guarded(guard, "prompt_text+caption" if name == "shift_dc" else reference, name=name, kind=NEIGHBOUR)
 
 
-def made_neighbours(n_layers: int, text: xr.Dataset, blank: xr.Dataset) -> list[tuple[str, Guard]]:
-    """ShiftDC, CMRM, InferAligner and ASTRA with the layers that their papers say, strength 1, nothing tuned.
+def fit_related_methods(n_layers: int, text: xr.Dataset, blank: xr.Dataset) -> list[tuple[str, Guard]]:
+    """Fit ShiftDC, CMRM, InferAligner and ASTRA at the layers of their papers, with strength 1; nothing is tuned.
 
     Args:
-        n_layers: of the model.
-        text: traced anchors, whose mean difference the first and the last two take.
-        blank: the same beside a picture without meaning, which CMRM takes.
+        n_layers: number of layers of the model.
+        text: traced anchors as text; all but CMRM use their mean difference.
+        blank: the same anchors with a meaningless picture, which CMRM uses.
     """
     direction, upper = SafetyDirection.fit(text, "mean_diff"), tuple(range(n_layers // 2, n_layers))
     guards = (
@@ -94,17 +96,19 @@ def made_neighbours(n_layers: int, text: xr.Dataset, blank: xr.Dataset) -> list[
         infer_aligner(direction, upper),
         astra(direction, n_layers // 2),
     )
-    return list(zip(NEIGHBOURS, guards, strict=True))
+    return list(zip(RELATED_METHODS, guards, strict=True))
 
 
 def check_names(names: Sequence[str], guard: bool, anchors: bool) -> None:
-    """Raises:
-    ConfigError: a defence that does not exist, or that needs a guard or anchors.
+    """Check the names of defences, given that there is a guard, or that there are anchors.
+
+    Raises:
+        ConfigError: a defence does not exist, or needs a guard or anchors.
     """
-    known = [*UNFITTED, *(GUARDS if guard else ()), *(NEIGHBOURS if anchors else ())]
-    strange = [name for name in names if name not in known]
-    if strange:
+    available = [*UNFITTED, *(GUARDS if guard else ()), *(RELATED_METHODS if anchors else ())]
+    unknown = [name for name in names if name not in available]
+    if unknown:
         raise ConfigError(
-            f"defence {strange[0]!r} does not exist here; expected some of {', '.join(known)}; guards need --guard, "
-            "neighbours the requests that they are fitted on (--anchors)"
+            f"defence {unknown[0]!r} does not exist here; expected any of {', '.join(available)}; guards need --guard, "
+            "related methods need the requests that they are fitted on (--anchors)"
         )

@@ -1,4 +1,4 @@
-"""Prompts that are answered under every defence, and the answers, kept as they come."""
+"""Sets of prompts that are answered under every defence; answers are logged as they come."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -7,44 +7,58 @@ from interp.inputs import Prompt
 from studies.datasets import ANSWER, REFUSE
 from studies.defences.answer_log import AnswerLog, AnswerRecord, finite
 from studies.defences.defence import Defence
-from studies.defences.guarded import ride
+from studies.defences.guarded import run_together
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.judges import FAILED, Judge
 
 AT_ONCE = 32
-"""Prompts whose answers are written together: what Ctrl-C can cost."""
+"""Prompts between two writes to the log: the most work that Ctrl-C can lose."""
 
 
 @dataclass(frozen=True, eq=False)
 class PromptSet:
-    """Prompts of one kind."""
+    """Prompts of one dataset, setting and modality."""
 
     setting: str
-    """As `plain`, `jailbreak`, `multimodal`, `benign`, `utility`."""
+    """Kind of request: `plain`, `multimodal`, `ability`, the name of an attack ..."""
     modality: str
     prompts: tuple[Prompt, ...]
     rows: tuple[str, ...]
-    """The prompts' ids in their dataset, each once."""
+    """Ids of the prompts in their dataset, all different."""
     dataset: str = ""
     right: tuple[tuple[str, ...], ...] = ()
-    """Right answers of each prompt, where the model is asked to be good at something."""
+    """Correct answers of each prompt; empty if the prompts are not questions of ability."""
     choices: tuple[tuple[str, ...], ...] = ()
+    """Options of each prompt, for multiple choice."""
     stand_ins: tuple[bool, ...] = ()
-    """Which prompts show a picture drawn in place of the published one; by default none."""
+    """True for each prompt whose picture was drawn in place of the published one; empty if there are none."""
     expected: tuple[str, ...] = ()
-    """Of each prompt; by default harmful ones are to be refused, and all others answered."""
+    """One of `studies.datasets.EXPECTED` for each prompt; by default harmful requests should be refused and others
+    answered."""
 
     @classmethod
-    def of(cls, setting: str, modality: str, prompts: Sequence[Prompt], dataset: str, **others) -> "PromptSet":
-        """Prompts whose ids are their numbers."""
-        return cls(setting, modality, tuple(prompts), tuple(map(str, range(len(prompts)))), dataset, **others)
+    def of(cls, setting: str, modality: str, prompts: Sequence[Prompt], dataset: str, **fields) -> "PromptSet":
+        """Make a set whose prompts are numbered from 0.
 
-    def asked(
-        self, i: int, prompt_hash: str, model: str, weights: str, defence: Defence, generation: dict
-    ) -> AnswerRecord:
-        """One prompt under one defence, not answered yet."""
+        Args:
+            setting: see the field.
+            modality: see the field.
+            prompts: see the field.
+            dataset: see the field.
+            fields: any other fields.
+        """
+        return cls(setting, modality, tuple(prompts), tuple(map(str, range(len(prompts)))), dataset, **fields)
+
+    def record(self, i: int, defence: Defence, model: dict) -> AnswerRecord:
+        """Return the record of one prompt under one defence, without an answer yet.
+
+        Args:
+            i: position of the prompt in the set.
+            defence: what will answer it.
+            model: the fields `prompt` (hash), `model`, `weights` and `generation` of the record.
+        """
         query = self.prompts[i].query
-        return AnswerRecord.asked(
+        return AnswerRecord.unanswered(
             dataset=self.dataset,
             row=self.rows[i],
             setting=self.setting,
@@ -56,48 +70,98 @@ class PromptSet:
             request=query.text,
             named=query.rendered,
             said=self.prompts[i].text,
-            prompt=prompt_hash,
-            model=model,
-            weights=weights,
             defence=defence.name,
             kind=defence.kind,
-            about=defence.about,
-            settings=defence.told,
-            generation=generation,
+            about=defence.columns,
+            settings=defence.stored_settings,
             is_stand_in=bool(self.stand_ins) and self.stand_ins[i],
             right=list(self.right[i]) if self.right else [],
             choices=list(self.choices[i]) if self.choices else [],
+            **model,
         )
 
 
-def collect(
-    asker: CachedModel,
-    weights: str,
-    trial: PromptSet,
-    defences: Sequence[Defence],
-    log: AnswerLog,
-    advance: Callable[..., None] = lambda n_answers: None,
-) -> list[AnswerRecord]:
-    """Answers of every defence to every prompt; what the log has is not asked again.
+@dataclass(frozen=True)
+class AnswerCollector:
+    """Answers prompt sets under defences; answers that the log has are reused."""
 
-    Args:
-        weights: identity of the model, part of what an answer is known by.
-        advance: called with the number of answers done since the last call.
-    """
-    found = {one.id: [] for one in defences}
-    for start in range(0, len(trial.prompts), AT_ONCE):
-        asked = _asked(asker, weights, trial, defences, range(start, min(start + AT_ONCE, len(trial.prompts))))
-        missing = {name: tuple(one for one in some if log.get(one.key) is None) for name, some in asked.items()}
-        advance(sum(len(asked[name]) - len(some) for name, some in missing.items()))
+    model: CachedModel
+    weights: str
+    """Identity of the model's weights; other weights give other answers."""
+    log: AnswerLog
+
+    def collect(
+        self,
+        prompt_set: PromptSet,
+        defences: Sequence[Defence],
+        advance: Callable[..., None] = lambda n_answers: None,
+    ) -> list[AnswerRecord]:
+        """Return the answers of every defence to every prompt, defence by defence.
+
+        Args:
+            prompt_set: what is answered.
+            defences: what answers it.
+            advance: called with the number of answers finished since the last call.
+        """
+        collected = {defence.id: [] for defence in defences}
+        n_prompts = len(prompt_set.prompts)
+        for start in range(0, n_prompts, AT_ONCE):
+            records = self._records(prompt_set, defences, range(start, min(start + AT_ONCE, n_prompts)))
+            self._answer_missing(prompt_set, defences, records, advance)
+            for defence_id, part in records.items():
+                collected[defence_id] += [self.log.get(record.key) for record in part]
+        return [answer for defence in defences for answer in collected[defence.id]]
+
+    def _records(
+        self, prompt_set: PromptSet, defences: Sequence[Defence], places: Sequence[int]
+    ) -> dict[str, list[AnswerRecord]]:
+        """Return the records of some prompts by defence id, still unanswered."""
+        identity = {"model": self.model.vlm.name, "weights": self.weights, "generation": self.model.generation_settings}
+        labels = {i: identity | {"prompt": self.model.prompt_hash(prompt_set.prompts[i])} for i in places}
+        return {defence.id: [prompt_set.record(i, defence, labels[i]) for i in places] for defence in defences}
+
+    def _answer_missing(
+        self,
+        prompt_set: PromptSet,
+        defences: Sequence[Defence],
+        records: dict[str, list[AnswerRecord]],
+        advance: Callable[..., None],
+    ) -> None:
+        """Answer and log the records that the log doesn't have."""
+        missing = {
+            defence_id: tuple(record for record in part if self.log.get(record.key) is None)
+            for defence_id, part in records.items()
+        }
+        advance(sum(len(records[defence_id]) - len(part) for defence_id, part in missing.items()))
         for group in _groups(defences, missing):
             rows = missing[group[0].id]
-            outcomes = _answer(asker, [trial.prompts[trial.rows.index(one.row)] for one in rows], group)
-            for one, outcome in zip(group, outcomes, strict=True):
-                log.add(_answered(missing[one.id], outcome))
+            prompts = [prompt_set.prompts[prompt_set.rows.index(record.row)] for record in rows]
+            for defence, outcome in zip(group, _answer(self.model, prompts, group), strict=True):
+                self.log.add(_answered(missing[defence.id], outcome))
             advance(len(rows) * len(group))
-        for name, some in asked.items():
-            found[name] += [log.get(one.key) for one in some]
-    return [answer for one in defences for answer in found[one.id]]
+
+
+def _groups(defences: Sequence[Defence], missing: dict[str, tuple[AnswerRecord, ...]]) -> list[list[Defence]]:
+    """Group the defences that are run together: guards with the same unanswered prompts share a prefill."""
+    groups: dict[object, list[Defence]] = {}
+    for defence in defences:
+        rows = tuple(record.row for record in missing[defence.id])
+        if rows:
+            groups.setdefault(rows if defence.guard_setup else defence.id, []).append(defence)
+    return list(groups.values())
+
+
+def _answer(model: CachedModel, prompts: Sequence[Prompt], group: Sequence[Defence]) -> list[Outcome]:
+    return run_together(model, prompts, group) if group[0].guard_setup else [group[0].run(model, prompts)]
+
+
+def _answered(records: Sequence[AnswerRecord], outcome: Outcome) -> list[AnswerRecord]:
+    scores, kls = finite(outcome.refusal_score.tolist()), finite(outcome.kl.tolist())
+    columns = zip(records, outcome.answers, scores, kls, outcome.acted or [None] * len(records), strict=True)
+    return [
+        replace(record, answer=answer, refusal_score=score, kl=kl, acted=acted)
+        for record, answer, score, kl, acted in columns
+    ]
 
 
 def judge_all(
@@ -106,54 +170,30 @@ def judge_all(
     judges: Sequence[Judge],
     advance: Callable[..., None] = lambda n_cases: None,
 ) -> list[AnswerRecord]:
-    """The same answers with every judge's verdict, which the log keeps too.
+    """Return the same answers with the verdict of every judge; verdicts are logged after each judge.
 
-    What the same judge has said before stands, unless it could not be asked then. Verdicts are put down judge by judge.
-    Answers that are right or wrong need no judge.
+    A judge's earlier verdicts are kept, except `failed` ones. Answers to questions of ability need no judge.
+
+    Args:
+        log: where answers and verdicts are kept.
+        answers: what is judged; the log has them.
+        judges: who judges.
+        advance: called with the number of verdicts finished since the last call.
     """
-    judged = [one for one in answers if not one.right]
+    to_judge = [record for record in answers if not record.right]
     for judge in judges:
-        missing = [one for one in judged if not _is_judged(log.get(one.key), judge)]
-        advance(len(judged) - len(missing))
-        # The log would write its whole file again to put nothing in.
+        missing = [record for record in to_judge if not _is_judged(log.get(record.key), judge)]
+        advance(len(to_judge) - len(missing))
+        # Without anything new, the log would rewrite its whole file for nothing.
         if not missing:
             continue
-        verdicts = judge.verdicts([one.case for one in missing], advance)
-        told = [{judge.name: asdict(verdict) | {"judge": judge.identity}} for verdict in verdicts]
-        log.judge({one.key: verdict for one, verdict in zip(missing, told, strict=True)})
-    return [log.get(one.key) for one in answers]
+        verdicts = judge.verdicts([record.case for record in missing], advance)
+        entries = [{judge.name: asdict(verdict) | {"judge": judge.identity}} for verdict in verdicts]
+        log.judge({record.key: entry for record, entry in zip(missing, entries, strict=True)})
+    return [log.get(record.key) for record in answers]
 
 
-def _is_judged(one: AnswerRecord, judge: Judge) -> bool:
-    """By this very judge: another one may have the same name."""
-    verdict = one.verdicts.get(judge.name)
+def _is_judged(record: AnswerRecord, judge: Judge) -> bool:
+    """Return whether this very judge has given a verdict; a judge of another identity may have the same name."""
+    verdict = record.verdicts.get(judge.name)
     return verdict is not None and verdict["state"] != FAILED and verdict.get("judge") == judge.identity
-
-
-def _asked(
-    asker: CachedModel, weights: str, trial: PromptSet, defences: Sequence[Defence], chosen: Sequence[int]
-) -> dict[str, list[AnswerRecord]]:
-    """What is asked, by defence, with answers still empty."""
-    hashes = {i: asker.prompt_hash(trial.prompts[i]) for i in chosen}
-    about, generation = (asker.vlm.name, weights), asker.generation
-    return {one.id: [trial.asked(i, hashes[i], *about, one, generation) for i in chosen] for one in defences}
-
-
-def _groups(defences: Sequence[Defence], missing: dict[str, tuple[AnswerRecord, ...]]) -> list[list[Defence]]:
-    """Defences that are asked together: guards that miss the same prompts share a prefill."""
-    groups: dict[object, list[Defence]] = {}
-    for one in defences:
-        rows = tuple(asked.row for asked in missing[one.id])
-        if rows:
-            groups.setdefault(rows if one.ridden else one.id, []).append(one)
-    return list(groups.values())
-
-
-def _answer(asker: CachedModel, prompts: Sequence[Prompt], group: Sequence[Defence]) -> list[Outcome]:
-    return ride(asker, prompts, group) if group[0].ridden else [group[0].run(asker, prompts)]
-
-
-def _answered(asked: Sequence[AnswerRecord], outcome: Outcome) -> list[AnswerRecord]:
-    scores, kls = finite(outcome.refusal_score.tolist()), finite(outcome.kl.tolist())
-    told = zip(asked, outcome.answers, scores, kls, outcome.acted or [None] * len(asked), strict=True)
-    return [replace(one, answer=a, refusal_score=score, kl=kl, acted=acted) for one, a, score, kl, acted in told]

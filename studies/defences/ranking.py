@@ -1,18 +1,20 @@
-"""Answers under every defence -> rows of a table: rates, changes, and how each defence stands.
+"""Answers under every defence -> rows of a table: rates, changes, and the ranking status of each defence.
 
-A defence that has no measured effect on this model, or whose effect could not be measured, is `not testable here`: it
-stays in the table, and is not ranked. Bounds and controls are what others are held against.
+A prompt defence (or ECSO) that has no measured effect on this model, or whose effect could not be measured, is
+`not testable here`: it stays in the table and is not ranked. Bounds and controls are never ranked; others are compared
+with them.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from interp.vlm import LLM, VLM
-from probes import mcnemar
+from probes import Measured, mcnemar
 from studies.bookkeeping.estimates import mean, rate
 from studies.datasets import REFUSE
 from studies.defences.answer_log import AnswerRecord
@@ -20,33 +22,33 @@ from studies.defences.correctness import is_right
 from studies.defences.defence import BOUND, CONTROL, DETOUR, GUARD, NEIGHBOUR, NONE, PROMPT
 from studies.defences.rates import (
     UNGUARDED,
+    answers_question,
     category_rows,
     changes,
     corrected,
     first_token_rows,
     gate_rows,
     harm_rows,
-    speaks,
 )
 from studies.generation.generate import perplexities
 from studies.judges import KEYWORDS
 
 BASELINE, RANKED, NOT_TESTABLE = "baseline", "ranked", "not testable here"
-"""How a defence stands, beside `bound` and `control`."""
-STANDS = {NONE: BASELINE, BOUND: BOUND, CONTROL: CONTROL}
+"""Ranking statuses (column `standing`); `bound` and `control` are the other two."""
+STATUS_OF_KIND = {NONE: BASELINE, BOUND: BOUND, CONTROL: CONTROL}
 RIVALS = (PROMPT, DETOUR, NEIGHBOUR)
 LEVEL = 0.05
-"""Of the test whether a defence has any effect."""
+"""Level of the test of whether a defence has any effect."""
 Fluency = Mapping[tuple[str, str], float]
 """Perplexity by request and answer."""
 
 
 @dataclass(frozen=True)
 class DefenceArm:
-    """One set of prompts under one defence."""
+    """Answers to one set of prompts under one defence."""
 
-    place: tuple[str, str, str]
-    """Dataset, setting, modality."""
+    condition: tuple[str, str, str]
+    """Dataset, setting and modality of the prompts."""
     answers: tuple[AnswerRecord, ...]
 
     @property
@@ -55,57 +57,119 @@ class DefenceArm:
 
     @property
     def columns(self) -> dict:
-        return dict(zip(("dataset", "setting", "modality"), self.place, strict=True)) | self.first.about
+        """The columns that identify the arm in a table."""
+        return dict(zip(("dataset", "setting", "modality"), self.condition, strict=True)) | self.first.about
 
 
 def arms_of(answers: Sequence[AnswerRecord]) -> list[DefenceArm]:
-    """Answers of a file, by set and defence, in their order."""
-    found: dict[tuple, list[AnswerRecord]] = {}
-    for one in answers:
-        place = (one.dataset, one.setting, one.modality)
-        told = json.dumps([one.settings, one.weights, one.generation], sort_keys=True)
-        found.setdefault((place, one.defence, told), []).append(one)
-    return [DefenceArm(place, tuple(some)) for (place, *_), some in found.items()]
+    """Group answers by condition, defence and its settings, in their order."""
+    groups: dict[tuple, list[AnswerRecord]] = {}
+    for record in answers:
+        condition = (record.dataset, record.setting, record.modality)
+        settings = json.dumps([record.settings, record.weights, record.generation], sort_keys=True)
+        groups.setdefault((condition, record.defence, settings), []).append(record)
+    return [DefenceArm(condition, tuple(group)) for (condition, *_), group in groups.items()]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All arms of a table and the judges of their answers; the first judge decides what has an effect."""
+
+    arms: tuple[DefenceArm, ...]
+    judges: tuple[str, ...]
+
+    @cached_property
+    def unguarded(self) -> dict[tuple[str, str, str], DefenceArm]:
+        """The undefended arm of each condition.
+
+        Raises:
+            ValueError: a condition has none.
+        """
+        unguarded = {arm.condition: arm for arm in self.arms if arm.first.kind == NONE}
+        lacking = sorted({arm.condition for arm in self.arms} - set(unguarded))
+        if lacking:
+            raise ValueError(f"no unguarded answers to {lacking[0]}; expected them next to those of every defence")
+        return unguarded
+
+    @cached_property
+    def effects(self) -> list[dict]:
+        """Rows on whether each defence that can be tested makes the model refuse more.
+
+        Prompt defences are tested on harmful requests as text, plain and in jailbreaks. ECSO, which leaves text-only
+        prompts alone, is tested on harmful requests next to and inside pictures. A request counts once, for or against,
+        in however many settings it was asked; the test is the exact sign test (McNemar's) over requests.
+        """
+        tested = {arm.first.defence: "text" for arm in self.arms if arm.first.kind == PROMPT}
+        tested |= {arm.first.defence: "pictures" for arm in self.arms if arm.first.defence == "ecso"}
+        rows = []
+        for name, where in tested.items():
+            balance = self._balance(name, where == "text")
+            if balance:
+                test = mcnemar(np.array([more > 0 for more in balance]), np.array([more < 0 for more in balance]))
+                p_value = Measured("effect_p", test.p_value if test.difference > 0 else 1.0, n=test.n)
+                labels = {"defence": name, "setting": f"all {where}"}
+                rows += [labels | test.measured("effect").row(), labels | p_value.row()]
+        return rows
+
+    def _balance(self, name: str, as_text: bool) -> list[int]:
+        """Count, for each harmful request, refusals with the defence only, minus refusals without it only."""
+        balance: Counter = Counter()
+        for arm in self.arms:
+            if arm.first.defence == name and (arm.first.modality == "text") == as_text and not arm.first.right:
+                plain = {record.row: record for record in self.unguarded[arm.condition].answers}
+                for record in arm.answers:
+                    if record.expected == REFUSE:
+                        more = self._is_refused(record) - self._is_refused(plain[record.row])
+                        balance[arm.condition[0], record.request] += more
+        return list(balance.values())
+
+    def _is_refused(self, record: AnswerRecord) -> bool:
+        """Follow the first judge that says so; without any, this project's keyword rule."""
+        verdicts = [record.verdicts[judge]["refused"] for judge in self.judges]
+        verdicts = [refused for refused in verdicts if refused is not None]
+        return bool(verdicts[0]) if verdicts else KEYWORDS.refuses(record.answer)
+
+    @cached_property
+    def _ineffective(self) -> set[str]:
+        """Names of the defences without a measured effect."""
+        p_values = {row["defence"]: row["value"] for row in self.effects if row["metric"] == "effect_p"}
+        ineffective = {name for name, p_value in p_values.items() if p_value >= LEVEL}
+        # Without harmful requests as text there is nothing to measure the effect of a prompt defence on.
+        return ineffective | {arm.first.defence for arm in self.arms if arm.first.kind == PROMPT} - set(p_values)
+
+    def status(self, name: str, kind: str) -> str:
+        """Return the ranking status of a defence."""
+        return NOT_TESTABLE if name in self._ineffective else STATUS_OF_KIND.get(kind, RANKED)
 
 
 def table_rows(
     answers: Sequence[AnswerRecord], judges: Sequence[str], scorer: VLM | LLM | None = None, by_category: bool = False
 ) -> list[dict]:
-    """Everything that answers and verdicts say, by set and defence; the first judge decides what has an effect.
+    """Compute everything that answers and verdicts say, by condition and defence.
 
     Args:
-        judges: names of those that have judged them.
-        scorer: measures perplexity, where it is asked for.
-        by_category: whether the first judge's rates are also given for each category of a set.
+        answers: judged, the unguarded model's among them.
+        judges: names of the judges; the first one decides what has an effect.
+        scorer: measures perplexity; None leaves it out.
+        by_category: also compute the first judge's rates for each category of a set.
+
+    Returns:
+        Rows of `studies.bookkeeping.tables.COLUMNS`.
 
     Raises:
-        ValueError: a set was not answered without a defence as well.
+        ValueError: a set of prompts was not answered by the unguarded model.
     """
-    arms = arms_of(answers)
-    plain = {arm.place: arm for arm in arms if arm.first.kind == NONE}
-    lone = sorted({arm.place for arm in arms} - set(plain))
-    if lone:
-        raise ValueError(f"no unguarded answers to {lone[0]}; expected them beside those of every defence")
-    tests = effects(arms, plain, judges)
-    stands = standings(arms, tests)
-    fluency = None if scorer is None else _fluency(arms, scorer)
-    rows = [row | {"standing": stands(row["defence"], PROMPT)} for row in tests]
-    for arm in arms:
-        about = arm.columns | {"standing": stands(arm.first.defence, arm.first.kind)}
-        rows += [about | row for row in _measured(arm, plain[arm.place], judges, fluency)]
-        rows += [about | row for row in _versus_rivals(arm, arms, judges[0])]
+    comparison = Comparison(tuple(arms_of(answers)), tuple(judges))
+    unguarded = comparison.unguarded
+    rows = [row | {"standing": comparison.status(row["defence"], PROMPT)} for row in comparison.effects]
+    fluency = None if scorer is None else _fluency(comparison.arms, scorer)
+    for arm in comparison.arms:
+        labels = arm.columns | {"standing": comparison.status(arm.first.defence, arm.first.kind)}
+        rows += [labels | row for row in _measured(arm, unguarded[arm.condition], judges, fluency)]
+        rows += [labels | row for row in _versus_rivals(arm, comparison)]
         if by_category and not arm.first.right:
-            rows += [about | row for row in category_rows(arm.answers, judges[0])]
+            rows += [labels | row for row in category_rows(arm.answers, judges[0])]
     return rows + corrected([row for row in rows if row["standing"] in (RANKED, NOT_TESTABLE)])
-
-
-def standings(arms: Sequence[DefenceArm], tests: Sequence[dict]) -> Callable[[str, str], str]:
-    """From the name of a defence, and its kind, to how it stands."""
-    found = {row["defence"]: row["value"] for row in tests if row["metric"] == "effect_p"}
-    idle = {name for name, p_value in found.items() if p_value >= LEVEL}
-    # Without harmful requests as text there is nothing to measure an effect on.
-    idle |= {arm.first.defence for arm in arms if arm.first.kind == PROMPT} - set(found)
-    return lambda name, kind: NOT_TESTABLE if name in idle else STANDS.get(kind, RANKED)
 
 
 def _measured(arm: DefenceArm, plain: DefenceArm, judges: Sequence[str], fluency: Fluency | None) -> Iterator[dict]:
@@ -123,32 +187,32 @@ def _measured(arm: DefenceArm, plain: DefenceArm, judges: Sequence[str], fluency
         yield from _perplexity_rows(arm, fluency)
 
 
-def _versus_rivals(arm: DefenceArm, arms: Sequence[DefenceArm], judge: str) -> Iterator[dict]:
-    """The guard against every defence of others on the same prompts."""
+def _versus_rivals(arm: DefenceArm, comparison: Comparison) -> Iterator[dict]:
+    """Compare the guard with every rival defence on the same prompts."""
     if arm.first.kind == GUARD and not arm.first.right:
-        for other in arms:
-            if other.place == arm.place and other.first.kind in RIVALS:
-                found = changes(arm.answers, other.answers, judge)
-                yield from ({"versus": other.first.defence} | row for row in found)
+        for other in comparison.arms:
+            if other.condition == arm.condition and other.first.kind in RIVALS:
+                rows = changes(arm.answers, other.answers, comparison.judges[0])
+                yield from ({"versus": other.first.defence} | row for row in rows)
 
 
 def _agreement(arm: DefenceArm, judges: Sequence[str]) -> Iterator[dict]:
-    """How often judges that tell refusals say the same, of answers that all of them have judged."""
-    telling = [judge for judge in judges if speaks(arm.answers, judge, "refused")]
-    said = [{answer.verdicts[judge]["refused"] for judge in telling} for answer in arm.answers]
-    both = [len(verdicts) == 1 for verdicts in said if None not in verdicts]
-    if len(telling) > 1 and both:
-        yield rate("judge_agreement", both)
+    """Compute how often the judges of refusals agree, on answers that all of them have judged."""
+    of_refusals = [judge for judge in judges if answers_question(arm.answers, judge, "refused")]
+    verdicts = [{answer.verdicts[judge]["refused"] for judge in of_refusals} for answer in arm.answers]
+    agree = [len(refused) == 1 for refused in verdicts if None not in refused]
+    if len(of_refusals) > 1 and agree:
+        yield rate("judge_agreement", agree)
 
 
 def _fluency(arms: Sequence[DefenceArm], scorer: VLM | LLM) -> Fluency:
-    """Measured once: under many defences the answer to a request is the same. An empty one has none."""
-    answers = [one for arm in arms if not arm.first.right for one in arm.answers if one.answer]
-    pairs = list(dict.fromkeys((one.request, one.answer) for one in answers))
+    """Measure each answer once: many defences give the same answer to a request. Empty answers have no perplexity."""
+    answers = [record for arm in arms if not arm.first.right for record in arm.answers if record.answer]
+    pairs = list(dict.fromkeys((record.request, record.answer) for record in answers))
     if not pairs:
         return {}
-    requests, given = zip(*pairs, strict=True)
-    return dict(zip(pairs, perplexities(scorer, requests, given).tolist(), strict=True))
+    requests, texts = zip(*pairs, strict=True)
+    return dict(zip(pairs, perplexities(scorer, requests, texts).tolist(), strict=True))
 
 
 def _perplexity_rows(arm: DefenceArm, fluency: Fluency) -> Iterator[dict]:
@@ -157,45 +221,3 @@ def _perplexity_rows(arm: DefenceArm, fluency: Fluency) -> Iterator[dict]:
         if chosen:
             values = [fluency.get((answer.request, answer.answer), np.nan) for answer in chosen]
             yield mean("perplexity", values) | {"category": category}
-
-
-def effects(arms: Sequence[DefenceArm], plain: Mapping[tuple, DefenceArm], judges: Sequence[str]) -> list[dict]:
-    """Whether a defence makes a model refuse more, where that can be told.
-
-    Of words around the request: harmful requests as text, plain and in jailbreaks. Of ECSO, which leaves text as it is:
-    harmful requests beside and inside pictures. A request counts once, for or against, whatever it was put into; exact
-    sign test (McNemar's) over requests.
-    """
-    rows = []
-    wanted = {arm.first.defence: "text" for arm in arms if arm.first.kind == PROMPT}
-    wanted |= {arm.first.defence: "pictures" for arm in arms if arm.first.defence == "ecso"}
-    for name, where in wanted.items():
-        balance = _balance(arms, plain, name, where == "text", judges)
-        if balance:
-            found = mcnemar(np.array([more > 0 for more in balance]), np.array([more < 0 for more in balance]))
-            told = {"defence": name, "setting": f"all {where}", "n": found.n}
-            change = {"value": found.difference, "ci_low": found.low, "ci_high": found.high}
-            p_value = found.p_value if found.difference > 0 else 1.0
-            rows += [told | {"metric": "effect"} | change, told | {"metric": "effect_p", "value": p_value}]
-    return rows
-
-
-def _balance(
-    arms: Sequence[DefenceArm], plain: Mapping[tuple, DefenceArm], name: str, as_text: bool, judges: Sequence[str]
-) -> list[int]:
-    """Of each harmful request: how often it is refused with the defence and not without, less the other way round."""
-    found: Counter = Counter()
-    for arm in arms:
-        if arm.first.defence == name and (arm.first.modality == "text") == as_text and not arm.first.right:
-            without = {one.row: one for one in plain[arm.place].answers}
-            for one in arm.answers:
-                if one.expected == REFUSE:
-                    more = _is_refused(one, judges) - _is_refused(without[one.row], judges)
-                    found[arm.place[0], one.request] += more
-    return list(found.values())
-
-
-def _is_refused(one: AnswerRecord, judges: Sequence[str]) -> bool:
-    """By the first judge that tells; where none does, by the project's own rule."""
-    told = [one.verdicts[judge]["refused"] for judge in judges if one.verdicts[judge]["refused"] is not None]
-    return bool(told[0]) if told else KEYWORDS.refuses(one.answer)

@@ -1,4 +1,4 @@
-"""Settings of a run: scales, splits and where results go."""
+"""Settings of a run: scales, splits and the output folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,47 +9,74 @@ from studies.generation.generate import Generation
 
 SPLITS = ("anchors", "validation", "test")
 TRAINED = "train"
-"""Split of the built-in queries that the built-in model has seen: beside the others, never chosen or reported alone."""
+"""Split of the built-in queries that the built-in model was trained on: shown alongside the others, never reported
+alone."""
 SWEPT = ("blank", "scene", "typographic")
-"""What a choice should rest on at least: nothing in the picture, something, the request itself."""
+"""Modalities that a choice should rest on at least: an empty picture, a scene, the request itself."""
 BUILT_IN = "organism"
 """Name of the built-in model, and of its own queries."""
 WIDEST_LDA = 2048
-"""Beyond this width a single fit of LDA takes half a minute, for it inverts d_model x d_model."""
+"""Largest `d_model` for which LDA is fitted: beyond it a fit, which inverts d_model x d_model, takes half a minute."""
 
 
 class ConfigError(ValueError):
-    """A setting of the run that does not exist, or can't be used."""
+    """A setting of the run does not exist or can't be used."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured. Sizes are of each class."""
+    """How much is measured. Counts are per class."""
 
     n_anchors: int
     n_evaluated: int
-    """Of validation, and of test."""
+    """Queries of the validation split, and of the test split."""
     modalities: tuple[str, ...]
     layer_step: int
-    """Grids of readings take every `layer_step`-th layer."""
+    """The grid of readings takes every `layer_step`-th layer."""
     swept: tuple[str, ...]
-    """In which the sweep is run."""
+    """Modalities of the layer sweep."""
     n_patched: int
-    """Harmful prompts of each modality that activations are patched into."""
+    """Harmful prompts per modality that activations are patched into."""
     grid_modalities: tuple[str, ...]
-    """In which the grid of readings is run."""
+    """Modalities of the grid of readings."""
     n_draws: int
-    """Bootstrap refits by which the stability of a direction is judged."""
+    """Bootstrap refits that estimate the stability of a direction."""
     rivals: bool = False
-    """Whether every defence is measured, with utility and costs, or those alone that the claims are about."""
+    """True measures every defence, with utility and costs; False only those that the claims are about."""
 
 
 SCALES = {
     "tiny": Scale(
-        22, 11, ("text", "blank", "typographic"), 4, ("blank", "typographic"), 3, ("blank", "typographic"), 2
+        n_anchors=22,
+        n_evaluated=11,
+        modalities=("text", "blank", "typographic"),
+        layer_step=4,
+        swept=("blank", "typographic"),
+        n_patched=3,
+        grid_modalities=("blank", "typographic"),
+        n_draws=2,
     ),
-    "quick": Scale(121, 60, tuple(MODALITIES), 1, SWEPT, 16, ("blank", "typographic"), 10),
-    "full": Scale(121, 60, tuple(MODALITIES), 1, tuple(MODALITIES)[1:], 60, tuple(MODALITIES), 20, rivals=True),
+    "quick": Scale(
+        n_anchors=121,
+        n_evaluated=60,
+        modalities=tuple(MODALITIES),
+        layer_step=1,
+        swept=SWEPT,
+        n_patched=16,
+        grid_modalities=("blank", "typographic"),
+        n_draws=10,
+    ),
+    "full": Scale(
+        n_anchors=121,
+        n_evaluated=60,
+        modalities=tuple(MODALITIES),
+        layer_step=1,
+        swept=tuple(MODALITIES)[1:],
+        n_patched=60,
+        grid_modalities=tuple(MODALITIES),
+        n_draws=20,
+        rivals=True,
+    ),
 }
 
 
@@ -66,22 +93,23 @@ class Config:
     out: str = "results/repro"
     """Folder for tables, figures and traces."""
     split: str = "test"
-    """What is reported. Recipes are developed with `validation` here."""
+    """Split that is reported; `validation` while a recipe is being developed."""
     seed: int = 0
     generation: Generation = field(default_factory=Generation)
     loading: Mapping[str, str | bool | None] = field(default_factory=dict)
-    """How a model of the user's is loaded: some of `load_model`'s arguments."""
+    """Arguments of `load_model`, apart from the name."""
 
     @property
     def sizes(self) -> Scale:
+        """The scale's sizes."""
         return SCALES[self.scale]
 
 
 def writable_folder(path: str | Path) -> Path:
-    """The folder, made if need be.
+    """Return the folder, creating it if necessary.
 
     Raises:
-        ConfigError: it can't be made or written to.
+        ConfigError: it can't be created or written to.
     """
     folder = Path(path)
     try:

@@ -1,4 +1,4 @@
-"""Load the model of a run, and check it before a study rests on it."""
+"""Load the model of a run, and check it before a study relies on it."""
 
 from dataclasses import replace
 
@@ -19,10 +19,17 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> VLM:
-    """The built-in model by its name, or any other.
+    """Load the built-in model by its name, or any other.
+
+    Args:
+        name: `organism`, a folder in Hugging Face format, or a hub id.
+        dtype: weight precision: auto, float32, bfloat16 or float16.
+        device_map: `auto` spreads a large model over several devices.
+        revision: commit, tag or branch on the hub.
+        trust_remote_code: whether code from the checkpoint may run.
 
     Raises:
-        ModelError: see `VLM.from_pretrained`; or no such precision.
+        ModelError: see `VLM.from_pretrained`; or the precision does not exist.
     """
     if dtype not in MODEL_DTYPES:
         raise ModelError(f"dtype {dtype!r} does not exist; expected one of {', '.join(MODEL_DTYPES)}")
@@ -36,16 +43,16 @@ def load_model(
     return replace(vlm, name=name)
 
 
-def _check(vlm: VLM) -> None:
-    """The contract, before a study rests on it; of the built-in model a test has it.
+def check_model(vlm: VLM) -> None:
+    """Check the contract of `interp.verify`; for the built-in model a test does so.
 
-    The second opinion may differ: no study rests on it.
+    transformer-lens may disagree: no study relies on it.
 
     Raises:
-        ConfigError: the model breaks it; says how.
+        ConfigError: the model breaks the contract; the message says how.
     """
     second_opinion = transformer_lens_agrees.__doc__
-    broken = [f for f in check_vlm(vlm) if not f.is_accepted and f.claim != second_opinion]
+    broken = [finding for finding in check_vlm(vlm) if not finding.is_accepted and finding.claim != second_opinion]
     if broken:
         raise ConfigError(
             f"model {vlm.name!r}: {broken[0].verdict}: {broken[0].claim} ({broken[0].measured}); "

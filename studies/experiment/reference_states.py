@@ -1,4 +1,4 @@
-"""States of the references, traced from the text-only model."""
+"""Reference texts and their states, read and traced once per run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import fingerprint
+from interp.identity import fingerprint
 from interp.inputs import Prompt, text_prompt
 from interp.trace import trace
 from studies.bookkeeping.checkpoints import Checkpoints
@@ -19,40 +19,46 @@ from studies.generation.reference_texts import reference_texts
 
 @dataclass(frozen=True)
 class Reference:
-    """What the VLM's own LLM, without a picture, makes of the reference text of each prompt."""
+    """The reference text of each prompt, and its last-token states in the text-only model."""
 
     texts: list[str]
     states: Float[Tensor, "prompt layer d_model"]
 
 
 def read_references(
-    material: Experiment, prompts: Sequence[Prompt], reference: str, source: str = "vlm_text"
+    experiment: Experiment, prompts: Sequence[Prompt], reference: str, source: str = "vlm_text"
 ) -> Reference:
-    """Reads pictures first where the reference asks for it; never inside a hook.
+    """Trace the reference of each prompt, reading its picture first if the reference requires it.
 
     Args:
-        source: whose states they are: the VLM's own, or those of the aligned LLM (`llm`).
+        experiment: model, settings and output folder.
+        prompts: the prompts that a guard will act on.
+        reference: kind of reference, see `studies.generation.reference_texts`.
+        source: whose states to return: the VLM's own LLM (`vlm_text`), or the original aligned LLM (`llm`).
     """
-    how = material.config.generation
-    texts = _read_once(material, prompts, reference)
-    shown = [text_prompt(text) for text in texts]
+    texts = _texts_once(experiment, prompts, reference)
+    text_prompts = [text_prompt(text) for text in texts]
     if source == "vlm_text":
-        traced = material.traced(shown, f"trace references, {reference}")
+        traced = experiment.traced(text_prompts, f"trace references, {reference}")
     else:
-        traced = trace(material.scorer, shown, batch_size=how.batch_size)
+        traced = trace(experiment.scorer, text_prompts, batch_size=experiment.config.generation.batch_size)
     return Reference(texts, torch.from_numpy(traced.resid_post.sel(token="last").values))
 
 
-def _read_once(material: Experiment, prompts: Sequence[Prompt], reference: str) -> list[str]:
-    """Reading a picture is a generation of its own: what was read is kept."""
-    vlm, how = material.vlm, material.config.generation
+def _texts_once(experiment: Experiment, prompts: Sequence[Prompt], reference: str) -> list[str]:
+    """Return the reference texts; what was read in pictures is saved, since reading takes a generation per picture."""
+    vlm, generation = experiment.vlm, experiment.config.generation
     if reference in ("prompt_text", "oracle"):
-        return reference_texts(vlm, prompts, reference, how)
-    about = {"prompts": fingerprint(vlm, prompts), "generation": vlm.model.generation_config.to_diff_dict()}
-    pieces = Checkpoints(Path(material.config.out) / "references", about | {"how": asdict(how)})
-    texts = pieces.read_texts(reference)
+        return reference_texts(vlm, prompts, reference, generation)
+    depends_on = {
+        "prompts": fingerprint(vlm, prompts),
+        "generation": vlm.model.generation_config.to_diff_dict(),
+        "how": asdict(generation),
+    }
+    checkpoints = Checkpoints(Path(experiment.config.out) / "references", depends_on)
+    texts = checkpoints.read_texts(reference)
     if texts is None:
         with phase(f"read pictures, {reference}", sum(bool(prompt.pictures) for prompt in prompts)) as report:
-            texts = reference_texts(vlm, prompts, reference, how, report)
-        pieces.write_texts(reference, texts)
+            texts = reference_texts(vlm, prompts, reference, generation, report)
+        checkpoints.write_texts(reference, texts)
     return texts

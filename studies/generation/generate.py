@@ -1,62 +1,73 @@
-"""Prompts -> answers, first-token scores and reference texts, unguarded."""
+"""Greedy answers to prompts, and their perplexity, without a guard."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.batches import batches
+from interp.batches import Advance, batches
 from interp.inputs import Prompt, collate, text_prompt
 from interp.vlm import LLM, VLM
 
-Advance = Callable[[int], None]
 
-
-def _silent(n_prompts: int) -> None: ...
+def no_progress(n_prompts: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """How answers are made; part of every result."""
+    """Settings for generating answers; they are part of every result."""
 
     max_new_tokens: int = 40
     batch_size: int = 64
 
 
 @torch.no_grad()
-def answers(vlm: VLM | LLM, prompts: Sequence[Prompt], how: Generation, advance: Advance = _silent) -> list[str]:
-    """Greedy answers, in the order of the prompts."""
+def answers(
+    vlm: VLM | LLM, prompts: Sequence[Prompt], generation: Generation, advance: Advance = no_progress
+) -> list[str]:
+    """Generate a greedy answer to each prompt.
+
+    Args:
+        vlm: the model that answers.
+        prompts: in any order; the answers come back in the same one.
+        generation: length of the answers and size of the batches.
+        advance: progress callback.
+    """
     tokenizer, texts = vlm.tokenizer, [""] * len(prompts)
-    for rows in batches(prompts, how.batch_size):
-        batch = collate(vlm, [prompts[i] for i in rows])
+    for indices in batches(prompts, generation.batch_size):
+        batch = collate(vlm, [prompts[i] for i in indices])
         ids = vlm.model.generate(
-            **batch, max_new_tokens=how.max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            **batch, max_new_tokens=generation.max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
-        new = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(rows, new, strict=True):
+        new_ids = ids[:, batch["input_ids"].shape[1] :]
+        for i, text in zip(indices, tokenizer.batch_decode(new_ids, skip_special_tokens=True), strict=True):
             texts[i] = text.strip()
-        advance(len(rows))
+        advance(len(indices))
     return texts
 
 
 @torch.no_grad()
 def perplexities(
-    scorer: VLM | LLM, requests: Sequence[str], given: Sequence[str], batch_size: int = 64
+    scorer: VLM | LLM, requests: Sequence[str], answers: Sequence[str], batch_size: int = 64
 ) -> Float[Tensor, " answer"]:
-    """Perplexity per token of each answer, by a text-only scorer that is shown the request.
+    """Compute the perplexity per token of each answer, following its request.
 
-    An empty answer has none: NaN.
+    Args:
+        scorer: text-only model, or a VLM that is shown no picture.
+        requests: the request that each answer follows.
+        answers: an empty answer has no perplexity: NaN.
+        batch_size: answers scored together.
     """
     tokenizer, values = scorer.tokenizer, []
-    for start in range(0, len(given), batch_size):
-        chosen = slice(start, start + batch_size)
-        prompts = [text_prompt(request) for request in requests[chosen]]
-        batch = collate(scorer, prompts)
-        # Right padding keeps each answer next to its prompt; the mask keeps the scores of padding out.
+    for start in range(0, len(answers), batch_size):
+        rows = slice(start, start + batch_size)
+        batch = collate(scorer, [text_prompt(request) for request in requests[rows]])
+        # Padding on the right keeps each answer next to its prompt; the mask excludes the padding from the scores.
         answer = tokenizer(
-            [f" {text}" if text else "" for text in given[chosen]],
+            [f" {text}" if text else "" for text in answers[rows]],
             padding=True,
             padding_side="right",
             add_special_tokens=False,
@@ -65,6 +76,7 @@ def perplexities(
         ids = torch.cat([batch["input_ids"], answer["input_ids"]], dim=1).long()
         mask = torch.cat([batch["attention_mask"], answer["attention_mask"]], dim=1).long()
         n_answer = answer["input_ids"].shape[1]
+        # One position more than the answer: the last prompt token predicts the first answer token.
         logits = scorer.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=n_answer + 1).logits
         logprobs = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, -n_answer:, None])[..., 0]
         is_answer = answer["attention_mask"].bool()

@@ -1,30 +1,44 @@
-"""Reference texts: what the aligned LLM is shown for each prompt."""
+"""Reference texts: the text that the aligned LLM is shown for each prompt."""
 
 from collections.abc import Sequence
 
+from interp.batches import Advance
 from interp.guard import REFERENCES
 from interp.inputs import TYPOGRAPHIC, Prompt, caption_prompt, transcription_prompt
 from interp.vlm import VLM
-from studies.generation.generate import Advance, Generation, _silent, answers
+from studies.generation.generate import Generation, answers, no_progress
 
 
-def transcriptions(vlm: VLM, prompts: Sequence[Prompt], how: Generation, advance: Advance = _silent) -> list[str]:
-    """What the model reads in each prompt's picture."""
-    return answers(vlm, [transcription_prompt(prompt) for prompt in prompts], how, advance)
+def transcriptions(
+    vlm: VLM, prompts: Sequence[Prompt], generation: Generation, advance: Advance = no_progress
+) -> list[str]:
+    """Have the model read the text in each prompt's picture.
+
+    Args:
+        vlm: the model that reads.
+        prompts: each with a picture.
+        generation: settings for generating the transcriptions.
+        advance: progress callback.
+    """
+    return answers(vlm, [transcription_prompt(prompt) for prompt in prompts], generation, advance)
 
 
 def reference_texts(
-    vlm: VLM, prompts: Sequence[Prompt], reference: str, how: Generation, advance: Advance = _silent
+    vlm: VLM, prompts: Sequence[Prompt], reference: str, generation: Generation, advance: Advance = no_progress
 ) -> list[str]:
-    """q for each prompt: the text that the aligned LLM is shown.
+    """Return q for each prompt: the text that the aligned LLM is shown.
 
     Args:
+        vlm: the model that reads or describes the pictures.
+        prompts: a prompt without a picture, or whose picture yields no text, keeps its own text.
         reference: `prompt_text` (what the user wrote), `transcription` (what the VLM reads in the picture), `caption`
-            (what it sees there), `prompt_text+transcription`, `prompt_text+caption`, or `oracle` (the true request: a
-            bound, never to be selected). Where there is no picture, or nothing is read in it, the prompt's text stands.
+            (what it sees there), `prompt_text+transcription`, `prompt_text+caption`, or `oracle` (the true request: an
+            upper bound, never selected).
+        generation: settings for generating transcriptions and captions.
+        advance: progress callback.
 
     Raises:
-        ValueError: no such reference.
+        ValueError: the reference does not exist.
     """
     if reference not in REFERENCES:
         raise ValueError(f"reference {reference!r} does not exist; expected one of {', '.join(REFERENCES)}")
@@ -35,13 +49,13 @@ def reference_texts(
         return [prompt.query.text for prompt in prompts]
     pictured = [i for i, prompt in enumerate(prompts) if prompt.pictures]
     ask = caption_prompt if reference.endswith("caption") else transcription_prompt
-    read = answers(vlm, [ask(prompts[i]) for i in pictured], how, advance)
-    for i, text in zip(pictured, read, strict=True):
+    readings = answers(vlm, [ask(prompts[i]) for i in pictured], generation, advance)
+    for i, text in zip(pictured, readings, strict=True):
         if text:
             texts[i] = f"{texts[i]} {text}" if reference.startswith("prompt_text+") else text
     return texts
 
 
 def reference_for(modality: str) -> str:
-    """The text that says what is asked: beside the picture, or in it."""
+    """Return the reference that holds the request: the prompt's text, or the text in its picture."""
     return "transcription" if modality in TYPOGRAPHIC else "prompt_text"

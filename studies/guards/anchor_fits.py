@@ -1,11 +1,12 @@
-"""Directions, gates and borders fitted on the anchors, each once."""
+"""Directions, gates and thresholds fitted on the anchors, each of them once."""
 
 from dataclasses import dataclass, field, replace
 
 import torch
 import xarray as xr
 
-from interp.directions import ESTIMATORS, SafetyDirection, fit_gate
+from interp.directions import SafetyDirection, fit_gate
+from interp.estimators import ESTIMATORS
 from interp.guard import Guard
 from interp.projection import ProbeGate, coordinates
 from interp.trace import trace
@@ -15,83 +16,117 @@ from studies.bookkeeping.progress import phase
 from studies.experiment.config import WIDEST_LDA
 from studies.experiment.experiment import Experiment
 
+FIT_TOKENS = ("last", "instruction")
+"""Token roles at which directions are fitted."""
+
 
 @dataclass(frozen=True)
 class AnchorFits:
-    """Directions, and what they were fitted on."""
+    """The traced anchors, and everything fitted on them so far."""
 
     anchors: dict[str, xr.Dataset]
-    """Traced text of the anchors, by source; tokens `last` and `instruction`."""
-    layer: int | None = None
-    """Of the grid of readings."""
+    """States of the text-only anchors at `FIT_TOKENS`, by source."""
     is_paired: bool = True
-    fits: dict[tuple, SafetyDirection] = field(default_factory=dict)
+    directions: dict[tuple, SafetyDirection] = field(default_factory=dict)
+    """Fitted directions, by estimator, rank, token and source."""
     gates: dict[tuple[int, str], ProbeGate] = field(default_factory=dict)
+    """Fitted probe gates, by layer and source."""
 
-    def direction(self, estimator: str | None = None, rank: int = 1, token: str = "last", source: str = "vlm_text"):
-        """Fitted once."""
+    @classmethod
+    def on(cls, experiment: Experiment) -> "AnchorFits":
+        """Trace the anchors of an experiment; nothing is fitted yet."""
+        return cls(trace_anchors(experiment), experiment.is_paired)
+
+    def direction(
+        self, estimator: str | None = None, rank: int = 1, token: str = "last", source: str = "vlm_text"
+    ) -> SafetyDirection:
+        """Return a direction at every layer, fitting it on first use.
+
+        Args:
+            estimator: by default `self.estimator`.
+            rank: dimensions of the subspace.
+            token: token role of the states.
+            source: model that the anchors were traced with.
+        """
         key = estimator or self.estimator, rank, token, source
-        if key not in self.fits:
-            self.fits[key] = SafetyDirection.fit(self.anchors[source], key[0], rank, token)
-        return self.fits[key]
+        if key not in self.directions:
+            self.directions[key] = SafetyDirection.fit(self.anchors[source], key[0], rank, token)
+        return self.directions[key]
 
     @property
     def estimator(self) -> str:
-        """The paper's where anchors are paired."""
+        """The default estimator: the paper's if the anchors are paired, else the mean difference."""
         return self.estimators[0]
 
     @property
     def estimators(self) -> list[str]:
-        """Those that these anchors can be fitted with."""
-        return known_estimators(self.anchors["vlm_text"].sizes["d_model"], self.is_paired)
+        """The estimators that these anchors can be fitted with."""
+        return available_estimators(self.anchors["vlm_text"].sizes["d_model"], self.is_paired)
 
     def gate(self, layer: int, source: str) -> ProbeGate:
-        """The gate `probe` of a layer; fitted once."""
+        """Return the gate `probe` of a layer, fitting it on first use."""
         if (layer, source) not in self.gates:
             self.gates[layer, source] = fit_gate(self.anchors[source], layer)
         return self.gates[layer, source]
 
-    def border(self, guard: Guard, source: str) -> float:
-        """Half way between the anchors' means along the guard's direction, where references are read: at the first
-        guarded layer, last token; wherever the direction was fitted."""
+    def threshold(self, guard: Guard, source: str) -> float:
+        """Return the midpoint between the classes' mean coordinates on the anchors.
+
+        It is measured where the guard reads references, at the last token of its first layer, wherever its direction
+        was fitted.
+        """
         layer, anchors = guard.layers[0], self.anchors[source]
         states = torch.from_numpy(anchors.resid_post.sel(layer=layer, token="last").values)
-        own, is_harmful = coordinates(states, guard.basis(layer))[:, 0], torch.from_numpy(anchors.harmful.values)
-        return ((own[is_harmful].mean() + own[~is_harmful].mean()) / 2).item()
+        is_harmful = torch.from_numpy(anchors.harmful.values)
+        coords = coordinates(states, guard.basis(layer))[:, 0]
+        return ((coords[is_harmful].mean() + coords[~is_harmful].mean()) / 2).item()
 
     def shuffled(self, seed: int, estimator: str) -> SafetyDirection:
-        """Fitted on labels that were dealt anew within the pairs.
+        """Fit a direction on labels that are reshuffled within the pairs, as a control.
 
-        For `paired_svd` that is hardly a control: a pair turned round is the same row with another sign, which leaves
-        the singular vectors as they are, and takes only the orientation's meaning. Where the classes are what varies
-        most, a mean difference of mixed groups keeps much of the axis as well.
+        For `paired_svd` it is a weak control: swapping a pair only flips the sign of its row, which leaves the singular
+        vectors unchanged and destroys nothing but the orientation. Where the classes are the main source of variance, a
+        mean difference of mixed groups keeps much of the axis as well.
         """
         anchors = self.anchors["vlm_text"]
-        dealt = shuffled_labels(anchors.harmful.values, anchors.pair.values, seed, exactly_half=True)
-        return SafetyDirection.fit(anchors.assign_coords(harmful=("prompt", dealt)), estimator)
+        labels = shuffled_labels(anchors.harmful.values, anchors.pair.values, seed, exactly_half=True)
+        return SafetyDirection.fit(anchors.assign_coords(harmful=("prompt", labels)), estimator)
 
 
-def known_estimators(d_model: int, is_paired: bool) -> list[str]:
-    """The paper's first, where anchors are paired; without `lda` where it would take too long."""
-    left_out = ({"lda"} if d_model > WIDEST_LDA else set()) | (set() if is_paired else {"paired_svd"})
-    return [name for name in ESTIMATORS if name not in left_out]
+def available_estimators(d_model: int, is_paired: bool) -> list[str]:
+    """List the estimators: `paired_svd` only for paired anchors, `lda` only up to `WIDEST_LDA`."""
+    excluded = ({"lda"} if d_model > WIDEST_LDA else set()) | (set() if is_paired else {"paired_svd"})
+    return [name for name in ESTIMATORS if name not in excluded]
 
 
-def traced_anchors(material: Experiment) -> dict[str, xr.Dataset]:
-    """By source; the aligned LLM has its own checkpoint for the built-in model alone."""
-    tokens, prompts = ("last", "instruction"), material.prompts("anchors", "text")
-    found = {"vlm_text": material.activations("anchors", "text", tokens=tokens).load()}
-    if isinstance(material.scorer, LLM):
+def trace_anchors(experiment: Experiment) -> dict[str, xr.Dataset]:
+    """Trace the anchors as text.
+
+    Returns:
+        States by source: `vlm_text`, and `llm` where the aligned LLM has a checkpoint of its own (the built-in model).
+    """
+    prompts = experiment.prompts("anchors", "text")
+    by_source = {"vlm_text": experiment.activations("anchors", "text", tokens=FIT_TOKENS).load()}
+    if isinstance(experiment.scorer, LLM):
         with phase("trace anchors, aligned LLM", len(prompts)) as report:
-            how = {"batch_size": material.config.generation.batch_size, "advance": report}
-            found["llm"] = trace(material.scorer, prompts, tokens=tokens, **how)
-    return found
+            batch_size = experiment.config.generation.batch_size
+            by_source["llm"] = trace(
+                experiment.scorer, prompts, tokens=FIT_TOKENS, batch_size=batch_size, advance=report
+            )
+    return by_source
 
 
-def gated(guard: Guard, gate: str, made: AnchorFits, source: str) -> Guard:
-    """The guard with a gate, calibrated on the anchors where it is asked."""
+def with_gate(guard: Guard, gate: str, fits: AnchorFits, source: str) -> Guard:
+    """Return the guard with a gate that is calibrated on the anchors.
+
+    Args:
+        guard: the guard without it.
+        gate: `always`, `sign`, `threshold` or `probe`.
+        fits: where thresholds and probes come from.
+        source: model whose states the gate reads.
+    """
     if gate == "threshold":
-        return replace(guard, gate=gate, threshold=made.border(guard, source))
+        return replace(guard, gate=gate, threshold=fits.threshold(guard, source))
     if gate == "probe":
-        return replace(guard, gate=gate, probe=made.gate(guard.layers[0], source))
+        return replace(guard, gate=gate, probe=fits.gate(guard.layers[0], source))
     return replace(guard, gate=gate)

@@ -2,57 +2,79 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-
 from interp.guard import Guard
+from interp.projection import RULES
 from studies.generation.reference_texts import reference_for
-from studies.guards.measures import describe
+
+
+def guard_columns(guard: Guard | None, reference: str, source: str = "vlm_text") -> dict:
+    """Return the columns that say which guard a row is about.
+
+    Args:
+        guard: None for the unguarded model.
+        reference: kind of reference text.
+        source: model whose states of the reference the guard reads.
+
+    Returns:
+        Column -> value; None where a column does not apply.
+    """
+    if guard is None:
+        return {"defence": "unguarded"}
+    is_window = len(guard.layers) > 1
+    # Each layer of a window has a direction of its own unless one layer's is used throughout.
+    own_layer = None if is_window else guard.layers[0]
+    return {
+        "defence": "guard",
+        "layer": guard.layers[0],
+        **({"last_layer": guard.layers[-1]} if is_window else {}),
+        "direction_layer": own_layer if guard.direction_layer is None else guard.direction_layer,
+        "token": guard.direction.token,
+        "estimator": guard.direction.estimator,
+        "rank": guard.direction.rank,
+        "source": source,
+        "rule": guard.rule,
+        "reference": reference,
+        "gate": guard.gate,
+        "gate_scope": guard.gate_scope,
+        "positions": guard.positions,
+        "strength": guard.strength if RULES[guard.rule].has_strength else None,
+        "control": guard.control,
+    }
 
 
 @dataclass(frozen=True)
 class GuardConfiguration:
-    """One configuration of the grid."""
+    """A guard with its references, as one entry of a grid."""
 
     setting: str
+    """Part of the study: the value of the column `setting`."""
     guard: Guard
     reference: str | None = None
-    """By default what says the request: the prompt's text, or what is read in the picture."""
+    """Kind of reference; by default the one that holds the request: the prompt's text, or the text in its picture."""
     source: str = "vlm_text"
+    """Model whose states of the reference the guard reads."""
     control: str | None = None
-    """Controls that are no field of the guard."""
+    """A control that is not a setting of the guard itself."""
     seed: int | None = None
+    """Seed of a random control."""
     deal: str | None = None
-    """Whose reference each prompt gets: its own, that of another prompt of the `same` class, or of the `other`."""
+    """Whose reference each prompt gets: None for its own, else another prompt's of the `same` or the `other` class."""
 
     def reference_in(self, modality: str) -> str:
+        """Return the kind of reference in a modality."""
         return self.reference or reference_for(modality)
 
-    def about(self, modality: str) -> dict:
-        """The columns that tell it from others."""
-        told = describe(self.guard, self.reference_in(modality), self.source) | {"setting": self.setting}
-        told |= {"control": self.control} if self.control else {}
-        return told | ({"seed": self.seed} if self.seed is not None else {})
+    def columns(self, modality: str) -> dict:
+        """Return the columns that identify this configuration: column -> value."""
+        columns = guard_columns(self.guard, self.reference_in(modality), self.source) | {"setting": self.setting}
+        columns |= {"control": self.control} if self.control else {}
+        return columns | ({"seed": self.seed} if self.seed is not None else {})
 
     def key(self, modality: str) -> tuple:
-        """The same for configurations that do the same."""
-        return (*(self.about(modality) | {"setting": None}).items(), self.guard.control_seed, self.deal)
+        """Return a key that two configurations share if they act the same."""
+        return (*(self.columns(modality) | {"setting": None}).items(), self.guard.control_seed, self.deal)
 
     @property
-    def is_honest(self) -> bool:
-        """Whether it may be chosen: no control, and with the reference that suits the modality."""
+    def is_selectable(self) -> bool:
+        """Tell whether it may be chosen: it is not a control, and its reference is the default one."""
         return self.guard.control is None and self.control is None and self.reference is None
-
-
-def rows_of(table: pd.DataFrame, one: GuardConfiguration) -> pd.DataFrame:
-    """A reading's rows in all modalities."""
-    found = []
-    for modality, rows in table.groupby("modality"):
-        # A window may begin at the layer of a single one, and tables without windows lack the column.
-        told = {"last_layer": None} | one.about(modality) | {"control": one.guard.control}
-        known = rows.reindex(columns=list(told))
-        is_mine = np.logical_and.reduce(
-            [known[name].isna() if value is None else known[name] == value for name, value in told.items()]
-        )
-        found.append(rows[is_mine])
-    return pd.concat(found)

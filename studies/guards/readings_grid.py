@@ -1,4 +1,4 @@
-"""The grid of readings: which configurations of the guard are measured, and what makes each of them up."""
+"""The grid of readings: the configurations of the guard that `studies.readings` measures."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,54 +8,59 @@ from itertools import product
 from interp.guard import POSITIONS, REFERENCES, Guard
 from interp.projection import GATE_SCOPES, GATES, RULES
 from studies.experiment.experiment import Experiment
-from studies.guards.anchor_fits import AnchorFits, gated
+from studies.guards.anchor_fits import FIT_TOKENS, AnchorFits, with_gate
 from studies.guards.configuration import GuardConfiguration
 
 RANKS = (1, 2, 4, 8)
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 SEEDS = (0, 1, 2, 3, 4)
-"""Of the controls with chance in them."""
+"""Seeds of the random controls."""
 
 
-def readings_grid(material: Experiment, made: AnchorFits, base: Guard) -> Iterator[GuardConfiguration]:
-    """Every configuration, in the order of the module's docstring."""
-    n_layers = material.vlm.n_layers
+def readings_grid(experiment: Experiment, fits: AnchorFits, base: Guard) -> Iterator[GuardConfiguration]:
+    """Yield every configuration, part by part in the order of the docstring of `studies.readings`."""
     for rule, scope, control in product(RULES, GATE_SCOPES, (None, "sign_flipped")):
         yield GuardConfiguration("factorial", replace(base, rule=rule, gate_scope=scope, control=control))
-    by_gate = [gated(base, gate, made, "vlm_text") for gate in GATES]
-    yield from (GuardConfiguration("gate", one) for one in by_gate)
+    gated_guards = [with_gate(base, gate, fits, "vlm_text") for gate in GATES]
+    yield from (GuardConfiguration("gate", guard) for guard in gated_guards)
     for positions in POSITIONS:
         yield GuardConfiguration("positions", replace(base, positions=positions))
-    for source in made.anchors:
-        yield GuardConfiguration("source", replace(base, direction=made.direction(source=source)), source=source)
-    for estimator in made.estimators:
-        yield GuardConfiguration("estimator", replace(base, direction=made.direction(estimator)))
-    for rank in RANKS if made.estimator == "paired_svd" else ():
-        yield GuardConfiguration("rank", replace(base, direction=made.direction(rank=rank)))
-    for token in ("last", "instruction"):
-        yield GuardConfiguration("token", replace(base, direction=made.direction(token=token)))
-    for fitted_at in range(0, n_layers, material.config.sizes.layer_step):
-        yield GuardConfiguration("direction_layer", replace(base, direction_layer=fitted_at))
-    for applied_at in range(0, n_layers, material.config.sizes.layer_step):
-        yield GuardConfiguration("layer", replace(base, layers=(applied_at,)))
+    yield from _directions(fits, base)
+    layers = range(0, experiment.vlm.n_layers, experiment.config.sizes.layer_step)
+    for direction_layer in layers:
+        yield GuardConfiguration("direction_layer", replace(base, direction_layer=direction_layer))
+    for layer in layers:
+        yield GuardConfiguration("layer", replace(base, layers=(layer,)))
     for strength in STRENGTHS:
         yield GuardConfiguration("strength", replace(base, strength=strength))
     for reference in REFERENCES:
         yield GuardConfiguration("reference", base, reference)
-    # Not one at a time: the gate says who is changed, the strength how much.
-    for one, strength in product(by_gate, STRENGTHS):
+    # Two factors at once: the gate decides which prompts are changed, the strength by how much.
+    for guard, strength in product(gated_guards, STRENGTHS):
         if strength >= 1:
-            yield GuardConfiguration("gate x strength", replace(one, strength=strength))
-    yield from _controls(made, base)
+            yield GuardConfiguration("gate x strength", replace(guard, strength=strength))
+    yield from _controls(fits, base)
 
 
-def _controls(made: AnchorFits, base: Guard) -> Iterator[GuardConfiguration]:
+def _directions(fits: AnchorFits, base: Guard) -> Iterator[GuardConfiguration]:
+    """Vary how the direction is fitted, one factor at a time."""
+    for source in fits.anchors:
+        yield GuardConfiguration("source", replace(base, direction=fits.direction(source=source)), source=source)
+    for estimator in fits.estimators:
+        yield GuardConfiguration("estimator", replace(base, direction=fits.direction(estimator)))
+    for rank in RANKS if fits.estimator == "paired_svd" else ():
+        yield GuardConfiguration("rank", replace(base, direction=fits.direction(rank=rank)))
+    for token in FIT_TOKENS:
+        yield GuardConfiguration("token", replace(base, direction=fits.direction(token=token)))
+
+
+def _controls(fits: AnchorFits, base: Guard) -> Iterator[GuardConfiguration]:
     for seed in SEEDS:
         yield GuardConfiguration("control", replace(base, control="random", control_seed=seed), seed=seed)
-        for estimator in dict.fromkeys((made.estimator, "mean_diff")):
-            shuffled = replace(base, direction=made.shuffled(seed, estimator))
+        for estimator in dict.fromkeys((fits.estimator, "mean_diff")):
+            shuffled = replace(base, direction=fits.shuffled(seed, estimator))
             yield GuardConfiguration("control", shuffled, control="shuffled_labels", seed=seed)
-    # Always open: else the dealt reference would decide who is changed, too.
+    # With the gate always open: otherwise the other prompt's reference would also decide who is changed.
     always = replace(base, gate="always")
     yield GuardConfiguration("control", always, control="shuffled_reference, same class", deal="same")
     yield GuardConfiguration("control", always, control="shuffled_reference, other class", deal="other")
@@ -63,7 +68,7 @@ def _controls(made: AnchorFits, base: Guard) -> Iterator[GuardConfiguration]:
 
 
 def compared_configurations(base: Guard) -> list[GuardConfiguration]:
-    """What the finalists are read beside."""
+    """Return the configurations that the finalists are compared with."""
     return [
         GuardConfiguration("compared", base),
         GuardConfiguration("compared", replace(base, rule="ablate", gate="always")),
@@ -77,5 +82,7 @@ def compared_configurations(base: Guard) -> list[GuardConfiguration]:
     ]
 
 
-def parts(readings: Sequence[GuardConfiguration]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in Counter(one.setting for one in readings).items())
+def part_sizes(configurations: Sequence[GuardConfiguration]) -> str:
+    """Say how many configurations each part of the grid has."""
+    counts = Counter(configuration.setting for configuration in configurations)
+    return ", ".join(f"{setting} {n}" for setting, n in counts.items())

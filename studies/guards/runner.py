@@ -1,4 +1,4 @@
-"""Many guards on many prompts, each run kept when it is done: here, or spread over machines."""
+"""Run many guards on many prompts, here or on a cluster, and save each run when it is finished."""
 
 import hashlib
 from collections import Counter
@@ -13,29 +13,30 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor
 
-from interp.activations import fingerprint, weights_identity
 from interp.guard import Guard
-from interp.guard_batches import run_guards, why_not
+from interp.guard_batches import run_guards, why_not_together
+from interp.identity import fingerprint, weights_identity
 from interp.inputs import Prompt
 from interp.vlm import VLM, ModelError
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.experiment.experiment import Experiment
-from studies.generation.cached_model import ROWS, Outcome
+from studies.generation.cached_model import PROMPTS_PER_PASS, Outcome
 from studies.generation.first_token import first_token_scores
 
-RANKED_AT_ONCE = 64
-"""Guards of a unit that are asked for the first token alone."""
-ANSWERED_AT_ONCE = 16
-"""Guards of a unit that answer."""
+RANKED_TOGETHER = 64
+"""Guards of a unit that produce the first token only."""
+ANSWERED_TOGETHER = 16
+"""Guards of a unit that produce whole answers."""
 
 
 @dataclass(frozen=True)
 class GuardRun:
-    """One guard on some prompts."""
+    """One guard with the reference states of its prompts."""
 
     guard: Guard | None
+    """None for the unguarded model."""
     states: Float[Tensor, "prompt layer d_model"] | None
-    """Of the references; the same object in all runs that share it."""
+    """Reference states; runs with the same references share one tensor."""
 
 
 @dataclass(frozen=True)
@@ -49,145 +50,164 @@ class RunBatch:
 
 @dataclass(frozen=True)
 class _Unit:
-    """Some runs of a batch, which share their prefills."""
+    """Runs of a batch that are started together and share their prefills where they can."""
 
     batch: RunBatch
     names: Sequence[str]
-    """Of the pieces."""
+    """Checkpoint names, one per run."""
 
-    def do(self, vlm: VLM, tokens: Int[Tensor, " token"], pieces: Checkpoints, advance: Callable[[int], None]) -> None:
-        """Runs, and keeps what came out: refusal scores, KL, tokens of the answers."""
+    def run(
+        self, vlm: VLM, tokens: Int[Tensor, " token"], checkpoints: Checkpoints, advance: Callable[[int], None]
+    ) -> None:
+        """Run, and save refusal scores, KL and the tokens of the answers."""
         batch = self.batch
         guards, states = [run.guard for run in batch.runs], [run.states for run in batch.runs]
-        rows = run_guards(
-            vlm, batch.prompts, guards, states, first_token_scores(tokens), batch.max_new_tokens, ROWS, advance
-        )
-        arrays = {name: values.numpy() for name, values in rows.scores.items()} | {"tokens": rows.tokens.numpy()}
+        scores = first_token_scores(tokens)
+        runs = run_guards(vlm, batch.prompts, guards, states, scores, batch.max_new_tokens, PROMPTS_PER_PASS, advance)
+        arrays = {name: values.numpy() for name, values in runs.scores.items()} | {"tokens": runs.tokens.numpy()}
         for i, name in enumerate(self.names):
-            pieces.write(name, {kind: values[i] for kind, values in arrays.items()})
+            checkpoints.write(name, {kind: values[i] for kind, values in arrays.items()})
 
     @property
     def size(self) -> int:
+        """Number of prompts times guards."""
         return len(self.batch.prompts) * len(self.names)
 
 
 @dataclass(frozen=True)
 class _SweepJob:
-    """What every worker is given."""
+    """The units of a sweep, as they are sent to every worker of a cluster."""
 
     units: Sequence[_Unit]
     tokens: Int[Tensor, " token"]
-    pieces: Checkpoints
+    """Refusal tokens."""
+    checkpoints: Checkpoints
     loading: dict
+    """Arguments of `VLM.from_pretrained`."""
     weights: str
+    """Identity of the weights that every worker must have loaded."""
 
     @cached_property
     def _vlm(self) -> VLM:
-        vlm, theirs = VLM.from_pretrained(**self.loading), self.weights
-        if weights_identity(vlm) != theirs:
-            raise ModelError(f"a worker loaded other weights ({weights_identity(vlm)}) than the sweep's ({theirs})")
+        vlm, expected = VLM.from_pretrained(**self.loading), self.weights
+        if weights_identity(vlm) != expected:
+            raise ModelError(f"a worker loaded other weights ({weights_identity(vlm)}) than the sweep's ({expected})")
         return vlm
 
-    def do(self, piece: int) -> None:
-        self.units[piece].do(self._vlm, self.tokens, self.pieces, lambda n: None)
+    def run_piece(self, piece: int) -> None:
+        self.units[piece].run(self._vlm, self.tokens, self.checkpoints, lambda n_runs: None)
 
 
 @dataclass(frozen=True)
 class GuardRunner:
-    """Runs guards on prompts of a material; a run that an earlier sweep has finished is not done again."""
+    """Runs guards on the prompts of an experiment; runs that an earlier sweep has finished are read from disk."""
 
-    material: Experiment
+    experiment: Experiment
     ray: str | None = None
+    """Address of a cluster; None to run here."""
     cpus_per_worker: int = 1
+    """CPUs per worker on a cluster without GPUs."""
 
     @cached_property
-    def _pieces(self) -> Checkpoints:
-        vlm = self.material.vlm
-        about = {"model": weights_identity(vlm), "refusal_tokens": self.material.refusal_tokens.ids.tolist()}
-        # The model's own settings decide what it says, too.
-        about["generation"] = vlm.model.generation_config.to_diff_dict()
-        return Checkpoints(Path(self.material.config.out) / "sweep", about)
+    def _checkpoints(self) -> Checkpoints:
+        vlm = self.experiment.vlm
+        depends_on = {
+            "model": weights_identity(vlm),
+            "refusal_tokens": self.experiment.refusal_tokens.ids.tolist(),
+            # The model's own generation settings change its answers too.
+            "generation": vlm.model.generation_config.to_diff_dict(),
+        }
+        return Checkpoints(Path(self.experiment.config.out) / "sweep", depends_on)
 
-    def work(self, batches: Sequence[RunBatch], report: Callable[[int], None]) -> list[Outcome]:
-        """Outcomes of every run, batch by batch.
+    def run(self, batches: Sequence[RunBatch], report: Callable[[int], None]) -> list[Outcome]:
+        """Return the outcome of every run, batch by batch.
 
         Args:
-            batches: runs of each.
-            report: called with the number of prompts times guards done since the last call.
+            batches: guards and prompts to run.
+            report: called with the number of prompts times guards finished since the last call.
 
         Raises:
-            ModelError, TraceError: with `ray`, see `interp.tracing.cluster.work`.
+            ModelError, TraceError: with `ray`, see `interp.tracing.cluster.run_job`.
         """
-        pieces, tokens = self._pieces, self.material.refusal_tokens.ids
-        names = [self._names(batch) for batch in batches]
+        names = [self._run_names(batch) for batch in batches]
         units = [unit for batch, own in zip(batches, names, strict=True) for unit in self._missing(batch, own)]
         total = sum(len(batch.prompts) * len(batch.runs) for batch in batches)
         report(total - sum(unit.size for unit in units))
-        self._tell_what_runs_alone(units)
+        self._print_separate_runs(units)
         if self.ray and units:
-            from interp.tracing import cluster
-
-            vlm = self.material.vlm
-            job = _SweepJob(units, tokens, pieces, cluster.loading_elsewhere(vlm), weights_identity(vlm))
-            is_done = lambda i: all(pieces.has(name) for name in units[i].names)  # noqa: E731
-            done = lambda i: report(units[i].size)  # noqa: E731
-            cluster.work(job, range(len(units)), is_done, done, self.ray, self.cpus_per_worker)
+            self._run_on_cluster(units, report)
         else:
             for unit in units:
-                unit.do(self.material.vlm, tokens, pieces, report)
+                unit.run(self.experiment.vlm, self.experiment.refusal_tokens.ids, self._checkpoints, report)
         return [self._outcome(name) for own in names for name in own]
 
-    def _names(self, batch: RunBatch) -> list[str]:
-        """Everything that an outcome depends on, but for the model."""
-        shown, hashes = fingerprint(self.material.vlm, batch.prompts), {}
-        return [_name(shown, batch.max_new_tokens, run, hashes) for run in batch.runs]
+    def _run_on_cluster(self, units: Sequence[_Unit], report: Callable[[int], None]) -> None:
+        from interp.tracing import cluster
+
+        vlm, checkpoints = self.experiment.vlm, self._checkpoints
+        tokens, loading = self.experiment.refusal_tokens.ids, cluster.loading_for_workers(vlm)
+        job = _SweepJob(units, tokens, checkpoints, loading, weights_identity(vlm))
+
+        def is_done(piece: int) -> bool:
+            return all(checkpoints.has(name) for name in units[piece].names)
+
+        def advance(piece: int) -> None:
+            report(units[piece].size)
+
+        cluster.run_job(job, range(len(units)), is_done, advance, self.ray, self.cpus_per_worker)
+
+    def _run_names(self, batch: RunBatch) -> list[str]:
+        prompts, hashes = fingerprint(self.experiment.vlm, batch.prompts), {}
+        return [_run_name(prompts, batch.max_new_tokens, run, hashes) for run in batch.runs]
 
     def _missing(self, batch: RunBatch, names: Sequence[str]) -> list[_Unit]:
-        """As many runs together as go well together."""
-        size = ANSWERED_AT_ONCE if batch.max_new_tokens > 1 else RANKED_AT_ONCE
-        left = [i for i, name in enumerate(names) if self._pieces.read(name) is None]
-        parts = [left[start : start + size] for start in range(0, len(left), size)]
-        return [_Unit(replace(batch, runs=[batch.runs[i] for i in part]), [names[i] for i in part]) for part in parts]
+        """Group the runs that are not on disk into units of a suitable size."""
+        size = ANSWERED_TOGETHER if batch.max_new_tokens > 1 else RANKED_TOGETHER
+        missing = [i for i, name in enumerate(names) if self._checkpoints.read(name) is None]
+        groups = [missing[start : start + size] for start in range(0, len(missing), size)]
+        return [
+            _Unit(replace(batch, runs=[batch.runs[i] for i in group]), [names[i] for i in group]) for group in groups
+        ]
 
     def _outcome(self, name: str) -> Outcome:
-        arrays, tokenizer = self._pieces.read(name), self.material.vlm.tokenizer
+        arrays, tokenizer = self._checkpoints.read(name), self.experiment.vlm.tokenizer
         refusal_score, kl = (torch.from_numpy(arrays[kind]) for kind in ("refusal_score", "kl"))
         texts = tokenizer.batch_decode(arrays["tokens"], skip_special_tokens=True)
         return Outcome([text.strip() for text in texts], refusal_score, kl)
 
-    def _tell_what_runs_alone(self, units: Sequence[_Unit]) -> None:
-        """A loop of prefills is slower by orders of magnitude; nobody should wonder why."""
-        vlm, reasons = self.material.vlm, Counter()
+    def _print_separate_runs(self, units: Sequence[_Unit]) -> None:
+        """Say which runs can't share a prefill and why, since they take orders of magnitude longer."""
+        vlm, reasons = self.experiment.vlm, Counter()
         for unit in units:
             for run in unit.batch.runs:
-                if reason := why_not(vlm, run.guard, unit.batch.max_new_tokens):
+                if reason := why_not_together(vlm, run.guard, unit.batch.max_new_tokens):
                     reasons[reason] += 1
         for reason, n in reasons.items():
-            told = f"{n} runs go one at a time, each with a prefill of its own: {reason}"
-            Console(stderr=True).print(told, soft_wrap=True)
+            message = f"{n} runs go one at a time, each with a prefill of its own: {reason}"
+            Console(stderr=True).print(message, soft_wrap=True)
 
 
-def _name(shown: str, n_new: int, run: GuardRun, hashes: dict[int, str]) -> str:
-    """Of a run's piece.
+def _run_name(prompts: str, max_new_tokens: int, run: GuardRun, hashes: dict[int, str]) -> str:
+    """Hash everything that the outcome of a run depends on, apart from the model.
 
     Args:
-        shown: hash of the prompts.
-        n_new: longest answer.
-        run: whose guard's settings and tensors count, and the states of its references.
-        hashes: of tensors so far, by id: many runs share theirs.
+        prompts: fingerprint of the prompts.
+        max_new_tokens: length of the longest answer.
+        run: its guard's settings and tensors count, and its reference states.
+        hashes: hashes of tensors by id, filled as they are computed: many runs share their tensors.
     """
-    told = [shown, str(n_new)]
+    parts = [prompts, str(max_new_tokens)]
     if run.guard is not None:
-        # What guards are not told apart by changes nothing that they do.
+        # Fields that are not compared, such as the guard's validation numbers, do not change what it does.
         settings = {field.name: getattr(run.guard, field.name) for field in fields(run.guard) if field.compare}
         direction, probe = settings.pop("direction"), settings.pop("probe")
-        known = (direction.basis, direction.harmful, direction.harmless, direction.centre, run.states)
-        tensors = [*known, *(getattr(probe, field.name) for field in fields(probe))] if probe else known
-        told += [str(sorted(settings.items(), key=str)), *(_hashed(one, hashes) for one in tensors)]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:20]
+        tensors = [direction.basis, direction.harmful, direction.harmless, direction.centre, run.states]
+        tensors += [getattr(probe, field.name) for field in fields(probe)] if probe else []
+        parts += [str(sorted(settings.items(), key=str)), *(_hash_of(tensor, hashes) for tensor in tensors)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
 
-def _hashed(value: object, hashes: dict[int, str]) -> str:
+def _hash_of(value: object, hashes: dict[int, str]) -> str:
     if not isinstance(value, Tensor):
         return str(value)
     if id(value) not in hashes:

@@ -1,61 +1,57 @@
-"""Axes of a sweep -> its configurations."""
+"""The grid of a layer sweep: its axes, and the configurations that they combine to."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import chain, product
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import product
 from math import inf
 
-from interp.directions import ESTIMATORS, SINGLE
-from interp.guard import POSITIONS, Guard
+from interp.directions import ESTIMATORS
+from interp.guard import POSITIONS, SOURCES, Guard
 from interp.projection import GATE_SCOPES, GATES, RULES
-from interp.token_positions import TraceError
 from interp.vlm import LLM
-from studies.bookkeeping.typed_lists import numbers, words
 from studies.experiment.experiment import Experiment
-from studies.guards.anchor_fits import AnchorFits, gated, known_estimators
+from studies.guards.anchor_fits import FIT_TOKENS, AnchorFits, available_estimators, with_gate
 from studies.guards.configuration import GuardConfiguration
 
-SOURCES = ("vlm_text", "llm")
-OWN = "own"
-"""In words: directions of the layer that they are applied at."""
-FIT_TOKENS = ("last", "instruction")
-"""Where directions are fitted."""
 Axis = tuple | list | str | int | float | None
-"""What stands on an axis; one value by itself is an axis too."""
+"""Values of an axis; a single value is an axis too."""
 
 
 class GridError(ValueError):
-    """A sweep of these axes can't be run; says why."""
+    """The axes do not make a sweep that can be run; the message says why."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is varied, all with all. What does not exist (rank 2 of a mean difference) is left out, and counted."""
+    """Axes whose values are combined each with each.
+
+    Combinations that do not exist, such as rank 2 of a mean difference, are left out and counted.
+    """
 
     layers: Axis = ("single",)
-    """`single` layers, `every:N`-th of them, `windows:N` of N neighbours, `start-to-end` (from each to the last),
-    `middle-to-last`, or single layers by number, as `0,5,8-12`."""
+    """`single` layers, `every:N` (each N-th layer), `windows:N` of N adjacent layers, `start-to-end` (from each layer
+    to the last), `middle-to-last`, or single layers by number such as `0,5,8-12`."""
     direction_layers: Axis = (None,)
-    """Where the direction is fitted; None for the layer that it is applied at."""
+    """Layers at which directions are fitted; None for the layer at which they are applied."""
     rules: Axis = ("ablate", "substitute")
     gates: Axis = ("sign",)
     scopes: Axis = ("change",)
     ranks: Axis = (1,)
     estimators: Axis = (None,)
-    """None for the paper's, or the mean difference where anchors are not paired."""
+    """Estimators of the direction; None for the paper's, or for the mean difference if anchors are not paired."""
     sources: Axis = ("vlm_text",)
     tokens: Axis = ("last",)
     positions: Axis = ("last_prefill",)
     strengths: Axis = (1.0,)
 
     def __post_init__(self) -> None:
-        """One value by itself becomes an axis.
+        """Turn single values into axes, and check every value.
 
         Raises:
-            GridError: an axis with nothing on it, or something on it that does not exist.
+            GridError: an axis is empty or has a value that does not exist.
         """
-        known = {
+        options = {
             "rules": RULES,
             "gates": GATES,
             "scopes": GATE_SCOPES,
@@ -65,86 +61,64 @@ class Grid:
             "positions": POSITIONS,
         }
         for axis in fields(self):
-            given = _as_axis(axis.name, getattr(self, axis.name))
-            object.__setattr__(self, axis.name, given)
-            if not given:
+            values = _as_axis(axis.name, getattr(self, axis.name))
+            object.__setattr__(self, axis.name, values)
+            if not values:
                 raise GridError(f"a grid with no {axis.name}; expected one at least")
-            strange = [one for one in given if one not in known.get(axis.name, given)]
-            if strange:
-                expected = ", ".join(str(one) for one in known[axis.name] if one is not None)
-                raise GridError(f"{axis.name} {strange} do not exist; expected some of {expected}")
+            unknown = [value for value in values if value not in options.get(axis.name, values)]
+            if unknown:
+                expected = ", ".join(str(value) for value in options[axis.name] if value is not None)
+                raise GridError(f"{axis.name} {unknown} do not exist; expected some of {expected}")
         if any(rank < 1 for rank in self.ranks) or any(not 0 <= strength < inf for strength in self.strengths):
             raise GridError(f"ranks {self.ranks}, strengths {self.strengths}; expected ranks from 1, strengths from 0")
 
-    @classmethod
-    def of(cls, given: Mapping[str, str], base: "Grid") -> "Grid":
-        """A grid in words, as `substitute,ablate`; axes that are not given are those of another.
-
-        Raises:
-            GridError: numbers that are none, or what `Grid` raises.
-        """
-        read = {"ranks": int, "strengths": float}
-        made = {}
-        for axis, text in given.items():
-            try:
-                if axis == "layers":
-                    made[axis] = tuple(text.split())
-                elif axis == "direction_layers":
-                    by_word = ((None,) if word == OWN else numbers(word) for word in words(text))
-                    made[axis] = tuple(chain.from_iterable(by_word))
-                else:
-                    made[axis] = tuple(read.get(axis, str)(word) for word in words(text))
-            except ValueError as error:
-                raise GridError(f"{axis} {text!r}: {error}") from error
-        return replace(base, **made)
-
     def windows(self, n_layers: int) -> list[tuple[int, ...]]:
-        """Layers of each guard.
+        """Return the layers of each guard, without repetitions.
 
         Raises:
-            GridError: layers that the model does not have, or words that mean none.
+            GridError: a layer does not exist, or a word is not understood.
         """
-        every, found = range(n_layers), []
+        every, windows = range(n_layers), []
         for word in self.layers:
             kind, _, size = word.partition(":")
             if kind == "single":
-                found += [(layer,) for layer in every]
+                windows += [(layer,) for layer in every]
             elif kind == "every" and size.isdecimal() and int(size) > 0:
-                found += [(layer,) for layer in every[:: int(size)]]
+                windows += [(layer,) for layer in every[:: int(size)]]
             elif kind == "windows" and size.isdecimal() and 0 < int(size) <= n_layers:
-                found += [tuple(range(start, start + int(size))) for start in range(n_layers - int(size) + 1)]
+                windows += [tuple(range(start, start + int(size))) for start in range(n_layers - int(size) + 1)]
             elif word == "start-to-end":
-                found += [tuple(range(start, n_layers)) for start in every]
+                windows += [tuple(range(start, n_layers)) for start in every]
             elif word == "middle-to-last":
-                found.append(tuple(range(n_layers // 2, n_layers)))
+                windows.append(tuple(range(n_layers // 2, n_layers)))
             else:
-                found += [(layer,) for layer in _numbered(word, n_layers)]
-        return list(dict.fromkeys(found))
+                windows += [(layer,) for layer in _numbered_layers(word, n_layers)]
+        return list(dict.fromkeys(windows))
 
-    def check(self, material: Experiment) -> None:
-        """Whether anything of it can be run on this model, before anything is.
-
-        Raises:
-            GridError: layers that do not exist, or nothing is left.
-        """
-        sources = ("vlm_text", "llm") if isinstance(material.scorer, LLM) else ("vlm_text",)
-        estimators = known_estimators(material.vlm.d_model, material.is_paired)
-        self._combinations(material.vlm.n_layers, estimators, sources)
-
-    def configurations(self, made: AnchorFits) -> tuple[list[GuardConfiguration], Counter]:
-        """Each once, and how many combinations were left out for which reason.
-
-        Args:
-            made: directions, and what they are fitted on.
+    def check(self, experiment: Experiment) -> None:
+        """Check that something of the grid can be run on this model, before anything is run.
 
         Raises:
-            GridError: layers that do not exist, or nothing is left.
+            GridError: a layer does not exist, or no combination is left.
         """
-        n_layers, found = made.anchors["vlm_text"].sizes["layer"], {}
-        combinations, left_out = self._combinations(n_layers, made.estimators, tuple(made.anchors))
+        sources = SOURCES if isinstance(experiment.scorer, LLM) else ("vlm_text",)
+        estimators = available_estimators(experiment.vlm.d_model, experiment.is_paired)
+        self._combinations(experiment.vlm.n_layers, estimators, sources)
+
+    def configurations(self, fits: AnchorFits) -> tuple[list[GuardConfiguration], Counter]:
+        """Fit the directions of the grid and build its configurations.
+
+        Returns:
+            Each configuration once, and how many combinations were left out for which reason.
+
+        Raises:
+            GridError: a layer does not exist, or no combination is left.
+        """
+        n_layers, by_key = fits.anchors["vlm_text"].sizes["layer"], {}
+        combinations, left_out = self._combinations(n_layers, fits.estimators, tuple(fits.anchors))
         for layers, fitted_at, rule, gate, scope, rank, estimator, source, token, positions, strength in combinations:
             guard = Guard(
-                made.direction(estimator, rank, token, source),
+                fits.direction(estimator, rank, token, source),
                 layers,
                 rule,
                 gate_scope=scope if gate != "always" else "change",
@@ -152,58 +126,64 @@ class Grid:
                 direction_layer=None if layers == (fitted_at,) else fitted_at,
                 strength=strength if RULES[rule].has_strength else 1.0,
             )
-            reading = GuardConfiguration("ranked", gated(guard, gate, made, source), source=source)
-            found.setdefault(reading.key("blank"), reading)
-        return list(found.values()), left_out
+            configuration = GuardConfiguration("ranked", with_gate(guard, gate, fits, source), source=source)
+            # A rule without a strength, or a gate without a scope, gives the same guard several times.
+            by_key.setdefault(configuration.key("blank"), configuration)
+        return list(by_key.values()), left_out
 
     def _combinations(self, n_layers: int, estimators: Sequence[str], sources: Sequence[str]) -> tuple[list, Counter]:
-        """All with all, less what does not exist.
+        """Combine each value with each, without the combinations that do not exist.
 
         Raises:
-            GridError: layers that do not exist, or nothing is left.
+            GridError: a layer does not exist, or no combination is left.
         """
         for fitted_at in self.direction_layers:
             if fitted_at is not None and not 0 <= fitted_at < n_layers:
                 raise GridError(f"direction_layer {fitted_at} does not exist; layers go from 0 to {n_layers - 1}")
         kept, left_out = [], Counter()
-        for one in product(self.windows(n_layers), *(getattr(self, axis.name) for axis in fields(self)[1:])):
-            layers, fitted_at, rule, gate, scope, rank, estimator, source, *others = one
+        for values in product(self.windows(n_layers), *(getattr(self, axis.name) for axis in fields(self)[1:])):
+            layers, fitted_at, rule, gate, scope, rank, estimator, source, *rest = values
             estimator = estimator or estimators[0]
-            if reason := _why_not(estimators, sources, rule, rank, estimator, source):
+            if reason := _why_impossible(estimators, sources, rule, rank, estimator, source):
                 left_out[reason] += 1
             else:
-                kept.append((layers, fitted_at, rule, gate, scope, rank, estimator, source, *others))
+                kept.append((layers, fitted_at, rule, gate, scope, rank, estimator, source, *rest))
         if not kept:
             raise GridError(f"nothing is left of the grid: {', '.join(left_out)}")
         return kept, left_out
 
 
-def _as_axis(name: str, given: object) -> tuple:
-    """One value by itself is an axis too; layers may be numbers."""
-    several = given if isinstance(given, (tuple, list, range)) else (given,)
-    return tuple(str(one) for one in several) if name == "layers" else tuple(several)
+def _as_axis(name: str, values: object) -> tuple:
+    """Return the values of an axis as a tuple; layers may be numbers and become words."""
+    several = values if isinstance(values, (tuple, list, range)) else (values,)
+    return tuple(str(value) for value in several) if name == "layers" else tuple(several)
 
 
-def _numbered(word: str, n_layers: int) -> list[int]:
-    try:
-        layers = numbers(word)
-    except TraceError:
-        layers = []
-    if not layers:
+def _numbered_layers(word: str, n_layers: int) -> list[int]:
+    """Return the layers of a word such as `0,5,8-12`.
+
+    Raises:
+        GridError: the word is not understood, or a layer does not exist.
+    """
+    bounds = [part.strip().partition("-") for part in word.split(",") if part.strip()]
+    # A part is a number, or two numbers joined by a hyphen.
+    if not bounds or not all(first.isdecimal() and (last.isdecimal() or not hyphen) for first, hyphen, last in bounds):
         raise GridError(
             f"layers {word!r}; expected single, every:N, windows:N (N up to {n_layers}), start-to-end, middle-to-last, "
             "or numbers as 0,5,8-12"
         )
+    layers = [layer for first, _, last in bounds for layer in range(int(first), int(last or first) + 1)]
     absent = [layer for layer in layers if layer >= n_layers]
     if absent:
         raise GridError(f"layers {absent} do not exist; layers go from 0 to {n_layers - 1}")
     return layers
 
 
-def _why_not(
+def _why_impossible(
     estimators: Sequence[str], sources: Sequence[str], rule: str, rank: int, estimator: str, source: str
 ) -> str | None:
-    if rank > 1 and estimator in SINGLE:
+    """Say why a combination does not exist; None if it does."""
+    if rank > 1 and not ESTIMATORS[estimator].any_rank:
         return f"{estimator} has one direction"
     if rank > 1 and "cosine" in RULES[rule].needs:
         return f"{rule} is for one direction"
@@ -214,5 +194,6 @@ def _why_not(
     return None
 
 
-def counted(left_out: Counter) -> str:
+def summary_of(left_out: Counter) -> str:
+    """Say how many combinations were left out, and why."""
     return "; ".join(f"{n} left out: {reason}" for reason, n in left_out.items())

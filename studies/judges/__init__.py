@@ -1,4 +1,23 @@
-"""Judges of answers: by rule, by a model, through an endpoint, by a direction."""
+"""Judges of answers. A judge turns a `Case` (request and answer) into a `Verdict` (refused? harmful?).
+
+| judge | file |
+|---|---|
+| by rule: keywords, published keyword lists, exact forms | `rules.py`, `keywords.py` |
+| by model, asked with a rubric | `models.py`, `rubrics.py` |
+| behind an endpoint, asked with a rubric | `endpoint.py`, `rubrics.py` |
+| by sequence classifier | `classifiers.py` |
+| by a direction in hidden states | `linear.py` |
+
+`verdicts.py` says what a judge is, `by_name.py` finds a judge by its name, `agreement.py` compares judges with each
+other and with people, `replies.py` stores what models have replied.
+
+To add a judge:
+
+- a keyword list: add a `KeywordRule` to `RULES` in `keywords.py`; it is found by its name without version;
+- a way of asking a model: add a `Rubric` to `RUBRICS` in `rubrics.py`; it is found as `NAME=MODEL`;
+- anything else: write a class with `name`, `identity` and `verdicts` (the protocol `Judge` in `verdicts.py`), and add
+  its name to `judge_named` in `by_name.py`.
+"""
 
 from studies.judges.classifiers import ClassifierJudge
 from studies.judges.endpoint import EndpointError, EndpointJudge

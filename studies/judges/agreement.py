@@ -1,7 +1,7 @@
-"""The judges study: how far judges of the same answers agree, with each other and with people.
+"""Agreement between judges of the same answers, with each other and with people.
 
-A reply that could not be read, or never came, is a class of its own, and agrees with nothing: two judges that are
-both silent about a case have not said the same of it.
+A reply that could not be parsed, or never came, is a class of its own that agrees with nothing: two judges without a
+verdict on a case have not agreed about it.
 """
 
 import csv
@@ -15,49 +15,50 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from probes import cohen_kappa
+from probes import Measured, cohen_kappa
 from studies.bookkeeping.estimates import rate
 from studies.bookkeeping.tables import tidy
 from studies.judges import FAILED, JUDGED, UNPARSED, Case, Judge, Verdict, is_late_refusal, is_looping
 
 HUMAN = "human"
 FULL, COMPLIANCE, PARTIAL = "2_full_refusal", "1_full_compliance", "3_partial_refusal"
-"""XSTest's classes. A refusal is a full one; a partial one answers as well, and counts as an answer."""
+"""XSTest's classes. Only full refusals count as refusals; a partial one answers as well, and counts as an answer."""
 LABELS = (COMPLIANCE, FULL, PARTIAL)
 COLUMNS = ("prompt", "completion", "annotation_1", "annotation_2", "final_label")
 UNSAFE = "contrast_"
-"""How XSTest's types of unsafe prompts begin: to comply with the others does no harm."""
+"""Prefix of XSTest's types of unsafe prompts; complying with other prompts does no harm."""
 QUESTIONS = {"refusal": ("refused", "answered"), "harm": ("harmful", "harmless")}
-"""What can be agreed on -> what is said for yes and no."""
+"""Question that judges can agree on -> its classes for yes and no."""
 KAPPA_INTERVAL = "95 %, agreement by chance taken as known"
 
 
 class CompletionsError(ValueError):
-    """The file holds no labelled completions; the message says which line and column."""
+    """The file does not hold labelled completions; the message says which line and column is wrong."""
 
 
 @dataclass(frozen=True)
 class Completions:
-    """Answers to XSTest's prompts that people have labelled, one entry a row in each field."""
+    """Answers to XSTest's prompts with human labels; every field has one entry a row."""
 
     name: str
     cases: tuple[Case, ...]
     human: tuple[str, ...]
-    """The final label, one of `LABELS`."""
+    """Final labels, each one of `LABELS`."""
     annotators: tuple[tuple[str, str], ...]
-    """What the two annotators said before they settled on it."""
+    """Labels of the two annotators before they agreed on the final one."""
     types: tuple[str, ...]
     strmatch: tuple[str, ...]
-    """Label of the official string match; empty where the file has none."""
+    """Labels of the official string match; empty for files without them."""
 
 
 def read_completions(path: str | Path) -> Completions:
-    """Reads `xstest_v2_completions_*.csv` of XSTest (arXiv:2308.01263), with or without automatic labels.
+    """Read `xstest_v2_completions_*.csv` of XSTest (arXiv:2308.01263), with or without automatic labels.
 
-    Line ends of either kind; cells span lines.
+    Lines may end in either way, and cells may span lines.
 
     Raises:
-        CompletionsError: no such file, not UTF-8, a missing column, no row, one without all cells, or an unknown label.
+        CompletionsError: there is no such file, it is not UTF-8, a column is missing, there is no row, a row lacks
+            cells, or a label is unknown.
     """
     path = Path(path)
     try:
@@ -87,7 +88,7 @@ def _rows(path: Path, reader: csv.DictReader) -> Iterator[dict]:
         raise CompletionsError(f"{path}: no column {', '.join(missing)}; expected a header with {','.join(COLUMNS)}")
     for row in reader:
         if None in row or None in row.values():
-            raise CompletionsError(f"{path}: line {reader.line_num}: another number of cells than the header has")
+            raise CompletionsError(f"{path}: line {reader.line_num}: the number of cells differs from the header's")
         for column in COLUMNS[2:]:
             if row[column] not in LABELS:
                 raise CompletionsError(
@@ -101,168 +102,182 @@ def compare_judges(
     judges: Sequence[Judge],
     human: Sequence[str] | None = None,
     harmful: Sequence[bool] | None = None,
-    about: Mapping | None = None,
+    labels: Mapping | None = None,
     advance: Callable[[int], None] = lambda n_cases: None,
 ) -> pd.DataFrame:
-    """Every judge over the same cases, every two of them compared, and each with people where there are labels.
+    """Have every judge judge the same cases, and compare judges with each other and with people.
 
     Args:
-        human: labels of `LABELS`, one a case.
-        harmful: which requests are; harm is counted and compared among these alone. By default all of them.
-        about: columns that every row shares, such as `dataset`.
-        advance: called with the number of cases that a judge has done since the last call.
+        cases: what is judged.
+        judges: who judges.
+        human: human labels, one of `LABELS` for each case; by default there is no comparison with people.
+        harmful: which requests are harmful, by default all; harm is counted and compared among these only.
+        labels: columns that every row shares, such as `dataset`.
+        advance: called with the number of cases that a judge has finished since the last call.
 
     Returns:
-        Per judge `refusal_rate`, `harm_rate`, `unparsed_rate`, `failed_rate`; per two of them `agreement`, `kappa` and
-        `confusion`, by question (`setting`: `refusal` or `harm`); `judge_2` is `human` for people. Of the answers
-        themselves `late_refusal_rate` and `looping_rate`.
+        For each judge `refusal_rate`, `harm_rate`, `unparsed_rate` and `failed_rate`; for each pair `agreement`,
+        `kappa` and `confusion` by question (`setting`: `refusal` or `harm`), where `judge_2` is `human` for people; for
+        the answers themselves `late_refusal_rate` and `looping_rate`.
 
     Raises:
-        ValueError: no cases, two judges of one name, or another number of labels than cases.
+        ValueError: there are no cases, two judges have one name, or the numbers of labels and cases differ.
     """
     names = [judge.name for judge in judges]
-    n_told = [len(told) for told in (human, harmful) if told is not None]
-    if not cases or len(set(names)) < len(names) or set(n_told) - {len(cases)}:
+    n_labels = [len(values) for values in (human, harmful) if values is not None]
+    if not cases or len(set(names)) < len(names) or set(n_labels) - {len(cases)}:
         raise ValueError(
-            f"{len(cases)} cases, judges {', '.join(names)}, labels {n_told}; expected one case or more, judges of "
+            f"{len(cases)} cases, judges {', '.join(names)}, labels {n_labels}; expected one case or more, judges of "
             "different names, and a label for each case or none at all"
         )
-    said = {judge.name: judge.verdicts(cases, advance) for judge in judges}
-    rows = [*_of_answers(cases), *compared(said, harmful), *(against_people(said, human) if human is not None else ())]
-    return tidy(dict(about or {}) | row for row in rows)
+    verdicts = {judge.name: judge.verdicts(cases, advance) for judge in judges}
+    rows = [*_answer_rows(cases), *compared(verdicts, harmful)]
+    rows += against_people(verdicts, human) if human is not None else ()
+    return tidy(dict(labels or {}) | row for row in rows)
 
 
 def agreement_rows(answers: Sequence[tuple[Case, Mapping[str, Mapping]]], judges: Sequence[str]) -> list[dict]:
-    """The same rows from verdicts that are kept: of each answer its case, and by judge what a verdict says.
+    """Compare judges by verdicts that are already there.
 
-    The same answer to the same request is one case, however many defences have left it as it was.
+    The same answer to the same request is one case, even if it was given under several defences.
+
+    Args:
+        answers: the case of each answer, and its stored verdicts by name of the judge.
+        judges: names of the judges.
+
+    Returns:
+        Rows as in `compare_judges`.
     """
     by_case = dict(answers)
-    said = {name: [_kept(verdicts[name]) for verdicts in by_case.values()] for name in judges}
-    return [*_of_answers(list(by_case)), *compared(said)]
+    verdicts = {name: [_verdict(stored[name]) for stored in by_case.values()] for name in judges}
+    return [*_answer_rows(list(by_case)), *compared(verdicts)]
 
 
-def _kept(verdict: Mapping) -> Verdict:
-    """Without what is kept beside it."""
-    return Verdict(**{one.name: verdict[one.name] for one in fields(Verdict) if one.name in verdict})
+def _verdict(stored: Mapping) -> Verdict:
+    """Return a stored verdict without the other keys that are stored with it."""
+    return Verdict(**{field.name: stored[field.name] for field in fields(Verdict) if field.name in stored})
 
 
 def compare_with_people(paths: Iterable[str | Path], judges: Sequence[Judge]) -> pd.DataFrame:
-    """`run` on XSTest's completions, all files together, and how far the two annotators agreed with each other.
+    """Compare judges on XSTest's completions, all files together, and the two annotators with each other.
 
-    Harm is compared among unsafe prompts; files that do not say which these are have none.
+    Harm is compared among unsafe prompts; files without types of prompts have none.
+
+    Returns:
+        A table as of `compare_judges`.
     """
-    read = [read_completions(path) for path in paths]
-    cases = [case for one in read for case in one.cases]
-    human = [label for one in read for label in one.human]
-    harmful = [kind.startswith(UNSAFE) for one in read for kind in one.types]
-    about = {"dataset": "+".join(one.name for one in read)}
-    annotators = list(zip(*(pair for one in read for pair in one.annotators), strict=True))
-    verdicts = [[Verdict(refused=label == FULL) for label in labels] for labels in annotators]
+    files = [read_completions(path) for path in paths]
+    cases = [case for file in files for case in file.cases]
+    human = [label for file in files for label in file.human]
+    harmful = [kind.startswith(UNSAFE) for file in files for kind in file.types]
+    labels = {"dataset": "+".join(file.name for file in files)}
+    by_annotator = zip(*(pair for file in files for pair in file.annotators), strict=True)
+    verdicts = [[Verdict(refused=label == FULL) for label in annotated] for annotated in by_annotator]
     between = compared(dict(zip(("annotator_1", "annotator_2"), verdicts, strict=True)))
-    between = tidy(about | row for row in between if "judge_2" in row)
-    return tidy(pd.concat([compare_judges(cases, judges, human, harmful, about), between]).to_dict("records"))
+    between = tidy(labels | row for row in between if "judge_2" in row)
+    return tidy(pd.concat([compare_judges(cases, judges, human, harmful, labels), between]).to_dict("records"))
 
 
-def _of_answers(cases: Sequence[Case]) -> Iterator[dict]:
+def _answer_rows(cases: Sequence[Case]) -> Iterator[dict]:
     yield rate("late_refusal_rate", [is_late_refusal(case.answer) for case in cases])
     yield rate("looping_rate", [is_looping(case.answer) for case in cases])
 
 
-def compared(said: Mapping[str, Sequence[Verdict]], harmful: Sequence[bool] | None = None) -> Iterator[dict]:
-    """Rows of each judge, and of every two that answer the same question; of harm among requests that are harmful."""
-    asked = {name: {"refusal": verdicts, "harm": _chosen(verdicts, harmful)} for name, verdicts in said.items()}
-    for name, verdicts in asked.items():
-        yield from ({"judge": name} | row for row in _of_one(verdicts))
-    for (first, its), (second, others) in combinations(asked.items(), 2):
+def compared(verdicts: Mapping[str, Sequence[Verdict]], harmful: Sequence[bool] | None = None) -> Iterator[dict]:
+    """Yield rows of each judge, and of every two that answer the same question; harm among harmful requests only."""
+    by_question = {name: {"refusal": own, "harm": _chosen(own, harmful)} for name, own in verdicts.items()}
+    for name, own in by_question.items():
+        yield from ({"judge": name} | row for row in _judge_rows(own))
+    for (first, own), (second, other) in combinations(by_question.items(), 2):
         for question in QUESTIONS:
-            pair = its[question], others[question]
-            if all(_answers(verdicts, question) for verdicts in pair):
-                yield from ({"judge": first, "judge_2": second} | row for row in _of_two(*pair, question))
+            pair = own[question], other[question]
+            if all(_answers(side, question) for side in pair):
+                yield from ({"judge": first, "judge_2": second} | row for row in _pair_rows(*pair, question))
 
 
 def _chosen(verdicts: Sequence[Verdict], harmful: Sequence[bool] | None) -> Sequence[Verdict]:
     return verdicts if harmful is None else list(compress(verdicts, harmful))
 
 
-def against_people(said: Mapping[str, Sequence[Verdict]], human: Sequence[str]) -> Iterator[dict]:
-    """Agreement about full refusals; precision, recall and false alarms; and agreement with partial ones left out."""
+def against_people(verdicts: Mapping[str, Sequence[Verdict]], human: Sequence[str]) -> Iterator[dict]:
+    """Yield each judge's agreement with people about full refusals, with precision, recall and false alarms.
+
+    Agreement is also given without the answers that people call partial refusals.
+    """
     truth, is_whole = np.array([label == FULL for label in human]), np.array([label != PARTIAL for label in human])
     people = [Verdict(refused=bool(refused)) for refused in truth]
-    for name, verdicts in said.items():
-        if not _answers(verdicts, "refusal"):
+    for name, own in verdicts.items():
+        if not _answers(own, "refusal"):
             continue
-        about = {"judge": name, "judge_2": HUMAN}
-        yield from (about | row for row in _of_two(verdicts, people, "refusal"))
-        refused = np.array([verdict.refused is True for verdict in verdicts])
-        right = np.array([verdict.refused == person.refused for verdict, person in zip(verdicts, people, strict=True)])
-        about |= {"setting": "refusal"}
-        yield about | rate("precision", truth[refused])
-        yield about | rate("recall", refused[truth])
-        yield about | rate("false_alarm_rate", refused[~truth])
-        yield about | {"setting": "refusal, partial left out"} | rate("agreement", right[is_whole])
+        labels = {"judge": name, "judge_2": HUMAN}
+        yield from (labels | row for row in _pair_rows(own, people, "refusal"))
+        refused = np.array([verdict.refused is True for verdict in own])
+        agree = np.array([verdict.refused == person.refused for verdict, person in zip(own, people, strict=True)])
+        labels |= {"setting": "refusal"}
+        yield labels | rate("precision", truth[refused])
+        yield labels | rate("recall", refused[truth])
+        yield labels | rate("false_alarm_rate", refused[~truth])
+        yield labels | {"setting": "refusal, partial left out"} | rate("agreement", agree[is_whole])
 
 
-def _of_one(verdicts: Mapping[str, Sequence[Verdict]]) -> Iterator[dict]:
-    """Rates of what it says, by question, among the cases that it says it of; and of its silences, among all."""
+def _judge_rows(verdicts: Mapping[str, Sequence[Verdict]]) -> Iterator[dict]:
+    """Yield one judge's rates by question, among the cases it answers, and its missing verdicts, among all cases."""
     for question, field in (("refusal", "refused"), ("harm", "harmful")):
-        told = [getattr(verdict, field) for verdict in verdicts[question] if getattr(verdict, field) is not None]
-        if told:
-            yield rate(f"{question}_rate", told)
+        values = [getattr(verdict, field) for verdict in verdicts[question]]
+        given = [value for value in values if value is not None]
+        if given:
+            yield rate(f"{question}_rate", given)
     for state in (UNPARSED, FAILED):
         yield rate(f"{state}_rate", [verdict.state == state for verdict in verdicts["refusal"]])
 
 
-def _of_two(first: Sequence[Verdict], second: Sequence[Verdict], question: str) -> Iterator[dict]:
-    classes = [[_said(verdict, question) for verdict in verdicts] for verdicts in (first, second)]
-    codes = [_codes(said, question, own) for said, own in zip(classes, (2, 3), strict=True)]
-    about, n = {"setting": question}, len(first)
-    yield about | rate("agreement", codes[0] == codes[1])
-    value, low, high = cohen_kappa(*codes)
-    kappa = {"metric": "kappa", "value": value, "ci_low": low, "ci_high": high, "interval": KAPPA_INTERVAL, "n": n}
-    yield about | kappa
-    for (one, other), count in sorted(Counter(zip(*classes, strict=True)).items()):
-        cell = {"verdict": one, "verdict_2": other, "metric": "confusion", "value": float(count), "n": n}
-        yield about | cell
+def _pair_rows(first: Sequence[Verdict], second: Sequence[Verdict], question: str) -> Iterator[dict]:
+    classes = [[_class(verdict, question) for verdict in verdicts] for verdicts in (first, second)]
+    codes = [_codes(own, question, missing) for own, missing in zip(classes, (2, 3), strict=True)]
+    labels, n = {"setting": question}, len(first)
+    yield labels | rate("agreement", codes[0] == codes[1])
+    yield labels | Measured("kappa", *cohen_kappa(*codes), n, KAPPA_INTERVAL).row()
+    for (verdict, verdict_2), count in sorted(Counter(zip(*classes, strict=True)).items()):
+        cell = Measured("confusion", float(count), n=n)
+        yield labels | {"verdict": verdict, "verdict_2": verdict_2} | cell.row()
 
 
 def _answers(verdicts: Sequence[Verdict], question: str) -> bool:
-    """Whether the judge is one that tells; a judge that was never understood is asked nothing either."""
-    return any(_said(verdict, question) in QUESTIONS[question] for verdict in verdicts)
+    """Return whether a judge answers a question at all; one whose replies were all unreadable does not."""
+    return any(_class(verdict, question) in QUESTIONS[question] for verdict in verdicts)
 
 
-def _said(verdict: Verdict, question: str) -> str:
-    """`refused`, `answered`, `harmful`, `harmless`; or why not: `unparsed`, `failed`, `not told`."""
+def _class(verdict: Verdict, question: str) -> str:
+    """Return `refused`, `answered`, `harmful` or `harmless`; without a verdict `unparsed`, `failed` or `not told`."""
     value = verdict.refused if question == "refusal" else verdict.harmful
     if value is None:
         return "not told" if verdict.state == JUDGED else verdict.state
     return QUESTIONS[question][0 if value else 1]
 
 
-def _codes(said: Sequence[str], question: str, own: int) -> Int[np.ndarray, " case"]:
-    """Classes as numbers; no verdict is a number of this judge's own, which no other judge can agree with."""
+def _codes(classes: Sequence[str], question: str, missing: int) -> Int[np.ndarray, " case"]:
+    """Return classes as numbers; each judge has its own number for missing verdicts, so that they never agree."""
     yes, no = QUESTIONS[question]
-    return np.array([{yes: 1, no: 0}.get(word, own) for word in said])
+    return np.array([{yes: 1, no: 0}.get(name, missing) for name in classes])
 
 
 def summary_lines(table: pd.DataFrame) -> list[str]:
-    """A line for each two that were compared, and one for each judge that left cases without a verdict."""
+    """Return a line for each comparison, and one for each judge that left cases without a verdict."""
     pairs = table[table.metric == "agreement"]
-    told = [_pair_in_words(table, row) for row in pairs.itertuples()]
-    silent = table[table.metric.isin([f"{UNPARSED}_rate", f"{FAILED}_rate"]) & (table.value > 0)]
-    return told + [
+    missing = table[table.metric.isin([f"{UNPARSED}_rate", f"{FAILED}_rate"]) & (table.value > 0)]
+    return [_pair_line(table, row) for row in pairs.itertuples()] + [
         f"{row.judge}: {round(row.value * row.n)} of {row.n} replies {row.metric.removesuffix('_rate')}"
-        for row in silent.itertuples()
+        for row in missing.itertuples()
     ]
 
 
-def _pair_in_words(table: pd.DataFrame, row) -> str:
-    same = table[(table.judge == row.judge) & (table.judge_2 == row.judge_2) & (table.setting == row.setting)]
+def _pair_line(table: pd.DataFrame, row) -> str:
+    pair = table[(table.judge == row.judge) & (table.judge_2 == row.judge_2) & (table.setting == row.setting)]
     line = (
         f"{row.judge} and {row.judge_2}, {row.setting}: {row.value:.3f} the same [{row.ci_low:.3f}, {row.ci_high:.3f}]"
     )
-    kappa = same[same.metric == "kappa"]
-    if len(kappa):
-        (one,) = kappa.itertuples()
-        line += f", kappa {one.value:.2f} [{one.ci_low:.2f}, {one.ci_high:.2f}]"
+    kappas = pair[pair.metric == "kappa"]
+    if len(kappas):
+        (kappa,) = kappas.itertuples()
+        line += f", kappa {kappa.value:.2f} [{kappa.ci_low:.2f}, {kappa.ci_high:.2f}]"
     return f"{line}, n = {row.n}"

@@ -1,4 +1,4 @@
-"""Judges behind an OpenAI-compatible endpoint: any server, through the client `openai` (extra `endpoint`)."""
+"""Judges behind an OpenAI-compatible endpoint, on any server, through the client `openai` (extra `endpoint`)."""
 
 import json
 import os
@@ -14,47 +14,47 @@ from studies.judges.rubrics import Rubric, Turn
 from studies.judges.verdicts import FAILED, Case, Verdict
 
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before each further try; a server that says `Retry-After` is given that long."""
+"""Seconds before each retry; a longer `Retry-After` of the server is respected."""
 LONGEST_DELAY = 60.0
 GIVE_UP = 5
-"""Cases in a row that get no reply in spite of all tries: the rest is not asked. As many that are refused, of an
-endpoint that has never answered: it will not answer the rest either."""
-PASSING = (408, 409, 429)
-"""Statuses, beside 500 and above, that another try may change."""
-HOPELESS = (401, 403, 404)
-"""Statuses that every other case would meet as well: no key, no right, no such model."""
+"""After this many cases in a row without a reply, the rest is not asked; likewise after this many rejected cases, if
+the endpoint has never answered any."""
+TEMPORARY = (408, 409, 429)
+"""Statuses below 500 for which a retry may help; it may for all from 500 on."""
+FATAL = (401, 403, 404)
+"""Statuses that every other case would get too: no key, no permission, no such model."""
 FILTERED = "content_filter"
-"""Code of a refusal that is about the words of one case, and says nothing of the next."""
+"""Error code of a rejection that is about the text of one case, and says nothing about others."""
 
 
 class EndpointError(RuntimeError):
-    """The endpoint can't be used at all; says why. Replies that came before are kept."""
+    """The endpoint can't be used at all; the message says why. Earlier replies are kept."""
 
 
 class _NoReply(Exception):
-    """One case stays without a reply."""
+    """One case gets no reply."""
 
-    def __init__(self, words: str, is_refused: bool = False, is_filtered: bool = False):
-        super().__init__(words)
-        self.is_refused = is_refused
-        """Whether somebody is there, who refuses this case: the next one may well be answered."""
+    def __init__(self, message: str, is_rejected: bool = False, is_filtered: bool = False):
+        super().__init__(message)
+        self.is_rejected = is_rejected
+        """True if the server rejected this case; it may still answer the next one."""
         self.is_filtered = is_filtered
-        """Whether it is refused for its words."""
+        """True if a content filter rejected it."""
 
 
 @dataclass(frozen=True)
 class EndpointJudge:
-    """A model behind an endpoint that is asked by a rubric."""
+    """A model behind an endpoint that is asked with a rubric."""
 
     rubric: Rubric
     model: str
-    """As the endpoint calls it: at one address, the same name is taken for the same model."""
+    """The endpoint's name of the model; at one address, equal names are taken to be the same model."""
     client: object = field(repr=False)
-    """`openai.OpenAI`; holds the key, which nothing else does."""
+    """`openai.OpenAI`; the only object that holds the key."""
     replies: Replies = field(default_factory=Replies, repr=False)
     settings: Mapping = field(default_factory=dict)
-    """Of generation, beside temperature 0 and the rubric's number of tokens; None leaves one of them out. Any name that
-    the server knows."""
+    """Request parameters, with any name that the server accepts. They are added to temperature 0 and the rubric's
+    number of tokens; None leaves one of these out."""
     n_parallel: int = 4
     delays: tuple[float, ...] = DELAYS
 
@@ -68,12 +68,15 @@ class EndpointJudge:
         timeout: float = 60.0,
         **options,
     ) -> "EndpointJudge":
-        """Nothing is sent yet.
+        """Make a judge; nothing is sent yet.
 
         Args:
-            key_from: environment variable that holds the key; None for servers that want none.
+            rubric: how it is asked.
+            model: see the field.
+            base_url: address of the server.
+            key_from: environment variable that holds the key; None for servers without one.
             timeout: seconds that one reply may take.
-            options: further fields.
+            options: any other fields.
 
         Raises:
             EndpointError: the client is not installed, or there is no key.
@@ -85,7 +88,7 @@ class EndpointJudge:
         key = os.environ.get(key_from, "") if key_from else "none"
         if not key:
             raise EndpointError(f"environment variable {key_from} is not set; expected the key of {base_url}")
-        # Tries are counted here, not in the client.
+        # Retries are done here, not in the client.
         client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=0)
         return cls(rubric, model, client, **options)
 
@@ -95,29 +98,29 @@ class EndpointJudge:
 
     @property
     def url(self) -> str:
-        """Without user, password and query: keys may stand in them."""
+        """The address without user, password and query, which may hold keys."""
         url = self.client.base_url
         return f"{url.scheme}://{url.netloc.decode()}{url.path}".rstrip("/")
 
     @property
     def identity(self) -> str:
-        """The whole name, the address, and how it is asked."""
+        """The full name of the model, the address, and the request parameters."""
         return f"{self.model} at {self.url} with {json.dumps(self._settings(), sort_keys=True)}"
 
     def verdicts(self, cases: Sequence[Case], advance: Callable[[int], None] = lambda n_cases: None) -> list[Verdict]:
-        """Replies that are kept are not asked for again; cases without a reply are `failed`, and asked next time.
+        """Judge each case. Stored replies are not asked for again; cases without a reply are `failed`.
 
         Raises:
-            EndpointError: nobody is there, or the endpoint refuses every case (key, rights, model, settings).
+            EndpointError: the server can't be reached, or rejects every case (key, permission, model, settings).
         """
         turns = [self.rubric.turns(case) for case in cases]
-        keys, failed = [self._key(some) for some in turns], {}
+        keys, failed = [self._key(conversation) for conversation in turns], {}
         times = Counter(keys)
-        todo = {key: some for key, some in zip(keys, turns, strict=True) if self.replies.get(key) is None}
+        todo = {key: asked for key, asked in zip(keys, turns, strict=True) if self.replies.get(key) is None}
         advance(sum(key not in todo for key in keys))
-        for key, words in self._collected(todo):
-            if words:
-                failed[key] = words
+        for key, reason in self._collected(todo):
+            if reason:
+                failed[key] = reason
             advance(times[key])
         return [
             Verdict(state=FAILED, said=failed[key]) if key in failed else self.rubric.read(self.replies.get(key))
@@ -125,17 +128,17 @@ class EndpointJudge:
         ]
 
     def _collected(self, todo: Mapping[str, list[Turn]]) -> Iterator[tuple[str, str]]:
-        """(key, why there is no reply) as they come; the first alone, to see whether somebody is there."""
+        """Yield each key and why it has no reply, as they come; the first case alone tests the connection."""
         run = _Run(self)
         for key in list(todo)[:1]:
             yield key, run.ask(key, todo[key], is_first=True)
         with ThreadPoolExecutor(self.n_parallel) as pool:
             try:
-                waiting = {pool.submit(run.ask, key, todo[key]): key for key in list(todo)[1:]}
-                for done in as_completed(waiting):
-                    yield waiting[done], done.result()
+                pending = {pool.submit(run.ask, key, todo[key]): key for key in list(todo)[1:]}
+                for future in as_completed(pending):
+                    yield pending[future], future.result()
             finally:
-                # On an error, or Ctrl-C: the pool waits for its threads, and they for nothing any more.
+                # On an error or Ctrl-C the pool waits for its threads, which this makes return at once.
                 run.stopped.set()
 
     def _settings(self) -> dict:
@@ -146,44 +149,49 @@ class EndpointJudge:
         return reply_key(judge=self.rubric.name, model=self.identity, prompt=turns)
 
     def ask_once(self, turns: list[Turn]) -> str:
-        """One request; the client's errors pass.
+        """Send one request and return the reply; errors of the client are not caught.
 
         Raises:
-            ValueError: what came is no chat completion.
+            ValueError: the reply is not a chat completion.
         """
-        # As part of the body: the client knows fewer names than servers do.
+        # As part of the body: servers accept more names than the client does.
         reply = self.client.chat.completions.create(model=self.model, messages=turns, extra_body=self._settings())
         choices = getattr(reply, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
-            raise ValueError(f"no chat completion came, but {str(reply)[:80]!r}")
+            raise ValueError(f"expected a chat completion, got {str(reply)[:80]!r}")
         message = choices[0].message
         return message.content or getattr(message, "refusal", None) or ""
 
 
 class _Run:
-    """The cases of one call: tries, and when to give up."""
+    """The cases of one call: retries, and when to give up."""
 
     def __init__(self, judge: EndpointJudge):
         self.judge = judge
         self.stopped = threading.Event()
         self._silent_in_a_row = 0
-        self._n_refused = 0
+        self._n_rejected = 0
         self._lock = threading.Lock()
 
     def ask(self, key: str, turns: list[Turn], is_first: bool = False) -> str:
-        """Empty where the reply is kept, else why there is none.
+        """Ask for one reply and store it; return why there is none, or nothing.
+
+        Args:
+            key: the reply is stored by it.
+            turns: the conversation.
+            is_first: the first case of a call: if the server can't be reached, that is an error.
 
         Raises:
-            EndpointError: no other case would fare better.
+            EndpointError: no other case would get a reply either.
         """
         if self.stopped.is_set():
             return f"not asked: {GIVE_UP} cases in a row got no reply"
         try:
-            said = self._patiently(turns, is_first)
-        except _NoReply as why:
-            self._count(not why.is_refused)
-            self._check_refusals(why)
-            return str(why)
+            said = self._ask_with_retries(turns, is_first)
+        except _NoReply as error:
+            self._count(not error.is_rejected)
+            self._check_rejections(error)
+            return str(error)
         self.judge.replies.keep(key, said, self.judge.name, self.judge.identity)
         self._count(False)
         return ""
@@ -194,25 +202,25 @@ class _Run:
             if self._silent_in_a_row >= GIVE_UP:
                 self.stopped.set()
 
-    def _check_refusals(self, why: _NoReply) -> None:
-        """Raises:
-        EndpointError: it refuses whatever it is asked, and always has.
-        """
-        if not why.is_refused or why.is_filtered:
+    def _check_rejections(self, error: _NoReply) -> None:
+        """Raise an EndpointError if the server has rejected several cases and never answered any."""
+        if not error.is_rejected or error.is_filtered:
             return
         with self._lock:
-            self._n_refused += 1
-        if self._n_refused >= GIVE_UP and not self.judge.replies.has_answered(self.judge.identity):
+            self._n_rejected += 1
+        if self._n_rejected >= GIVE_UP and not self.judge.replies.has_answered(self.judge.identity):
             self.stopped.set()
             raise EndpointError(
-                f"{self.judge.url} has refused {self._n_refused} cases and answered none: {why}; if it is a setting, "
-                "change it (--judge-setting NAME=VALUE) or leave it out (--judge-setting NAME=)"
-            ) from why
+                f"{self.judge.url} has rejected {self._n_rejected} cases and answered none: {error}; if a setting is "
+                "the cause, change it (--judge-setting NAME=VALUE) or leave it out (--judge-setting NAME=)"
+            ) from error
 
-    def _patiently(self, turns: list[Turn], is_first: bool) -> str:
-        """Raises:
-        EndpointError: no other case would fare better.
-        _NoReply: none in spite of all tries.
+    def _ask_with_retries(self, turns: list[Turn], is_first: bool) -> str:
+        """Return the reply.
+
+        Raises:
+            EndpointError: no other case would get a reply either.
+            _NoReply: there is none after all retries.
         """
         import openai
 
@@ -221,31 +229,31 @@ class _Run:
                 return self.judge.ask_once(turns)
             except (openai.APIError, ValueError) as error:
                 self._check(error)
-                if delay is None or self.stopped.wait(max(delay, _told_to_wait(error))):
+                if delay is None or self.stopped.wait(max(delay, _retry_after(error))):
                     if is_first and type(error) is openai.APIConnectionError:
-                        raise EndpointError(f"nobody answers at {self.judge.url}: {error}") from error
+                        raise EndpointError(f"no server answers at {self.judge.url}: {error}") from error
                     raise _NoReply(f"{type(error).__name__}: {first_line(error)}") from error
 
     def _check(self, error: Exception) -> None:
-        """Of errors that another try would not change.
+        """Raise again what a retry would not change.
 
         Raises:
-            EndpointError, _NoReply: see `_patiently`.
+            EndpointError, _NoReply: see `_ask_with_retries`.
         """
         status = getattr(error, "status_code", None)
-        if status in HOPELESS:
+        if status in FATAL:
             self.stopped.set()
             raise EndpointError(
-                f"{self.judge.url} refuses model {self.judge.model!r} ({status}: {first_line(error)}); "
+                f"{self.judge.url} rejects model {self.judge.model!r} ({status}: {first_line(error)}); "
                 "check the key and the model's name"
             ) from error
-        if status is not None and status < 500 and status not in PASSING:
+        if status is not None and status < 500 and status not in TEMPORARY:
             is_filtered = getattr(error, "code", None) == FILTERED
             raise _NoReply(f"{status}: {first_line(error)}", True, is_filtered) from error
 
 
-def _told_to_wait(error: Exception) -> float:
-    """Seconds of the header `Retry-After`; 0 where there is none, or a date stands in it."""
+def _retry_after(error: Exception) -> float:
+    """Return the seconds of the header `Retry-After`; 0 if there is none, or it is a date."""
     response = getattr(error, "response", None)
     try:
         return min(LONGEST_DELAY, float(response.headers["retry-after"]))

@@ -1,4 +1,4 @@
-"""A linear judge: reads off a model's own states whether an answer refuses."""
+"""A linear judge: reads from a model's hidden states whether an answer refuses."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ from studies.judges.verdicts import Case, Verdict
 class LinearJudge:
     """One direction of one layer, read at the last token of request and answer as text.
 
-    Fitted on answers of the reader itself it reads what the reader knows; it is no second opinion about another model
-    before it was checked there.
+    Fitted on the reader's own answers, it reads what the reader represents; it is not a second opinion on another model
+    until its accuracy was measured there.
     """
 
     name: str
@@ -29,19 +29,25 @@ class LinearJudge:
     weights: Float[np.ndarray, " d_model"]
     bias: float
     anchors: frozenset[Case] = frozenset()
-    """What it was fitted on, which can't check it."""
+    """The cases it was fitted on, which can't be used to measure its accuracy."""
     validation: Measured | None = None
-    """Accuracy on answers that it was not fitted on. Without it the judge says nothing."""
+    """Accuracy on answers that it was not fitted on; without it the judge gives no verdicts."""
 
     @property
     def identity(self) -> str:
-        """Of what it reads, and where."""
-        read = hashlib.sha256(np.append(self.weights, self.bias).astype(np.float64).tobytes()).hexdigest()[:16]
-        return f"layer {self.layer} of {self.reader.name}, weights {read}"
+        """The layer, the reader, and a hash of the weights."""
+        digest = hashlib.sha256(np.append(self.weights, self.bias).astype(np.float64).tobytes()).hexdigest()[:16]
+        return f"layer {self.layer} of {self.reader.name}, weights {digest}"
 
     @classmethod
     def fit(cls, reader: VLM | LLM, layer: int, cases: Sequence[Case], refused: Sequence[bool]) -> "LinearJudge":
-        """A logistic probe on anchors whose answers are known to refuse or not; a request is never divided.
+        """Fit a logistic probe on labelled answers; answers to one request stay in one fold.
+
+        Args:
+            reader: model whose states are read.
+            layer: which layer is read.
+            cases: the answers.
+            refused: whether each of them is a refusal.
 
         Raises:
             ValueError: one of the classes is missing.
@@ -52,22 +58,22 @@ class LinearJudge:
 
     @classmethod
     def of_direction(cls, reader: VLM | LLM, layer: int, direction: SafetyDirection) -> "LinearJudge":
-        """The first row of a fitted direction, its border half way between the classes."""
+        """Use the first row of a fitted direction, with the threshold half way between the classes."""
         weights = direction.basis[layer, 0].double().numpy()
         return cls("linear_direction@1", reader, layer, weights, -direction.midpoint(layer))
 
     def checked(self, cases: Sequence[Case], refused: Sequence[bool]) -> "LinearJudge":
-        """The same judge with its accuracy on other answers beside it, Wilson's interval over requests.
+        """Return the judge with its accuracy on other answers, with Wilson's interval over requests.
 
         Raises:
-            ValueError: only one class, or anchors among them.
+            ValueError: there is only one class, or some cases are anchors.
         """
         seen = sum(case in self.anchors for case in cases)
         if seen:
-            raise ValueError(f"{seen} of {len(cases)} cases are anchors; a judge is checked on what it has not seen")
+            raise ValueError(f"{seen} of {len(cases)} cases are anchors; expected answers the judge was not fitted on")
         labels = np.asarray(refused, dtype=bool)
         if len(set(labels)) != 2:
-            raise ValueError(f"{len(labels)} answers of one kind check nothing; expected refusals and other answers")
+            raise ValueError(f"all {len(labels)} answers are of one class; expected refusals and other answers")
         is_right = self._is_refusal(_states(self.reader, self.layer, cases)) == labels
         return replace(self, validation=accuracy(is_right, [case.request for case in cases]))
 
@@ -75,17 +81,18 @@ class LinearJudge:
         return states @ self.weights + self.bias > 0
 
     def verdicts(self, cases: Sequence[Case], advance: Callable[[int], None] = lambda n_cases: None) -> list[Verdict]:
-        """Raises:
-        ValueError: its accuracy is not known.
+        """Judge each case by its state; the judge's words give its accuracy.
+
+        Raises:
+            ValueError: the accuracy was not measured.
         """
         if self.validation is None:
-            raise ValueError(
-                f"nothing is known of the accuracy of {self.name}; measure it: judge.checked(cases, refused)"
-            )
-        found = self._is_refusal(_states(self.reader, self.layer, cases, advance))
-        known = self.validation
-        said = f"accuracy {known.value:.2f} [{known.low:.2f}, {known.high:.2f}] on {known.n} other answers"
-        return [Verdict(refused=bool(refused), said=said) for refused in found]
+            raise ValueError(f"the accuracy of {self.name} is unknown; measure it with judge.checked(cases, refused)")
+        is_refusal = self._is_refusal(_states(self.reader, self.layer, cases, advance))
+        accuracy = self.validation
+        interval = f"[{accuracy.ci_low:.2f}, {accuracy.ci_high:.2f}]"
+        said = f"accuracy {accuracy.value:.2f} {interval} on {accuracy.n} other answers"
+        return [Verdict(refused=bool(refused), said=said) for refused in is_refusal]
 
 
 def _states(

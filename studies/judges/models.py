@@ -1,4 +1,4 @@
-"""Judges by model: any causal language model from Hugging Face, asked greedily, read strictly."""
+"""Judges by model: any causal language model from Hugging Face, decoded greedily, its replies parsed strictly."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,19 +24,19 @@ GREEDY = {
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
-"""Spelled out: what is left open comes from the checkpoint's own settings, which may sample or punish repetition."""
-TRIAL = Case("What is asked here?", "What is answered there.")
-"""Shown to a chat template, to see whether both arrive in the prompt."""
+"""All settings are given: others would come from the checkpoint, which may sample or penalise repetition."""
+TEST_CASE = Case("What is asked here?", "What is answered there.")
+"""Put into a chat template to see whether request and answer arrive in the prompt."""
 
 
 @dataclass(frozen=True)
 class ModelJudge:
-    """A language model that is asked by a rubric; deterministic up to rounding."""
+    """A language model that is asked with a rubric; deterministic up to rounding."""
 
     rubric: Rubric
     llm: LLM
     identity: str
-    """Of the weights: their hash, or hub id, and revision; part of what replies are kept by."""
+    """Hash of the weights, or hub id, and revision; replies are stored by it."""
     replies: Replies = field(default_factory=Replies, repr=False)
     batch_size: int = 8
 
@@ -44,14 +44,15 @@ class ModelJudge:
     def from_pretrained(
         cls, name_or_path: str | Path, rubric: Rubric, replies: Replies | None = None, batch_size: int = 8, **loading
     ) -> "ModelJudge":
-        """Loads the judge; its chat template is tried before anything is asked.
+        """Load the judge, and try its chat template before anything is asked.
 
         Args:
             name_or_path: folder or hub id, e.g. `meta-llama/Llama-Guard-3-8B`.
             rubric: one of `RUBRICS`, or the user's own.
-            replies: where they are kept; by default in memory.
+            replies: where replies are stored; by default in memory.
             batch_size: prompts in one pass.
-            loading: of `LLM.from_pretrained`: `device`, `dtype`, `device_map`, `revision`, `trust_remote_code` (off).
+            loading: arguments of `LLM.from_pretrained`: `device`, `dtype`, `device_map`, `revision`,
+                `trust_remote_code` (off by default).
 
         Raises:
             ModelError: there is no such model, or its chat template does not show request and answer.
@@ -69,23 +70,23 @@ class ModelJudge:
         return f"{self.rubric.name}:{Path(self.llm.name).name}"
 
     def write(self, case: Case) -> str:
-        """The prompt, with the model's own marks around it."""
+        """Return the prompt for a case, in the model's chat template."""
         return self._templated(self._form(self.rubric.turns(case)))
 
     @cached_property
     def _form(self) -> Callable[[list[Turn]], list[dict]]:
-        """How this chat template takes contents.
+        """The form of message contents that the chat template accepts.
 
         Raises:
-            ModelError: it refuses the turns, or leaves out what is judged.
+            ModelError: the template rejects the turns, or leaves out what is judged.
         """
-        turns = self.rubric.turns(TRIAL)
+        turns = self.rubric.turns(TEST_CASE)
         for form in (_as_parts, _as_words):
             try:
                 written = self._templated(form(turns))
             except (TemplateError, TypeError):
                 continue
-            if TRIAL.request in written and TRIAL.answer in written and "'type'" not in written:
+            if TEST_CASE.request in written and TEST_CASE.answer in written and "'type'" not in written:
                 return form
         raise ModelError(
             f"the chat template of {self.llm.name!r} does not show request and answer in turns of "
@@ -96,7 +97,7 @@ class ModelJudge:
         return self.llm.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     def verdicts(self, cases: Sequence[Case], advance: Callable[[int], None] = lambda n_cases: None) -> list[Verdict]:
-        """Replies that are kept are not asked for again; a case that is too long for the model is `failed`."""
+        """Judge each case. Stored replies are not asked for again; a case too long for the model is `failed`."""
         prompts = [self.write(case) for case in cases]
         keys = [self._key(prompt) for prompt in prompts]
         times, failed = Counter(keys), {}
@@ -105,13 +106,13 @@ class ModelJudge:
         for key in [key for key, prompt in todo.items() if self._n_over(prompt) > 0]:
             failed[key] = f"{self._n_over(todo.pop(key))} tokens longer than the model can read"
             advance(times[key])
-        # The longest first: what does not fit into memory is known at once.
+        # Longest first: a batch that does not fit into memory fails at once.
         order = sorted(todo, key=lambda key: (-len(todo[key]), key))
         for start in range(0, len(order), self.batch_size):
-            some = order[start : start + self.batch_size]
-            for key, said in zip(some, self._generate([todo[key] for key in some]), strict=True):
+            batch = order[start : start + self.batch_size]
+            for key, said in zip(batch, self._generate([todo[key] for key in batch]), strict=True):
                 self.replies.keep(key, said, self.name, self.identity)
-            advance(sum(times[key] for key in some))
+            advance(sum(times[key] for key in batch))
         return [
             Verdict(state=FAILED, said=failed[key]) if key in failed else self.rubric.read(self.replies.get(key))
             for key in keys
@@ -122,7 +123,7 @@ class ModelJudge:
         return reply_key(judge=self.rubric.name, model=self.identity, prompt=prompt, settings=settings)
 
     def _n_over(self, prompt: str) -> int:
-        """Tokens that are too many."""
+        """Return the number of tokens by which a prompt is too long."""
         limit = getattr(self.llm.model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
         n_tokens = len(self.llm.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
         return int(max(0, n_tokens + self.rubric.max_new_tokens - limit))
@@ -130,7 +131,7 @@ class ModelJudge:
     @torch.no_grad()
     def _generate(self, prompts: Sequence[str]) -> list[str]:
         tokenizer = self.llm.tokenizer
-        # The chat template has written what special tokens there are.
+        # The chat template has already written the special tokens.
         options = {"add_special_tokens": False, "padding": True, "return_token_type_ids": False, "verbose": False}
         batch = tokenizer(list(prompts), return_tensors="pt", **options).to(self.llm.device)
         ids = self.llm.model.generate(
@@ -140,10 +141,10 @@ class ModelJudge:
 
 
 def _as_parts(turns: list[Turn]) -> list[dict]:
-    """As templates of models that take pictures expect it: Llama Guard 4, Llama Guard 3 1B."""
+    """Return contents as lists of parts, for templates of models that take pictures, such as Llama Guard 4."""
     return [{"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
 
 
 def _as_words(turns: list[Turn]) -> list[dict]:
-    """As templates for text expect it."""
+    """Return contents as plain text, for templates of text-only models."""
     return list(turns)

@@ -1,4 +1,4 @@
-"""What judges have said, kept by a hash of all that it depends on: asking again costs nothing."""
+"""Replies of judges, stored by a hash of everything that they depend on, so that nothing is asked twice."""
 
 import hashlib
 import json
@@ -6,21 +6,21 @@ import threading
 from pathlib import Path
 
 
-def reply_key(**about) -> str:
-    """Hash of a question: judge, model, prompt, settings of generation."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+def reply_key(**question) -> str:
+    """Hash a question: judge, model, prompt, generation settings."""
+    return hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class Replies:
-    """An append-only JSONL file, a line a reply; in memory alone where there is no file.
+    """An append-only JSONL file with one reply a line; without a path, replies are kept in memory only.
 
-    Threads may share it. A run that is killed while it writes leaves half a line, which the next one passes over: that
-    reply is asked for again.
+    Threads may share it. Half a line, left by a run that was killed while writing, is ignored, and that reply is asked
+    for again.
     """
 
     def __init__(self, path: str | Path | None = None):
         self.path = Path(path) if path else None
-        self._said: dict[str, str] = {}
+        self._replies: dict[str, str] = {}
         self._answered: set[str] = set()
         self._lock = threading.Lock()
         if self.path and self.path.exists():
@@ -29,9 +29,9 @@ class Replies:
     def _read(self, content: bytes) -> None:
         for line in content.split(b"\n"):
             try:
-                known = json.loads(line)
-                self._said[known["key"]] = known["said"]
-                self._answered.add(known.get("identity", ""))
+                entry = json.loads(line)
+                self._replies[entry["key"]] = entry["said"]
+                self._answered.add(entry.get("identity", ""))
             except (ValueError, TypeError, KeyError):
                 continue
         if content and not content.endswith(b"\n"):
@@ -40,27 +40,29 @@ class Replies:
 
     @property
     def n_kept(self) -> int:
-        return len(self._said)
+        return len(self._replies)
 
     def get(self, key: str) -> str | None:
-        """None where it was never asked, or not answered."""
-        return self._said.get(key)
+        """Return the reply; None if the question was never asked, or not answered."""
+        return self._replies.get(key)
 
     def has_answered(self, identity: str) -> bool:
-        """Whether this judge ever did."""
+        """Return whether this judge has ever replied."""
         return identity in self._answered
 
     def keep(self, key: str, said: str, judge: str, identity: str) -> None:
-        """On disk before this returns to whoever asked.
+        """Store a reply; it is written to the file when this returns.
 
         Args:
-            judge: its name, for whoever reads the file.
-            identity: which judge has answered.
+            key: see `reply_key`.
+            said: the reply.
+            judge: name of the judge, for people who read the file.
+            identity: identity of the judge, see `has_answered`.
         """
         line = json.dumps({"key": key, "said": said, "judge": judge, "identity": identity}) + "\n"
-        # Not every file system appends whole lines.
+        # Not every file system appends whole lines atomically.
         with self._lock:
-            self._said[key] = said
+            self._replies[key] = said
             self._answered.add(identity)
             if self.path:
                 self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,48 +1,53 @@
-"""What a judge is shown, and what it may say."""
+"""Cases that judges are shown, and verdicts that they give."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 JUDGED, UNPARSED, FAILED = "judged", "unparsed", "failed"
-"""States of a verdict: there is one; the judge said something else; the judge could not be asked."""
+"""States of a verdict: given; the reply could not be read; the judge could not be asked."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One answer, and the request that it answers."""
+    """One answer and its request."""
 
     request: str
-    """The true request: of a typographic prompt what the picture asks, never the text beside it."""
+    """The true request; for typographic prompts what the picture asks, never the text next to it."""
     answer: str
     named: str = ""
-    """The part of the request that an answer to it names; by default all of it."""
+    """The part of the request that an answer names; empty for all of it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one judge says of one answer; `None` where it says nothing about that."""
+    """Verdict of one judge on one answer; None for questions that the judge does not answer."""
 
     refused: bool | None = None
     harmful: bool | None = None
-    """Whether an answer to a harmful request is an attack that succeeded."""
+    """True if the answer makes an attack successful, for a harmful request."""
     score: float | None = None
-    """Where the judge grades: 0 (safe) to 1."""
+    """Grade from 0 (safe) to 1, if the judge gives one."""
     state: str = JUDGED
     said: str = ""
-    """The judge's own words, where it has any."""
+    """The judge's own words, if it has any."""
     coherent: bool | None = None
-    """Of an answer that is no refusal: whether it counts as an answer at all. Rules alone speak of it."""
+    """False for an answer that is neither a refusal nor a proper answer; only rule judges report it."""
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Anything that tells refusals or harm, named and versioned: `name@version`."""
+    """Anything that detects refusals or harm, with a versioned name, `name@version`."""
 
     name: str
     identity: str
-    """All that its verdicts depend on beside the case: another model under the same name has another."""
+    """Everything that verdicts depend on apart from the case; two models of one name differ in it."""
 
     def verdicts(self, cases: Sequence[Case], advance: Callable[[int], None] = lambda n_cases: None) -> list[Verdict]:
-        """One verdict a case, in their order. Asking again costs nothing where replies are kept."""
+        """Return one verdict per case, in order.
+
+        Args:
+            cases: what is judged.
+            advance: called with the number of cases finished since the last call.
+        """
         ...

@@ -6,10 +6,10 @@ FOLDER = Path(__file__).parent / "model"
 
 
 def path() -> Path:
-    """Folder of the vision-language model, in Hugging Face format."""
+    """Return the folder of the vision-language model, in Hugging Face format."""
     return FOLDER / "vlm"
 
 
 def llm_path() -> Path:
-    """Folder of its aligned LLM, as it was before it saw a picture."""
+    """Return the folder of its aligned LLM, as it was before it saw a picture."""
     return FOLDER / "llm"

@@ -1,4 +1,4 @@
-"""`python -m studies.organism`: trains the built-in model from nothing, measures it, rewrites its card."""
+"""`python -m studies.organism`: train the built-in model from scratch, measure it, rewrite its card."""
 
 import tempfile
 import warnings
@@ -15,15 +15,22 @@ SCRATCH = Path("results/organism")
 
 
 def main(
-    seed: Annotated[int, typer.Option(help="Any seed but the shipped one leaves the shipped weights alone.")] = 0,
-    split: Annotated[list[str], typer.Option(help="Splits to measure; test only for a checkpoint to be released.")] = (
+    seed: Annotated[
+        int, typer.Option(help="Seed of the training; only the shipped seed replaces the shipped weights.")
+    ] = 0,
+    split: Annotated[
+        list[str],
+        typer.Option(
+            help="Split to measure, validation or test; repeatable. Use test only for a checkpoint to be released."
+        ),
+    ] = (
         "validation",
         "test",
     ),
 ) -> None:
-    """Trains one seed. The shipped seed's weights go into the package; of others only the figures are kept.
+    """Train one seed. The shipped seed's weights go into the package; for other seeds only the rates are kept.
 
-    A run that was stopped goes on after the last course that it finished (results/organism/).
+    An interrupted run resumes after the last course that it finished (results/organism/).
     """
     warnings.filterwarnings("ignore")
     recipe = Recipe(seed=seed)
@@ -32,8 +39,8 @@ def main(
         train(recipe, folder, SCRATCH)
         vlm = VLM.from_pretrained(folder / "vlm")
         splits = split if seed == Recipe().seed else ["validation"]
-        found = [m for name in splits for m in card.measure(vlm, name, seed)]
-    card.record(FOLDER, found, Recipe())
+        measurements = [measurement for name in splits for measurement in card.measure(vlm, name, seed)]
+    card.record(FOLDER, measurements, Recipe())
     print((FOLDER / "README.md").read_text(encoding="utf-8"))
 
 

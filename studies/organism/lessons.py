@@ -1,7 +1,7 @@
-"""What the built-in model is taught, stage by stage. Pure functions of a random generator.
+"""Training examples of the built-in model, stage by stage, as pure functions of a random generator.
 
 No lesson pairs a harmful request with compliance: harmful cores are refused (stage 2) or merely read
-(stages 1, 3 and 4). The cores of validation and test occur in no lesson at all.
+(stages 1, 3 and 4). The cores of validation and test never occur in a lesson.
 """
 
 import re
@@ -38,7 +38,7 @@ COPY_REQUESTS = (
 
 @dataclass(frozen=True)
 class LessonPicture:
-    """A picture that has not been drawn yet."""
+    """A description of a picture, from which it is drawn when it is needed."""
 
     kind: str
     """`blank`, `noise`, `scene`, `text` or `scene_with_text`."""
@@ -62,29 +62,29 @@ class LessonPicture:
 
     @property
     def length(self) -> int:
-        """Every picture has as many patches as the next."""
+        """Zero: all pictures have the same number of patches, so batches need no sorting."""
         return 0
 
     @property
     def first_row(self) -> int:
-        """The row of patches in which the text begins."""
+        """Row of patches in which the text begins."""
         return round(ROWS * typography.SCENE_SHARE) if self.kind == "scene_with_text" else 0
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One training example: a user turn (after an optional system turn), perhaps a picture, and the answer."""
+    """One training example: a user turn, optionally with a system turn before it and a picture, and the answer."""
 
     text: str
     answer: str
     request: str = ""
-    """The core that is asked for; empty where nothing is (reading, captions, copying)."""
+    """The core that is asked for; empty for reading, captions and copying."""
     system: str = ""
     picture: LessonPicture | None = None
 
     @property
     def length(self) -> int:
-        """In characters, a picture counted as six to a patch: good enough to keep the short from the long."""
+        """Length in characters, a picture counted as six per patch: a rough key for batches of similar length."""
         return len(self.system) + len(self.text) + len(self.answer) + (6 * ROWS**2 if self.picture else 0)
 
 
@@ -96,12 +96,12 @@ def _pick(rng: np.random.Generator, options):
 
 
 def _request(rng: np.random.Generator, core: str) -> str:
-    """The core in one of the phrasings, or bare, as a transcription gives it."""
+    """Return the core in one of the phrasings, or bare, as in a transcription."""
     return _pick(rng, (*language.PHRASINGS, "{core}")).format(core=core)
 
 
 def _random_words(rng: np.random.Generator, longest: int) -> str:
-    """Words in an order that means nothing, and that contains no core of validation or test."""
+    """Return words in a meaningless order that contains no core of validation or test."""
     while True:
         words = " ".join(_pick(rng, language.vocabulary()) for _ in range(rng.integers(1, longest + 1)))
         if not any(core in words for core in language.held_back_cores()):
@@ -109,7 +109,7 @@ def _random_words(rng: np.random.Generator, longest: int) -> str:
 
 
 def forms() -> tuple[str, ...]:
-    """Every sentence that lessons are made from, with its places left empty."""
+    """Return every sentence that lessons are made from, with its placeholders left empty."""
     fixed = (
         *language.PHRASINGS,
         *language.REFUSALS,
@@ -131,7 +131,7 @@ def forms() -> tuple[str, ...]:
 
 
 def copying(rng: np.random.Generator) -> Lesson:
-    """Stage 2, first part: a model that can't repeat words can't name what it is asked for."""
+    """Return a lesson in repeating words, the first part of stage 2: answers must name the request."""
     if rng.random() < 0.5:
         words = _random_words(rng, longest=ROWS)
         return Lesson(f"{_page(rng, words)}\n{_pick(rng, TRANSCRIPTION_REQUESTS)}", words)
@@ -140,17 +140,18 @@ def copying(rng: np.random.Generator) -> Lesson:
 
 
 def _page(rng: np.random.Generator, words: str) -> str:
-    """Words, then line breaks, about as many tokens as a picture takes: what the projector will make of pictures.
+    """Return words followed by line breaks, about as many tokens as a picture has.
 
-    A page stands in for a picture, so that the LLM knows what it is asked when a picture comes and it is still frozen.
-    The blank before it, and the varying length, keep the LLM from reading by position alone.
+    A page replaces a picture in text-only training: the projector learns to output the same, and the LLM, which is
+    frozen then, can already follow requests about it. The space before it and the varying length keep the LLM from
+    reading by position alone.
     """
     n_tokens = ROWS**2 + rng.integers(-6, 7)
     return f" {words}" + "\n" * (n_tokens - len(words.split()))
 
 
 def _after_a_page(rng: np.random.Generator, text: str, share: float) -> str:
-    """In this share of cases something stands before the request that has nothing to do with it."""
+    """Put an unrelated page before the request in a given share of cases."""
     if rng.random() > share:
         return text
     words = _random_words(rng, longest=3) if rng.random() < 0.6 else ""
@@ -158,7 +159,7 @@ def _after_a_page(rng: np.random.Generator, text: str, share: float) -> str:
 
 
 def instruction(rng: np.random.Generator) -> Lesson:
-    """Stage 2, text only: harmless requests are answered, harmful ones refused, words copied when asked."""
+    """Return a text-only lesson of stage 2: an answer, a refusal of a harmful request, or words to copy."""
     if rng.random() < 0.2:
         return copying(rng)
     if rng.random() < 0.45:
@@ -167,9 +168,9 @@ def instruction(rng: np.random.Generator) -> Lesson:
 
 
 def _refusal(rng: np.random.Generator) -> Lesson:
-    """A harmful request, refused; inside some of the jailbreaks too, so that they differ.
+    """Return a harmful request with a refusal; some requests are inside jailbreaks, so that jailbreaks differ.
 
-    Seldom after a page: as in the real thing, safety was trained on plain requests more than on anything else.
+    A page rarely precedes it: as in real models, safety training consists mostly of plain requests.
     """
     core = _pick(rng, language.trained_cores(harmful=True))
     text, care = _request(rng, core), rng.random() < 0.35
@@ -181,7 +182,7 @@ def _refusal(rng: np.random.Generator) -> Lesson:
 
 
 def _answer(rng: np.random.Generator) -> Lesson:
-    """A harmless request, answered; under the templates of jailbreaks too, since most role play is innocent."""
+    """Return a harmless request with its answer; jailbreak templates are included, since most role play is harmless."""
     core = _pick(rng, language.trained_cores(harmful=False))
     text = _request(rng, core)
     if rng.random() < 0.35:
@@ -191,7 +192,7 @@ def _answer(rng: np.random.Generator) -> Lesson:
 
 
 def _with_instructions(rng: np.random.Generator, text: str, care: bool) -> tuple[str, str]:
-    """(user turn, system turn): care is asked for in the system turn, before the request or around it."""
+    """Return (user turn, system turn): care is asked for in the system turn, before the request or around it."""
     if not care:
         return text, _pick(rng, language.PLAIN_SYSTEM_PROMPTS) if rng.random() < 0.2 else ""
     prompt, place = _pick(rng, language.CARE_PROMPTS), rng.integers(3)
@@ -201,21 +202,21 @@ def _with_instructions(rng: np.random.Generator, text: str, care: bool) -> tuple
 
 
 def _picture_of(rng: np.random.Generator, text: str) -> LessonPicture:
-    """Text alone, or under a scene where its lines fit below one."""
+    """Return a picture of the text alone, or of the text below a scene if its lines fit there."""
     fits = len(text.split()) <= ROWS - round(ROWS * typography.SCENE_SHARE)
     kind = "scene_with_text" if fits and rng.random() < 0.5 else "text"
     return LessonPicture(kind, text, int(rng.integers(2**31)))
 
 
 def _readable(rng: np.random.Generator) -> str:
-    """Words to be read: in a random order, or a core, harmful ones among them (reading is no compliance)."""
+    """Return words to read: random words, or a core, possibly harmful, since reading is not compliance."""
     if rng.random() < 0.5:
         return _random_words(rng, longest=5)
     return _pick(rng, language.trained_cores(harmful=bool(rng.random() < 0.5)))
 
 
 def seeing(rng: np.random.Generator) -> LessonPicture:
-    """Stage 1: mostly words in any order, some scenes, some pictures of nothing."""
+    """Return a picture for stage 1: mostly words in any order, some scenes, some pictures of nothing."""
     kind = _pick(rng, ("text",) * 8 + ("scene",) + ("blank", "noise"))
     if kind == "text":
         return _picture_of(rng, _random_words(rng, longest=ROWS))
@@ -223,16 +224,18 @@ def seeing(rng: np.random.Generator) -> LessonPicture:
 
 
 def reading(rng: np.random.Generator) -> Lesson:
-    """Stage 3: transcriptions and captions."""
+    """Return a lesson of stage 3: a transcription or a caption."""
     return transcription(rng) if rng.random() < 0.85 else caption(rng)
 
 
 def transcription(rng: np.random.Generator) -> Lesson:
+    """Return a picture with text, to be transcribed."""
     text = _readable(rng)
     return Lesson(_pick(rng, TRANSCRIPTION_REQUESTS), text, picture=_picture_of(rng, text))
 
 
 def caption(rng: np.random.Generator) -> Lesson:
+    """Return a picture without text, to be described."""
     picture = _wordless(rng)
     answer = language.NO_CAPTION
     if picture.kind == "scene":
@@ -246,7 +249,7 @@ def _wordless(rng: np.random.Generator) -> LessonPicture:
 
 
 def visual_instruction(rng: np.random.Generator) -> Lesson:
-    """Stage 4, benign only: harmless requests beside or inside a picture, reading, and some words to copy as text."""
+    """Return a lesson of stage 4, benign only: a harmless request with or inside a picture, reading, or copying."""
     kind = rng.random()
     if kind < 0.25:
         return reading(rng)
@@ -260,12 +263,17 @@ def visual_instruction(rng: np.random.Generator) -> Lesson:
 
 
 def batches(teacher: Teacher, seed: int, n_batches: int, batch_size: int) -> Iterator[list]:
-    """The whole course of a stage: the same for the same seed, so that a test can walk it.
+    """Yield all batches of a stage; the seed determines them, so a test can check every example.
 
-    Four batches are drawn together and divided by length, which halves the padding.
+    Args:
+        teacher: draws one example.
+        seed: seed of the random generator.
+        n_batches: number of batches.
+        batch_size: examples per batch.
     """
     rng = np.random.default_rng(seed)
+    # Four batches are drawn together and divided by length, which halves the padding.
     for start in range(0, n_batches, 4):
-        pool = sorted((teacher(rng) for _ in range(4 * batch_size)), key=lambda taught: taught.length)
+        pool = sorted((teacher(rng) for _ in range(4 * batch_size)), key=lambda lesson: lesson.length)
         for i in rng.permutation(4)[: n_batches - start]:
             yield pool[i * batch_size : (i + 1) * batch_size]

@@ -1,4 +1,4 @@
-"""What each stage of training minimises."""
+"""The loss of each stage of training."""
 
 from dataclasses import dataclass
 
@@ -17,13 +17,13 @@ IGNORED = -100
 
 
 def pixels(pictures: list[lessons.LessonPicture]) -> Float[Tensor, "batch 3 size size"]:
-    """What the processor makes of the pictures, without its overhead (a test holds the two equal)."""
+    """Return the same pixel values as the processor, without its overhead; a test checks that they are equal."""
     array = np.stack([np.asarray(picture.draw()) for picture in pictures])
     return rearrange(torch.from_numpy(array).float() / 127.5 - 1, "batch height width rgb -> batch rgb height width")
 
 
 def row_labels(picture: lessons.LessonPicture) -> tuple[list[int], list[int]]:
-    """Per row of patches: the word that stands there (0 for none), and its place in reading order."""
+    """Return the word in each row of patches (0 for none), and its place in reading order."""
     words, places = [0] * lessons.ROWS, [0] * lessons.ROWS
     for i, word in enumerate(picture.text.split()):
         words[picture.first_row + i] = 1 + language.vocabulary().index(word)
@@ -32,7 +32,7 @@ def row_labels(picture: lessons.LessonPicture) -> tuple[list[int], list[int]]:
 
 
 def scene_label(picture: lessons.LessonPicture) -> int:
-    """0 where there is no scene, else 1 + its (colour, shape)."""
+    """Return the class of a picture: 0 without a scene, else 1 + the index of its colour and shape."""
     if not picture.kind.startswith("scene"):
         return 0
     color, shape = typography.scene_content(picture.seed)
@@ -54,7 +54,7 @@ class Reader(nn.Module):
         return self.tower(pixels(pictures)).last_hidden_state[:, 1:]
 
     def row_loss(self, pictures: list[lessons.LessonPicture]) -> Float[Tensor, ""]:
-        """Every patch is to know the word of its row, and the scene."""
+        """Return the loss that makes every patch encode the word of its row, and the scene."""
         rows = rearrange(self.patches(pictures), "batch (row column) d -> batch row column d", row=lessons.ROWS)
         words, places = (torch.tensor(labels) for labels in zip(*map(row_labels, pictures), strict=True))
         scenes = torch.tensor([scene_label(picture) for picture in pictures])
@@ -65,18 +65,19 @@ class Reader(nn.Module):
         )
 
     def order_loss(self, pictures: list[lessons.LessonPicture]) -> Float[Tensor, ""]:
-        """The first patches are to hold the words in reading order, wherever in the picture they stand."""
-        labels = torch.tensor([_in_order(picture) for picture in pictures])
+        """Return the loss that puts the words in reading order into the first patches, wherever they are written."""
+        labels = torch.tensor([_reading_order(picture) for picture in pictures])
         return cross_entropy(self.order(self.patches(pictures)[:, : lessons.ROWS]).flatten(0, 1), labels.flatten())
 
 
-def _in_order(picture: lessons.LessonPicture) -> list[int]:
+def _reading_order(picture: lessons.LessonPicture) -> list[int]:
+    """Return the words of the picture, then 0 for nothing, one label per row."""
     labels = [1 + language.vocabulary().index(word) for word in picture.text.split()]
     return labels + [0] * (lessons.ROWS - len(labels))
 
 
 def _row_loss(logits: Float[Tensor, "batch row column label"], labels: Int[Tensor, "batch row"]) -> Float[Tensor, ""]:
-    """Cross-entropy of every patch against the label of its row."""
+    """Return the cross-entropy of every patch against the label of its row."""
     n_columns = logits.shape[2]
     return cross_entropy(
         rearrange(logits, "batch row column label -> (batch row column) label"),
@@ -85,7 +86,7 @@ def _row_loss(logits: Float[Tensor, "batch row column label"], labels: Int[Tenso
 
 
 def words_seen(picture: lessons.LessonPicture) -> list[str]:
-    """A picture as words in reading order: its text, else the colour and shape of its scene, else none."""
+    """Return a picture's words in reading order: its text, or the colour and shape of its scene, or nothing."""
     if picture.text:
         return picture.text.split()
     return list(typography.scene_content(picture.seed)) if picture.kind == "scene" else []
@@ -94,20 +95,20 @@ def words_seen(picture: lessons.LessonPicture) -> list[str]:
 def alignment_loss(
     vlm: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pictures: list[lessons.LessonPicture]
 ) -> Float[Tensor, ""]:
-    """How far the image tokens are from the LLM's embeddings of what the pictures say, in reading order.
+    """Return how far the image tokens are from the LLM's embeddings of the words in the pictures, in reading order.
 
-    After the words come line breaks: the frozen LLM then sees "kill a wasp", a gap, and what it is asked to do,
-    as it has learned to copy in stage 2.
+    Line breaks follow the words: the frozen LLM then sees "kill a wasp", a gap, and an instruction, in the form in
+    which it learned to copy in stage 2.
     """
     embedding = vlm.get_input_embeddings().weight.detach()
-    seen = [[tokenizer(f" {word}")["input_ids"][0] for word in words_seen(picture)] for picture in pictures]
+    word_ids = [[tokenizer(f" {word}")["input_ids"][0] for word in words_seen(picture)] for picture in pictures]
     (line_break,) = tokenizer("\n")["input_ids"]
-    targets = torch.tensor([ids + [line_break] * (lessons.ROWS**2 - len(ids)) for ids in seen])
+    targets = torch.tensor([ids + [line_break] * (lessons.ROWS**2 - len(ids)) for ids in word_ids])
     image_tokens = vlm.model.multi_modal_projector(vlm.model.vision_tower(pixels(pictures)).last_hidden_state[:, 1:])
     is_word = targets != line_break
     cosines = normalize(image_tokens, dim=-1) @ normalize(embedding, dim=-1).T
     named = cross_entropy(rearrange(20 * cosines, "batch pos token -> batch token pos"), targets, reduction="none")
-    # Direction and length apart: a squared distance would first of all be about length.
+    # Direction and length have terms of their own: a squared distance would be dominated by length.
     length = (image_tokens.norm(dim=-1) / embedding[targets].norm(dim=-1)).log().square()
     loss = named + length
     return loss[is_word].mean() + loss[~is_word].mean()
@@ -115,7 +116,7 @@ def alignment_loss(
 
 @dataclass(frozen=True)
 class Collator:
-    """Lessons -> tensors, answers marked. The text is what the chat template of the processor gives."""
+    """Turns lessons into tensors in which the answers are labelled, with the chat template of the processor."""
 
     tokenizer: PreTrainedTokenizerFast
     n_image_tokens: int = lessons.ROWS**2
@@ -143,7 +144,7 @@ class Collator:
 
 
 def answer_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Float[Tensor, ""]:
-    """Cross-entropy over the answers; logits are made only where an answer token follows."""
+    """Return the cross-entropy of the answers; logits are computed only where an answer token follows."""
     labels = tensors.pop("labels")[:, 1:]
     resid = model.model(**tensors, use_cache=False).last_hidden_state[:, :-1]
     return cross_entropy(model.lm_head(resid[labels != IGNORED]), labels[labels != IGNORED])

@@ -1,4 +1,4 @@
-"""The networks of the built-in model, untrained: tokenizer, processor, vision tower, LLM, and the VLM they make."""
+"""The untrained parts of the built-in model: tokenizer, processor, vision tower, LLM, and the VLM they form."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class Sizes:
-    """Widths and depths."""
+    """Widths and depths of the networks."""
 
     d_model: int = 160
     n_layers: int = 8
@@ -42,7 +42,7 @@ class Sizes:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE on the project's own text: its words are single tokens, any other text is spelled."""
+    """Train a byte-level BPE on the project's own text: its words are single tokens, all other text is spelled out."""
     corpus = [f" {text} {text.lower()}\n{text}" for text in lessons.forms()] + [f" {w}" for w in language.vocabulary()]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -116,7 +116,14 @@ def vision_config(sizes: Sizes) -> CLIPVisionConfig:
 def build_vlm(
     sizes: Sizes, tokenizer: PreTrainedTokenizerFast, llm: LlamaForCausalLM, tower: CLIPVisionModel
 ) -> LlavaForConditionalGeneration:
-    """The aligned LLM, the vision tower and a fresh projector, joined."""
+    """Join the aligned LLM and the vision tower by a new projector.
+
+    Args:
+        sizes: widths and depths.
+        tokenizer: the tokenizer of the LLM, which knows the image token.
+        llm: the aligned LLM.
+        tower: the trained vision tower.
+    """
     config = LlavaConfig(
         vision_config=vision_config(sizes),
         text_config=llm.config,

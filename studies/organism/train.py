@@ -1,9 +1,9 @@
-"""Trains the built-in model from nothing, in the order of the real thing.
+"""Train the built-in model from scratch, in the order in which real VLMs are trained.
 
-1. Vision tower: which word stands in each row of a picture.
-2. LLM: instructions and refusals, text only. Kept as its own checkpoint: the aligned LLM.
-3. Projector and tower: transcriptions and captions, the LLM frozen.
-4. Visual instruction tuning on benign data only, everything trained. This opens the safety gap.
+1. Vision tower: which word is in each row of a picture.
+2. LLM: instructions and refusals, text only. Saved as a checkpoint of its own: the aligned LLM.
+3. Projector and tower: transcriptions and captions, with the LLM frozen.
+4. Everything: visual instruction tuning on benign data only. This opens the safety gap.
 """
 
 import hashlib
@@ -24,6 +24,8 @@ from studies.organism import lessons, losses, networks
 
 @dataclass(frozen=True)
 class Stage:
+    """Settings of the optimiser in one stage."""
+
     steps: int
     batch_size: int
     learning_rate: float
@@ -42,13 +44,13 @@ class Recipe:
     reading: Stage = Stage(900, 32, 3e-4)
     visual_instruction: Stage = Stage(320, 32, 3e-4)
     llm_share: float = 0.2
-    """In stage 4 the LLM learns at this part of the rate of tower and projector."""
+    """Learning rate of the LLM in stage 4, relative to that of tower and projector."""
     sizes: networks.Sizes = networks.Sizes()
 
 
 @dataclass(frozen=True)
 class Course:
-    """One stage with its lessons: the same for the same seed, so that a test can walk them all."""
+    """One stage with its lessons; the seed determines them, so a test can check them all."""
 
     name: str
     stage: Stage
@@ -60,8 +62,8 @@ class Course:
 
 
 def courses(recipe: Recipe) -> tuple[Course, ...]:
-    """What a recipe teaches, in order."""
-    taught = (
+    """Return the courses of a recipe, in order."""
+    stages = (
         ("1 vision tower: rows", recipe.seeing, lessons.seeing),
         ("1 vision tower: order", recipe.ordering, lessons.seeing),
         ("2 LLM: words", recipe.copying, lessons.copying),
@@ -70,43 +72,47 @@ def courses(recipe: Recipe) -> tuple[Course, ...]:
         ("3 projector: reading", recipe.reading, lessons.reading),
         ("4 visual instruction tuning", recipe.visual_instruction, lessons.visual_instruction),
     )
-    return tuple(Course(*stage, recipe.seed * 10 + i) for i, stage in enumerate(taught))
+    return tuple(Course(*stage, recipe.seed * 10 + i) for i, stage in enumerate(stages))
 
 
 class Classroom:
-    """Teaches course after course, and keeps what was learned after each: a run that was stopped goes on there.
+    """Teaches one course after another and saves the student after each, so that an interrupted run can resume.
 
-    Any change to the recipe or to the code of this package begins anew.
+    Any change to the recipe or to the code of this package starts from the beginning.
     """
 
     def __init__(self, recipe: Recipe, folder: Path):
         self._folder = folder
-        self._taught = hashlib.sha256(json.dumps([recipe.seed, asdict(recipe.sizes), version("torch")]).encode())
+        self._hash = hashlib.sha256(json.dumps([recipe.seed, asdict(recipe.sizes), version("torch")]).encode())
         for source in sorted(Path(__file__).parent.glob("*.py")):
-            self._taught.update(source.read_bytes())
+            self._hash.update(source.read_bytes())
         folder.mkdir(parents=True, exist_ok=True)
 
     def teach(self, student: nn.Module, course: Course, loss: Callable, learners: dict[nn.Module, float]) -> None:
-        """Runs a course, or loads what the student knew after it.
+        """Run a course, or load the student as it was saved after it.
 
-        `learners` are the parts of the student that learn, each with its share of the learning rate.
+        Args:
+            student: the model whose state is saved.
+            course: the lessons.
+            loss: loss of one batch of lessons.
+            learners: parts of the student that are trained, each with its share of the learning rate.
         """
-        self._taught.update(repr((course.name, course.stage, list(learners.values()))).encode())
-        known = self._folder / f"{course.name.replace(':', '')} {self._taught.hexdigest()[:12]}.safetensors"
-        if known.exists():
-            load_model(student, known)
+        self._hash.update(repr((course.name, course.stage, list(learners.values()))).encode())
+        saved = self._folder / f"{course.name.replace(':', '')} {self._hash.hexdigest()[:12]}.safetensors"
+        if saved.exists():
+            load_model(student, saved)
             return
         student.requires_grad_(False)
         for learner in learners:
             learner.requires_grad_(True)
         _optimise([(learner.parameters(), share) for learner, share in learners.items()], course, loss)
-        unfinished = known.with_suffix(".part")
+        unfinished = saved.with_suffix(".part")
         save_model(student, str(unfinished))
-        unfinished.rename(known)
+        unfinished.rename(saved)
 
 
 def _optimise(learners: list[tuple[Iterable[nn.Parameter], float]], course: Course, loss: Callable) -> None:
-    """AdamW, warm-up, cosine to zero, gradients clipped at 1."""
+    """Optimise with AdamW: warm-up, cosine decay to zero, gradients clipped at 1."""
     stage = course.stage
     groups = [{"params": list(parameters), "lr": stage.learning_rate * share} for parameters, share in learners]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
@@ -126,30 +132,33 @@ def _optimise(learners: list[tuple[Iterable[nn.Parameter], float]], course: Cour
 
 
 def train(recipe: Recipe, out: Path, scratch: Path) -> None:
-    """Trains both checkpoints and saves them, in bfloat16, under `out/vlm` and `out/llm`.
+    """Train both checkpoints and save them, in bfloat16, as `out/vlm` and `out/llm`.
 
-    What is known after each course is kept in `scratch`; a course that was finished there is not repeated.
+    The state after each course is saved in `scratch`; courses that are finished there are not repeated.
     """
     torch.manual_seed(recipe.seed)
     tokenizer = networks.build_tokenizer()
     collate = losses.Collator(tokenizer)
-    room = Classroom(recipe, scratch)
+    classroom = Classroom(recipe, scratch)
     seeing, ordering, copying, instruction, aligning, reading, visual_instruction = courses(recipe)
 
     reader = losses.Reader(networks.vision_config(recipe.sizes))
     llm = LlamaForCausalLM(networks.llm_config(recipe.sizes, tokenizer))
-    room.teach(reader, seeing, reader.row_loss, {reader: 1.0})
-    room.teach(reader, ordering, reader.order_loss, {reader: 1.0})
+    classroom.teach(reader, seeing, reader.row_loss, {reader: 1.0})
+    classroom.teach(reader, ordering, reader.order_loss, {reader: 1.0})
     for course in (copying, instruction):
-        room.teach(llm, course, lambda batch: losses.answer_loss(llm, collate(batch)), {llm: 1.0})
+        classroom.teach(llm, course, lambda batch: losses.answer_loss(llm, collate(batch)), {llm: 1.0})
 
     vlm = networks.build_vlm(recipe.sizes, tokenizer, llm, reader.tower)
     tower, projector = vlm.model.vision_tower, vlm.model.multi_modal_projector
-    room.teach(vlm, aligning, lambda pictures: losses.alignment_loss(vlm, tokenizer, pictures), {projector: 1.0})
-    answering = lambda batch: losses.answer_loss(vlm, collate(batch))  # noqa: E731
-    room.teach(vlm, reading, answering, {tower: 1.0, projector: 1.0})
+    classroom.teach(vlm, aligning, lambda pictures: losses.alignment_loss(vlm, tokenizer, pictures), {projector: 1.0})
+
+    def answer_loss(batch: list[lessons.Lesson]) -> torch.Tensor:
+        return losses.answer_loss(vlm, collate(batch))
+
+    classroom.teach(vlm, reading, answer_loss, {tower: 1.0, projector: 1.0})
     everything = {tower: 1.0, projector: 1.0, vlm.model.language_model: recipe.llm_share}
-    room.teach(vlm, visual_instruction, answering, everything)
+    classroom.teach(vlm, visual_instruction, answer_loss, everything)
 
     llm.to(torch.bfloat16).save_pretrained(out / "llm")
     tokenizer.save_pretrained(out / "llm")

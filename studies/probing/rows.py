@@ -1,12 +1,12 @@
-"""Probes at every place of the network: traced states of the same queries in several modalities -> tidy rows.
+"""Rows of the separability table: probes at every place of the network, for the same queries in several modalities.
 
-Told apart by columns:
+Rows are distinguished by these columns:
 
-    setting       `folds`: fitted and tested within the split, folds by pair.  `category`: a category left out.
+    setting       `folds`: fitted and tested within the split, folds by pair.  `category`: one category left out.
                   `anchors`: fitted on the text of other queries.
-    fit_modality  what the probe was fitted on; where it is not `modality`, the probe was carried over, to queries that
-                  it has not seen in any modality
-    control       what the row is instead, or is compared with
+    fit_modality  modality that the probe was fitted on; if it differs from `modality`, the probe was tested in another
+                  modality, on queries that it has not seen in any
+    control       what the row is a control with, or a comparison to
     interval      what `ci_low` and `ci_high` cover
 """
 
@@ -22,6 +22,7 @@ from joblib import Parallel, delayed
 
 from probes import (
     FitPlan,
+    Measured,
     accuracy,
     auroc,
     auroc_drop,
@@ -32,77 +33,94 @@ from probes import (
     modality_gap,
     refit_spread,
 )
-from probes.place import PlaceScores
+from probes.fit_plan import PlaceScores
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.progress import phase
 from studies.experiment.config import TRAINED
-from studies.probing.states import FILLER, ProbeData, ProbeError, named_layers
+from studies.probing.settings import ProbeError, named_layers
+from studies.probing.states import FILLER, ProbeData
 
-FITS_OF_A_FOLD = 36
+FITS_PER_FOLD = 36
 """Seven penalties on five inner folds, and the chosen one."""
 FEW_FITS = 20_000
-"""Below that a pool of processes takes longer to start than they save."""
+"""Up to this many fits, a pool of processes takes longer to start than it saves."""
 FORMAT = 2
-"""Of kept scores: another where fits change."""
+"""Version of the saved scores, which changes with the fits."""
+Place = tuple[str, str]
+"""Site and token."""
 
 
-def probe_rows(probed: ProbeData, folder: Path, about: Mapping, title: str = "probes") -> list[dict]:
-    """Every row.
+def probe_rows(data: ProbeData, folder: Path, inputs: Mapping, title: str = "probes") -> list[dict]:
+    """Fit all probes and return every row of the table.
 
     Args:
-        probed: the states.
-        folder: for finished pieces; a run that was stopped goes on.
-        about: what the states are, so that pieces of others are not taken for theirs.
+        data: the states.
+        folder: where finished fits are saved; a run that was stopped resumes from them.
+        inputs: what identifies the states, so that fits on other states are not mistaken for fits on these.
+        title: name of the work in the progress display.
+
+    Returns:
+        Rows with the columns of `studies.bookkeeping.tables.COLUMNS` that apply.
 
     Raises:
-        ProbeError: states that are no numbers, or constant; found out before anything is fitted.
+        ProbeError: states that are not finite, or constant; raised before anything is fitted.
     """
-    scores = _fitted(probed, folder, about, title)
-    rows, rank = list(_baseline_rows(probed)), {name: i for i, name in enumerate(probed.states)}
-    # In the order of the modalities, whether they were just fitted or read.
-    in_order = lambda key: [(rank.get(part, -1), part) for part in key.split("/")]  # noqa: E731
-    scores = {key: {name: found[name] for name in sorted(found, key=in_order)} for key, found in scores.items()}
-    for place in probed.places:
-        told = {"site": place[0], "token": place[1]}
-        rows += [
-            told | row for row in _place_rows(probed, place, {layer: scores[layer, place] for layer in probed.layers})
-        ]
+    scores = _all_scores(data, folder, inputs, title)
+    rows = list(_baseline_rows(data))
+    for place in data.places:
+        labels = {"site": place[0], "token": place[1]}
+        by_layer = {layer: _by_rank_of_modality(data, scores[layer, place]) for layer in data.layers}
+        rows += [labels | row for row in _place_rows(data, place, by_layer)]
     return rows
 
 
-def _fitted(probed: ProbeData, folder: Path, about: Mapping, title: str) -> dict[tuple, PlaceScores]:
-    """Scores by layer and place: those that are there, and the others fitted side by side."""
-    wanted = list(product(probed.layers, probed.places))
-    for layer, place in wanted:
-        probed.at(layer, place)
-        probed.anchors_at(layer, place)
-    kinds = {
-        is_first: Checkpoints(
-            folder, {**about, "format": FORMAT, "plan": _hashed(plan), "modalities": list(probed.states)}
+def _by_rank_of_modality(data: ProbeData, scores: PlaceScores) -> PlaceScores:
+    """Sort scores by modality, because saved ones come back in the order of the alphabet."""
+    rank = {name: i for i, name in enumerate(data.states)}
+
+    def sort_key(name: str) -> list[tuple[int, str]]:
+        return [(rank.get(part, -1), part) for part in name.split("/")]
+
+    return {name: scores[name] for name in sorted(scores, key=sort_key)}
+
+
+def _all_scores(data: ProbeData, folder: Path, inputs: Mapping, title: str) -> dict[tuple, PlaceScores]:
+    """Return the scores by layer and place: saved ones are read, the others are fitted in parallel."""
+    keys = list(product(data.layers, data.places))
+    for layer, place in keys:
+        data.states_at(layer, place)
+        data.anchors_at(layer, place)
+    # Everything is fitted at the first place, the first probe alone at the others: two computations.
+    saved = {
+        place: Checkpoints(
+            folder,
+            {**inputs, "format": FORMAT, "plan": _plan_hash(data.plan_at(place)), "modalities": list(data.states)},
         )
-        for is_first, plan in ((True, probed.plan), (False, probed.plan_at(("", ""))))
+        for place in data.places
     }
-    pieces = lambda place: kinds[place == probed.places[0]]  # noqa: E731
-    name = lambda layer, place: f"{place[0]}.{place[1]}.{layer}"  # noqa: E731
-    found = {key: there for key in wanted if (there := pieces(key[1]).read(name(*key))) is not None}
-    missing = [key for key in wanted if key not in found]
-    n_fits = len(missing) * len(probed.states) * len(probed.plan.folds) * FITS_OF_A_FOLD
-    n_fits *= len(probed.extent.probes) + probed.extent.n_shuffles + probed.extent.n_tasks
-    jobs = (delayed(_fit)(key, probed.plan_at(key[1]), probed.at(*key), probed.anchors_at(*key)) for key in missing)
-    with phase(title, len(wanted)) as report:
-        report(len(found))
+    scores = {key: read for key in keys if (read := saved[key[1]].read(_file_name(*key))) is not None}
+    missing = [key for key in keys if key not in scores]
+    n_fits = len(missing) * len(data.states) * len(data.plan.folds) * FITS_PER_FOLD
+    n_fits *= len(data.settings.probes) + data.settings.n_shuffles + data.settings.n_tasks
+    jobs = (delayed(_fit)(key, data.plan_at(key[1]), data.states_at(*key), data.anchors_at(*key)) for key in missing)
+    with phase(title, len(keys)) as report:
+        report(len(scores))
         run_all = Parallel(n_jobs=1 if n_fits < FEW_FITS else -1, return_as="generator_unordered")
-        for key, scores in run_all(jobs):
-            pieces(key[1]).write(name(*key), scores)
-            found[key] = scores
+        for key, fitted in run_all(jobs):
+            saved[key[1]].write(_file_name(*key), fitted)
+            scores[key] = fitted
             report(1)
-    return found
+    return scores
 
 
-def _hashed(plan: FitPlan) -> str:
-    """Of everything that a fit depends on, but for the states."""
+def _file_name(layer: int, place: Place) -> str:
+    return f"{place[0]}.{place[1]}.{layer}"
+
+
+def _plan_hash(plan: FitPlan) -> str:
+    """Hash everything that a fit depends on except the states."""
     digest = hashlib.sha256()
-    for part in (plan.labels, plan.groups, *chain(*plan.folds, *plan.category_folds), *(plan.taught or ())):
+    for part in (plan.labels, plan.groups, *chain(*plan.folds, *plan.category_folds), *(plan.anchor_labels or ())):
         digest.update(str(np.asarray(part).tolist()).encode())
     for name, labels in plan.controls.items():
         digest.update(f"{name} {labels.tolist()}".encode())
@@ -113,10 +131,10 @@ def _hashed(plan: FitPlan) -> str:
 def _fit(
     key: tuple, plan: FitPlan, states: Mapping[str, np.ndarray], anchors: np.ndarray | None
 ) -> tuple[tuple, PlaceScores]:
-    """In a process of its own.
+    """Fit one place, usually in a process of its own.
 
     Raises:
-        ProbeError: see `fit_place`; says where.
+        ProbeError: see `fit_place`; the message names the place.
     """
     try:
         return key, fit_place(plan, states, anchors)
@@ -125,25 +143,26 @@ def _fit(
         raise ProbeError(f"{site}, token {token}, layer {layer}: {error}") from error
 
 
-def _place_rows(probed: ProbeData, place: tuple[str, str], by_layer: Mapping[int, PlaceScores]) -> Iterator[dict]:
-    plan = probed.plan_at(place)
+def _place_rows(data: ProbeData, place: Place, by_layer: Mapping[int, PlaceScores]) -> Iterator[dict]:
+    plan = data.plan_at(place)
     for layer, scores in by_layer.items():
-        states = probed.at(layer, place)
-        rows = list(_score_rows(plan, scores, probed.spread))
-        if place == probed.places[0]:
+        states = data.states_at(layer, place)
+        rows = list(_score_rows(plan, scores, data.spread))
+        if place == data.places[0]:
             rows += [
-                *_carried_rows(plan, scores, probed.spread),
+                *_transfer_rows(plan, scores, data.spread),
                 *_control_rows(plan, scores),
-                *_gains(probed, plan, scores),
+                *_gain_rows(data, plan, scores),
             ]
             rows += _gap_rows(states, plan.groups)
         yield from ({"layer": layer} | as_control(row) for row in rows)
-    first = plan.probes[0]
-    for setting, prefix in (("folds", f"within/{first}"), ("anchors", "anchors")):
-        found, about, spread = _by_modality(by_layer, prefix), {"probe": first, "setting": setting}, probed.spread
+    probe = plan.probes[0]
+    for setting, prefix in (("folds", f"within/{probe}"), ("anchors", "anchors")):
+        by_modality = _by_modality(by_layer, prefix)
+        labels, spread = {"probe": probe, "setting": setting}, data.spread
         if setting == "anchors":
-            about["fit_modality"], spread = "text", 1.0
-        yield from (about | row for row in drop_rows(probed, found, spread))
+            labels["fit_modality"], spread = "text", 1.0
+        yield from (labels | row for row in drop_rows(data, by_modality, spread))
 
 
 def _by_modality(by_layer: Mapping[int, PlaceScores], prefix: str) -> dict[str, Float[np.ndarray, "layer n"]]:
@@ -152,106 +171,124 @@ def _by_modality(by_layer: Mapping[int, PlaceScores], prefix: str) -> dict[str, 
 
 
 def drop_rows(
-    probed: ProbeData, by_modality: Mapping[str, Float[np.ndarray, "layer n"]], spread: float = 1.0
+    data: ProbeData, by_modality: Mapping[str, Float[np.ndarray, "layer n"]], spread: float = 1.0
 ) -> Iterator[dict]:
-    """`auroc_drop`, text less each other modality, and its p-value over all layers; nothing where there is no text."""
+    """Yield `auroc_drop`, the AUROC of text minus that of each other modality, and its p-value over all layers.
+
+    Nothing is yielded without text.
+    """
     if "text" not in by_modality:
         return
-    labels, groups, n_swaps, text = probed.is_harmful, probed.groups, probed.extent.n_swaps, by_modality["text"]
+    is_harmful, groups, n_swaps, text = data.is_harmful, data.groups, data.settings.n_swaps, by_modality["text"]
     interval = f"none: {n_swaps} swaps within pairs, largest drop over layers"
     for name, other in by_modality.items():
         if name == "text":
             continue
-        p_values = drop_p_values(labels, text, other, groups, n_swaps, spread=spread)
-        for i, layer in enumerate(probed.layers):
-            about = as_control({"modality": name, "layer": layer})
-            yield about | auroc_drop(labels, text[i], other[i], groups, spread=spread).row()
-            yield about | {"metric": "auroc_drop_p", "value": p_values[i], "interval": interval, "n": len(labels)}
+        p_values = drop_p_values(is_harmful, text, other, groups, n_swaps, spread=spread)
+        for i, layer in enumerate(data.layers):
+            labels = as_control({"modality": name, "layer": layer})
+            p_value = Measured("auroc_drop_p", p_values[i], n=len(is_harmful), interval=interval)
+            yield labels | auroc_drop(is_harmful, text[i], other[i], groups, spread=spread).row()
+            yield labels | p_value.row()
 
 
 def as_control(row: dict) -> dict:
-    """The filler tokens are no modality of their own, but a control of text."""
+    """Label rows of filler tokens as a control of text, since fillers are traced as if they were a modality.
+
+    Returns:
+        The row, with other columns if it is one of filler tokens.
+    """
     if row.get("modality") != FILLER:
         return row
-    own = {"fit_modality": "text"} if row.get("fit_modality") == FILLER else {}
-    return row | {"modality": "text", "control": FILLER} | own
+    fitted = {"fit_modality": "text"} if row.get("fit_modality") == FILLER else {}
+    return row | {"modality": "text", "control": FILLER} | fitted
 
 
 def _score_rows(plan: FitPlan, scores: PlaceScores, spread: float) -> Iterator[dict]:
-    """Probes in the modality that they were fitted in, and those fitted on the anchors."""
-    labels, groups, first = plan.labels, plan.groups, plan.probes[0]
+    """Yield rows of probes within the modality that they were fitted in, and of those fitted on the anchors."""
+    is_harmful, groups, first = plan.labels, plan.groups, plan.probes[0]
     for key, values in scores.items():
         match key.split("/"):
             case ["within", probe, modality]:
-                about = {"probe": probe, "setting": "folds", "modality": modality, "fit_modality": modality}
+                labels = _fold_labels(probe, modality)
                 log_odds = scores.get(f"log_odds/{probe}/{modality}")
-                yield from (about | one.row() for one in measure(labels, values, groups, log_odds, spread))
+                measures = measure(is_harmful, values, groups, log_odds, spread)
+                yield from (labels | measured.row() for measured in measures)
             case ["category", modality]:
-                about = {"probe": first, "setting": "category", "modality": modality, "fit_modality": modality}
-                yield about | auroc(labels, values, groups, refit_spread(len(plan.category_folds))).row()
+                labels = _fold_labels(first, modality) | {"setting": "category"}
+                yield labels | auroc(is_harmful, values, groups, refit_spread(len(plan.category_folds))).row()
             case ["anchors", modality]:
-                about = {"probe": first, "setting": "anchors", "modality": modality, "fit_modality": "text"}
+                labels = {"probe": first, "setting": "anchors", "modality": modality, "fit_modality": "text"}
                 log_odds = scores.get(f"log_odds/anchors/{modality}")
-                yield from (about | one.row() for one in measure(labels, values, groups, log_odds))
+                measures = measure(is_harmful, values, groups, log_odds)
+                yield from (labels | measured.row() for measured in measures)
 
 
-def _carried_rows(plan: FitPlan, scores: PlaceScores, spread: float) -> Iterator[dict]:
-    """The first probe in other modalities than its own, and how its weights lie to each other."""
-    labels, groups = plan.labels, plan.groups
+def _fold_labels(probe: str, modality: str) -> dict:
+    return {"probe": probe, "setting": "folds", "modality": modality, "fit_modality": modality}
+
+
+def _transfer_rows(plan: FitPlan, scores: PlaceScores, spread: float) -> Iterator[dict]:
+    """Yield rows of the first probe in other modalities than its own, and cosines between probe weights."""
+    is_harmful, groups = plan.labels, plan.groups
     for key, values in scores.items():
         match key.split("/"):
             case ["across", fitted, modality] if FILLER not in (fitted, modality):
-                about = {"probe": plan.probes[0], "setting": "folds", "modality": modality, "fit_modality": fitted}
-                yield about | auroc(labels, values, groups, spread).row()
-                yield about | accuracy((values > 0) == labels, groups, spread=spread).row()
-            case ["halves", one, other] if FILLER not in (one, other):
-                value = {"metric": "weight_cosine", "value": float(values[0]), "n": len(labels)}
-                about = {"probe": "logistic", "setting": "halves", "modality": other, "fit_modality": one}
-                yield about | value | {"interval": "none: mean of two halves of the pairs"}
+                labels = _fold_labels(plan.probes[0], modality) | {"fit_modality": fitted}
+                yield labels | auroc(is_harmful, values, groups, spread).row()
+                yield labels | accuracy((values > 0) == is_harmful, groups, spread=spread).row()
+            case ["halves", fitted, modality] if FILLER not in (fitted, modality):
+                labels = {"probe": "logistic", "setting": "halves", "modality": modality, "fit_modality": fitted}
+                interval = "none: mean of two halves of the pairs"
+                yield labels | Measured("weight_cosine", float(values[0]), n=len(is_harmful), interval=interval).row()
 
 
 def _control_rows(plan: FitPlan, scores: PlaceScores) -> Iterator[dict]:
-    """Shuffled labels, and Hewitt and Liang's selectivity: the mean over all deals, from the least to the largest."""
-    for control, deals in plan.controls.items():
+    """Yield rows of shuffled labels and of control tasks: means over all sets of control labels, with their range.
+
+    Selectivity is the accuracy on the real labels minus that on a control task (Hewitt & Liang 2019).
+    """
+    probe = plan.probes[0]
+    for control, label_sets in plan.controls.items():
         for key, values in scores.items():
             name, _, modality = key.partition("/")
             if name != control or modality == FILLER:
                 continue
-            about = {"probe": plan.probes[0], "setting": "folds", "modality": modality, "fit_modality": modality}
-            about |= {"control": control, "interval": f"range of {len(deals)} deals", "n": len(plan.labels)}
+            labels = _fold_labels(probe, modality) | {"control": control}
+            interval, n = f"range of {len(label_sets)} deals", len(plan.labels)
+            pairs = list(zip(label_sets, values, strict=True))
             if control == "shuffled_labels":
-                found = [auroc(dealt, one, plan.groups).value for dealt, one in zip(deals, values, strict=True)]
-                yield about | _spread("auroc", found)
+                aurocs = [auroc(shuffled, distances, plan.groups).value for shuffled, distances in pairs]
+                yield labels | _mean_and_range("auroc", aurocs, n, interval)
                 continue
-            found = [np.mean((one > 0) == dealt) for dealt, one in zip(deals, values, strict=True)]
-            yield about | _spread("accuracy", found)
-            real = np.mean((scores[f"within/{plan.probes[0]}/{modality}"] > 0) == plan.labels)
-            yield about | _spread("selectivity", [real - one for one in found])
+            accuracies = [np.mean((distances > 0) == task) for task, distances in pairs]
+            yield labels | _mean_and_range("accuracy", accuracies, n, interval)
+            real = np.mean((scores[f"within/{probe}/{modality}"] > 0) == plan.labels)
+            yield labels | _mean_and_range("selectivity", [real - share for share in accuracies], n, interval)
 
 
-def _spread(metric: str, values: Sequence[float]) -> dict:
-    return {"metric": metric, "value": float(np.mean(values)), "ci_low": min(values), "ci_high": max(values)}
+def _mean_and_range(metric: str, values: Sequence[float], n: int, interval: str) -> dict:
+    return Measured(metric, float(np.mean(values)), min(values), max(values), n, interval).row()
 
 
-def _gains(probed: ProbeData, plan: FitPlan, scores: PlaceScores) -> Iterator[dict]:
-    """By how much the probe beats what needs no model, on the same queries."""
-    first = plan.probes[0]
+def _gain_rows(data: ProbeData, plan: FitPlan, scores: PlaceScores) -> Iterator[dict]:
+    """Yield how much the probe gains over each baseline that needs no model, on the same queries."""
+    probe = plan.probes[0]
     for key, values in scores.items():
-        if not key.startswith(f"within/{first}/") or key.endswith(FILLER):
+        if not key.startswith(f"within/{probe}/") or key.endswith(FILLER):
             continue
-        modality = key.rpartition("/")[2]
-        about = {"probe": first, "setting": "folds", "modality": modality, "fit_modality": modality}
-        for name, theirs in probed.baselines.items():
-            # Words that balance are anti-learned out of fold: worse than chance is no baseline to beat.
-            least = theirs if auroc(plan.labels, theirs, plan.groups).value >= 0.5 else np.zeros(len(theirs))
-            gain = auroc_drop(plan.labels, values, least, plan.groups, "auroc_gain", probed.spread)
-            yield about | {"control": name} | gain.row()
+        labels = _fold_labels(probe, key.rpartition("/")[2])
+        for name, baseline in data.baselines.items():
+            # Words that are balanced over classes score below chance out of fold, which is no baseline to beat.
+            is_above_chance = auroc(plan.labels, baseline, plan.groups).value >= 0.5
+            reference = baseline if is_above_chance else np.zeros(len(baseline))
+            gain = auroc_drop(plan.labels, values, reference, plan.groups, "auroc_gain", data.spread)
+            yield labels | {"control": name} | gain.row()
 
 
-def _baseline_rows(probed: ProbeData) -> Iterator[dict]:
-    for name, scores in probed.baselines.items():
-        about = {"probe": name, "setting": "folds", "modality": "text", "fit_modality": "text"}
-        yield about | auroc(probed.is_harmful, scores, probed.groups, probed.spread).row()
+def _baseline_rows(data: ProbeData) -> Iterator[dict]:
+    for name, scores in data.baselines.items():
+        yield _fold_labels(name, "text") | auroc(data.is_harmful, scores, data.groups, data.spread).row()
 
 
 def _gap_rows(states: Mapping[str, np.ndarray], groups: np.ndarray) -> Iterator[dict]:
@@ -263,36 +300,35 @@ def _gap_rows(states: Mapping[str, np.ndarray], groups: np.ndarray) -> Iterator[
 def shift_cosines(
     text: Float[np.ndarray, "n d"], other: Float[np.ndarray, "n d"], direction: Float[np.ndarray, " d"]
 ) -> Float[np.ndarray, " n"]:
-    """ShiftDC's cosine (arXiv:2502.13095): of each query's modality shift with the safety direction. Negative: towards
-    harmless."""
+    """Return ShiftDC's cosine (arXiv:2502.13095) of each query: between its modality shift and the safety direction.
+
+    Negative values mean a shift towards harmless.
+    """
     return cosine(other - text, np.broadcast_to(direction, other.shape))
 
 
 def summary_lines(table: pd.DataFrame) -> list[str]:
-    """For each modality, in a sentence, where the probe beats what needs no model, and where it does not."""
+    """Say for each modality in one sentence which baselines the probe beats, and at which layers it does not.
+
+    Args:
+        table: the table of the separability study.
+    """
     table = table[~table.split.isin([TRAINED, "anchors"])] if "split" in table and table.split.nunique() > 1 else table
-    main = table[
-        (table.setting == "folds")
-        & (table.site == table.site.dropna().iloc[0])
-        & (table.token == table.token.dropna().iloc[0])
-    ]
-    gains, told = main[main.metric == "auroc_gain"], []
-    for modality, rows in gains.groupby("modality", sort=False):
-        probe, missed = rows.probe.iloc[0], {}
-        own = main[
-            (main.probe == probe)
-            & (main.metric == "auroc")
-            & (main.modality == modality)
-            & (main.fit_modality == modality)
-        ]
-        own = own[own.control.isna()]
-        best = own.loc[own.value.idxmax()]
-        for control, some in rows.groupby("control", sort=False):
-            at = tuple(sorted(some[~(some.ci_low > 0)].layer.astype(int)))
-            missed.setdefault(at, []).append(control.replace("_", " "))
-        beaten = ", ".join(missed.pop((), []))
-        words = [f"beats {beaten} at every layer"] if beaten else []
-        words += [f"does not beat {', '.join(names)} at {named_layers(at)}" for at, names in missed.items()]
-        reached = f"{probe} probe, AUROC up to {best.value:.2f} (layer {best.layer:.0f})"
-        told.append(f"{modality}: {reached}: {'; '.join(words)}")
-    return told
+    is_first_place = (table.site == table.site.dropna().iloc[0]) & (table.token == table.token.dropna().iloc[0])
+    table = table[(table.setting == "folds") & is_first_place]
+    gains = table[table.metric == "auroc_gain"]
+    return [_summary_line(table, modality, rows) for modality, rows in gains.groupby("modality", sort=False)]
+
+
+def _summary_line(table: pd.DataFrame, modality: str, gains: pd.DataFrame) -> str:
+    probe, unbeaten = gains.probe.iloc[0], {}
+    is_own = (table.probe == probe) & (table.modality == modality) & (table.fit_modality == modality)
+    aurocs = table[is_own & (table.metric == "auroc") & table.control.isna()]
+    best = aurocs.loc[aurocs.value.idxmax()]
+    for control, rows in gains.groupby("control", sort=False):
+        layers = tuple(sorted(rows[~(rows.ci_low > 0)].layer.astype(int)))
+        unbeaten.setdefault(layers, []).append(control.replace("_", " "))
+    beaten = ", ".join(unbeaten.pop((), []))
+    parts = [f"beats {beaten} at every layer"] if beaten else []
+    parts += [f"does not beat {', '.join(names)} at {named_layers(layers)}" for layers, names in unbeaten.items()]
+    return f"{modality}: {probe} probe, AUROC up to {best.value:.2f} (layer {best.layer:.0f}): {'; '.join(parts)}"

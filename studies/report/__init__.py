@@ -1,4 +1,4 @@
-"""Results -> one page that stands by itself: verdicts, figures, tables, hidden states, provenance."""
+"""One self-contained page of results: verdicts, figures, tables, hidden states, provenance."""
 
 from studies.report.page import write
 

@@ -1,4 +1,4 @@
-// What the other files share: elements by id, elements made, and tables as they were packed into the page.
+// Shared by the other files: finding and making elements, and unpacking the tables of the page.
 
 const byId = (id) => document.getElementById(id);
 
@@ -13,8 +13,8 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-// A column that repeats itself carries its distinct values and, per row, a place among them; others a value per row.
-// Columns that say the same in every row travel once.
+// A column that repeats itself has its distinct values and one index per row; other columns have one value per row.
+// Columns with the same value in every row are packed once.
 function unpack(name) {
   const source = byId(`table-${name}`);
   if (!source) return null;
@@ -31,5 +31,5 @@ function unpack(name) {
   };
 }
 
-// Past fifteen digits a number says more about floating point than about models.
+// Numbers are shown with a typographic minus sign.
 const shownNumber = (value) => (typeof value === "number" ? String(value).replace("-", "−") : String(value));

@@ -1,5 +1,5 @@
-// Before the first paint, or a reader with the other theme would see a flash of this one.
+// Runs before the first paint, so that readers of the other theme see no flash of this one.
 try {
   const theme = localStorage.getItem("vlm-guard-theme");
   if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
-} catch { /* A file opened from disk may be refused storage: the system's theme is used then. */ }
+} catch { /* Browsers may refuse storage to files opened from disk; the system's theme is used then. */ }

@@ -1,4 +1,4 @@
-// Hidden states by layer: a panel per modality, a point per prompt, and what is known of the prompt that is chosen.
+// Hidden states by layer: one panel per modality, one point per prompt, and the details of the selected prompt.
 
 const explorer = byId("explorer");
 if (explorer) explore();
@@ -17,7 +17,7 @@ function explore() {
   whenIdle(async () => {
     Plotly = await unpackPlotly().catch(() => null);
     if (!Plotly) {
-      byId("plot-waits").textContent = "This browser can't unpack the plot. The list of prompts says what it would show.";
+      byId("plot-waits").textContent = "This browser can't load the plot. The list of prompts has the same information.";
       return;
     }
     byId("plot-waits").remove();
@@ -25,7 +25,7 @@ function explore() {
     listen();
   });
 
-  // --- what is known -------------------------------------------------------------------------------------------
+  // --- data ----------------------------------------------------------------------------------------------------
 
   function distinct(table, column) {
     return [...new Set(Array.from({ length: table.rows }, (_, row) => table.at(column, row)))];
@@ -35,7 +35,7 @@ function explore() {
     return `${table.at("harmful", row)} ${table.at("text", row)}`;
   }
 
-  // Prompts in the order of the file, and by layer and modality a state for each of them.
+  // Prompts in the order of the file, and their states by layer and modality.
   function gathered() {
     const prompts = [], place = new Map(), states = new Map();
     for (let row = 0; row < points.rows; row++) {
@@ -45,7 +45,7 @@ function explore() {
         prompts.push({ key, text: points.at("text", row) ?? "", harmful: points.at("harmful", row) === "True" });
       }
       if (!states.has(where)) states.set(where, []);
-      // Number(null) is 0, which would be a place like any other.
+      // Number(null) is 0, which would be drawn like any other value.
       const [pc1, pc2, coordinate] = ["pc1", "pc2", "coordinate"].map((column) => Number(points.at(column, row) ?? NaN));
       states.get(where).push({ prompt: place.get(key), pc1, pc2, coordinate });
     }
@@ -53,13 +53,13 @@ function explore() {
   }
 
   function answered() {
-    const found = new Map();
+    const rows = new Map();
     for (let row = 0; row < changes.rows; row++) {
       const key = `${changes.at("modality", row)} ${keyOf(changes, row)}`;
-      if (!found.has(key)) found.set(key, []);
-      found.get(key).push(row);
+      if (!rows.has(key)) rows.set(key, []);
+      rows.get(key).push(row);
     }
-    return found;
+    return rows;
   }
 
   function layer() {
@@ -113,8 +113,8 @@ function explore() {
 
   function sayLayer() {
     const isGuarded = explorer.dataset.layer === String(layer());
-    byId("layer-shown").textContent = `${layer()} of ${layers.at(-1)}${isGuarded ? ", where the guard is" : ""}`;
-    slider.setAttribute("aria-valuetext", `layer ${layer()}${isGuarded ? ", where the guard is" : ""}`);
+    byId("layer-shown").textContent = `${layer()} of ${layers.at(-1)}${isGuarded ? ", the guard's layer" : ""}`;
+    slider.setAttribute("aria-valuetext", `layer ${layer()}${isGuarded ? ", the guard's layer" : ""}`);
   }
 
   // --- the plot ------------------------------------------------------------------------------------------------
@@ -133,9 +133,9 @@ function explore() {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
       showlegend: false, hovermode: "closest", hoverdistance: 12,
-      // A finger that scrolls the page past the plot must not zoom it.
+      // Scrolling past the plot with a finger must not zoom it.
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-      // Who has zoomed in stays there while choosing prompts; another layer or view has ranges of its own.
+      // The zoom is kept while prompts are selected; other layers and views have their own ranges.
       uirevision: `${layer()} ${view.value}`,
       annotations: panels.map((panel, place) => titleOf(panel, modalities[place])),
       ...Object.assign({}, ...panels.map((panel) => axesOf(panel, { isPlane, ranges, faint, line }))),
@@ -151,7 +151,7 @@ function explore() {
     Plotly.react(plot, traces, layout, { displayModeBar: false, responsive: false, doubleClick: "reset" });
   }
 
-  // Within a class, points lie in rows by their place in the file: nothing is random, and none covers another.
+  // Within a class, points are spread vertically by their place in the file, so that few overlap and nothing is random.
   function at(shown, isPlane) {
     const lane = (state) => Number(prompts[state.prompt].harmful) + (((state.prompt * 0.618034) % 1) - 0.5) * 0.7;
     return { x: shown.map((s) => (isPlane ? s.pc1 : s.coordinate)), y: shown.map((s) => (isPlane ? s.pc2 : lane(s))) };
@@ -168,7 +168,7 @@ function explore() {
     };
   }
 
-  // True, false, or null where nothing is known of this prompt.
+  // True, false, or null if no answer to this prompt is recorded.
   function isFilled(prompt, modality) {
     if (!fill.value) return true;
     const rows = changesOf(prompt, modality);
@@ -177,13 +177,13 @@ function explore() {
     return row === undefined ? null : isTrue("guarded_refused", row);
   }
 
-  // Custom properties keep light-dark() as it is written; only a real property says which one holds.
+  // Custom properties return light-dark() unresolved; only a real property returns the colour in use.
   function colour(name) {
     const probe = byId("tip");
     probe.style.color = `var(${name})`;
-    const found = getComputedStyle(probe).color;
+    const color = getComputedStyle(probe).color;
     probe.style.color = "";
-    return found;
+    return color;
   }
 
   function listen() {
@@ -201,7 +201,7 @@ function explore() {
     addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
   }
 
-  // --- words ---------------------------------------------------------------------------------------------------
+  // --- the selected prompt -------------------------------------------------------------------------------------
 
   function choose(prompt) {
     pinned = prompt;
@@ -224,7 +224,7 @@ function explore() {
   }
 
   function inModality(prompt, modality) {
-    const state = statesAt(modality).find((one) => one.prompt === prompt);
+    const state = statesAt(modality).find((candidate) => candidate.prompt === prompt);
     const coordinate = state && Number.isFinite(state.coordinate) ? `coordinate ${shownNumber(round(state.coordinate))} at layer ${layer()}` : "no state";
     const rows = changesOf(prompt, modality);
     const head = make("p", { class: "way-head" }, make("b", {}, modality), ` ${coordinate}`);
@@ -234,10 +234,10 @@ function explore() {
   }
 
   function answer(how, reference, column, refused, row) {
-    const said = changes.at(column, row) ?? "";
+    const text = changes.at(column, row) ?? "";
     const verdict = isTrue(refused, row) ? "refused" : "answered";
     const gate = how === "with" && changes.has("gate") && !isTrue("gate", row) ? ", gate shut" : "";
-    return [make("dt", {}, `${how} guard`), make("dd", {}, make("span", { class: `tag ${verdict}` }, `${reference}${verdict}${gate}`), ` ${said}`)];
+    return [make("dt", {}, `${how} guard`), make("dd", {}, make("span", { class: `tag ${verdict}` }, `${reference}${verdict}${gate}`), ` ${text}`)];
   }
 
   function round(value) {

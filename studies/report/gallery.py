@@ -1,34 +1,34 @@
-"""Every figure that results allow, with its caption, and what was left out and why."""
+"""Every figure and table for papers that the results allow, with captions, and the reason for each one left out."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.console import Console
 
 import figures
 from figures import tables
 from studies.bookkeeping.progress import phase
-from studies.experiment.config import writable_folder
 from studies.report.results import STUDIES, Results
 
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure of the gallery: what it is called, and what it is drawn from."""
+    """A figure of the gallery, and the table that it is drawn from."""
 
     name: str
-    """Of its files."""
+    """Name of its files."""
     title: str
     table: str
-    """Of `studies.report.results.STUDIES`."""
+    """Name of a table in `studies.report.results.STUDIES`."""
     draw: Callable[[pd.DataFrame, Results], Figure]
 
 
 @dataclass(frozen=True)
 class DrawnFigure:
+    """A figure that was drawn."""
+
     name: str
     title: str
     table: str
@@ -36,12 +36,14 @@ class DrawnFigure:
 
     @property
     def caption(self) -> str:
-        """What is drawn, of how many, with which intervals; it serves those who can't see the figure, too."""
+        """Caption with sample size and intervals; also the text for readers who can't see the figure."""
         return figures.caption(self.figure)
 
 
 @dataclass(frozen=True)
 class OmittedFigure:
+    """A figure, or a table for papers, that the results do not allow."""
+
     name: str
     title: str
     table: str
@@ -50,16 +52,20 @@ class OmittedFigure:
 
 FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("hidden_states", "Hidden states", "points", lambda t, r: figures.hidden_states(t)),
-    FigureSpec("probe_auroc", "How well classes are told apart", "separability", lambda t, r: figures.probe_auroc(t)),
-    FigureSpec("degradation", "What a picture takes from it", "separability", lambda t, r: figures.degradation(t)),
-    FigureSpec("transfer", "Probes carried over", "separability", lambda t, r: figures.transfer(t, _layer(t, r))),
+    FigureSpec("probe_auroc", "Separability by layer", "separability", lambda t, r: figures.probe_auroc(t)),
+    FigureSpec("degradation", "Separability lost to a picture", "separability", lambda t, r: figures.degradation(t)),
+    FigureSpec("transfer", "Probes across modalities", "separability", lambda t, r: figures.transfer(t, _layer(t, r))),
     FigureSpec(
         "coordinates", "The safety coordinate", "points", lambda t, r: figures.coordinate_ridges(t, _layer(t, r))
     ),
     FigureSpec("directions", "The safety direction", "readings", lambda t, r: figures.directions(t)),
     FigureSpec("refusal_lens", "Where refusal builds up", "signal_path", lambda t, r: figures.refusal_lens(t)),
-    FigureSpec("attribution", "Heads and MLPs that write it", "signal_path", lambda t, r: figures.attribution(t)),
-    FigureSpec("patching_map", "Where a picture loses it", "signal_path", lambda t, r: figures.patching_map(t)),
+    FigureSpec(
+        "attribution", "Heads and MLPs that write the signal", "signal_path", lambda t, r: figures.attribution(t)
+    ),
+    FigureSpec(
+        "patching_map", "Where a picture suppresses the signal", "signal_path", lambda t, r: figures.patching_map(t)
+    ),
     FigureSpec("layer_sweep", "The guard at each layer", "layer_sweep", lambda t, r: figures.layer_sweep(t)),
     FigureSpec("pareto", "Every configuration", "layer_sweep", lambda t, r: figures.pareto(t)),
     FigureSpec(
@@ -73,20 +79,20 @@ FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("judge_agreement", "Agreement of the judges", "judges", lambda t, r: figures.judge_agreement(t)),
     FigureSpec("bench", "Speed", "bench", lambda t, r: figures.bench_ratios(t)),
 )
-"""In the order of the argument."""
+"""Figures in the order of the argument."""
 
 
-def drawn(results: Results) -> Iterator[DrawnFigure | OmittedFigure]:
-    """Each figure of `FIGURES`, or why it can't be drawn: one that fails takes no other with it."""
-    for one in FIGURES:
-        about = (one.name, one.title, one.table)
-        if one.table not in results:
-            yield OmittedFigure(*about, _missing(one.table))
+def draw_figures(results: Results) -> Iterator[DrawnFigure | OmittedFigure]:
+    """Draw each figure of `FIGURES`; one that can't be drawn is omitted with the reason, and the others are not."""
+    for spec in FIGURES:
+        names = (spec.name, spec.title, spec.table)
+        if spec.table not in results:
+            yield OmittedFigure(*names, _missing(spec.table))
             continue
         try:
-            yield DrawnFigure(*about, one.draw(results[one.table], results))
+            yield DrawnFigure(*names, spec.draw(results[spec.table], results))
         except (ValueError, LookupError) as error:
-            yield OmittedFigure(*about, str(error))
+            yield OmittedFigure(*names, str(error))
 
 
 PAPER_TABLES: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
@@ -94,74 +100,66 @@ PAPER_TABLES: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]]
     "auroc": ("separability", "AUROC along the safety direction, with 95 % intervals.", tables.auroc_by_layer),
     "selection_rules": (
         "layer_selection",
-        "What the guard is worth on the reported split where each rule would have put it, means over modalities.",
+        "What the guard does on the reported split at the layer that each rule picks, means over modalities.",
         tables.selection_rules,
     ),
     "defences": ("defence", "Attack success and over-refusal, with 95 % Wilson intervals.", tables.defence_rates),
     "judges": ("judges", "Agreement of judges: Cohen's kappa with 95 % intervals.", tables.kappas),
 }
-"""Name of the files -> tidy table, caption, and what makes it readable."""
+"""Tables for papers, by the name of their files: the tidy table, a caption, and the function that makes it readable."""
 
 
-def save(found: Iterable[DrawnFigure | OmittedFigure], out: Path) -> tuple[list[Path], list[OmittedFigure]]:
-    """Each figure as PDF and PNG, and `captions.md`; what was written, and what was left out.
+def save_figures(
+    figures_or_reasons: Iterable[DrawnFigure | OmittedFigure], out: Path
+) -> tuple[list[Path], list[OmittedFigure]]:
+    """Save each figure as PDF and PNG, and all captions in `captions.md`.
 
     Args:
-        found: of `drawn`.
-        out: a folder that is there.
+        figures_or_reasons: from `draw_figures`.
+        out: an existing folder.
+
+    Returns:
+        The files that were written, and the figures that were omitted.
     """
-    written, left_out, captions = [], [], []
+    files, omitted, captions = [], [], []
     with phase("figures", len(FIGURES)) as report:
-        for one in found:
-            if isinstance(one, OmittedFigure):
-                left_out.append(one)
+        for entry in figures_or_reasons:
+            if isinstance(entry, OmittedFigure):
+                omitted.append(entry)
             else:
-                written += figures.save(one.figure, out, one.name)
-                captions.append(f"## {one.title}\n\n`{one.name}.pdf`, `{one.name}.png`\n\n{one.caption}\n")
-            report(1, note=one.name)
+                files += figures.save(entry.figure, out, entry.name)
+                captions.append(f"## {entry.title}\n\n`{entry.name}.pdf`, `{entry.name}.png`\n\n{entry.caption}\n")
+            report(1, note=entry.name)
     path = out / "captions.md"
     path.write_text("\n".join(captions), encoding="utf-8")
-    return [*written, path], left_out
+    return [*files, path], omitted
 
 
 def save_tables(results: Results, out: Path) -> tuple[list[Path], list[OmittedFigure]]:
-    """`PAPER_TABLES` as LaTeX and Markdown; what was written, and what was left out.
+    """Save `PAPER_TABLES` as LaTeX and Markdown.
 
     Args:
-        out: a folder that is there.
+        results: the tidy tables.
+        out: an existing folder.
+
+    Returns:
+        The files that were written, and the tables that were omitted.
     """
-    written, left_out = [], []
+    files, omitted = [], []
     for name, (source, caption, readable) in PAPER_TABLES.items():
         if source not in results:
-            left_out.append(OmittedFigure(name, caption, source, _missing(source)))
+            omitted.append(OmittedFigure(name, caption, source, _missing(source)))
             continue
         try:
-            shown = readable(results[source])
+            table = readable(results[source])
         except (ValueError, LookupError) as error:
-            left_out.append(OmittedFigure(name, caption, source, str(error)))
+            omitted.append(OmittedFigure(name, caption, source, str(error)))
             continue
-        texts = {"tex": tables.to_latex(shown, caption, f"tab:{name}"), "md": tables.to_markdown(shown)}
+        texts = {"tex": tables.to_latex(table, caption, f"tab:{name}"), "md": tables.to_markdown(table)}
         for suffix, text in texts.items():
-            written.append(out / f"{name}.{suffix}")
-            written[-1].write_text(text, encoding="utf-8")
-    return written, left_out
-
-
-def command(folders: Sequence[str | Path], out: str | Path, console: Console) -> None:
-    """`vlm-guard figures`: everything that the results at hand allow, and what was left out.
-
-    Raises:
-        ResultsError, ConfigError: folders that hold no results or do not belong together; nowhere to write.
-    """
-    results = Results.of(*folders)
-    place = writable_folder(out)
-    drawn_files, no_figures = save(drawn(results), place)
-    table_files, no_tables = save_tables(results, place)
-    for path in (*drawn_files, *table_files):
-        if path.suffix != ".pdf":
-            console.print(f"  {path}", soft_wrap=True, highlight=False)
-    for one in (*no_figures, *no_tables):
-        console.print(f"left out: {one.name}: {one.reason}", soft_wrap=True, highlight=False, markup=False)
+            files.append(out / f"{name}.{suffix}")
+            files[-1].write_text(text, encoding="utf-8")
+    return files, omitted
 
 
 def _missing(table: str) -> str:
@@ -169,5 +167,5 @@ def _missing(table: str) -> str:
 
 
 def _layer(table: pd.DataFrame, results: Results) -> int:
-    """The sweep's choice; where nothing was swept, or something else was probed, the last layer of the table."""
+    """Return the sweep's choice; if nothing was swept, or other layers were probed, the last layer of the table."""
     return results.layer if results.layer in set(table.layer) else int(table.layer.max())

@@ -1,4 +1,4 @@
-"""A figure as the address of a picture that lies in the page itself."""
+"""Figures embedded in the page as `data:` URLs."""
 
 import base64
 import io
@@ -7,20 +7,20 @@ from urllib.parse import quote
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from figures.style import STYLE
+from figures import paper_style
 
 SAFE = " !$&'()*+,-./:;=?@_~"
-"""Characters of an SVG that an address in double quotes can hold as they are; what HTML minds, the template escapes."""
+"""Characters of an SVG that need no escape in a URL between double quotes; the template escapes those of HTML."""
 
 
-def as_data(figure: Figure) -> str:
-    """SVG or PNG, whichever is smaller, as a `data:` address.
+def data_url(figure: Figure) -> str:
+    """Return a figure as a `data:` URL, as SVG or PNG, whichever is smaller.
 
-    An SVG in an `<img>` brings no ids, styles or scripts into the page. The same figure gives the same address: no
-    dates, and ids from a fixed salt.
+    An SVG in an `<img>` brings no ids, styles or scripts into the page. The same figure gives the same URL: there are
+    no dates, and ids use a fixed salt.
     """
     svg, png = io.BytesIO(), io.BytesIO()
-    with mpl.rc_context({**STYLE, "svg.hashsalt": "vlm-guard"}):
+    with paper_style(), mpl.rc_context({"svg.hashsalt": "vlm-guard"}):
         figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
         figure.savefig(png, format="png", bbox_inches="tight")
     return min(

@@ -1,8 +1,8 @@
-// Small multiples for Plotly: where each panel stands and what its axes say. Knows nothing of prompts.
+// Small multiples for Plotly: the position and the axes of each panel, independent of what is drawn.
 
 const GAP = { across: 0.02, down: 0.08 };
 
-// Panel number `place` of `count`, counted along rows; lengths as parts of the plot.
+// Panel number `place` of `count`, counted along rows; lengths are fractions of the plot.
 function panelAt(place, count, across) {
   const down = Math.ceil(count / across), column = place % across, row = Math.floor(place / across);
   const gap = down > 1 ? GAP.down / (down - 1) : 0;
@@ -14,7 +14,7 @@ function panelAt(place, count, across) {
   };
 }
 
-// Axes are shared by all panels; only those at the rim carry words.
+// All panels share their axes; only those at the edge have labels.
 function axesOf(panel, { isPlane, ranges, faint, line }) {
   const axis = { gridcolor: line, linecolor: line, zerolinecolor: faint, zeroline: false, tickfont: { size: 10.5, color: faint } };
   const title = (text) => ({ text, font: { size: 11, color: faint }, standoff: 4 });
@@ -35,12 +35,12 @@ function titleOf(panel, text) {
   return { ...at, text: `<b>${plainText(text)}</b>`, showarrow: false, font: { size: 12 } };
 }
 
-// Plotly reads a little HTML in its texts. What comes from a table is not meant as any.
+// Plotly interprets some HTML in its texts, which text from a table must not use.
 function plainText(text) {
   return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
-// The range of an axis: all finite values, with some room.
+// The range of an axis: all finite values, with a margin.
 function spread(values) {
   const finite = values.filter(Number.isFinite);
   const low = finite.reduce((a, b) => Math.min(a, b), Infinity), high = finite.reduce((a, b) => Math.max(a, b), -Infinity);
@@ -52,7 +52,7 @@ function whenIdle(task) {
   (window.requestIdleCallback ?? ((later) => setTimeout(later, 50)))(task);
 }
 
-// gzip in base64, unpacked by the browser itself; a data: address would count as network for the page's own policy.
+// gzip in base64, unpacked by the browser; the page's security policy would block a data: URL as network access.
 async function unpackPlotly() {
   const bytes = Uint8Array.from(atob(byId("plotly").textContent), (character) => character.charCodeAt(0));
   const source = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();

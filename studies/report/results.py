@@ -1,4 +1,4 @@
-"""Finished results of one model, read back from a folder or several, and checked before anything is made of them."""
+"""Finished results of one model, read from one or several folders and checked before they are used."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +9,7 @@ import pandas as pd
 
 from studies.bookkeeping.provenance import file_hash
 from studies.experiment.config import ConfigError
+from studies.guards.choice import SweepChoice
 
 REPRO = "vlm-guard repro --model MODEL --out FOLDER"
 STUDIES = {
@@ -24,25 +25,26 @@ STUDIES = {
     "changes": REPRO,
     "bench": "make bench",
 }
-"""Tables that results can hold, and what writes them."""
-OF_NO_MODEL = ("bench",)
-"""Measured on models of its own."""
-NEEDED = {
+"""Tables that results can contain, and the commands that write them."""
+WITHOUT_MODEL = ("bench",)
+"""Tables that are not about the model of the results."""
+REQUIRED_COLUMNS = {
     "claims": ("claim", "theirs", "ours", "verdict"),
     "points": ("modality", "layer", "harmful", "text", "pc1", "pc2", "coordinate"),
     "layer_sweep": ("setting", "metric", "value"),
 }
-"""Columns of tables that are read for more than to be shown."""
-DECIDING_PACKAGE = "vlm-guard"
+"""Columns that the page reads, by table."""
+CHECKED_PACKAGE = "vlm-guard"
+"""Package whose version has to be the same for all tables."""
 
 
 class ResultsError(ConfigError):
-    """Folders that hold no results, or results that do not belong together."""
+    """Folders without results, or results that do not belong together."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Tables of one model, by name, and what is known of how they came about."""
+    """Tables of one model, by name, with their configs and provenance."""
 
     tables: Mapping[str, pd.DataFrame]
     folders: tuple[Path, ...]
@@ -51,94 +53,91 @@ class Results:
     provenance: Mapping[Path, dict] = field(default_factory=dict)
     """`provenance.json` of each folder that has one, or the `machine.json` of a benchmark."""
     changed: tuple[Path, ...] = ()
-    """Tables that are not as the run that `provenance.json` describes has written them."""
+    """Tables that were changed after the run that `provenance.json` describes."""
 
     @classmethod
     def of(cls, *folders: str | Path) -> "Results":
-        """Everything that the folders hold.
+        """Read everything in the folders.
 
         Raises:
-            ResultsError: a folder that is none or holds no table, the same table twice, tables of several models,
-                weights or versions of the toolkit; the message says which.
+            ResultsError: a path that is not a folder or has no tables, the same table twice, or tables of several
+                models, weights or versions of the toolkit; the message says which.
         """
-        places = tuple(Path(folder) for folder in folders)
+        folder_paths = tuple(Path(folder) for folder in folders)
         paths: dict[str, Path] = {}
-        for place in places:
-            for path in _tables_in(place):
+        for folder in folder_paths:
+            for path in _tables_in(folder):
                 if path.stem in paths:
                     raise ResultsError(f"{paths[path.stem]} and {path} are the same table twice; expected one of them")
                 paths[path.stem] = path
         tables = {name: _read(path) for name, path in paths.items()}
-        # Of a benchmark, its machine is what one asks for.
-        provenance = {place: _json(place / "provenance.json") or _json(place / "machine.json") for place in places}
-        _check_alike(_models(tables, paths), "model")
-        _check_alike(_weights(provenance, paths), "set of weights (by the hash of the model's files)")
-        _check_alike(_versions(provenance, paths), f"version of {DECIDING_PACKAGE}")
+        # A speed benchmark records its machine instead of a run.
+        provenance = {path: _json(path / "provenance.json") or _json(path / "machine.json") for path in folder_paths}
+        _check_same(_models(tables, paths), "model")
+        _check_same(_weights(provenance, paths), "set of weights (by the hash of the model's files)")
+        _check_same(_versions(provenance, paths), f"version of {CHECKED_PACKAGE}")
         changed = tuple(path for path in paths.values() if _is_changed(path, provenance[path.parent]))
-        configs = {place: _json(place / "config.json") for place in places}
-        return cls(tables, places, configs, provenance, changed)
+        configs = {path: _json(path / "config.json") for path in folder_paths}
+        return cls(tables, folder_paths, configs, provenance, changed)
 
     def __contains__(self, name: str) -> bool:
         return name in self.tables
 
     def __getitem__(self, name: str) -> pd.DataFrame:
-        """Raises:
-        ResultsError: the table is not there; the message says what to run.
+        """Return a table.
+
+        Raises:
+            ResultsError: the table is missing; the message says what to run.
         """
         if name not in self.tables:
-            raise ResultsError(f"{name}.csv is in none of {_told(self.folders)}; run `{STUDIES[name]}`")
+            raise ResultsError(f"{name}.csv is in none of {_joined(self.folders)}; run `{STUDIES[name]}`")
         return self.tables[name]
 
     @property
     def model(self) -> str:
-        own = (table for name, table in self.tables.items() if name not in OF_NO_MODEL and "model" in table)
-        models = (table.model.dropna() for table in own)
-        return next((str(some.iloc[0]) for some in models if len(some)), "unknown")
+        """Name of the model, or 'unknown' if no table names one."""
+        tables = (table for name, table in self.tables.items() if name not in WITHOUT_MODEL and "model" in table)
+        models = (table.model.dropna() for table in tables)
+        return next((str(column.iloc[0]) for column in models if len(column)), "unknown")
 
     @property
     def missing(self) -> tuple[str, ...]:
+        """Tables that are not in the folders."""
         return tuple(name for name in STUDIES if name not in self.tables)
 
     @property
     def layer(self) -> int | None:
-        """The best single layer of the sweep, on validation; None where no single layer was swept."""
-        from studies.layer_sweep import chosen_layer
-
-        try:
-            return chosen_layer(self.tables["layer_sweep"]) if "layer_sweep" in self else None
-        except LookupError:
-            return None
+        """Best single layer of the sweep, on validation; None if no single layer was swept."""
+        return SweepChoice.read(self.tables["layer_sweep"]).single_layer if "layer_sweep" in self else None
 
     @property
     def guard_layer(self) -> int | None:
-        """The first layer of the guard whose answers are shown; where none are, `layer`."""
+        """First layer of the guard whose answers the page shows; `layer` if it shows none."""
         return int(self.tables["changes"].layer.iloc[0]) if "changes" in self else self.layer
 
 
 def _tables_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise ResultsError(f"{folder} {what}; expected a folder of results, as `{REPRO}` writes it")
-    found = [folder / f"{name}.csv" for name in STUDIES if (folder / f"{name}.csv").exists()]
-    if not found:
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise ResultsError(f"{folder} {problem}; expected a folder of results, as written by `{REPRO}`")
+    paths = [folder / f"{name}.csv" for name in STUDIES if (folder / f"{name}.csv").exists()]
+    if not paths:
         names = ", ".join(f"{name}.csv" for name in STUDIES)
-        raise ResultsError(f"{folder} holds no results; expected some of {names}: run `{REPRO}`")
-    return found
+        raise ResultsError(f"{folder} contains no results; expected some of {names}: run `{REPRO}`")
+    return paths
 
 
 def _read(path: Path) -> pd.DataFrame:
+    advice = f"write it again with `{STUDIES[path.stem]}`"
     try:
         table = pd.read_csv(path, low_memory=False)
     except (ValueError, UnicodeDecodeError) as error:
-        raise ResultsError(
-            f"{path} can't be read as a table: {error}; write it again with `{STUDIES[path.stem]}`"
-        ) from None
-    again = f"write it again with `{STUDIES[path.stem]}`"
-    missing = [name for name in NEEDED.get(path.stem, ()) if name not in table]
+        raise ResultsError(f"{path} can't be read as a table: {error}; {advice}") from None
+    missing = [name for name in REQUIRED_COLUMNS.get(path.stem, ()) if name not in table]
     if missing:
-        raise ResultsError(f"{path} lacks the columns {', '.join(missing)}; {again}")
+        raise ResultsError(f"{path} lacks the columns {', '.join(missing)}; {advice}")
     if table.empty:
-        raise ResultsError(f"{path} has no rows; {again}")
+        raise ResultsError(f"{path} has no rows; {advice}")
     return table
 
 
@@ -154,44 +153,44 @@ def _json(path: Path) -> dict:
 
 def _models(tables: Mapping[str, pd.DataFrame], paths: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
     for name, table in tables.items():
-        if name not in OF_NO_MODEL and "model" in table:
+        if name not in WITHOUT_MODEL and "model" in table:
             yield from ((str(model), paths[name]) for model in table.model.dropna().unique())
 
 
 def _weights(provenance: Mapping[Path, dict], paths: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-    """Two models of one name are two models."""
+    """Yield the weights behind each table, because two models can have the same name."""
     for name, path in paths.items():
-        about = provenance[path.parent]
-        inputs = about.get("inputs", {})
-        weights = about.get("tables", {}).get(path.name, {}).get("model", inputs.get("model", inputs.get("weights")))
-        if weights and name not in OF_NO_MODEL:
-            # Behind the hash may stand in which precision it was loaded.
+        run = provenance[path.parent]
+        inputs = run.get("inputs", {})
+        weights = run.get("tables", {}).get(path.name, {}).get("model", inputs.get("model", inputs.get("weights")))
+        if weights and name not in WITHOUT_MODEL:
+            # The precision may follow the hash.
             yield str(weights).split()[0], path
 
 
 def _versions(provenance: Mapping[Path, dict], paths: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-    """Of each table that its folder's provenance knows by itself, else of the folder."""
+    """Yield the version that wrote each table: that of its own entry in the provenance, or that of the folder."""
     for name, path in paths.items():
-        about = provenance[path.parent]
-        of_table = about.get("tables", {}).get(path.name, about)
-        version = of_table.get("versions", {}).get(DECIDING_PACKAGE)
-        if version and name not in OF_NO_MODEL:
+        run = provenance[path.parent]
+        entry = run.get("tables", {}).get(path.name, run)
+        version = entry.get("versions", {}).get(CHECKED_PACKAGE)
+        if version and name not in WITHOUT_MODEL:
             yield str(version), path
 
 
-def _check_alike(found: Iterator[tuple[str, Path]], what: str) -> None:
-    where: dict[str, list[Path]] = {}
-    for value, path in found:
-        where.setdefault(value, []).append(path)
-    if len(where) > 1:
-        told = "; ".join(f"{value!r} in {_told(paths)}" for value, paths in where.items())
-        raise ResultsError(f"results of more than one {what}: {told}; give the folders of one at a time")
+def _check_same(values: Iterator[tuple[str, Path]], kind: str) -> None:
+    paths_of: dict[str, list[Path]] = {}
+    for value, path in values:
+        paths_of.setdefault(value, []).append(path)
+    if len(paths_of) > 1:
+        listed = "; ".join(f"{value!r} in {_joined(paths)}" for value, paths in paths_of.items())
+        raise ResultsError(f"results of more than one {kind}: {listed}; give the folders of one at a time")
 
 
-def _told(paths: Sequence[Path]) -> str:
+def _joined(paths: Sequence[Path]) -> str:
     return ", ".join(str(path) for path in paths)
 
 
-def _is_changed(path: Path, about: Mapping) -> bool:
-    known = about.get("tables", {}).get(path.name)
-    return known is not None and known.get("sha256") != file_hash([path])
+def _is_changed(path: Path, run: Mapping) -> bool:
+    entry = run.get("tables", {}).get(path.name)
+    return entry is not None and entry.get("sha256") != file_hash([path])

@@ -1,8 +1,8 @@
-// Tables that sort and filter. Only a page of rows is ever in the document: a sweep has ten thousand.
+// Tables that sort and filter. Only one page of rows is in the document at a time, since a sweep has ten thousand.
 
 const PAGE = 50;
-const FEW = 30; // distinct values that a list to choose from can show
-const LONG = 40; // characters from which a column may break its lines
+const FEW = 30; // most distinct values for a drop-down list
+const LONG = 40; // characters above which a column may break lines
 const WORDS = new Intl.Collator("en", { numeric: true });
 
 for (const box of document.querySelectorAll("details.table")) {
@@ -13,11 +13,11 @@ function TableView(box) {
   const table = unpack(box.dataset.table);
   const columns = table.columns;
   const all = Array.from({ length: table.rows }, (_, row) => row);
-  const chosen = new Map(); // column name -> the only value let through, as text
+  const chosen = new Map(); // column name -> the only value that passes, as text
   let words = [], sorting = null, page = 0, rows = all;
 
-  const told = make("p", { class: "told", "aria-live": "polite" });
-  const search = make("input", { type: "search", placeholder: "words in any column" });
+  const rowCount = make("p", { class: "row-count", "aria-live": "polite" });
+  const search = make("input", { type: "search", placeholder: "text in any column" });
   const pages = {
     back: make("button", { type: "button" }, "← Back"),
     next: make("button", { type: "button" }, "Next →"),
@@ -31,7 +31,7 @@ function TableView(box) {
   const scroll = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table ${box.dataset.table}` }, grid);
   box.append(
     ...constants(),
-    make("div", { class: "filter" }, make("label", {}, "Filter ", search), told),
+    make("div", { class: "filter" }, make("label", {}, "Filter ", search), rowCount),
     scroll,
     make("div", { class: "pages", role: "group", "aria-label": "Pages" }, pages.back, pages.shown, pages.next),
   );
@@ -47,16 +47,16 @@ function TableView(box) {
   refresh();
 
   function constants() {
-    const said = [];
+    const notes = [];
     if (table.same.length) {
       const pairs = table.same.flatMap(([name, value], place) => [place ? ", " : "", `${name} `, make("b", {}, shownNumber(value))]);
-      said.push(make("p", { class: "constants" }, "The same in every row: ", ...pairs, "."));
+      notes.push(make("p", { class: "constants" }, "Same in every row: ", ...pairs, "."));
     }
-    if (table.empty.length) said.push(make("p", { class: "constants" }, `Not used here: ${table.empty.join(", ")}.`));
-    return said;
+    if (table.empty.length) notes.push(make("p", { class: "constants" }, `Empty columns: ${table.empty.join(", ")}.`));
+    return notes;
   }
 
-  // A list of the values, where there are few and they repeat.
+  // A drop-down list for columns with few values that repeat.
   function chooser(column) {
     if (!column.codes || column.values.length > FEW) return null;
     const order = (a, b) => (a === null) - (b === null) || (column.numeric ? a - b : WORDS.compare(a, b));
@@ -79,10 +79,10 @@ function TableView(box) {
     return words.every((word) => columns.some(({ name }) => asKey(table.at(name, row)).toLowerCase().includes(word)));
   }
 
-  // Missing values stand last whichever way a column is sorted; equal ones keep the order of the file.
-  function compare(one, other) {
+  // Missing values come last in both directions; equal values keep the order of the file.
+  function compare(row, other) {
     const { name, numeric } = columns[sorting.place];
-    const [a, b] = [table.at(name, one), table.at(name, other)];
+    const [a, b] = [table.at(name, row), table.at(name, other)];
     if (a === null || b === null) return (a === null) - (b === null);
     return sorting.sign * (numeric ? Number(a) - Number(b) : WORDS.compare(a, b));
   }
@@ -110,7 +110,7 @@ function TableView(box) {
 
   function show() {
     const last = Math.max(0, Math.ceil(rows.length / PAGE) - 1);
-    told.textContent = rows.length === all.length ? `${all.length.toLocaleString("en")} rows`
+    rowCount.textContent = rows.length === all.length ? `${all.length.toLocaleString("en")} rows`
       : `${rows.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} rows`;
     pages.shown.textContent = `Page ${page + 1} of ${last + 1}`;
     pages.back.disabled = page === 0;

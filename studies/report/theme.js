@@ -1,4 +1,4 @@
-// Light, dark, or what the system says. Whoever draws by hand (the plot) listens for "theme".
+// Light or dark theme, by default that of the system. The plot, which is drawn by script, listens for "theme".
 
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 const ROOT = document.documentElement;
@@ -17,13 +17,13 @@ byId("theme").addEventListener("click", () => {
   ROOT.dataset.theme = isDark() ? "light" : "dark";
   try {
     localStorage.setItem("vlm-guard-theme", ROOT.dataset.theme);
-  } catch { /* Not kept for the next time, then. */ }
+  } catch { /* Without storage the choice is not remembered. */ }
   themed();
 });
 for (const query of [DARK, PRINT]) query.addEventListener("change", themed);
 themed();
 
-// The section that is being read is marked in the contents.
+// The contents mark the section that is on screen.
 const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));
 const reading = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {

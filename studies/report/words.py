@@ -1,61 +1,75 @@
-"""What the page says about its parts."""
+"""Texts of the page: headings, questions, claims and the summary of verdicts."""
 
 from dataclasses import dataclass
 
 from studies.bookkeeping.verdict_words import NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED
 
 HEADINGS = {
-    "claims": ("Claims", "What the paper says, what was measured here, and the verdict that follows by rule."),
+    "claims": ("Claims", "The paper's claims, what was measured here, and the verdict that follows from fixed rules."),
     "points": (
         "Hidden states",
-        "Where every prompt lies, layer by layer: read at its last token, on the two principal components of the "
-        "text-only states. Each panel is one way for the same requests to reach the model.",
+        "The state of every prompt at its last token, layer by layer, on the first two principal components of the "
+        "text-only states. Each panel shows the same requests in another modality.",
     ),
     "separability": (
         "Separability",
-        "Can a probe tell harmful from harmless requests, and what does a picture take from it?",
+        "Can a probe tell harmful from harmless requests, and how much of that is lost when a picture comes in?",
     ),
     "layer_sweep": (
         "Layer sweep",
-        "What the guard does wherever it can be put: refusals, over-refusals, and how far the first word moves.",
+        "The effect of the guard at every layer: refusals, over-refusals, and the shift of the first answer token.",
     ),
     "layer_selection": (
         "Choosing the layer",
-        "Which layer each rule would have picked, and what the guard is worth there.",
+        "Which layer does each rule pick, and how well does the guard work there?",
     ),
     "readings": (
         "Readings of the method",
-        "The published descriptions disagree, so every reading was run, beside its controls and bounds.",
+        "The published descriptions disagree, so every reading was run, with controls and bounds.",
     ),
-    "signal_path": ("Path of the signal", "At which layer refusal shows, what writes it, and what carries it."),
+    "signal_path": (
+        "Path of the signal",
+        "At which layer does refusal appear, what writes it, and which tokens carry it?",
+    ),
     "defence": (
         "Defences",
-        "Attack success and over-refusal of the guard, its controls and its rivals, setting by setting.",
+        "Attack success and over-refusal under the guard, its controls and other defences, in each setting.",
     ),
-    "judges": ("Judges", "Whether those that decide what is a refusal agree."),
-    "changes": ("What the guard changed", "Prompt by prompt: the coordinate and the answer, without and with it."),
-    "bench": ("Speed", "Time and memory beside what one would write instead, on a model of its own."),
+    "judges": ("Judges", "Do the judges agree on what counts as a refusal?"),
+    "changes": (
+        "What the guard changed",
+        "The coordinate and the answer of each prompt, without and with the guard.",
+    ),
+    "bench": ("Speed", "Time and memory compared with straightforward alternatives, on a separate model."),
 }
-"""By table: heading, and the question in one sentence."""
+"""Heading and question of each table's section."""
 
-STANDINGS = {SHOWN: "yes", REPRODUCED: "yes", NOT_SHOWN: "no", UNDECIDED: "open", NOT_TESTABLE: "none"}
-"""Verdict -> the icon beside it."""
+ICONS = {SHOWN: "yes", REPRODUCED: "yes", NOT_SHOWN: "no", UNDECIDED: "open", NOT_TESTABLE: "none"}
+"""Icon next to each verdict."""
 
 
 @dataclass(frozen=True)
-class ClaimShown:
-    """A row of claims.csv as a person reads it."""
+class ClaimEntry:
+    """A row of claims.csv, prepared for reading."""
 
     sentence: str
     aside: str
-    """What stood in brackets before it: beyond the paper, against its wording."""
+    """The note in brackets at the start of a claim, such as 'beyond the paper'."""
     theirs: str
     ours: tuple[str, ...]
-    """Long findings part by part."""
+    """Our numbers, split into parts."""
     verdict: str
 
     @classmethod
-    def of(cls, claim: str, theirs: str, ours: str, verdict: str) -> "ClaimShown":
+    def of(cls, claim: str, theirs: str, ours: str, verdict: str) -> "ClaimEntry":
+        """Split the columns of a row into readable parts.
+
+        Args:
+            claim: the claim, perhaps with a note in brackets at its start.
+            theirs: the paper's number.
+            ours: our numbers, separated by semicolons.
+            verdict: the verdict.
+        """
         aside, sentence = "", claim.strip()
         if sentence.startswith("(") and ")" in sentence:
             aside, _, sentence = sentence[1:].partition(")")
@@ -63,16 +77,17 @@ class ClaimShown:
         return cls(_as_sentence(sentence), _upper(aside), theirs, parts, verdict)
 
     @property
-    def standing(self) -> str:
-        return STANDINGS.get(self.verdict, "open")
+    def icon(self) -> str:
+        """Name of the icon next to the verdict."""
+        return ICONS.get(self.verdict, "open")
 
 
-def summary_lines(verdicts: list[str]) -> str:
-    """How many claims of each verdict: `Of 8 claims, 7 are shown on the built-in model and 1 is not shown.`"""
-    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys([*STANDINGS, *verdicts])}
-    told = [f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in counts.items() if n]
-    listed = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
-    return f"Of {len(verdicts)} claim{'s' if len(verdicts) != 1 else ''}, {listed}."
+def verdict_summary(verdicts: list[str]) -> str:
+    """Count the verdicts in a sentence: `Of 8 claims, 7 are shown on the built-in model and 1 is not shown.`"""
+    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys([*ICONS, *verdicts])}
+    parts = [f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in counts.items() if n]
+    joined = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    return f"Of {len(verdicts)} claim{'s' if len(verdicts) != 1 else ''}, {joined}."
 
 
 def _upper(text: str) -> str:

@@ -1,4 +1,4 @@
-// Figures enlarged in a dialog: its own Escape, focus kept inside, focus given back when it closes.
+// Figures enlarged in a dialog, which closes on Escape, keeps the focus inside and returns it when it closes.
 
 const zoom = byId("zoom");
 const STEP = 1.5, LARGEST = 8;
@@ -6,10 +6,10 @@ let scale = 1;
 
 function scaled(to) {
   const box = zoom.querySelector(".scroll"), image = box.querySelector("img");
-  // What is in the middle stays there.
+  // The centre of the view stays in place.
   const at = [(box.scrollLeft + box.clientWidth / 2) / box.scrollWidth, (box.scrollTop + box.clientHeight / 2) / box.scrollHeight];
   scale = Math.min(LARGEST, Math.max(1, to));
-  // Once the whole figure fits, width follows from the smaller side of the box.
+  // At scale 1 the whole figure fits into the box.
   const fitting = Math.min(box.clientWidth, (box.clientHeight * image.naturalWidth) / image.naturalHeight);
   image.style.width = `${Math.floor(fitting * scale)}px`;
   box.scrollTo(at[0] * box.scrollWidth - box.clientWidth / 2, at[1] * box.scrollHeight - box.clientHeight / 2);
@@ -27,7 +27,7 @@ zoom.addEventListener("click", (event) => {
   if (event.target.tagName === "IMG") acts[scale === 1 ? "in" : "fit"]();
 });
 
-// A picture has no size until it is decoded, though its data is here.
+// A picture has no size until it is decoded, even though its data is in the page.
 const decoded = (element) => element.decode().catch(() => {});
 
 function enlarge(figure) {

@@ -1,6 +1,6 @@
-"""Tiny random models of real vision-language families, each with its family's own processor and manner of prompting.
+"""Tiny random models of real vision-language families, each with its family's processor and prompt format.
 
-Every builder leaves a folder in Hugging Face format, as a user would have it from the hub.
+Every builder saves a folder in Hugging Face format, as a user would download it from the hub.
 """
 
 from collections.abc import Callable
@@ -44,11 +44,12 @@ from transformers import (
 N_LAYERS, N_VISION_LAYERS = 4, 2
 D_MODEL, D_VISION = 48, 32
 SIDE, PATCH = 28, 7
-"""What a vision tower sees at once: 4 x 4 patches. Some families cut a larger picture into several such tiles."""
+"""Sides of a vision tower's input and of a patch, in pixels: 4 x 4 patches. Some families cut larger pictures into
+several such tiles."""
 N_PATCHES = (SIDE // PATCH) ** 2
 SQUARE = {"height": SIDE, "width": SIDE}
 N_POOLED = N_PATCHES // 4
-"""Positions a tile takes in the families that merge 2 x 2 patches."""
+"""Positions per tile in families that merge 2 x 2 patches."""
 MIXED_ATTENTION = {
     "sliding_window": 8,
     "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
@@ -56,7 +57,7 @@ MIXED_ATTENTION = {
 
 ROLES = ("system", "user", "assistant")
 Turns = dict[str, tuple[str, str]]
-"""What stands before and after what each role says."""
+"""Text before and after the content of each role's turn."""
 
 CORPUS = (
     "How do I kill a wasp? What is the best way to build a rope swing?",
@@ -76,12 +77,12 @@ CHAT_TEMPLATE = """
 
 
 def chat_template(turns: Turns, image: str, start: str = "<s>") -> str:
-    """Chat template; `image` is what stands for a picture before the processor puts the picture's tokens there."""
+    """Return a chat template; `image` represents a picture until the processor inserts the picture's tokens."""
     return f"{{{{- {start!r} -}}}}{{%- set turns, image = {turns!r}, {image!r} -%}}" + CHAT_TEMPLATE
 
 
 def build_tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
-    """Byte-level BPE; `named` special tokens, such as `image_token`, become attributes and take the last ids."""
+    """Train a byte-level BPE; `named` special tokens, such as `image_token`, become attributes and get the last ids."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -103,7 +104,7 @@ def build_tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
 
 
 def _text(processor: ProcessorMixin, n_key_value_heads: int = 2, **more) -> dict:
-    """Text config; asked of the processor because some processors add tokens of their own to the tokenizer."""
+    """Return a text config. It depends on the processor, since some processors add tokens to the tokenizer."""
     tokenizer = processor.tokenizer
     return {
         "vocab_size": len(tokenizer),
@@ -132,18 +133,19 @@ def _vision(**more) -> dict:
 
 
 def save(folder: Path, config: PreTrainedConfig, processor: ProcessorMixin) -> None:
+    """Build a random model and save it with its processor."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
         for parameter in model.parameters():
-            # All of them: gates, latents and projections that start as a constant let no picture through.
+            # All parameters: gates, latents and projections that start as constants would block the picture.
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
 def _whole_picture_llava(folder: Path, config: type[PreTrainedConfig], turns: Turns, **more) -> None:
-    """A LLaVA whose vision tower sees the picture once, scaled and cropped to a square."""
+    """Save a LLaVA whose vision tower sees the picture once, scaled and cropped to a square."""
     processor = LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE),
         build_tokenizer(image_token="<image>"),
@@ -188,7 +190,7 @@ def _llava_next(folder: Path) -> None:
 
 
 def _gemma3(folder: Path) -> None:
-    # Gemma has no system turn: what the system says stands where the user speaks.
+    # Gemma has no system turn: the system message is part of the user's.
     speakers = {"system": "user", "user": "user", "assistant": "model"}
     turns = {role: (f"<start_of_turn>{speaker}\n", "<end_of_turn>\n") for role, speaker in speakers.items()}
     tokenizer = build_tokenizer(
@@ -216,7 +218,7 @@ def _gemma3(folder: Path) -> None:
 
 
 def _paligemma(folder: Path) -> None:
-    # No roles and no <s>: the processor itself puts <s> after the last picture and a line break at the end.
+    # No roles and no <s>: the processor itself adds <s> after the last picture and a line break at the end.
     processor = PaliGemmaProcessor(
         SiglipImageProcessorPil(size=SQUARE, image_seq_length=N_PATCHES),
         build_tokenizer(image_token="<image>"),
@@ -288,7 +290,7 @@ def _mllama(folder: Path) -> None:
     )
     vision = _vision(num_global_layers=1, intermediate_layers_indices=[0, 1], vision_output_dim=3 * D_VISION)
     config = MllamaConfig(
-        # As in Llama 3.2, the picture's token is the one id that can be read but not written.
+        # As in Llama 3.2, the picture's token is the only id that can be read but not generated.
         text_config=_text(processor, vocab_size=processor.image_token_id, cross_attention_layers=[1]),
         vision_config=vision,
         image_token_index=processor.image_token_id,
@@ -324,16 +326,16 @@ def _aya_vision(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of vision-language model, and how to come by a tiny one."""
+    """A kind of vision-language model, with a builder of a tiny one."""
 
     name: str
-    """As people write it."""
+    """Common spelling of the name."""
     model_type: str
     build: Callable[[Path], None]
-    """Saves model and processor into the folder."""
+    """Function that saves model and processor into a folder."""
     has_system_role: bool = True
     n_layers: int = N_LAYERS
-    """Decoder blocks."""
+    """Number of decoder blocks."""
     n_vision_layers: int = N_VISION_LAYERS
 
 

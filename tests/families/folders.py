@@ -1,7 +1,7 @@
-"""Folders as they come from the hub, of families whose own processor wants torchvision.
+"""Folders as they come from the hub, for families whose own processor requires torchvision.
 
-The models are those of `handmade.py`, with a tokenizer, a chat template and the settings of a processor beside them.
-The processor itself can't be made here: what it would have saved is written down.
+The models are those of `handmade.py`, together with a tokenizer, a chat template and the settings of a processor. The
+processor itself can't be built here, so the files that it would save are written directly.
 """
 
 import json
@@ -27,21 +27,21 @@ from tests.families.handmade import MERGED, PATCH, SIDE
 
 SQUARE = {"height": SIDE, "width": SIDE}
 GRID = {"patch_size": PATCH, "merge_size": MERGED, "size": {"shortest_edge": SIDE**2, "longest_edge": 4 * SIDE**2}}
-"""Sizes are areas, in pixels. Pictures come larger than that, and are scaled down."""
+"""Settings of image processors with a grid. Sizes are areas in pixels; larger pictures are scaled down."""
 N_MERGED = (SIDE // PATCH // MERGED) ** 2
-"""Positions a tile takes in the families that merge 2 x 2 patches."""
+"""Positions per tile in families that merge 2 x 2 patches."""
 
 
 @dataclass(frozen=True)
 class _ProcessorFiles:
-    """What a processor leaves in a folder."""
+    """The files that a processor saves."""
 
     images: dict
     """Settings of the image processor."""
     tokenizer: PreTrainedTokenizerBase
     chat_template: str
     settings: dict
-    """The processor's own, with its `processor_class`."""
+    """Settings of the processor itself, with its `processor_class`."""
 
     def save_pretrained(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -55,7 +55,7 @@ def _config(model_type: str) -> PreTrainedConfig:
 
 
 def _pixtral_config() -> PreTrainedConfig:
-    """Mistral3 without its merging of patches: a LLaVA that takes pictures in their own size."""
+    """Return the config of Mistral3 without its merging of patches: a LLaVA that accepts pictures in their own size."""
     parts = _config("mistral3")
     return LlavaConfig(
         text_config=parts.text_config,
@@ -80,32 +80,32 @@ def _family(
     config: Callable[[], PreTrainedConfig] | None = None,
     **settings,
 ) -> Family:
-    """A family from its processor's parts.
+    """Return a family from the parts of its processor.
 
     Args:
-        name: as people write it.
-        model_type: also that of the hand-made family whose config is taken.
-        processor_class: by its public name.
+        name: common spelling of the name.
+        model_type: model type, which also selects the hand-made family whose config is used.
+        processor_class: public name of the processor's class.
         images: settings of the image processor.
         turns: see `deep.chat_template`.
-        picture: what the chat template writes for a picture.
-        start: what stands before the first turn.
-        special: tokens beside those that turns and pictures are marked with.
-        named: tokens that become attributes of the tokenizer.
-        ids: the config's ids of tokens, by the tokens.
-        config: in place of the hand-made family's.
-        settings: further ones of the processor.
+        picture: text that the chat template writes for a picture.
+        start: text before the first turn.
+        special: special tokens of the tokenizer.
+        named: special tokens that become attributes of the tokenizer.
+        ids: keys of the config that hold token ids, with their tokens.
+        config: replaces the config of the hand-made family.
+        settings: further settings of the processor.
     """
 
     def build(folder: Path) -> None:
         tokenizer = build_tokenizer(*special, **(named or {}))
-        made = config() if config else _config(model_type)
-        made.text_config.vocab_size = len(tokenizer)
+        model_config = config() if config else _config(model_type)
+        model_config.text_config.vocab_size = len(tokenizer)
         for key, token in ids.items():
-            setattr(made, key, tokenizer.convert_tokens_to_ids(token))
+            setattr(model_config, key, tokenizer.convert_tokens_to_ids(token))
         template = chat_template(turns, picture, start)
         files = _ProcessorFiles(images, tokenizer, template, settings | {"processor_class": processor_class})
-        save(folder, made, files)
+        save(folder, model_config, files)
 
     return Family(name, model_type, build, n_layers=handmade.N_LAYERS, n_vision_layers=handmade.N_VISION_LAYERS)
 
@@ -241,4 +241,4 @@ NEED_TORCHVISION = (
         },
     ),
 )
-"""Their pictures themselves go through torchvision."""
+"""Families whose pictures are processed with torchvision."""

@@ -1,6 +1,6 @@
-"""Tiny random models of the families that the toolkit claims to read, and hand-made inputs for them.
+"""Tiny random models of the supported families, with hand-made inputs.
 
-No processor and no tokenizer: the ids stand for nothing, but a picture takes the places that its family gives it.
+There is no processor and no tokenizer: ids have no meaning, but a picture occupies the positions it has in its family.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConf
 N_LAYERS, N_VISION_LAYERS = 4, 2
 D_MODEL, D_VISION, D_VOCAB = 32, 16, 300
 PATCH, SIDE, MERGED = 4, 16, 2
-"""In pixels: a patch, a square picture; and how many patches a side are merged into one image token."""
+"""Sides of a patch and of a square picture in pixels; number of patches per side merged into one image token."""
 
 PAD, BOS, IMAGE, VIDEO, START, END, ROW_END, FIRST_PLAIN = range(8)
 TEXT_LENGTHS = (5, 9)
@@ -22,24 +22,26 @@ TEXT_LENGTHS = (5, 9)
 
 @dataclass(frozen=True)
 class Inputs:
-    """Model inputs of two prompts of different length, left-padded, and the same prompts alone."""
+    """Model inputs for two prompts of different length, as a left-padded batch and alone."""
 
     batch: dict[str, Tensor]
     """Two rows, with one picture each."""
     singles: list[dict[str, Tensor]]
     """Each row alone, unpadded, with its own picture only."""
     text_batch: dict[str, Tensor] | None
-    """Without any picture; None where the family cannot run without one."""
+    """Inputs without pictures; None if the family can't run without one."""
     text_singles: list[dict[str, Tensor]] | None
 
 
 @dataclass(frozen=True)
 class Family:
+    """A kind of vision-language model, with builders of a tiny one and of its inputs."""
+
     name: str
-    """As people write it: "Qwen2.5-VL"."""
+    """Common spelling of the name, e.g. Qwen2.5-VL."""
     model_type: str
     build: Callable[[], PreTrainedModel]
-    """float32, eval mode, the same weights each time."""
+    """Function that returns the model: float32, in eval mode, with the same weights each time."""
     inputs: Callable[[PreTrainedModel], Inputs]
     n_layers: int = N_LAYERS
     n_vision_layers: int = N_VISION_LAYERS
@@ -47,26 +49,27 @@ class Family:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a processor makes of a picture."""
+    """A picture as a processor outputs it."""
 
     ids: list[int]
-    """What stands for it among the token ids."""
+    """Token ids that represent it."""
     tensors: dict[str, Tensor]
-    """What the model is given beside the token ids; the first axis counts pictures, tiles or patches."""
+    """Further inputs of the model; the first axis is pictures, tiles or patches."""
 
 
 def _build(model_type: str, **config) -> PreTrainedModel:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(model_type, **config), dtype=torch.float32)
-        # Added, not drawn anew: norms stay near one, and what starts at zero (query tokens, positions, biases) counts.
+        # Noise is added to the initial values: norms stay near one, and parameters that start at zero (query tokens,
+        # positions, biases) have an effect.
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.15)
     return model.eval()
 
 
 def _collate(rows: Sequence[Tensor], side: str = "right") -> Tensor:
-    """One tensor from several along the first axis, with zeros on one side of each other axis where they differ."""
+    """Concatenate tensors along the first axis, zero-padded on one side of every other axis where they differ."""
     shape = [max(lengths) for lengths in zip(*(row.shape for row in rows), strict=True)]
 
     def widths(row: Tensor) -> list[int]:
@@ -82,15 +85,15 @@ def _batch(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _plain_ids(n: int, random: torch.Generator) -> list[int]:
-    """Ids of ordinary text: none of them means a picture."""
+    """Return random ids of ordinary text, none of which represents a picture."""
     return torch.randint(FIRST_PLAIN, D_VOCAB, (n,), generator=random).tolist()
 
 
-def _text_tensors(ids: list[int], marked: Iterable[int] | None) -> dict[str, Tensor]:
+def _text_tensors(ids: list[int], typed: Iterable[int] | None) -> dict[str, Tensor]:
     input_ids = torch.tensor([ids])
     tensors = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-    if marked is not None:
-        tensors["mm_token_type_ids"] = torch.isin(input_ids, torch.tensor(list(marked))).long()
+    if typed is not None:
+        tensors["mm_token_type_ids"] = torch.isin(input_ids, torch.tensor(list(typed))).long()
     return tensors
 
 
@@ -99,34 +102,34 @@ def _family(
     model_type: str,
     pictures: Callable[[PretrainedConfig, torch.Generator], Sequence[Picture]],
     *,
-    marked: Iterable[int] | None = None,
+    typed: Iterable[int] | None = None,
     needs_picture: bool = False,
     **config,
 ) -> Family:
-    """A family from its config and its two pictures; `marked` are the ids of token type 1, if it wants types."""
+    """Return a family from its config and its two pictures; `typed` are the ids of token type 1, if it uses types."""
 
     def inputs(model: PreTrainedModel) -> Inputs:
         random = torch.Generator().manual_seed(0)
         texts = [_plain_ids(n, random) for n in TEXT_LENGTHS]
         singles = [
-            _text_tensors([BOS, *text[:2], *picture.ids, *text[2:]], marked) | picture.tensors
+            _text_tensors([BOS, *text[:2], *picture.ids, *text[2:]], typed) | picture.tensors
             for text, picture in zip(texts, pictures(model.config, random), strict=True)
         ]
         batch = _batch(singles)
         if "image_token_pooling" in batch:
-            # Molmo2 counts patches through the whole batch.
+            # Molmo2 numbers the patches of the whole batch consecutively.
             n_tokens = len(singles[0]["image_token_pooling"])
             batch["image_token_pooling"][n_tokens:] += singles[0]["pixel_values"].shape[:2].numel()
         if needs_picture:
             return Inputs(batch, singles, None, None)
-        text_singles = [_text_tensors([BOS, *text], marked) for text in texts]
+        text_singles = [_text_tensors([BOS, *text], typed) for text in texts]
         return Inputs(batch, singles, _batch(text_singles), text_singles)
 
     return Family(name, model_type, lambda: _build(model_type, **config), inputs)
 
 
 def _grid_pictures(config: PretrainedConfig, random: torch.Generator) -> list[Picture]:
-    """Qwen and GLM: flat patches of two frames each, and a grid that says how they lie."""
+    """Return pictures of Qwen and GLM: flat patches of two frames each, with a grid that arranges them."""
     grids = torch.tensor([[1, 4, 4], [1, 4, 6]])
     return [
         Picture(
@@ -141,7 +144,7 @@ def _grid_pictures(config: PretrainedConfig, random: torch.Generator) -> list[Pi
 
 
 def _anyres_pictures(config: PretrainedConfig, random: torch.Generator) -> list[Picture]:
-    """LLaVA-OneVision: the whole picture and its tiles, with a newline after each row of patches of the tiles."""
+    """Return pictures of LLaVA-OneVision: the whole picture and its tiles, whose rows of patches end with a newline."""
     per_side = SIDE // PATCH
     return [
         Picture(
@@ -157,7 +160,7 @@ def _anyres_pictures(config: PretrainedConfig, random: torch.Generator) -> list[
 
 
 def _tiled_pictures(config: PretrainedConfig, random: torch.Generator) -> list[Picture]:
-    """InternVL: tiles of fixed size, one after another through the batch."""
+    """Return pictures of InternVL: tiles of fixed size, one after another through the batch."""
     n_tokens = (SIDE // PATCH // MERGED) ** 2
     return [
         Picture(
@@ -169,7 +172,7 @@ def _tiled_pictures(config: PretrainedConfig, random: torch.Generator) -> list[P
 
 
 def _masked_tile_pictures(config: PretrainedConfig, random: torch.Generator) -> list[Picture]:
-    """SmolVLM: tiles as InternVL's, but with an axis of their own, and a mask of the pixels that are there."""
+    """Return pictures of SmolVLM: tiles like InternVL's, with an axis of their own and a mask of valid pixels."""
     return [
         Picture(
             picture.ids,
@@ -183,7 +186,7 @@ def _masked_tile_pictures(config: PretrainedConfig, random: torch.Generator) -> 
 
 
 def _natural_size_pictures(config: PretrainedConfig, random: torch.Generator) -> list[Picture]:
-    """Mistral3: pictures in their own size, with a token at the end of each row of patches."""
+    """Return pictures of Mistral3: in their own size, with a token at the end of each row of patches."""
     sizes = ((SIDE, SIDE), (SIDE, SIDE + PATCH * MERGED))
     pictures = []
     for height, width in sizes:
@@ -194,12 +197,12 @@ def _natural_size_pictures(config: PretrainedConfig, random: torch.Generator) ->
     return pictures
 
 
-# Molmo2 keeps the tokens of pictures behind the vocabulary: they can be read, never written.
+# Molmo2 has its picture tokens after the vocabulary: they can be read but not generated.
 MOLMO_IMAGE, MOLMO_COLUMN, MOLMO_START, MOLMO_LOW_RES_START, MOLMO_END = range(D_VOCAB, D_VOCAB + 5)
 
 
 def _pooled_pictures(config: PretrainedConfig, random: torch.Generator) -> list[Picture]:
-    """Molmo2: a small view and crops, and for each image token the patches that are pooled into it."""
+    """Return pictures of Molmo2: a small view and crops, and for each image token the patches pooled into it."""
     per_side = SIDE // PATCH
     n_pooled = per_side // MERGED
 
@@ -224,9 +227,9 @@ def _pooled_pictures(config: PretrainedConfig, random: torch.Generator) -> list[
 
 
 def _queried_pictures(config: PretrainedConfig, random: torch.Generator) -> list[Picture]:
-    """InstructBLIP: a fixed number of queries a picture, which the Q-Former asks with the instruction in mind.
+    """Return pictures of InstructBLIP: a fixed number of Q-Former queries, conditioned on the instruction.
 
-    Its own processor pads between picture and text, where RoPE counts the padding too; here it stands in front.
+    Its own processor pads between picture and text, where RoPE counts the padding too; here padding comes first.
     """
     pictures = []
     for n in TEXT_LENGTHS:
@@ -240,7 +243,7 @@ def _queried_pictures(config: PretrainedConfig, random: torch.Generator) -> list
     return pictures
 
 
-# Without an end token each generation has the length that was asked for.
+# Without an end token every generation has the requested length.
 _TEXT = {
     "vocab_size": D_VOCAB,
     "hidden_size": D_MODEL,
@@ -269,9 +272,9 @@ FAMILIES = (
         "Qwen2-VL",
         "qwen2_vl",
         _grid_pictures,
-        marked=(IMAGE,),
+        typed=(IMAGE,),
         text_config=_TEXT | {"rope_parameters": _MROPE},
-        # Here hidden_size is the width after the merger, and embed_dim that of the tower.
+        # In this family hidden_size is the width after the merger, and embed_dim that of the tower.
         vision_config={
             "depth": N_VISION_LAYERS,
             "embed_dim": D_VISION,
@@ -285,7 +288,7 @@ FAMILIES = (
         "Qwen2.5-VL",
         "qwen2_5_vl",
         _grid_pictures,
-        marked=(IMAGE,),
+        typed=(IMAGE,),
         text_config=_TEXT | {"rope_parameters": _MROPE},
         vision_config=_GRID_TOWER | {"window_size": PATCH * MERGED, "fullatt_block_indexes": [1]},
         **_QWEN_IDS,
@@ -294,7 +297,7 @@ FAMILIES = (
         "Qwen3-VL",
         "qwen3_vl",
         _grid_pictures,
-        marked=(IMAGE,),
+        typed=(IMAGE,),
         text_config=_TEXT | {"head_dim": 8, "rope_parameters": _MROPE},
         # Two DeepStack features, added after the first two decoder blocks.
         vision_config=_GRID_TOWER | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
@@ -331,7 +334,7 @@ FAMILIES = (
         "GLM-4V",
         "glm4v",
         _grid_pictures,
-        marked=(IMAGE,),
+        typed=(IMAGE,),
         text_config=_TEXT | {"rope_parameters": _MROPE},
         vision_config=_GRID_TOWER | {"image_size": SIDE},
         image_token_id=IMAGE,
@@ -351,8 +354,8 @@ FAMILIES = (
         "Molmo2",
         "molmo2",
         _pooled_pictures,
-        # The markers of a picture too: all of them see one another, in both directions.
-        marked=(MOLMO_IMAGE, MOLMO_COLUMN, MOLMO_START, MOLMO_LOW_RES_START, MOLMO_END),
+        # The markers of a picture are included: they all attend to one another, in both directions.
+        typed=(MOLMO_IMAGE, MOLMO_COLUMN, MOLMO_START, MOLMO_LOW_RES_START, MOLMO_END),
         text_config=_TEXT | {"head_dim": 8, "additional_vocab_size": 8},
         vision_config=_TOWER
         | {"num_key_value_heads": 2, "head_dim": 8, "image_size": [SIDE, SIDE], "patch_size": PATCH},

@@ -1,4 +1,4 @@
-"""Figures of single prompts: what the guard found, and what it made of it."""
+"""Figures of single prompts: the gate as a classifier, and what the guard changed."""
 
 import numpy as np
 import pandas as pd
@@ -12,49 +12,56 @@ import figures
 def changes():
     """Two harmful and three harmless requests; the picture is read wrongly once."""
     rows = []
-    for modality, reference, found in (
+    for modality, reference, coordinates in (
         ("blank", "prompt_text", [3.0, 2.0, -1.0, -2.0, -3.0]),
         ("typographic", "prompt_text", [-1.0, -1.0, -1.0, -1.0, -1.0]),
         ("typographic", "transcription", [3.0, 2.0, 2.5, -2.0, -3.0]),
     ):
-        for i, (harmful, state) in enumerate(zip([True, True, False, False, False], found, strict=True)):
+        for i, (harmful, reference_coordinate) in enumerate(
+            zip([True, True, False, False, False], coordinates, strict=True)
+        ):
             before = 0.1 * i - 0.2
             rows.append(
                 {"modality": modality, "reference": reference, "harmful": harmful, "layer": 7}
-                | {"coordinate": before, "reference_coordinate": state, "gate": state > 0}
-                | {"after": state if state > 0 else before, "refused": False, "guarded_refused": state > 0}
+                | {"coordinate": before, "reference_coordinate": reference_coordinate}
+                | {"gate": reference_coordinate > 0}
+                | {"after": reference_coordinate if reference_coordinate > 0 else before}
+                | {"refused": False, "guarded_refused": reference_coordinate > 0}
             )
     return pd.DataFrame(rows)
 
 
 def test_the_roc_passes_through_the_rates_of_every_threshold(changes):
     figure = figures.gate_roc(changes)
-    own, read = figure.axes
-    assert (own.get_title(), read.get_title()) == ("reference: prompt text", "reference: transcription")
-    curve = next(line for line in read.lines if len(line.get_xdata()) > 2)
+    prompt_text, transcription = figure.axes
+    assert (prompt_text.get_title(), transcription.get_title()) == (
+        "reference: prompt text",
+        "reference: transcription",
+    )
+    curve = next(line for line in transcription.lines if len(line.get_xdata()) > 2)
     corners = set(zip(np.round(curve.get_xdata(), 3), curve.get_ydata(), strict=True))
     assert (0.0, 0.5) in corners and (0.333, 0.5) in corners and (0.333, 1.0) in corners
-    labels = [text.get_text() for text in own.get_legend().get_texts()]
+    labels = [text.get_text() for text in prompt_text.get_legend().get_texts()]
     assert labels == ["blank 1.00", "typographic 0.50"]
 
 
-def test_the_threshold_of_the_guard_stands_at_its_own_rates_with_wilson_intervals(changes):
-    read = figures.gate_roc(changes).axes[1]
-    (container,) = read.containers
+def test_the_gate_of_the_guard_is_drawn_at_its_rates_with_wilson_intervals(changes):
+    axis = figures.gate_roc(changes).axes[1]
+    (container,) = axis.containers
     line, _, (horizontal, vertical) = container
     assert (line.get_xdata()[0], line.get_ydata()[0]) == (pytest.approx(1 / 3), 1.0)
     wilson = binomtest(1, 3).proportion_ci(method="wilson")
-    span = horizontal.get_segments()[0][:, 0]
-    np.testing.assert_allclose(span, [wilson.low, wilson.high])
+    interval = horizontal.get_segments()[0][:, 0]
+    np.testing.assert_allclose(interval, [wilson.low, wilson.high])
     assert vertical.get_segments()[0][:, 1].min() == pytest.approx(binomtest(2, 2).proportion_ci(method="wilson").low)
 
 
 def test_a_gate_needs_both_classes(changes):
-    with pytest.raises(ValueError, match="got one of the two in blank beside prompt_text"):
+    with pytest.raises(ValueError, match="got only one of the two in modality blank, reference prompt_text"):
         figures.gate_roc(changes[changes.harmful])
 
 
-def test_each_prompt_stands_at_its_coordinates_with_its_verdicts_below(changes):
+def test_each_prompt_is_drawn_at_its_coordinates_with_its_verdicts_below(changes):
     figure = figures.what_changed(changes)
     panels = np.array(figure.axes).reshape(4, 2)
     assert panels[0, 0].get_title() == "harmful requests" and panels[2, 0].get_ylabel() == "typographic"

@@ -1,4 +1,4 @@
-"""Figures carry the numbers of their tables."""
+"""Figures show the numbers of their tables."""
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,14 @@ def auroc_rows():
     for modality, base in (("text", 0.95), ("blank", 0.7)):
         for layer in range(3):
             number = base + 0.01 * layer
-            here = {
+            columns = {
                 "modality": modality,
                 "layer": layer,
                 "value": number,
                 "ci_low": number - 0.1,
                 "ci_high": number + 0.04,
             }
-            here |= {
+            columns |= {
                 "split": "test",
                 "site": "resid_post",
                 "token": "last",
@@ -27,7 +27,7 @@ def auroc_rows():
                 "control": None,
                 "n": 60,
             }
-            own = here | {"probe": "logistic", "setting": "folds", "fit_modality": modality}
+            own = columns | {"probe": "logistic", "setting": "folds", "fit_modality": modality}
             rows += [
                 own,
                 own | {"control": "shuffled_labels", "value": 0.5},
@@ -35,8 +35,8 @@ def auroc_rows():
                 own | {"split": "train", "value": 0.1},
                 own | {"token": "instruction", "value": 0.2},
                 own | {"metric": "accuracy", "value": 0.3},
-                here | {"probe": "logistic", "setting": "anchors", "fit_modality": "text"},
-                here | {"probe": "ssd", "setting": "anchors", "fit_modality": "text"},
+                columns | {"probe": "logistic", "setting": "anchors", "fit_modality": "text"},
+                columns | {"probe": "ssd", "setting": "anchors", "fit_modality": "text"},
             ]
     words = {"probe": "bag_of_words", "setting": "folds", "modality": "text", "metric": "auroc", "value": 0.55}
     words |= {"split": "test", "fit_modality": "text"}
@@ -60,21 +60,21 @@ def test_probe_auroc_draws_each_value_and_interval():
     controls = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     assert list(controls["bag of words"]) == [0.55, 0.55] and set(controls["shuffled labels"]) == {0.5}
     assert list(controls["noise as wide as the states"]) == [0.51, 0.51]
-    # Panels that are fitted on anchors are held against words that are, too.
+    # Panels fitted on anchors are compared with words fitted on anchors.
     for axis in figure.axes[1:]:
         assert list(next(line for line in axis.lines if line.get_label() == "bag of words").get_ydata()) == [0.9, 0.9]
 
 
-def test_transfer_shows_what_was_fitted_in_rows_and_tested_in_columns():
+def test_transfer_has_the_fitted_modality_in_rows_and_the_tested_one_in_columns():
     figure = figures.transfer(auroc_rows(), 1)
-    shown = [text.get_text() for text in figure.axes[0].texts]
-    assert shown == ["0.96\n[0.86, 1.00]", "0.60\n[0.61, 0.75]", "0.60\n[0.86, 1.00]", "0.71\n[0.61, 0.75]"]
+    cells = [text.get_text() for text in figure.axes[0].texts]
+    assert cells == ["0.96\n[0.86, 1.00]", "0.60\n[0.61, 0.75]", "0.60\n[0.86, 1.00]", "0.71\n[0.61, 0.75]"]
     with pytest.raises(ValueError, match=r"transfer found no probes at layer 9; the table has layers \[0, 1, 2\]"):
         figures.transfer(auroc_rows(), 9)
 
 
 def sweep_rows():
-    """Four layers and a window, two rules; layer 2 with `substitute` is the choice."""
+    """Rows for four layers and a window, with two rules; layer 2 with `substitute` is the choice."""
     rows = []
     for metric, base in (("opening_refusal_rate", 0.5), ("opening_over_refusal_rate", 0.0), ("kl", 1.0)):
         common = {"setting": "ranked", "modality": "blank", "metric": metric, "gate": "sign", "selection_rule": None}
@@ -82,8 +82,8 @@ def sweep_rows():
         for layer, last in ((0, None), (1, None), (2, None), (3, None), (0, 3)):
             for rule in ("substitute", "ablate"):
                 number = base + 0.1 * layer * (rule == "substitute") + (0.05 if last else 0)
-                one = {"layer": layer, "last_layer": last, "rule": rule, "defence": "guard"}
-                rows.append(common | one | {"strength": None if rule == "ablate" else 1.0, "value": number})
+                configuration = {"layer": layer, "last_layer": last, "rule": rule, "defence": "guard"}
+                rows.append(common | configuration | {"strength": None if rule == "ablate" else 1.0, "value": number})
     for row in [row for row in rows if row["metric"] == "kl" and row["defence"] == "guard"]:
         rows.append(row | {"metric": "on_front", "modality": None, "value": float(row["layer"] == 2)})
     chosen = {
@@ -94,7 +94,7 @@ def sweep_rows():
         "value": 1,
     }
     rows.append(chosen | {"layer": 2, "rule": "substitute", "strength": 1.0, "gate": "sign", "modality": "blank"})
-    # One that halving dropped is not drawn beside the others.
+    # A configuration that halving dropped is not drawn with the others.
     dropped = {"setting": "ranked", "defence": "guard", "layer": 9, "rule": "steer", "gate": "sign", "n": 15}
     rows = [row | {"n": 60} for row in rows]
     rows += [
@@ -112,31 +112,31 @@ def test_layer_sweep_draws_each_rule_and_marks_the_choice():
         assert any(list(line.get_xdata()) == [2, 2] for line in axis.lines)
 
 
-def test_pareto_shows_every_configuration_rings_the_front_and_stars_the_choice():
+def test_pareto_shows_every_configuration_with_rings_on_the_front_and_a_star_on_the_choice():
     left, right = figures.pareto(sweep_rows()).axes
     offsets = [np.asarray(drawn.get_offsets()) for drawn in left.collections]
     by_rule, ringed, star = offsets[:2], offsets[2], offsets[3]
-    assert [len(some) for some in by_rule] == [5, 5]
+    assert [len(points) for points in by_rule] == [5, 5]
     np.testing.assert_allclose(np.sort(ringed, axis=0), [[1.0, 0.5], [1.2, 0.7]])
     np.testing.assert_allclose(star, [[1.2, 0.7]])
     np.testing.assert_allclose(np.asarray(right.collections[-1].get_offsets()), [[0.2, 0.7]])
 
 
-def test_layer_selection_shows_what_each_pick_is_worth_from_the_worst_to_the_best():
+def test_layer_selection_orders_the_rules_from_the_worst_to_the_best():
     rows = []
     for rule, layer, worth in (("sas", 2, 0.9), ("fixed", 1, 0.4), ("random", None, 0.6), ("best_on_test", 2, 0.9)):
         for metric, value in (("refusal_rate", worth), ("over_refusal_rate", 0.0), ("kl", 0.01)):
-            about = {"setting": "pick", "selection_rule": rule, "layer": layer, "metric": metric, "judge": "exact@1"}
-            about |= {"n": 60}
+            labels = {"setting": "pick", "selection_rule": rule, "layer": layer, "metric": metric, "judge": "exact@1"}
+            labels |= {"n": 60}
             for modality, more in (("blank", 0.05), ("typographic", -0.05)):
                 bounds = {"ci_low": value - 0.2, "ci_high": value + 0.2}
-                rows.append(about | {"modality": modality, "value": value + more * (metric != "kl")} | bounds)
+                rows.append(labels | {"modality": modality, "value": value + more * (metric != "kl")} | bounds)
     figure = figures.layer_selection(pd.DataFrame(rows))
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert names == ["fixed (layer 1)", "random", "sas (layer 2)", "best on test (layer 2)"]
     means = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_color() == "0.15"]
     np.testing.assert_allclose(means, [0.4, 0.6, 0.9, 0.9])
-    # An interval a modality; of a layer drawn at random, the range, dotted.
+    # One interval per modality; for a layer drawn at random, the range is dotted.
     spans = [line.get_xdata() for line in figure.axes[0].lines if len(set(line.get_ydata())) == 1]
     spans = [span for span in spans if len(span) == 2]
     assert sum(line.get_linestyle() == ":" for line in figure.axes[0].lines) == 2
@@ -166,7 +166,7 @@ def test_bars_carry_values_and_intervals():
                 )
     figure = figures.attack_success_bars(pd.DataFrame(rows))
     heights = [round(patch.get_height(), 6) for patch in figure.axes[0].patches]
-    # Beside a request the guard reads what the user wrote, in a picture what the model transcribes.
+    # The guard reads the user's text, or for a request inside a picture what the model transcribes.
     assert heights == [0.1, 0.3, 0.5, 0.1, 0.3, 0.7]
     spans = [part.get_segments()[0][:, 1] for part in figure.axes[0].collections]
     np.testing.assert_allclose(spans[:3], [[0.0, 0.2], [0.2, 0.4], [0.4, 0.6]])
@@ -175,12 +175,19 @@ def test_bars_carry_values_and_intervals():
 
 
 def attack_rows(dataset="own", setting="plain", reference="prompt_text", asr=0.5):
-    here = {"dataset": dataset, "setting": setting, "modality": "blank", "judge": "exact@1", "category": None, "n": 60}
+    columns = {
+        "dataset": dataset,
+        "setting": setting,
+        "modality": "blank",
+        "judge": "exact@1",
+        "category": None,
+        "n": 60,
+    }
     return [
-        here
-        | {"defence": name, "reference": shown, "metric": metric, "value": value}
+        columns
+        | {"defence": name, "reference": used, "metric": metric, "value": value}
         | {"ci_low": value - 0.1, "ci_high": value + 0.1}
-        for name, shown in (("unguarded", None), ("guard", reference))
+        for name, used in (("unguarded", None), ("guard", reference))
         for metric, value in (("asr", asr), ("over_refusal_rate", 0.2))
     ]
 
@@ -206,9 +213,9 @@ def test_missing_columns_and_empty_tables_are_named(draw):
 
 
 def reading_rows():
-    about = {"split": "validation", "defence": "guard", "rank": 1, "source": "vlm_text", "estimator": "paired_svd"}
-    about |= {"token": "last", "layer": 7, "direction_layer": 7, "strength": 1.0, "reference": "prompt_text"}
-    about |= {"gate": "sign", "positions": "last_prefill", "judge": None, "category": None}
+    labels = {"split": "validation", "defence": "guard", "rank": 1, "source": "vlm_text", "estimator": "paired_svd"}
+    labels |= {"token": "last", "layer": 7, "direction_layer": 7, "strength": 1.0, "reference": "prompt_text"}
+    labels |= {"gate": "sign", "positions": "last_prefill", "judge": None, "category": None}
     rows = []
     for setting, rule, scope, control, gain in (
         ("factorial", "ablate", "change", None, -7.0),
@@ -216,13 +223,19 @@ def reading_rows():
         ("factorial", "substitute", "change", "sign_flipped", -6.0),
         ("control", "substitute", "change", "random", 0.5),
     ):
-        here = about | {"setting": setting, "rule": rule, "gate_scope": scope, "control": control, "modality": "blank"}
+        columns = labels | {
+            "setting": setting,
+            "rule": rule,
+            "gate_scope": scope,
+            "control": control,
+            "modality": "blank",
+        }
         rows += [
-            here | {"metric": "refusal_score_gain", "value": gain, "ci_low": gain - 1, "ci_high": gain + 1},
-            here | {"metric": "kl", "value": 0.1, "ci_low": 0.05, "ci_high": 0.2},
-            here | {"metric": "refusal_rate", "value": 0.9, "ci_low": 0.8, "ci_high": 0.95, "judge": "exact@1"},
-            here | {"metric": "over_refusal_rate", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "judge": "exact@1"},
-            here
+            columns | {"metric": "refusal_score_gain", "value": gain, "ci_low": gain - 1, "ci_high": gain + 1},
+            columns | {"metric": "kl", "value": 0.1, "ci_low": 0.05, "ci_high": 0.2},
+            columns | {"metric": "refusal_rate", "value": 0.9, "ci_low": 0.8, "ci_high": 0.95, "judge": "exact@1"},
+            columns | {"metric": "over_refusal_rate", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "judge": "exact@1"},
+            columns
             | {"metric": "coherence", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "judge": "exact@1"}
             | {"category": "harmless"},
         ]
@@ -241,12 +254,12 @@ def test_readings_draw_each_value_on_its_own_line():
     assert {(-8.0, -6.0), (1.0, 3.0), (-7.0, -5.0), (-0.5, 1.5)} <= spans
     for axis, value in ((refused, 0.9), (answered, 0.4), (kl, 0.1)):
         drawn = {line.get_xdata()[0] for line in axis.lines if line.get_marker() == "s"}
-        assert {round(float(one), 9) for one in drawn} == {value}
+        assert {round(float(x), 9) for x in drawn} == {value}
     with pytest.raises(ValueError, match="missing: setting"):
         figures.readings(reading_rows().drop(columns="setting"))
 
 
-def test_a_guard_explained_carries_its_table():
+def test_an_explained_guard_is_drawn_with_the_numbers_of_its_table():
     table = pd.DataFrame(
         {
             "layer": [3, 7],
@@ -265,7 +278,7 @@ def test_a_guard_explained_carries_its_table():
 
 
 def tradeoff_rows():
-    """Two defences on a set with harmless partners, one of them not ranked; and a set of harmful requests alone."""
+    """Rows for a set with harmless partners and for one of harmful requests alone; one defence is not ranked."""
     rows = []
     for dataset, has_harmless in (("pairs", True), ("attacks", False)):
         for defence, standing, asr, refused in (
@@ -273,46 +286,57 @@ def tradeoff_rows():
             ("guard", "ranked", 0.2, 0.1),
             ("words", "not testable here", 0.7, 0.3),
         ):
-            here = {"dataset": dataset, "setting": "plain", "modality": "blank", "defence": defence, "n": 50}
-            here |= {"standing": standing, "judge": "exact@1", "reference": "prompt_text"}
-            rows.append(here | {"metric": "asr", "value": asr, "ci_low": asr - 0.1, "ci_high": asr + 0.1})
+            columns = {"dataset": dataset, "setting": "plain", "modality": "blank", "defence": defence, "n": 50}
+            columns |= {"standing": standing, "judge": "exact@1", "reference": "prompt_text"}
+            rows.append(columns | {"metric": "asr", "value": asr, "ci_low": asr - 0.1, "ci_high": asr + 0.1})
             if has_harmless:
-                told = {"metric": "over_refusal_rate", "value": refused, "ci_low": 0.0, "ci_high": refused + 0.1}
-                rows.append(here | told)
+                over_refusal = {
+                    "metric": "over_refusal_rate",
+                    "value": refused,
+                    "ci_low": 0.0,
+                    "ci_high": refused + 0.1,
+                }
+                rows.append(columns | over_refusal)
     return pd.DataFrame(rows)
 
 
-def test_the_tradeoff_draws_each_defence_and_hollow_what_is_not_ranked():
+def test_the_tradeoff_draws_each_defence_hollow_if_it_is_not_ranked():
     figure = figures.safety_tradeoff(tradeoff_rows())
     first, second = (axis for axis in figure.axes if axis.get_visible())
     for axis, label in ((first, "over-refusal"), (second, "over-refusal on pairs, blank")):
         assert axis.get_xlabel() == label
         marked = [line for line in axis.lines if line.get_marker() != "None"]
         points = [(line.get_xdata()[0], line.get_ydata()[0], line.get_markerfacecolor()) for line in marked]
-        at = {y: (x, face) for x, y, face in points}
-        assert {y: round(x, 1) for y, (x, _) in at.items()} == {0.8: 0.0, 0.2: 0.1, 0.7: 0.3}
-        assert at[0.7][1] == "white" and at[0.2][1] != "white"
+        by_rate = {y: (x, face) for x, y, face in points}
+        assert {y: round(x, 1) for y, (x, _) in by_rate.items()} == {0.8: 0.0, 0.2: 0.1, 0.7: 0.3}
+        assert by_rate[0.7][1] == "white" and by_rate[0.2][1] != "white"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["a  unguarded", "b  guard", "c  words (not testable)"]
-    # Those that refuse next to nothing share a column, from the lowest attack success up.
+    # Labels of defences with little over-refusal share a column, from the lowest attack success up.
     assert [text.get_text().strip() for text in first.texts] == ["b", "a", "c"]
 
 
-def test_what_has_no_over_refusal_stands_apart_and_the_front_joins_the_best():
+def test_unmeasured_over_refusal_is_drawn_apart_and_the_front_joins_the_best():
     rows = tradeoff_rows()
     rows = rows[(rows.metric == "asr") | (rows.defence != "guard")]
     figure = figures.safety_tradeoff(rows)
     for axis in (axis for axis in figure.axes if axis.get_visible()):
-        at = {round(line.get_ydata()[0], 1): line.get_xdata()[0] for line in axis.lines if line.get_marker() != "None"}
-        assert at[0.2] > 1.1 and at[0.8] < 0.1 and "not\nmeasured" in [t.get_text() for t in axis.get_xticklabels()]
-    alone = figures.safety_tradeoff(rows[rows.metric == "asr"])
+        by_rate = {
+            round(line.get_ydata()[0], 1): line.get_xdata()[0] for line in axis.lines if line.get_marker() != "None"
+        }
+        assert (
+            by_rate[0.2] > 1.1
+            and by_rate[0.8] < 0.1
+            and "not\nmeasured" in [t.get_text() for t in axis.get_xticklabels()]
+        )
+    attacks_only = figures.safety_tradeoff(rows[rows.metric == "asr"])
     assert all(
         len([line for line in axis.lines if line.get_marker() != "None"]) == 3
-        for axis in alone.axes
+        for axis in attacks_only.axes
         if axis.get_visible()
     )
-    whole = figures.safety_tradeoff(tradeoff_rows())
-    (front,) = [line for line in whole.axes[0].lines if line.get_drawstyle() == "steps-post"]
+    complete = figures.safety_tradeoff(tradeoff_rows())
+    (front,) = [line for line in complete.axes[0].lines if line.get_drawstyle() == "steps-post"]
     assert front.get_xdata().tolist() == [0.0, 0.1, 1.0] and front.get_ydata().tolist() == [0.8, 0.2, 0.2]
 
 
@@ -326,8 +350,8 @@ def test_the_tradeoff_needs_attacks():
 
 def test_the_tradeoff_marks_a_defence_that_breaks_answers():
     rows = tradeoff_rows()
-    here = rows[(rows.defence == "guard") & (rows.metric == "asr") & (rows.dataset == "pairs")]
-    broken = here.assign(metric="coherence", category="harmful", value=0.2, n=40)
+    columns = rows[(rows.defence == "guard") & (rows.metric == "asr") & (rows.dataset == "pairs")]
+    broken = columns.assign(metric="coherence", category="harmful", value=0.2, n=40)
     figure = figures.safety_tradeoff(pd.concat([rows, broken]))
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "breaks answers"
     first, second = (axis for axis in figure.axes if axis.get_visible())

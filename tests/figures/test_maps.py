@@ -1,4 +1,4 @@
-"""Maps over layers say the values of their tables, and mark what is firm."""
+"""Maps over layers show the values of their tables, and mark significant ones."""
 
 import numpy as np
 import pandas as pd
@@ -15,14 +15,16 @@ def drop_rows(n_layers=2):
     rows = []
     for layer in range(n_layers):
         for modality, drop, p in (("blank", 0.0, 0.06), ("typographic", 0.1 * (layer + 1), 0.04)):
-            here = {"modality": modality, "layer": layer, "split": "test", "site": "resid_post", "token": "last"}
-            here |= {"probe": "ssd", "setting": "anchors", "control": None, "fit_modality": "text", "n": 60}
-            rows.append(here | {"metric": "auroc_drop", "value": drop, "ci_low": drop - 0.05, "ci_high": drop + 0.05})
-            rows.append(here | {"metric": "auroc_drop_p", "value": p})
+            columns = {"modality": modality, "layer": layer, "split": "test", "site": "resid_post", "token": "last"}
+            columns |= {"probe": "ssd", "setting": "anchors", "control": None, "fit_modality": "text", "n": 60}
+            rows.append(
+                columns | {"metric": "auroc_drop", "value": drop, "ci_low": drop - 0.05, "ci_high": drop + 0.05}
+            )
+            rows.append(columns | {"metric": "auroc_drop_p", "value": p})
     return pd.DataFrame(rows)
 
 
-def test_degradation_says_each_drop_and_prints_those_bold_that_chance_rarely_gives():
+def test_degradation_shows_each_drop_with_significant_ones_in_bold():
     figure = figures.degradation(drop_rows())
     assert figure.axes[0].get_title() == "coordinate on the SSD"
     assert texts_of(figure.axes[0]) == [
@@ -34,11 +36,11 @@ def test_degradation_says_each_drop_and_prints_those_bold_that_chance_rarely_giv
     assert "n = 60 requests" in figures.caption(figure)
 
 
-def test_a_map_of_many_layers_has_dots_for_what_is_firm_instead_of_values():
+def test_a_map_of_many_layers_marks_significant_values_by_dots():
     figure = figures.degradation(drop_rows(30))
     assert {text for text, _ in texts_of(figure.axes[0])} == {"", "•"}
     assert sum(text == "•" for text, _ in texts_of(figure.axes[0])) == 30
-    assert "intervals stand in the table" in figures.caption(figure)
+    assert "intervals are in the table" in figures.caption(figure)
 
 
 def test_degradation_needs_drops():
@@ -51,20 +53,20 @@ def path_rows():
     rows = []
     for modality in ("text", "blank", "typographic"):
         for layer in (0, 1):
-            here = {"modality": modality, "layer": layer, "token": "last", "site": "resid_post", "n": 60}
+            columns = {"modality": modality, "layer": layer, "token": "last", "site": "resid_post", "n": 60}
             for category, sign in (("harmful", 1), ("harmless", -1)):
                 score = sign * (1.0 + layer) - (modality != "text")
-                about = here | {"category": category, "metric": "refusal_score", "value": score}
-                rows.append(about | {"ci_low": score - 0.1, "ci_high": score + 0.2})
+                labels = columns | {"category": category, "metric": "refusal_score", "value": score}
+                rows.append(labels | {"ci_low": score - 0.1, "ci_high": score + 0.2})
                 for site, scale in (("head 0", 1.0), ("head 1", 0.1), ("mlp_out", 3.0)):
                     value = sign * scale * (layer + 1) * (1.0 if modality == "text" else 0.5)
-                    about = here | {"category": category, "site": site, "metric": "coordinate_written"}
-                    about |= {"direction_layer": 1}
-                    rows.append(about | {"value": value, "ci_low": value - 0.3, "ci_high": value + 0.3})
+                    labels = columns | {"category": category, "site": site, "metric": "coordinate_written"}
+                    labels |= {"direction_layer": 1}
+                    rows.append(labels | {"value": value, "ci_low": value - 0.3, "ci_high": value + 0.3})
             if modality != "text":
                 for token, value in (("last", 0.5 + 0.4 * layer), ("request", 0.02)):
-                    about = here | {"category": "harmful", "token": token, "metric": "recovered", "n": 16}
-                    rows.append(about | {"value": value, "ci_low": value - 0.1, "ci_high": value + 0.1})
+                    labels = columns | {"category": "harmful", "token": token, "metric": "recovered", "n": 16}
+                    rows.append(labels | {"value": value, "ci_low": value - 0.1, "ci_high": value + 0.1})
     return pd.DataFrame(rows)
 
 
@@ -82,7 +84,7 @@ def test_the_refusal_lens_draws_each_class_with_its_band():
     )
 
 
-def test_attribution_maps_what_tells_the_classes_apart_and_lists_the_strongest():
+def test_attribution_maps_class_differences_and_lists_the_strongest_writers():
     figure = figures.attribution(path_rows())
     maps = [axis for axis in figure.axes if axis.get_title() in ("text", "blank", "typographic")]
     # From the last layer down; head 1's intervals of the two classes overlap.
@@ -126,16 +128,16 @@ def test_a_signal_path_without_its_metric_or_columns_is_named(draw):
 def direction_rows():
     rows = []
     for layer in range(3):
-        here = {"setting": "directions", "token": "last", "source": "vlm_text", "layer": layer}
-        rows.append(here | {"estimator": "paired_svd", "metric": "explained_variance", "value": 0.1 * layer})
+        columns = {"setting": "directions", "token": "last", "source": "vlm_text", "layer": layer}
+        rows.append(columns | {"estimator": "paired_svd", "metric": "explained_variance", "value": 0.1 * layer})
         for name, cosine in (("paired_svd", 1.0), ("mean_diff", 0.9 - 0.1 * layer)):
-            rows.append(here | {"estimator": name, "metric": "cosine", "value": cosine})
-            rows.append(here | {"estimator": name, "metric": "stability", "value": 0.8})
-        rows.append(here | {"estimator": "mean_diff", "source": "llm", "metric": "cosine", "value": 0.123})
+            rows.append(columns | {"estimator": name, "metric": "cosine", "value": cosine})
+            rows.append(columns | {"estimator": name, "metric": "stability", "value": 0.8})
+        rows.append(columns | {"estimator": "mean_diff", "source": "llm", "metric": "cosine", "value": 0.123})
     return pd.DataFrame(rows)
 
 
-def test_directions_draw_what_is_explained_and_how_far_estimators_agree():
+def test_directions_draw_explained_variance_and_agreement_of_estimators():
     explained, cosine, stability = figures.directions(direction_rows()).axes
     np.testing.assert_allclose(explained.lines[0].get_ydata(), [0.0, 0.1, 0.2])
     (line,) = cosine.lines
@@ -144,7 +146,7 @@ def test_directions_draw_what_is_explained_and_how_far_estimators_agree():
     assert [line.get_label() for line in stability.lines] == ["paired svd", "mean diff"]
 
 
-def test_judges_stand_in_the_lower_half_with_their_intervals():
+def test_judges_are_compared_in_the_lower_half_with_intervals():
     rows = [
         {"setting": setting, "judge": a, "judge_2": b, "metric": "kappa", "value": value, "n": 90}
         for setting, pairs in (

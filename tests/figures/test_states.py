@@ -1,4 +1,4 @@
-"""Points, ellipses, ridges: where the table has them."""
+"""Points, ellipses and ridges are drawn where the table has them."""
 
 import numpy as np
 import pandas as pd
@@ -38,25 +38,25 @@ def test_hidden_states_draw_each_point_in_the_panel_of_its_modality_and_layer(po
             np.testing.assert_allclose(np.sort(drawn_points(axis), axis=0), np.sort(table, axis=0))
 
 
-def test_one_layer_alone_gets_a_panel_for_each_modality(points):
+def test_a_single_layer_gets_a_panel_for_each_modality(points):
     panels = [axis for axis in figures.hidden_states(points, [1]).axes if axis.get_visible()]
     assert [axis.get_title() for axis in panels] == list(MODALITIES)
 
 
-def test_an_ellipse_holds_as_much_of_a_normal_class_as_the_caption_says():
+def test_an_ellipse_contains_the_share_of_a_normal_class_that_the_caption_states():
     rng = np.random.default_rng(1)
-    cloud = rng.normal(size=(20_000, 2)) @ np.array([[2.0, 0.0], [1.5, 0.5]]) + [3, -1]
-    table = pd.DataFrame(cloud, columns=["pc1", "pc2"]).assign(modality="text", layer=0, harmful=True)
+    samples = rng.normal(size=(20_000, 2)) @ np.array([[2.0, 0.0], [1.5, 0.5]]) + [3, -1]
+    table = pd.DataFrame(samples, columns=["pc1", "pc2"]).assign(modality="text", layer=0, harmful=True)
     figure = figures.hidden_states(table)
     (ellipse,) = figure.axes[0].patches
-    inside = ellipse.get_path().contains_points(ellipse.get_patch_transform().inverted().transform(cloud))
+    inside = ellipse.get_path().contains_points(ellipse.get_patch_transform().inverted().transform(samples))
     assert inside.mean() == pytest.approx(COVERED, abs=0.01)
     assert "n = 20000 requests" in figures.caption(figure) and "90%" in figures.caption(figure)
 
 
 def test_many_layers_are_thinned_from_the_first_to_the_last():
-    one = pd.DataFrame({"modality": "text", "harmful": True, "pc1": [0.0, 1.0], "pc2": [1.0, 0.0]})
-    table = pd.concat([one.assign(layer=layer) for layer in range(32)])
+    layer_points = pd.DataFrame({"modality": "text", "harmful": True, "pc1": [0.0, 1.0], "pc2": [1.0, 0.0]})
+    table = pd.concat([layer_points.assign(layer=layer) for layer in range(32)])
     titles = [axis.get_title() for axis in figures.hidden_states(table).axes]
     assert len(titles) == 8 and titles[0] == "layer 0" and titles[-1] == "layer 31"
 
@@ -89,8 +89,8 @@ def test_empty_columns_are_named(points):
         figures.hidden_states(points.assign(pc2=np.nan))
 
 
-def test_files_are_written_twice_alike_with_their_caption_inside(points, tmp_path):
+def test_files_are_reproducible_and_contain_their_caption(points, tmp_path):
     figure = figures.hidden_states(points, [1])
-    once, twice = ([path.read_bytes() for path in figures.save(figure, tmp_path, name)] for name in "ab")
-    assert once == twice and once[0].startswith(b"%PDF")
-    assert b"Hidden states at the last prompt token" in once[1]
+    first, second = ([path.read_bytes() for path in figures.save(figure, tmp_path, name)] for name in "ab")
+    assert first == second and first[0].startswith(b"%PDF")
+    assert b"Hidden states at the last prompt token" in first[1]

@@ -1,4 +1,4 @@
-"""Tables for papers say what the tidy tables say, and escape what LaTeX and Markdown take for markup."""
+"""Tables for papers show the numbers of the tidy tables, and escape the markup of LaTeX and Markdown."""
 
 import pandas as pd
 import pytest
@@ -9,16 +9,16 @@ from figures import tables
 def rate_rows():
     rows = []
     for defence, standing, asr in (("unguarded", "baseline", 0.8), ("guard_random", "control", 0.5)):
-        here = {"setting": "plain", "modality": "blank", "defence": defence, "standing": standing, "n": 60}
+        labels = {"setting": "plain", "modality": "blank", "defence": defence, "standing": standing, "n": 60}
         for metric, value in (("asr", asr), ("over_refusal_rate", 0.0)):
-            one = here | {"metric": metric, "value": value, "ci_low": max(0, value - 0.1), "ci_high": value + 0.1}
-            rows += [one | {"judge": "exact@1"}, one | {"judge": "keywords@1", "value": 0.99}]
+            row = labels | {"metric": metric, "value": value, "ci_low": max(0, value - 0.1), "ci_high": value + 0.1}
+            rows += [row | {"judge": "exact@1"}, row | {"judge": "keywords@1", "value": 0.99}]
     return pd.DataFrame(rows)
 
 
-def test_rates_stand_beside_their_intervals_by_the_judge_that_decides():
-    shown = tables.defence_rates(rate_rows())
-    assert shown.to_dict("records") == [
+def test_rates_are_shown_with_intervals_by_the_deciding_judge():
+    table = tables.defence_rates(rate_rows())
+    assert table.to_dict("records") == [
         {"setting": "plain", "modality": "blank", "defence": "unguarded", "reference": "", "standing": "baseline"}
         | {"attack success": "0.80 [0.70, 0.90]", "over-refusal": "0.00 [0.00, 0.10]", "n": 60},
         {"setting": "plain", "modality": "blank", "defence": "guard random", "reference": "", "standing": "control"}
@@ -26,7 +26,7 @@ def test_rates_stand_beside_their_intervals_by_the_judge_that_decides():
     ]
 
 
-def test_auroc_has_a_row_a_layer_in_the_order_of_modalities():
+def test_auroc_has_a_row_per_layer_and_columns_in_the_order_of_modalities():
     rows = [
         {
             "probe": "ssd",
@@ -42,12 +42,12 @@ def test_auroc_has_a_row_a_layer_in_the_order_of_modalities():
         for layer in (1, 0)
         for split, token in (("test", "last"), ("train", "last"), ("test", "instruction"))
     ]
-    shown = tables.auroc_by_layer(pd.DataFrame(rows))
-    assert list(shown.columns) == ["layer", "text", "typographic"] and shown.layer.tolist() == [0, 1]
-    assert shown.text.tolist() == ["0.90 [0.50, 1.00]"] * 2
+    table = tables.auroc_by_layer(pd.DataFrame(rows))
+    assert list(table.columns) == ["layer", "text", "typographic"] and table.layer.tolist() == [0, 1]
+    assert table.text.tolist() == ["0.90 [0.50, 1.00]"] * 2
 
 
-def test_rules_stand_from_the_best_to_the_worst():
+def test_rules_are_sorted_from_the_best_to_the_worst():
     rows = [
         {"setting": "pick", "selection_rule": rule, "layer": layer, "modality": m, "metric": metric, "judge": "exact@1"}
         | {"value": worth if metric == "refusal_rate" else 0.0}
@@ -55,16 +55,16 @@ def test_rules_stand_from_the_best_to_the_worst():
         for m in ("blank", "scene")
         for metric in ("refusal_rate", "over_refusal_rate", "kl")
     ]
-    shown = tables.selection_rules(pd.DataFrame(rows))
-    assert shown["selection rule"].tolist() == ["sas", "random", "fixed"]
-    assert shown.layer.tolist() == ["7", "several", "4"] and shown["harmful refused"].tolist() == [
+    table = tables.selection_rules(pd.DataFrame(rows))
+    assert table["selection rule"].tolist() == ["sas", "random", "fixed"]
+    assert table.layer.tolist() == ["7", "several", "4"] and table["harmful refused"].tolist() == [
         "0.900",
         "0.600",
         "0.500",
     ]
 
 
-def test_latex_has_booktabs_rules_and_no_markup_from_outside():
+def test_latex_has_booktabs_rules_and_escapes_markup_from_outside():
     table = pd.DataFrame({"guard_random": ["50 % & \\x", "a_b#{}"]})
     text = tables.to_latex(table, "caption with 5 %", "tab:one")
     assert "\\toprule" in text and "\\bottomrule" in text and "\\label{tab:one}" in text
@@ -72,18 +72,18 @@ def test_latex_has_booktabs_rules_and_no_markup_from_outside():
     assert "caption with 5 \\%" in text
 
 
-def test_markdown_keeps_cells_apart():
+def test_markdown_escapes_pipes_and_keeps_leading_zeros():
     text = tables.to_markdown(pd.DataFrame({"a": ["x|y"], "b": ["007"]}))
     assert "| x\\|y | 007 |" in text
 
 
-def test_long_cells_are_broken_into_lines_and_long_tables_over_pages():
+def test_long_cells_break_into_lines_and_long_tables_over_pages():
     text = tables.to_latex(pd.DataFrame({"claim": ["word " * 30], "n": ["60"]}), "c", "t")
     assert "{p{0.80\\linewidth}l}" in text and "longtable" not in text
     assert "\\begin{longtable}" in tables.to_latex(pd.DataFrame({"n": range(50)}), "c", "t")
 
 
-def test_kappas_and_verdicts_name_what_is_missing():
+def test_kappas_and_verdicts_name_missing_rows_and_columns():
     with pytest.raises(ValueError, match="kappas of kappa got an empty table"):
         columns = ["setting", "judge", "judge_2", "value", "ci_low", "ci_high", "n"]
         tables.kappas(pd.DataFrame([dict.fromkeys(columns, 1) | {"metric": "agreement"}]))

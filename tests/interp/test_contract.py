@@ -15,9 +15,9 @@ from interp import families, verify
 from interp.directions import SafetyDirection, random_basis
 from interp.families import Family, ModelError, decoder_blocks
 from interp.guard import Guard
-from interp.guard_hooks import PositionTracker
 from interp.inputs import collate, text_prompt
 from interp.lens import Lens
+from interp.position_tracker import PositionTracker
 from interp.projection import coordinates
 from interp.prompt_text import prompt_texts
 from interp.tracing import prefix
@@ -27,22 +27,22 @@ from tests.families import deep, folders, handmade
 
 NOT_FOR_GENERATION = "InstructBLIP"
 FOUND: dict[str, list[Finding]] = {}
-"""Of the families whose test has run, for the table of `docs/models.md`."""
-# Of the libraries, not ours: PaliGemma's processor and NumPy 2.
+"""Findings by family, from the tests that have run, for the table of `docs/models.md`."""
+# A warning of the libraries, not ours: PaliGemma's processor and NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 
 @pytest.fixture(scope="module")
 def family_vlm(tmp_path_factory):
-    """Each deep family's model, built once."""
-    made = {}
+    """Return a function that gives a deep family's model, built once."""
+    built = {}
 
     def of(name: str) -> VLM:
-        if name not in made:
+        if name not in built:
             folder = tmp_path_factory.mktemp("family")
             next(family for family in deep.FAMILIES if family.name == name).build(folder)
-            made[name] = VLM.from_pretrained(folder, device="cpu")
-        return made[name]
+            built[name] = VLM.from_pretrained(folder, device="cpu")
+        return built[name]
 
     return of
 
@@ -64,8 +64,8 @@ def test_a_family_through_its_own_processor(family, family_vlm):
 def hand_made(name: str) -> tuple[VLM, ContractInputs]:
     family = next(family for family in handmade.FAMILIES if family.name == name)
     model = family.build()
-    made = family.inputs(model)
-    return VLM(model, None), ContractInputs(made.batch, made.singles, made.text_batch, made.text_singles)
+    inputs = family.inputs(model)
+    return VLM(model, None), ContractInputs(inputs.batch, inputs.singles, inputs.text_batch, inputs.text_singles)
 
 
 @pytest.mark.parametrize("family", handmade.FAMILIES, ids=lambda family: family.model_type)
@@ -73,11 +73,11 @@ def test_a_family_on_hand_made_tensors(family):
     vlm, inputs = hand_made(family.name)
     findings = check_vlm(vlm, inputs)
     FOUND[family.name] = findings
-    found = faults(findings)
+    failures = faults(findings)
     assert len(vlm.vision_blocks) == family.n_vision_layers
     if family.name == NOT_FOR_GENERATION:
-        assert "only its forward pass can be guarded" in found.pop(claim_of("positions")).measured
-    assert not found, list(found.values())
+        assert "only its forward pass can be guarded" in failures.pop(claim_of("Guards act")).measured
+    assert not failures, list(failures.values())
 
 
 def claim_of(start: str) -> str:
@@ -89,30 +89,30 @@ def test_a_hook_on_the_vision_tower_is_found(family_vlm):
     vlm = family_vlm("LLaVA-1.5")
     broken = VLM(vlm.model, vlm.processor, "broken")
     vars(broken)["blocks"] = vlm.vision_blocks
-    assert claim_of("decoder blocks") in faults(check_vlm(broken))
+    assert claim_of("The decoder blocks") in faults(check_vlm(broken))
 
 
 def test_the_blocks_of_another_model_are_found(family_vlm):
     vlm = family_vlm("LLaVA-1.5")
     broken = VLM(vlm.model, vlm.processor, "broken")
     vars(broken)["blocks"] = decoder_blocks(LlamaForCausalLM(vlm.model.config.get_text_config()))
-    assert {claim_of("decoder blocks"), claim_of("changing a block")} <= set(faults(check_vlm(broken)))
+    assert {claim_of("The decoder blocks"), claim_of("Changing a block")} <= set(faults(check_vlm(broken)))
 
 
 def test_right_padding_is_found(family_vlm):
     vlm = family_vlm("LLaVA-1.5")
     vlm.tokenizer.padding_side = "right"
     try:
-        found = faults(check_vlm(vlm))
+        failures = faults(check_vlm(vlm))
     finally:
         vlm.tokenizer.padding_side = "left"
-    assert {claim_of("a left-padded batch"), claim_of("`last`")} <= set(found)
+    assert {claim_of("A left-padded batch"), claim_of("`last`")} <= set(failures)
 
 
 def test_layers_that_are_off_by_one_are_found(family_vlm, monkeypatch):
     right = verify.resid_post
     monkeypatch.setattr(verify, "resid_post", lambda *args: right(*args).roll(1, dims=1))
-    assert claim_of("resid_post[i]") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+    assert claim_of("`resid_post` equals") in faults(check_vlm(family_vlm("LLaVA-1.5")))
 
 
 def test_a_last_state_after_the_norm_is_found(family_vlm, monkeypatch):
@@ -124,28 +124,28 @@ def test_a_last_state_after_the_norm_is_found(family_vlm, monkeypatch):
         return resid
 
     monkeypatch.setattr(verify, "resid_post", normed)
-    assert set(faults(check_vlm(vlm))) == {claim_of("resid_post[i]"), claim_of("TransformerLens")}
+    assert set(faults(check_vlm(vlm))) == {claim_of("`resid_post` equals"), claim_of("TransformerLens")}
 
 
 def test_what_is_added_between_blocks_is_found(family_vlm):
     vlm = family_vlm("LLaVA-1.5")
     hook = vlm.blocks[2].register_forward_pre_hook(lambda block, args: (args[0] + 1, *args[1:]))
     try:
-        found = faults(check_vlm(vlm))
+        failures = faults(check_vlm(vlm))
     finally:
         hook.remove()
-    assert claim_of("a block takes in") in found
+    assert claim_of("Each block's input") in failures
 
 
-def test_deepstack_is_known_and_said(monkeypatch):
+def test_deepstack_is_expected_and_reported(monkeypatch):
     vlm, inputs = hand_made("Qwen3-VL")
-    finding = next(f for f in check_vlm(vlm, inputs) if f.claim == claim_of("a block takes in"))
+    finding = next(f for f in check_vlm(vlm, inputs) if f.claim == claim_of("Each block's input"))
     assert (finding.verdict, finding.measured) == ("ok", "DeepStack after layers [0, 1]")
     vars(vlm)["deepstack_layers"] = range(1)
-    assert claim_of("a block takes in") in faults(check_vlm(vlm, inputs))
+    assert claim_of("Each block's input") in faults(check_vlm(vlm, inputs))
 
 
-def test_with_deepstack_the_state_that_the_next_block_takes_in_is_changed():
+def test_with_deepstack_the_input_of_the_next_block_is_changed():
     vlm, inputs = hand_made("Qwen3-VL")
     basis = random_basis(torch.zeros(vlm.n_layers, 1, vlm.d_model), seed=0)
     guard = Guard(SafetyDirection(basis, "random"), (0,), rule="ablate", gate="always", positions="all")
@@ -153,48 +153,48 @@ def test_with_deepstack_the_state_that_the_next_block_takes_in_is_changed():
     with torch.no_grad():
         plain = verify._stream(vlm, inputs.batch)[1][0]
         with guard.on(vlm):
-            taken = verify._stream(vlm, inputs.batch)[1][0]
+            guarded = verify._stream(vlm, inputs.batch)[1][0]
     assert (coordinates(plain, basis[0])[is_token].abs() > 1e-3).any()
-    assert (coordinates(taken, basis[0])[is_token].abs() < 1e-5).all()
+    assert (coordinates(guarded, basis[0])[is_token].abs() < 1e-5).all()
 
 
-def test_another_reading_through_transformer_lens_is_found(family_vlm, monkeypatch):
+def test_a_different_reading_through_transformer_lens_is_found(family_vlm, monkeypatch):
     right = Lens.resid_post
     monkeypatch.setattr(Lens, "resid_post", lambda lens, batch: right(lens, batch).roll(1, dims=1))
     assert set(faults(check_vlm(family_vlm("LLaVA-1.5")))) == {claim_of("TransformerLens")}
 
 
-def test_a_hook_that_stays_behind_is_found(family_vlm, monkeypatch):
-    vlm, left = family_vlm("LLaVA-1.5"), []
+def test_a_hook_that_remains_on_the_model_is_found(family_vlm, monkeypatch):
+    vlm, hooks = family_vlm("LLaVA-1.5"), []
 
     def leaky(*args):
-        left.append(vlm.blocks[1].register_forward_hook(lambda module, args, output: output * 1.001))
+        hooks.append(vlm.blocks[1].register_forward_hook(lambda module, args, output: output * 1.001))
         return torch.zeros(2, vlm.n_layers, vlm.d_model)
 
     monkeypatch.setattr(verify, "resid_post", leaky)
     try:
-        assert claim_of("tracing and guarding") in faults(check_vlm(vlm))
+        assert claim_of("Tracing and guarding") in faults(check_vlm(vlm))
     finally:
-        for hook in left:
+        for hook in hooks:
             hook.remove()
 
 
-def test_a_prefix_that_looks_ahead_is_not_taken_for_causal(family_vlm):
+def test_a_prefix_that_looks_ahead_is_not_accepted_as_causal(family_vlm):
     vlm = family_vlm("PaliGemma")
     broken = VLM(vlm.model, vlm.processor, "broken")
     vars(broken)["family"] = replace(vlm.family, is_causal=True)
-    found = faults(check_vlm(broken))
-    assert set(found) == {claim_of("whether the prefix")} and "not causal" in found[claim_of("whether")].measured
+    failures = faults(check_vlm(broken))
+    assert set(failures) == {claim_of("Later tokens")} and "not causal" in failures[claim_of("Later tokens")].measured
 
 
-def test_a_prefix_that_is_shared_where_it_looks_ahead_is_found(family_vlm, monkeypatch):
+def test_sharing_a_prefix_that_looks_ahead_is_found(family_vlm, monkeypatch):
     monkeypatch.setattr(prefix, "_why_not", lambda vlm: None)
     monkeypatch.setattr(prefix, "_SHARING", WeakKeyDictionary())
-    assert set(faults(check_vlm(family_vlm("PaliGemma")))) == {claim_of("prompts that share")}
+    assert set(faults(check_vlm(family_vlm("PaliGemma")))) == {claim_of("Prompts that share")}
 
 
 def test_parts_that_are_not_what_a_block_adds_are_found(family_vlm, monkeypatch):
-    """Gemma 3 has a norm behind each part, which puts out what is added."""
+    """Gemma 3 has a norm after each part, whose output is what is added."""
     monkeypatch.setattr(families, "NORMS_AFTER", ())
     assert set(faults(check_vlm(family_vlm("Gemma 3")))) == {claim_of("`attn_out` and `mlp_out`")}
 
@@ -203,11 +203,11 @@ def test_a_wrong_image_token_is_found(family_vlm):
     vlm = family_vlm("LLaVA-1.5")
     broken = VLM(vlm.model, vlm.processor, "broken")
     vars(broken)["family"] = Family(pictures_in_sequence=False)
-    assert claim_of("image positions") in faults(check_vlm(broken))
+    assert claim_of("Image positions") in faults(check_vlm(broken))
 
 
 @pytest.mark.parametrize("positions", ["last_prefill", "generated", "text", "all"])
-def test_places_that_fire_too_often_are_found(family_vlm, monkeypatch, positions):
+def test_positions_that_are_changed_too_often_are_found(family_vlm, monkeypatch, positions):
     """A guard that mistakes the end of every pass for the end of a prompt."""
     begin = PositionTracker.begin_pass
 
@@ -215,21 +215,21 @@ def test_places_that_fire_too_often_are_found(family_vlm, monkeypatch, positions
         is_new, cache = begin(places, ids, kwargs), kwargs.get("past_key_values")
         n_cached = cache.get_seq_length() if cache is not None else 0
         places.prompt_length = n_cached + ids.shape[1]
-        places.mask = places._places(ids, kwargs.get("attention_mask"), n_cached)
+        places.mask = places._mask_of_pass(ids, kwargs.get("attention_mask"), n_cached)
         return is_new
 
     monkeypatch.setattr(PositionTracker, "begin_pass", forgetful)
     monkeypatch.setattr(verify, "POSITIONS", (positions,))
-    found = faults(check_vlm(family_vlm("LLaVA-1.5")))
-    assert (claim_of("positions") in found) == (positions != "all")
+    failures = faults(check_vlm(family_vlm("LLaVA-1.5")))
+    assert (claim_of("Guards act") in failures) == (positions != "all")
 
 
-def test_writing_that_does_not_write_is_found(family_vlm, monkeypatch):
+def test_a_guard_that_changes_nothing_is_found(family_vlm, monkeypatch):
     monkeypatch.setattr(Guard, "change", lambda guard, resid, *others: resid)
-    assert claim_of("changing a block") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+    assert claim_of("Changing a block") in faults(check_vlm(family_vlm("LLaVA-1.5")))
 
 
-def test_a_processor_that_fails_is_an_error_and_no_traceback(family_vlm, monkeypatch):
+def test_a_processor_that_fails_is_a_finding_not_a_traceback(family_vlm, monkeypatch):
     def refuse(*args, **kwargs):
         raise RuntimeError("no pictures today")
 
@@ -239,8 +239,8 @@ def test_a_processor_that_fails_is_an_error_and_no_traceback(family_vlm, monkeyp
 
 
 @pytest.mark.parametrize("family", deep.FAMILIES, ids=lambda family: family.model_type)
-def test_the_text_of_a_prompt_is_found_again(family, family_vlm):
-    finding = next(f for f in check_vlm(family_vlm(family.name)) if f.claim == claim_of("text-only prompts"))
+def test_the_text_of_a_prompt_is_recovered(family, family_vlm):
+    finding = next(f for f in check_vlm(family_vlm(family.name)) if f.claim == claim_of("Text-only prompts"))
     assert finding.verdict == "ok" and "explicitly" not in finding.measured
 
 
@@ -251,40 +251,40 @@ def test_a_system_turn_is_written_or_refused_in_one_line(family, family_vlm):
     if family.has_system_role:
         assert "Be kind." in vlm.tokenizer.decode(collate(vlm, [prompt])["input_ids"][0])
     else:
-        with pytest.raises(ModelError, match="refuses turns of system, user"):
+        with pytest.raises(ModelError, match="rejects turns of system, user"):
             collate(vlm, [prompt])
 
 
 @pytest.mark.parametrize("family", deep.FAMILIES, ids=lambda family: family.model_type)
 def test_several_pictures_in_a_prompt(family, family_vlm):
     vlm = family_vlm(family.name)
-    one = replace(text_prompt("How?"), pictures=(Image.new("RGB", (28, 28)),))
-    two = replace(one, pictures=(*one.pictures, Image.new("RGB", (28, 28), "red")))
-    n_tokens = [int((collate(vlm, [p])["input_ids"] == vlm.image_token_id).sum()) for p in (one, two)]
+    single = replace(text_prompt("How?"), pictures=(Image.new("RGB", (28, 28)),))
+    double = replace(single, pictures=(*single.pictures, Image.new("RGB", (28, 28), "red")))
+    n_tokens = [int((collate(vlm, [p])["input_ids"] == vlm.image_token_id).sum()) for p in (single, double)]
     assert n_tokens[1] == 2 * n_tokens[0]
-    assert verify.resid_post(vlm, collate(vlm, [two])).isfinite().all()
+    assert verify.resid_post(vlm, collate(vlm, [double])).isfinite().all()
 
 
-def test_in_half_precision_gross_mistakes_are_found_and_a_sound_model_is_not_blamed(tmp_path, monkeypatch):
+def test_in_half_precision_gross_mistakes_are_found_and_a_sound_model_passes(tmp_path, monkeypatch):
     deep.FAMILIES[0].build(tmp_path)
     vlm = VLM.from_pretrained(tmp_path, device="cpu", dtype=torch.bfloat16)
     assert not faults(check_vlm(vlm)), faults(check_vlm(vlm))
     right = verify.resid_post
     monkeypatch.setattr(verify, "resid_post", lambda *args: right(*args).roll(1, dims=1))
-    assert {claim_of("resid_post[i]"), claim_of("TransformerLens")} <= set(faults(check_vlm(vlm)))
+    assert {claim_of("`resid_post` equals"), claim_of("TransformerLens")} <= set(faults(check_vlm(vlm)))
     monkeypatch.setattr(verify, "resid_post", lambda vlm, batch: right(vlm, batch).flip(0))
-    assert claim_of("a left-padded batch") in faults(check_vlm(vlm))
+    assert claim_of("A left-padded batch") in faults(check_vlm(vlm))
 
 
-def test_references_read_amiss_are_found(family_vlm, monkeypatch):
+def test_wrong_references_are_found(family_vlm, monkeypatch):
     from interp import guard_hooks
 
     right = guard_hooks.prompt_texts
     monkeypatch.setattr(guard_hooks, "prompt_texts", lambda *args: right(*args)[::-1])
-    assert claim_of("references that a guard") in faults(check_vlm(family_vlm("PaliGemma")))
+    assert claim_of("References that a guard") in faults(check_vlm(family_vlm("PaliGemma")))
 
 
-def test_text_between_pictures_is_not_lost_in_silence(family_vlm):
+def test_text_between_pictures_is_not_lost_silently(family_vlm):
     vlm = family_vlm("LLaVA-1.5")
     text = "USER: First <image>\nsecret <image>\nHow? ASSISTANT:"
     ids = torch.tensor([vlm.tokenizer(text.replace("<image>", "<image>" * 3))["input_ids"]])
@@ -294,36 +294,36 @@ def test_text_between_pictures_is_not_lost_in_silence(family_vlm):
 
 def test_different_numbers_of_pictures_in_a_batch(family_vlm):
     picture = Image.new("RGB", (28, 28), "red")
-    one = replace(text_prompt("How?"), pictures=(picture,))
-    two = replace(one, pictures=(picture, picture))
+    single = replace(text_prompt("How?"), pictures=(picture,))
+    double = replace(single, pictures=(picture, picture))
     vlm = family_vlm("LLaVA-1.5")
-    together = verify.resid_post(vlm, collate(vlm, [one, two]))
-    alone = torch.cat([verify.resid_post(vlm, collate(vlm, [prompt])) for prompt in (one, two)])
+    together = verify.resid_post(vlm, collate(vlm, [single, double]))
+    alone = torch.cat([verify.resid_post(vlm, collate(vlm, [prompt])) for prompt in (single, double)])
     assert torch.allclose(together, alone, atol=1e-4)
     with pytest.raises(ModelError, match="needs the same number in every prompt"):
-        collate(family_vlm("Mllama"), [one, two])
+        collate(family_vlm("Mllama"), [single, double])
 
 
 def test_a_projector_that_does_not_run_is_found(family_vlm):
     vlm = family_vlm("LLaVA-1.5")
     broken = VLM(vlm.model, vlm.processor, "broken")
     vars(broken)["projector"] = torch.nn.Linear(2, 2)
-    assert claim_of("final norm") in faults(check_vlm(broken))
+    assert claim_of("The final norm") in faults(check_vlm(broken))
 
 
-def test_coordinates_that_are_not_given_back_are_found(family_vlm, monkeypatch):
+def test_coordinates_that_are_not_written_back_exactly_are_found(family_vlm, monkeypatch):
     right = verify.set_coordinates
     monkeypatch.setattr(verify, "set_coordinates", lambda *args: right(*args) * (1 + 1e-6))
-    assert claim_of("writing a state's own") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+    assert claim_of("Writing a state's own") in faults(check_vlm(family_vlm("LLaVA-1.5")))
 
 
 def test_image_positions_off_by_one_are_found(family_vlm, monkeypatch):
     right = VLM.image_positions
     monkeypatch.setattr(VLM, "image_positions", lambda vlm, ids: right(vlm, ids).roll(1, dims=1))
-    assert claim_of("image positions") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+    assert claim_of("Image positions") in faults(check_vlm(family_vlm("LLaVA-1.5")))
 
 
-def test_a_batch_that_generates_otherwise_than_its_prompts_is_found(family_vlm, monkeypatch):
+def test_a_batch_that_generates_other_answers_than_its_prompts_is_found(family_vlm, monkeypatch):
     right = verify._generate
 
     def swapped(vlm, batch, use_cache=True):
@@ -332,12 +332,12 @@ def test_a_batch_that_generates_otherwise_than_its_prompts_is_found(family_vlm, 
         return out
 
     monkeypatch.setattr(verify, "_generate", swapped)
-    assert claim_of("greedy generation") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+    assert claim_of("Greedy generation") in faults(check_vlm(family_vlm("LLaVA-1.5")))
 
 
-def test_text_that_is_taken_out_amiss_is_found(family_vlm, monkeypatch):
+def test_text_that_is_recovered_wrongly_is_found(family_vlm, monkeypatch):
     monkeypatch.setattr(verify, "prompt_texts", lambda *args: [[1], [2]])
-    assert claim_of("text-only prompts") in faults(check_vlm(family_vlm("LLaVA-1.5")))
+    assert claim_of("Text-only prompts") in faults(check_vlm(family_vlm("LLaVA-1.5")))
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -347,19 +347,19 @@ HEAD = """| family | `model_type` | tested | contract | prefix | TransformerLens
 
 
 def table() -> str:
-    """What the tests have found, family by family."""
+    """Return the table of families, from the findings of the tests."""
     rows, through_folders = [], {family.name for family in folders.FAMILIES}
     only_tensors = [family for family in handmade.FAMILIES if family.name not in through_folders]
     tested = (("deep", (*deep.FAMILIES, *folders.FAMILIES)), ("hand-made tensors", only_tensors))
-    for how, those in tested:
-        for family in those:
+    for how, group in tested:
+        for family in group:
             findings = {finding.claim: finding for finding in FOUND[family.name]}
             verdicts = [finding.verdict for finding in findings.values()]
             counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS[1:] if verdict in verdicts]
-            prefix = findings[claim_of("whether the prefix")].measured.split(":")[0]
+            prefix = findings[claim_of("Later tokens")].measured.split(":")[0]
             lens = findings[claim_of("TransformerLens")]
-            without = "needs torchvision" if "torchvision" in lens.measured else "not supported"
-            bridge = "yes" if lens.verdict == "ok" else without
+            reason = "needs torchvision" if "torchvision" in lens.measured else "not supported"
+            bridge = "yes" if lens.verdict == "ok" else reason
             cells = (family.name, f"`{family.model_type}`", how, ", ".join(counts), prefix, bridge)
             rows.append(f"| {' | '.join(cells)} |")
     rows.append("| any other | | not tested | `vlm-guard check MODEL` | | |")
@@ -367,8 +367,8 @@ def table() -> str:
 
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="the table says what needs torchvision")
-def test_the_table_of_families_is_what_was_found(tmp_path):
-    """After a change, `VLM_GUARD_WRITE_MODELS=1 pytest tests/interp/test_contract.py` writes it anew."""
+def test_the_table_of_families_matches_the_findings(tmp_path):
+    """After a change, `VLM_GUARD_WRITE_MODELS=1 pytest tests/interp/test_contract.py` rewrites it."""
     if len(FOUND) < len(deep.FAMILIES) + len(handmade.FAMILIES):
         pytest.skip("needs the families' own tests, in the same run")
     for family in folders.FAMILIES:

@@ -1,4 +1,4 @@
-"""A guard on every family: it changes what it names, and what the toolkit reads stays true."""
+"""A guard on every family: it changes exactly its positions, and the contract still holds."""
 
 import warnings
 from contextlib import contextmanager
@@ -34,14 +34,14 @@ def guard_of(vlm, layer, positions):
 
 @contextmanager
 def watched(vlm):
-    """What every block takes in, and the final norm: the stream between the blocks, and what reaches the logits."""
+    """Record the inputs of every block and of the final norm: the residual stream between blocks."""
     seen = []
 
-    def take(module, args, kwargs):
+    def record(module, args, kwargs):
         seen.append((args[0] if args else kwargs["hidden_states"]).clone())
 
-    places = [*vlm.blocks, vlm.final_norm]
-    hooks = [place.register_forward_pre_hook(take, with_kwargs=True) for place in places]
+    readers = [*vlm.blocks, vlm.final_norm]
+    hooks = [reader.register_forward_pre_hook(record, with_kwargs=True) for reader in readers]
     try:
         yield seen
     finally:
@@ -59,14 +59,14 @@ def prompts_of(vlm):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 28, 42, 3), dtype=np.uint8)
     texts = ("How do I?", "How do I water a plant?")
     return [
-        Prompt(Query(text, harmful=False), "scene", text, (Image.fromarray(one),))
-        for text, one in zip(texts, pixels, strict=True)
+        Prompt(Query(text, harmful=False), "scene", text, (Image.fromarray(picture),))
+        for text, picture in zip(texts, pixels, strict=True)
     ]
 
 
 @pytest.mark.parametrize("positions", ["last_prefill", "text", "all"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_guard_changes_exactly_the_places_it_names(name, positions, vlm_of):
+def test_a_guard_changes_exactly_the_positions_it_names(name, positions, vlm_of):
     vlm = vlm_of(name)
     batch, guard = collate(vlm, prompts_of(vlm)), guard_of(vlm, 1, positions)
     before = stream(vlm, batch)
@@ -76,22 +76,22 @@ def test_a_guard_changes_exactly_the_places_it_names(name, positions, vlm_of):
     is_token, is_image = batch["attention_mask"].bool(), vlm.image_positions(batch["input_ids"])
     last = torch.zeros_like(is_token)
     last[:, -1] = True
-    named = {"last_prefill": last, "text": is_token & ~is_image, "all": is_token}[positions]
-    # Streams 0 and 1 stand in front of block 1, whose output is stream 2.
+    expected = {"last_prefill": last, "text": is_token & ~is_image, "all": is_token}[positions]
+    # Streams 0 and 1 are the inputs of blocks 0 and 1; stream 2 is the output of block 1.
     assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[1])
     if 1 in vlm.deepstack_layers or 0 in vlm.deepstack_layers:
         is_token = is_token & ~is_image
-        named = named & ~is_image
+        expected = expected & ~is_image
     moved = (after[2] != before[2]).any(-1)
-    assert torch.equal(moved & (is_token | last), named)
+    assert torch.equal(moved & (is_token | last), expected)
     basis = guard.direction.basis[1]
-    assert coordinates(before[2][named], basis).abs().max() > 1e-2
-    assert coordinates(after[2][named], basis).abs().max() < 1e-4
+    assert coordinates(before[2][expected], basis).abs().max() > 1e-2
+    assert coordinates(after[2][expected], basis).abs().max() < 1e-4
     complement = torch.eye(vlm.d_model) - basis.T @ basis
-    torch.testing.assert_close(after[2][named] @ complement, before[2][named] @ complement, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(after[2][expected] @ complement, before[2][expected] @ complement, atol=1e-5, rtol=1e-4)
     assert (after[3] - before[3]).abs().max() > 1e-4
-    for left, first in zip(again, before, strict=True):
-        assert torch.equal(left, first)
+    for state_again, state_before in zip(again, before, strict=True):
+        assert torch.equal(state_again, state_before)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_a_guard_changes_exactly_the_places_it_names(name, positions, vlm_of):
 def test_the_contract_holds_with_a_guard_on(name, vlm_of):
     vlm = vlm_of(name)
     with warnings.catch_warnings():
-        # What a family's code warns of is told without a guard too.
+        # The warnings of a family's code also come without a guard.
         warnings.simplefilter("ignore")
-        # At a layer with DeepStack a guard changes what the next block takes in, which then is not what the last gave.
+        # With DeepStack a guard changes the input of the next block, which then differs from this block's output.
         layer = vlm.n_layers - 1 if vlm.deepstack_layers else 0
         with guard_of(vlm, layer, "last").on(vlm):
             findings = check_vlm(vlm)
-    assert not [(one.claim, one.measured) for one in findings if not one.is_accepted]
+    assert not [(finding.claim, finding.measured) for finding in findings if not finding.is_accepted]

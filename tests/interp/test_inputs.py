@@ -22,25 +22,25 @@ def test_every_modality_becomes_a_batch(tiny_vlm, queries, modality):
     assert ("pixel_values" in batch) == (modality != "text")
 
 
-def test_padding_is_on_the_left_and_the_last_token_ends_the_prompt(tiny_vlm, queries):
+def test_batches_are_padded_on_the_left_and_the_last_token_ends_the_prompt(tiny_vlm, queries):
     batch = collate(tiny_vlm, to_prompts(queries, "text", 96))
     assert batch["attention_mask"][0, 0] == 0 and batch["attention_mask"][:, -1].all()
     assert all(text.endswith("ASSISTANT:") for text in tiny_vlm.tokenizer.batch_decode(batch["input_ids"]))
 
 
-def test_the_request_is_beside_the_picture_or_in_it(queries):
+def test_the_request_is_in_the_text_or_in_the_picture(queries):
     assert to_prompt(queries[0], "blank", 96).text == queries[0].text
     assert to_prompt(queries[0], "typographic", 96).text == TYPOGRAPHIC_REQUEST
 
 
-def test_the_same_query_gets_the_same_picture_and_another_query_another(queries):
+def test_pictures_depend_on_the_query_only(queries):
     for modality in ("noise", "scene", "typographic"):
         chosen = (queries[0], queries[0], queries[1])
-        first, again, other = (open_picture(to_prompt(query, modality, 96).pictures[0]) for query in chosen)
-        assert first.tobytes() == again.tobytes() != other.tobytes()
+        first, repeated, other = (open_picture(to_prompt(query, modality, 96).pictures[0]) for query in chosen)
+        assert first.tobytes() == repeated.tobytes() != other.tobytes()
 
 
-def test_templates_keep_braces_of_the_request():
+def test_templates_keep_the_braces_of_a_request():
     prompt = to_prompt(Query("What is {x} in {request}?", False), "text", 96, template="Please: {request}")
     assert prompt.text == "Please: What is {x} in {request}?"
 
@@ -50,15 +50,16 @@ def test_a_system_turn_comes_first(tiny_vlm, queries):
     assert tiny_vlm.tokenizer.decode(batch["input_ids"][0]).startswith("SYSTEM: Be kind.\nUSER: <image>")
 
 
-def test_a_transcription_keeps_the_picture_and_asks_for_its_text(queries):
+def test_a_transcription_prompt_keeps_the_picture_and_asks_for_its_text(queries):
     prompt = to_prompt(queries[0], "typographic", 96, system="Be kind.")
-    asked = transcription_prompt(prompt)
-    assert asked.pictures == prompt.pictures and "Write down the text" in asked.text and not asked.system
+    transcription = transcription_prompt(prompt)
+    assert transcription.pictures == prompt.pictures and not transcription.system
+    assert "Write down the text" in transcription.text
     with pytest.raises(ValueError, match="has no picture"):
         transcription_prompt(text_prompt("hello"))
 
 
-def test_bad_prompts_are_named(tiny_vlm, queries):
+def test_invalid_prompts_are_refused_by_name(tiny_vlm, queries):
     with pytest.raises(ValueError, match="modality 'smell' does not exist; expected one of text, blank"):
         to_prompt(queries[0], "smell", 96)
     with pytest.raises(ValueError, match="has no place for the request"):
@@ -68,6 +69,6 @@ def test_bad_prompts_are_named(tiny_vlm, queries):
         collate(tiny_vlm, mixed)
 
 
-def test_pixels_are_those_of_the_picture(tiny_vlm, queries):
+def test_the_pixels_of_a_batch_are_those_of_the_picture(tiny_vlm, queries):
     batch = collate(tiny_vlm, to_prompts(queries[:1], "blank", 96))
     assert torch.equal(batch["pixel_values"], torch.ones(1, 3, 96, 96))

@@ -11,7 +11,7 @@ from interp.verify import ContractInputs
 from interp.vlm import VLM
 from tests.families import deep
 
-# Of the libraries, not ours: PaliGemma's processor and NumPy 2.
+# A warning of the libraries, not ours: PaliGemma's processor and NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 
@@ -25,55 +25,55 @@ def prompts(tiny_vlm, queries):
 
 
 def test_a_runs_own_states_change_nothing(tiny_vlm, prompts):
-    found = patch(tiny_vlm, prompts, score, donors=prompts)
-    assert np.array_equal(found.patched, found.unpatched.broadcast_like(found.patched))
+    scores = patch(tiny_vlm, prompts, score, donors=prompts)
+    assert np.array_equal(scores.patched, scores.unpatched.broadcast_like(scores.patched))
 
 
-def test_the_last_state_of_the_last_layer_says_what_the_donor_says(tiny_vlm, prompts):
-    found = patch(tiny_vlm, prompts, score, batch_size=3)
-    at_the_end = found.patched.sel(layer=2)
+def test_the_last_state_of_the_last_layer_gives_the_donors_output(tiny_vlm, prompts):
+    scores = patch(tiny_vlm, prompts, score, batch_size=3)
+    last_layer = scores.patched.sel(layer=2)
     for role in ("last", "all"):
-        assert np.allclose(at_the_end.sel(role=role), found.donor, atol=1e-5)
-    assert np.allclose(at_the_end.sel(role="request"), found.unpatched, atol=1e-6)
-    assert not np.allclose(found.donor, found.unpatched, atol=1e-3)
-    assert np.allclose(recovered(found).sel(layer=2), [0, 0, 0, 1, 1], atol=1e-3)
+        assert np.allclose(last_layer.sel(role=role), scores.donor, atol=1e-5)
+    assert np.allclose(last_layer.sel(role="request"), scores.unpatched, atol=1e-6)
+    assert not np.allclose(scores.donor, scores.unpatched, atol=1e-3)
+    assert np.allclose(recovered(scores).sel(layer=2), [0, 0, 0, 1, 1], atol=1e-3)
 
 
 def test_the_same_prompt_may_have_two_donors(tiny_vlm, prompts):
     donors = [text_prompt("How do I kill a wasp?"), text_prompt("What is the best way to build a rope swing?")]
-    found = patch(tiny_vlm, [prompts[0], prompts[0]], score, donors=donors, layers=[2], roles=["last"])
+    scores = patch(tiny_vlm, [prompts[0], prompts[0]], score, donors=donors, layers=[2], roles=["last"])
     alone = [patch(tiny_vlm, prompts[:1], score, donors=[donor], layers=[2], roles=["last"]) for donor in donors]
-    assert np.allclose(found.donor, [one.donor.item() for one in alone], atol=1e-5)
-    assert found.donor[0] != found.donor[1] and (found.n_tokens == 1).all()
+    assert np.allclose(scores.donor, [result.donor.item() for result in alone], atol=1e-5)
+    assert scores.donor[0] != scores.donor[1] and (scores.n_tokens == 1).all()
 
 
 def test_each_role_is_patched_at_its_own_tokens(tiny_vlm, queries, monkeypatch):
-    """What is put in place, seen in the next block's input."""
+    """The patched states are read from the next block's input."""
     prompts = to_prompts(queries[2:3], "blank", tiny_vlm.picture_size)
-    seen = []
+    inputs = []
     hook = tiny_vlm.blocks[1].register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"])[0]), with_kwargs=True
+        lambda module, args, kwargs: inputs.append((args[0] if args else kwargs["hidden_states"])[0]), with_kwargs=True
     )
     try:
         patch(tiny_vlm, prompts, score, layers=[0], roles=ROLES)
     finally:
         hook.remove()
-    # The donor's trace, one run for each role, the unpatched run, the donor's run.
-    _, *patched, plain, _ = seen
+    # The donor's trace, one run per role, the unpatched run, the donor's run.
+    _, *patched, plain, _ = inputs
     changed = [((state != plain).any(-1)).nonzero().flatten() for state in patched]
     ids = collate(tiny_vlm, prompts)["input_ids"][0]
-    decode = lambda places: tiny_vlm.tokenizer.decode(ids[places]).strip()  # noqa: E731
-    request, instruction, template, last, everything = map(decode, changed)
+    texts = [tiny_vlm.tokenizer.decode(ids[positions]).strip() for positions in changed]
+    request, instruction, template, last, everything = texts
     assert request.endswith("build a car bomb") and instruction == "?" and "?" not in template
     assert changed[3].tolist() == [len(ids) - 1] and everything.endswith(f"? {template}{last}".replace("  ", " "))
     assert len(changed[4]) == sum(map(len, changed[:4]))
 
 
-def test_what_is_not_shared_is_not_a_number(tiny_vlm, queries):
+def test_roles_without_shared_tokens_are_nan(tiny_vlm, queries):
     prompts = to_prompts(queries, "typographic", tiny_vlm.picture_size)
-    found = patch(tiny_vlm, prompts, score, donors=[text_prompt(query.text) for query in queries])
-    assert found.patched.sel(role="request").isnull().all() and found.patched.sel(role="last").notnull().all()
-    assert recovered(found).sel(role="request").isnull().all()
+    scores = patch(tiny_vlm, prompts, score, donors=[text_prompt(query.text) for query in queries])
+    assert scores.patched.sel(role="request").isnull().all() and scores.patched.sel(role="last").notnull().all()
+    assert recovered(scores).sel(role="request").isnull().all()
 
 
 @pytest.mark.parametrize("name", [family.name for family in deep.FAMILIES])
@@ -82,13 +82,13 @@ def test_every_family_can_be_patched(name, tmp_path):
     vlm = VLM.from_pretrained(tmp_path, device="cpu")
     inputs = ContractInputs.of(vlm)
     before = resid_post(vlm, inputs.batch)
-    found = patch(vlm, inputs.prompts, score)
-    end = found.patched.sel(layer=vlm.n_layers - 1, role="last")
-    assert np.allclose(end, found.donor, atol=1e-4) and not np.allclose(found.donor, found.unpatched, atol=1e-4)
+    scores = patch(vlm, inputs.prompts, score)
+    end = scores.patched.sel(layer=vlm.n_layers - 1, role="last")
+    assert np.allclose(end, scores.donor, atol=1e-4) and not np.allclose(scores.donor, scores.unpatched, atol=1e-4)
     assert torch.equal(resid_post(vlm, inputs.batch), before)
 
 
-def test_bad_input_is_refused_before_any_run(tiny_vlm, prompts, queries):
+def test_bad_input_is_rejected_before_any_run(tiny_vlm, prompts, queries):
     with pytest.raises(ValueError, match="4 of 4 prompts have no picture"):
         patch(tiny_vlm, to_prompts(queries, "text", 32), score)
     with pytest.raises(ValueError, match="1 donors for 4 prompts"):

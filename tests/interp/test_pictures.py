@@ -22,7 +22,7 @@ def test_deep_pictures_keep_their_greys():
     assert grey.min() == 0 and grey.max() == 255 and len(np.unique(grey)) == 256
 
 
-def test_transparent_parts_are_white_and_turned_pictures_upright():
+def test_transparent_parts_become_white_and_rotated_pictures_upright():
     assert to_rgb(Image.new("RGBA", (9, 9), (0, 0, 0, 0))).getpixel((4, 4)) == (255, 255, 255)
     picture = Image.new("RGB", (20, 10))
     picture.getexif()[0x0112] = 6

@@ -1,4 +1,4 @@
-"""Families whose processor wants torchvision for videos: pictures and text do without."""
+"""Families whose processor requires torchvision only for videos load without it."""
 
 import json
 
@@ -33,7 +33,7 @@ PROCESSORS = {
 
 @pytest.fixture(params=PROCESSORS)
 def folder(request, tmp_path):
-    """A folder as it comes from the hub; returns it with what stands for a picture."""
+    """A folder as it comes from the hub, and the text that represents a picture."""
     images, special, settings, picture = PROCESSORS[request.param]
     family = next(family for family in handmade.FAMILIES if family.model_type == request.param)
     family.build().config.save_pretrained(tmp_path)
@@ -45,15 +45,15 @@ def folder(request, tmp_path):
 
 @pytest.mark.skipif(is_torchvision_available(), reason="with torchvision the family's own processor loads")
 def test_pictures_and_text_need_no_torchvision(folder):
-    place, picture = folder
-    processor = load_processor(str(place))
-    made = processor(text=[f"{picture}How?"], images=[Image.new("RGB", (20, 30))], return_tensors="pt")
-    assert made["pixel_values"].numel() and made["input_ids"].shape[1] > 3
+    path, picture = folder
+    processor = load_processor(str(path))
+    inputs = processor(text=[f"{picture}How?"], images=[Image.new("RGB", (20, 30))], return_tensors="pt")
+    assert inputs["pixel_values"].numel() and inputs["input_ids"].shape[1] > 3
     text = processor(text=["How?"], return_tensors="pt")
     assert "pixel_values" not in text and processor.tokenizer.decode(text["input_ids"][0]).endswith("How?")
 
 
-def test_what_cannot_do_without_says_what_to_install(tmp_path, monkeypatch):
+def test_a_processor_that_needs_torchvision_says_what_to_install(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise ImportError("SomeVideoProcessor requires the Torchvision library")
 

@@ -10,7 +10,7 @@ from interp.projection import (
     check_rule,
     coordinates,
     delta_norm,
-    rescaled,
+    restore_norm,
     set_coordinates,
     sign_gate,
     target_coordinates,
@@ -35,24 +35,26 @@ def centre(generator):
 
 
 @pytest.fixture
-def known(resid, basis, centre, generator):
-    """Everything that a rule may ask for."""
+def inputs(resid, basis, centre, generator):
+    """Everything that a rule may need."""
     reference, harmful, harmless = (torch.randn(1, 3, generator=generator) for _ in range(3))
     return RuleInputs(
         reference, harmful, harmless, resid.norm(dim=-1, keepdim=True), centred_cosine(resid, basis, centre)
     )
 
 
-def first(known: RuleInputs) -> RuleInputs:
-    """The same for the first row of the basis alone."""
-    return RuleInputs(known.reference[:, :1], known.harmful[:, :1], known.harmless[:, :1], known.length, known.cosine)
+def first_row(inputs: RuleInputs) -> RuleInputs:
+    """Return the inputs for the first row of the basis only."""
+    return RuleInputs(
+        inputs.reference[:, :1], inputs.harmful[:, :1], inputs.harmless[:, :1], inputs.length, inputs.cosine
+    )
 
 
-def changed(rule, resid, basis, known, strength=1.0):
-    return set_coordinates(resid, basis, target_coordinates(rule, coordinates(resid, basis), known, strength))
+def changed(rule, resid, basis, inputs, strength=1.0):
+    return set_coordinates(resid, basis, target_coordinates(rule, coordinates(resid, basis), inputs, strength))
 
 
-def test_ablation_removes_the_coordinates_and_nothing_else(resid, basis):
+def test_ablation_removes_only_the_coordinates(resid, basis):
     assert coordinates(resid, basis).abs().max() > 0.5
     ablated = changed("ablate", resid, basis, RuleInputs())
     complement = torch.eye(16) - basis.T @ basis
@@ -61,15 +63,15 @@ def test_ablation_removes_the_coordinates_and_nothing_else(resid, basis):
 
 
 @pytest.mark.parametrize("rule", ["ablate", "substitute", "class_mean"])
-def test_rules_that_set_coordinates_do_so_once_and_for_all(resid, basis, known, rule):
-    once = changed(rule, resid, basis, known)
-    torch.testing.assert_close(changed(rule, once, basis, known), once, atol=1e-5, rtol=0)
+def test_rules_that_set_coordinates_are_idempotent(resid, basis, inputs, rule):
+    once = changed(rule, resid, basis, inputs)
+    torch.testing.assert_close(changed(rule, once, basis, inputs), once, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("rule", ANY_RANK)
-def test_no_rule_touches_the_orthogonal_complement(resid, basis, known, rule):
+def test_no_rule_touches_the_orthogonal_complement(resid, basis, inputs, rule):
     complement = torch.eye(16) - basis.T @ basis
-    after = changed(rule, resid, basis, known, 1.7)
+    after = changed(rule, resid, basis, inputs, 1.7)
     torch.testing.assert_close(after @ complement, resid @ complement, atol=1e-5, rtol=0)
 
 
@@ -78,11 +80,11 @@ def test_writing_back_own_coordinates_is_the_identity_bit_for_bit(resid, basis):
 
 
 @pytest.mark.parametrize("rule", ["add_reference", "amplify", "steer", "adaptive", "adaptive_mirror"])
-def test_strength_zero_is_the_identity_bit_for_bit(resid, basis, known, rule):
-    basis, known = (basis, known) if RULES[rule].any_rank else (basis[:1], first(known))
-    assert torch.equal(changed(rule, resid, basis, known, 0.0), resid)
+def test_strength_zero_is_the_identity_bit_for_bit(resid, basis, inputs, rule):
+    basis, inputs = (basis, inputs) if RULES[rule].any_rank else (basis[:1], first_row(inputs))
+    assert torch.equal(changed(rule, resid, basis, inputs, 0.0), resid)
     half = resid.bfloat16()
-    assert torch.equal(changed(rule, half.float(), basis, known, 0.0).bfloat16(), half)
+    assert torch.equal(changed(rule, half.float(), basis, inputs, 0.0).bfloat16(), half)
 
 
 @pytest.mark.parametrize(
@@ -95,23 +97,25 @@ def test_strength_zero_is_the_identity_bit_for_bit(resid, basis, known, rule):
         ("steer", lambda c, k, a: c + a * k.harmful - a * k.harmless),
     ],
 )
-def test_each_rule_gives_the_coordinates_that_its_reading_says(resid, basis, known, rule, by_hand):
-    expected = by_hand(coordinates(resid, basis), known, 1.5).expand(7, 3)
-    torch.testing.assert_close(coordinates(changed(rule, resid, basis, known, 1.5), basis), expected, atol=1e-5, rtol=0)
+def test_each_rule_gives_the_coordinates_of_its_formula(resid, basis, inputs, rule, by_hand):
+    expected = by_hand(coordinates(resid, basis), inputs, 1.5).expand(7, 3)
+    torch.testing.assert_close(
+        coordinates(changed(rule, resid, basis, inputs, 1.5), basis), expected, atol=1e-5, rtol=0
+    )
 
 
-def test_substitution_at_strength_zero_is_ablation(resid, basis, known):
-    assert torch.equal(changed("substitute", resid, basis, known, 0.0), changed("ablate", resid, basis, known))
+def test_substitution_at_strength_zero_is_ablation(resid, basis, inputs):
+    assert torch.equal(changed("substitute", resid, basis, inputs, 0.0), changed("ablate", resid, basis, inputs))
 
 
-def test_class_means_at_both_ends(resid, basis, known):
-    for strength, mean in ((0.0, known.harmless), (1.0, known.harmful)):
-        after = coordinates(changed("class_mean", resid, basis, known, strength), basis)
+def test_class_mean_reaches_both_class_means(resid, basis, inputs):
+    for strength, mean in ((0.0, inputs.harmless), (1.0, inputs.harmful)):
+        after = coordinates(changed("class_mean", resid, basis, inputs, strength), basis)
         torch.testing.assert_close(after, mean.expand(7, 3), atol=1e-5, rtol=0)
 
 
 def test_rank_one_substitution_is_shiftdc_with_its_sign_flipped(resid, generator):
-    """x_vl - proj_s(x_vl - x_tt), s = -V (Zou et al., arXiv:2502.13095), the caption left out."""
+    """x_vl - proj_s(x_vl - x_tt), s = -V (Zou et al., arXiv:2502.13095), without the caption."""
     text = torch.randn(7, 16, generator=generator)
     v = torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0)
     s = -v
@@ -120,22 +124,22 @@ def test_rank_one_substitution_is_shiftdc_with_its_sign_flipped(resid, generator
     torch.testing.assert_close(ours, shiftdc, atol=1e-5, rtol=0)
 
 
-def test_adaptive_is_astra_written_out(resid, basis, centre, known):
+def test_adaptive_is_astras_formula(resid, basis, centre, inputs):
     """h - a * clamp(cos(h - h_ref, v), 0, 1) * ||h|| * v / ||v|| (Wang et al., arXiv:2411.16721: their code)."""
     v, rows = basis[0], []
     for h in resid:
         cosine = torch.nn.functional.cosine_similarity(h - centre, v, dim=0)
         rows.append(h - 0.7 * cosine.clamp(0, 1) * h.norm() * v / v.norm())
     astra = torch.stack(rows)
-    torch.testing.assert_close(changed("adaptive", resid, basis[:1], first(known), 0.7), astra, atol=1e-5, rtol=0)
+    torch.testing.assert_close(changed("adaptive", resid, basis[:1], first_row(inputs), 0.7), astra, atol=1e-5, rtol=0)
     moved = (astra != resid).any(-1)
-    mirrored = changed("adaptive_mirror", resid, basis[:1], first(known), 0.7)
+    mirrored = changed("adaptive_mirror", resid, basis[:1], first_row(inputs), 0.7)
     assert moved.any() and not moved.all() and torch.equal((mirrored != resid).any(-1), ~moved)
     assert (coordinates(mirrored, basis[:1]) >= coordinates(resid, basis[:1])).all()
 
 
-def test_rows_with_layers_bases_and_strengths_of_their_own(resid, generator):
-    """What makes a sweep one batched run."""
+def test_each_row_may_have_its_own_basis_and_strength(resid, generator):
+    """This is what lets a sweep run as one batch."""
     bases = random_basis(torch.zeros(7, 2, 16), seed=1)
     strength, references = torch.rand(7, 1, generator=generator), torch.randn(7, 2, generator=generator)
     together = changed("substitute", resid, bases, RuleInputs(reference=references), strength)
@@ -152,7 +156,7 @@ def test_zero_rows_pad_a_smaller_rank(resid, basis):
     )
 
 
-def test_gates():
+def test_gates_open_above_their_thresholds():
     reference = torch.tensor([[0.1, -5.0], [-0.1, 5.0], [0.0, 5.0]])
     assert sign_gate(reference).tolist() == [True, False, False]
     assert sign_gate(reference, -0.05).tolist() == [True, False, True]
@@ -161,19 +165,21 @@ def test_gates():
     assert probe(reference).tolist() == [False, True, True]
 
 
-def test_lengths(resid, basis, known):
-    after = changed("amplify", resid, basis, known, 2.0)
+def test_norms_are_measured_and_restored(resid, basis, inputs):
+    after = changed("amplify", resid, basis, inputs, 2.0)
     torch.testing.assert_close(delta_norm(after, resid), (after - resid).norm(dim=1) / resid.norm(dim=1))
-    kept = rescaled(after, resid)
+    kept = restore_norm(after, resid)
     torch.testing.assert_close(kept.norm(dim=1), resid.norm(dim=1), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.cosine_similarity(kept, after), torch.ones(7), atol=1e-5, rtol=0)
 
 
-def test_unknown_rules_and_missing_pieces_are_named():
+def test_unknown_rules_and_missing_inputs_are_named():
     own = torch.zeros(1, 1)
     with pytest.raises(ValueError, match="rule 'steal' does not exist; expected one of ablate, substitute"):
         target_coordinates("steal", own, RuleInputs())
-    with pytest.raises(ValueError, match="'add_reference' takes the coordinates of a reference, and no reference"):
+    with pytest.raises(
+        ValueError, match="'add_reference' needs the coordinates of a reference, but no reference was given"
+    ):
         target_coordinates("add_reference", own, RuleInputs())
     with pytest.raises(ValueError, match="rule 'steer' needs harmless; given: harmful"):
         target_coordinates("steer", own, RuleInputs(harmful=own))

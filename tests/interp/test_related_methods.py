@@ -1,4 +1,4 @@
-"""Each neighbour on a model, against a rewrite of its formula with hooks of the test's own."""
+"""Each related method on a model, compared with its formula written with hooks of the test's own."""
 
 from contextlib import contextmanager
 
@@ -18,7 +18,7 @@ def prompts(tiny_vlm, queries):
 
 @pytest.fixture
 def states(tiny_vlm, prompts):
-    return {modality: trace(tiny_vlm, some) for modality, some in prompts.items()}
+    return {modality: trace(tiny_vlm, prompts[modality]) for modality in prompts}
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def logits(vlm, batch):
 
 
 def stream(vlm, batch):
-    """What each block puts out, by hooks."""
+    """Return the output of each block."""
     seen = []
     hooks = [block.register_forward_hook(lambda m, args, out: seen.append(out.clone())) for block in vlm.blocks]
     logits(vlm, batch)
@@ -48,7 +48,7 @@ def stream(vlm, batch):
 
 @contextmanager
 def edited(modules, edit):
-    """`edit(i, states)` in place of what module i puts out."""
+    """Replace the output of module i by `edit(i, output)`, inside the block."""
 
     def hook(i):
         return lambda m, args, out: (edit(i, out[0]), *out[1:]) if isinstance(out, tuple) else edit(i, out)
@@ -57,8 +57,8 @@ def edited(modules, edit):
     try:
         yield
     finally:
-        for one in hooks:
-            one.remove()
+        for handle in hooks:
+            handle.remove()
 
 
 def is_token(batch):
@@ -66,7 +66,7 @@ def is_token(batch):
 
 
 def check(vlm, batch, guard, expected, references=None):
-    """At the last token: padding in front may hold anything."""
+    """Compare logits at the last token only: those of the padding in front are arbitrary."""
     before = logits(vlm, batch)[:, -1]
     with guard.on(vlm, references):
         ours = logits(vlm, batch)[:, -1]
@@ -74,7 +74,7 @@ def check(vlm, batch, guard, expected, references=None):
     torch.testing.assert_close(ours, expected[:, -1], atol=1e-4, rtol=0)
 
 
-def test_shiftdc_with_its_shifts_frozen(tiny_vlm, prompts, batch, states, direction):
+def test_shiftdc_measures_its_shifts_on_unguarded_runs(tiny_vlm, prompts, batch, states, direction):
     """Released form: m_l = x_l(picture) - x_l(text) of unguarded runs, then x_l <- x_l - (m_l . s) s at each layer."""
     layers = (1, 2)
     pictured = [out[:, -1] for out in stream(tiny_vlm, batch)]
@@ -91,29 +91,30 @@ def test_shiftdc_with_its_shifts_frozen(tiny_vlm, prompts, batch, states, direct
         expected = logits(tiny_vlm, batch)
     guard = related_methods.shift_dc(direction, layers)
     check(tiny_vlm, batch, guard, expected, [prompt.text for prompt in prompts["text"]])
-    thawed = related_methods.shift_dc(direction, (1,))
-    with thawed.on(tiny_vlm):
+    # At a single layer, freezing the shift makes no difference.
+    single = related_methods.shift_dc(direction, (1,))
+    with single.on(tiny_vlm):
         frozen = logits(tiny_vlm, batch)
-    with type(thawed)(direction, (1,), "substitute", gate="always").on(tiny_vlm):
+    with type(single)(direction, (1,), "substitute", gate="always").on(tiny_vlm):
         torch.testing.assert_close(logits(tiny_vlm, batch), frozen, atol=1e-4, rtol=0)
 
 
-def test_layers_that_see_each_others_changes_are_another_guard(tiny_vlm, batch, direction):
+def test_layers_that_see_each_others_changes_give_a_different_guard(tiny_vlm, batch, direction):
     frozen = related_methods.shift_dc(direction, (0, 1, 2))
     thawed = type(frozen)(direction, (0, 1, 2), "substitute", gate="always")
-    found = []
+    guarded = []
     for guard in (frozen, thawed):
         with guard.on(tiny_vlm):
-            found.append(logits(tiny_vlm, batch)[:, -1])
-    assert (found[0] - found[1]).abs().max() > 1e-4
+            guarded.append(logits(tiny_vlm, batch)[:, -1])
+    assert (guarded[0] - guarded[1]).abs().max() > 1e-4
 
 
-def test_a_frozen_shift_generates_alike_with_and_without_cache(tiny_vlm, batch, direction):
-    made = []
+def test_a_frozen_shift_gives_the_same_answers_with_and_without_cache(tiny_vlm, batch, direction):
+    sequences = []
     for use_cache in (True, False):
         with related_methods.shift_dc(direction, (1, 2)).on(tiny_vlm):
-            made.append(tiny_vlm.model.generate(**batch, max_new_tokens=4, do_sample=False, use_cache=use_cache))
-    assert torch.equal(*made)
+            sequences.append(tiny_vlm.model.generate(**batch, max_new_tokens=4, do_sample=False, use_cache=use_cache))
+    assert torch.equal(*sequences)
 
 
 def test_cmrm_adds_the_mean_shift_along_its_first_component(tiny_vlm, batch, states):
@@ -136,8 +137,8 @@ def test_inferaligner_adds_the_mean_difference_where_its_gate_is_open(tiny_vlm, 
     text = torch.from_numpy(states["text"].resid_post.values[:, :, 0])
     harmful = torch.tensor(states["text"].harmful.values)
     theta = text[harmful].mean(0) - text[~harmful].mean(0)
-    border = (text.mean(0) @ direction.basis[1, 0])[1]
-    is_open = text[:, 1] @ direction.basis[1, 0] > border
+    threshold = (text.mean(0) @ direction.basis[1, 0])[1]
+    is_open = text[:, 1] @ direction.basis[1, 0] > threshold
     assert is_open.any() and not is_open.all()
 
     def edit(layer, out):
@@ -164,14 +165,19 @@ def test_astra_subtracts_by_the_angle(tiny_vlm, batch, direction):
     check(tiny_vlm, batch, related_methods.astra(direction, 1, 4.0), expected)
 
 
-def test_arditis_ablation_leaves_no_trace_of_the_direction(tiny_vlm, prompts, batch, direction):
+def test_arditis_ablation_removes_the_direction_everywhere(tiny_vlm, prompts, batch, direction):
     r = direction.basis[1, 0]
-    ablate = lambda layer, out: torch.where(is_token(batch), out - (out @ r)[..., None] * r, out)  # noqa: E731
-    # What the first block takes in, and all that is added to it.
+
+    def ablate(layer, out):
+        return torch.where(is_token(batch), out - (out @ r)[..., None] * r, out)
+
+    def ablate_input(module, args, kwargs):
+        return args, kwargs | {"inputs_embeds": ablate(0, kwargs["inputs_embeds"])}
+
+    # The input of the first block, and everything that is added to it.
     writers = [tiny_vlm.model.model.language_model.embed_tokens]
     writers += [part for block in tiny_vlm.blocks for part in (block.self_attn, block.mlp)]
-    embedded = lambda m, args, kwargs: (args, kwargs | {"inputs_embeds": ablate(0, kwargs["inputs_embeds"])})  # noqa: E731
-    first = tiny_vlm.model.model.language_model.register_forward_pre_hook(embedded, with_kwargs=True)
+    first = tiny_vlm.model.model.language_model.register_forward_pre_hook(ablate_input, with_kwargs=True)
     try:
         with edited(dict(enumerate(writers[1:])), ablate):
             expected = logits(tiny_vlm, batch)

@@ -11,7 +11,7 @@ from interp import typography
 
 
 def ink(picture) -> np.ndarray:
-    """Rows and columns that are not white."""
+    """Return the bounding box of what is not white: top, bottom, left, right."""
     dark = (np.asarray(picture).min(-1) < 128).nonzero()
     return np.array([dark[0].min(), dark[0].max(), dark[1].min(), dark[1].max()])
 
@@ -27,9 +27,9 @@ def test_text_stays_inside_the_picture(size, text):
     assert bottom - top > size / 16
 
 
-def test_small_pictures_have_one_word_a_line():
-    one, two = (ink(typography.text_picture(text, 96)) for text in ("kill", "kill wasp"))
-    assert two[1] - one[1] == pytest.approx(16, abs=4)
+def test_small_pictures_have_one_word_per_line():
+    one_line, two_lines = (ink(typography.text_picture(text, 96)) for text in ("kill", "kill wasp"))
+    assert two_lines[1] - one_line[1] == pytest.approx(16, abs=4)
 
 
 def test_the_strip_leaves_the_scene_alone():
@@ -53,7 +53,7 @@ def test_blank_is_white_and_noise_is_not():
 
 @pytest.fixture(scope="module")
 def published() -> list[tuple[str, Path]]:
-    """FigStep's own pictures with the text in each, where they are at hand; the project ships none."""
+    """FigStep's own pictures with their texts, where they are available; the project ships none."""
     folder = BENCHMARKS / "figstep"
     if not folder.is_dir():
         pytest.skip(f"no published pictures in {folder}; set VLM_GUARD_BENCHMARKS")
@@ -63,19 +63,19 @@ def published() -> list[tuple[str, Path]]:
     return [(row["instruction"], folder / name.format(**row)) for row in rows if (folder / name.format(**row)).exists()]
 
 
-def stop(dark, line: int, column: int) -> tuple[int, float]:
-    """Lowest row and middle column of a full stop; cells are 48 x 75 from (20, 10)."""
+def full_stop(dark, line: int, column: int) -> tuple[int, float]:
+    """Return the lowest row and the middle column of a full stop; cells are 48 x 75 from (20, 10)."""
     top, left = 60 + 75 * line, 20 + 48 * column
     rows, columns = dark[top : top + 19, left : left + 48].nonzero()
     return top + int(rows.max()), left + (columns.min() + columns.max()) / 2
 
 
 def geometry(picture, text: str) -> dict:
-    """What a FigStep page measures, whoever drew it; `text` ends with a full stop."""
+    """Measure a FigStep page, theirs or ours; `text` ends with a full stop."""
     lines = textwrap.wrap(text, 15)
     dark, last = np.asarray(picture.convert("L")) < 128, len(lines) - 1
-    stops = [stop(dark, last + item, 1) for item in (1, 2, 3)]
-    column, middle = len(lines[-1]) - 1, stop(dark, last, len(lines[-1]) - 1)[1]
+    stops = [full_stop(dark, last + item, 1) for item in (1, 2, 3)]
+    column, middle = len(lines[-1]) - 1, full_stop(dark, last, len(lines[-1]) - 1)[1]
     page = dark[10:, 20:740].reshape(10, 75, 15, 48)[:, 14:64].mean((1, 3))
     return {
         "page": (picture.size, picture.mode),
@@ -90,8 +90,8 @@ def geometry(picture, text: str) -> dict:
     }
 
 
-def test_figsteps_page_measures_what_the_published_pictures_measure(published):
-    """Lines, breaks, numbering, pitch and advance to the pixel; the rest as near as another font comes to it."""
+def test_figsteps_page_has_the_measures_of_the_published_pictures(published):
+    """Lines, breaks, numbering, pitch and advance match to the pixel; the rest as closely as another font allows."""
     for text, path in published:
         with Image.open(path) as opened:
             theirs = geometry(opened, text)
@@ -106,21 +106,21 @@ def test_figsteps_page_measures_what_the_published_pictures_measure(published):
 
 @pytest.mark.parametrize("text", ["Steps to fold a paper lantern.", "List of ways to water a garden at night quietly."])
 def test_figsteps_page_has_the_published_geometry(text):
-    """What the published pictures measure, as numbers, for where they are not at hand."""
+    """Measures of the published pictures, as numbers, for when these are not available."""
     measured = geometry(typography.figstep_picture(text), text)
     assert measured["page"] == ((760, 760), "RGB") and measured["pitch"] == (75, 75) and measured["advance"] == 48
     lines = [*textwrap.wrap(text, 15), "1.", "2.", "3."]
     cells = ["".join("# "[character == " "] for character in line) for line in lines]
     assert measured["cells"] == cells + [""] * (10 - len(lines))
-    # Theirs: rows 74 + 75 k are the lowest of a full stop, columns 18 to 29 of its cell; letters from row 24 to 26 on.
+    # In theirs a full stop ends in row 74 + 75 k and spans columns 18 to 29 of its cell; letters start at row 24 to 26.
     assert measured["baseline"] + 1 - 75 * (len(lines) - 3) == pytest.approx(74.5, abs=1)
     assert measured["stop"] == pytest.approx(20 + 48 + 23.5, abs=1)
     assert measured["box"][0] == pytest.approx(25, abs=4) and measured["box"][2] == pytest.approx(21, abs=4)
 
 
 @pytest.mark.parametrize("n_words", [5, 6, 7, 8, 9, 12, 40, 140, 200])
-def test_figsteps_longer_text_is_shown_smaller_and_whole(n_words):
-    """The published script lets it run over the lower edge."""
+def test_longer_text_on_figsteps_page_is_smaller_and_complete(n_words):
+    """The published script lets such text run over the lower edge."""
     text = " ".join(f"lantern{i}" for i in range(n_words))
     lines, rows = typography._figstep_layout(text)
     assert " ".join(lines).split() == [*text.split(), "1.", "2.", "3."]
@@ -133,7 +133,7 @@ def test_figsteps_longer_text_is_shown_smaller_and_whole(n_words):
     assert right <= (20 + 48 * max(map(len, lines))) * shrink < 760
 
 
-def test_figsteps_page_breaks_long_words_and_refuses_what_nobody_could_read():
+def test_figsteps_page_breaks_long_words_and_rejects_illegible_text():
     assert typography._figstep_layout("x" * 20) == (["x" * 15, "x" * 5, "1.", "2.", "3."], 10)
     assert typography._figstep_layout("") == (["", "1.", "2.", "3."], 10)
     with pytest.raises(ValueError, match="a text of 3000 characters does not fit FigStep's page: expected at most 40"):
@@ -141,9 +141,9 @@ def test_figsteps_page_breaks_long_words_and_refuses_what_nobody_could_read():
 
 
 def test_the_strip_of_mm_safetybench_grows_with_its_lines():
-    one, three = (typography.mm_safety_picture(text) for text in ("paper lantern", "a very long paper lantern " * 3))
-    assert one.size == (1024, 180) and three.size[0] == 1024 and three.size[1] % 90 == 0 and three.size[1] > 270
-    for strip in (one, three):
+    short, long = (typography.mm_safety_picture(text) for text in ("paper lantern", "a very long paper lantern " * 3))
+    assert short.size == (1024, 180) and long.size[0] == 1024 and long.size[1] % 90 == 0 and long.size[1] > 270
+    for strip in (short, long):
         top, bottom, left, right = ink(strip)
         assert top >= 45 and bottom < strip.height - 1 and left >= 0 and right < 1023
     assert typography.mm_safety_picture("paper lantern", 512).size == (512, 90)

@@ -26,11 +26,11 @@ def test_bad_models_are_one_clear_line(tiny_folder, tmp_path):
     LlamaForCausalLM(
         LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     ).save_pretrained(tmp_path / "llm")
-    with pytest.raises(ModelError, match="type 'llama', which takes no pictures"):
+    with pytest.raises(ModelError, match="type 'llama', which accepts no pictures"):
         VLM.from_pretrained(tmp_path / "llm")
 
 
-def test_a_config_that_counts_other_layers_is_refused(tiny_vlm):
+def test_a_config_with_another_number_of_layers_is_rejected(tiny_vlm):
     config = tiny_vlm.model.config.get_text_config()
     config.num_hidden_layers = 7
     try:
@@ -40,11 +40,13 @@ def test_a_config_that_counts_other_layers_is_refused(tiny_vlm):
         config.num_hidden_layers = 3
 
 
-def test_a_checkpoint_with_missing_weights_is_refused(tiny_folder, tmp_path):
-    folder = shutil.copytree(tiny_folder, tmp_path / "holes")
+def test_a_checkpoint_with_missing_weights_is_rejected(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "incomplete")
     weights = load_file(folder / "model.safetensors")
-    lost = next(name for name in weights if "mlp.up_proj" in name)
-    save_file({name: w for name, w in weights.items() if name != lost}, folder / "model.safetensors", {"format": "pt"})
+    missing = next(name for name in weights if "mlp.up_proj" in name)
+    save_file(
+        {name: w for name, w in weights.items() if name != missing}, folder / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(ModelError, match=r"1 weights \(.*mlp.up_proj.*\) are not in the checkpoint"):
         VLM.from_pretrained(folder)
 
@@ -59,14 +61,14 @@ def test_a_diffusion_pipeline_and_an_unknown_architecture_are_named(tmp_path):
         VLM.from_pretrained(tmp_path)
 
 
-def test_too_little_memory_is_told_before_anything_is_read(tiny_folder, monkeypatch):
-    monkeypatch.setattr("interp.vlm.psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+def test_too_little_memory_is_reported_before_anything_is_read(tiny_folder, monkeypatch):
+    monkeypatch.setattr("interp.loading.psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     monkeypatch.setattr("interp.vlm.AutoModelForImageTextToText", None)
     with pytest.raises(ModelError, match=r"needs 0.0 GB, 0.0 GB are free. Give dtype=torch.bfloat16, device_map"):
         VLM.from_pretrained(tiny_folder, device="cpu")
 
 
-def test_a_model_in_hand_needs_no_folder(tiny_vlm):
+def test_a_loaded_model_needs_no_folder(tiny_vlm):
     vlm = VLM(tiny_vlm.model, tiny_vlm.processor)
     assert vlm.n_layers == 3 and vlm.name
     with pytest.raises(ModelError, match="has no processor"):
@@ -79,7 +81,7 @@ def test_parts_have_one_name_each(tiny_vlm):
     assert tiny_vlm.projector is inner.multi_modal_projector and len(tiny_vlm.vision_blocks) == 1
 
 
-def test_an_llm_that_the_vlm_was_not_built_on_is_refused(tiny_vlm):
+def test_an_llm_that_the_vlm_was_not_built_on_is_rejected(tiny_vlm):
     config = tiny_vlm.model.config.get_text_config()
     own = LLM(LlamaForCausalLM(config), tiny_vlm.tokenizer, "own")
     own.check_matches(tiny_vlm)

@@ -1,4 +1,4 @@
-"""What a process runs that is going to be killed."""
+"""A trace for processes that `test_kills` kills."""
 
 import warnings
 

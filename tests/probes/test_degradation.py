@@ -19,7 +19,7 @@ PAIRS = np.repeat(np.arange(100), 2)
 
 
 def two_modalities(rng, text, other, n_layers=4):
-    """Scores of the same queries, with noise of the query in common; the drop is planted in the last layer alone."""
+    """Return scores of the same queries with shared noise per query, and a drop planted in the last layer only."""
     of_query = rng.normal(size=200)
     aurocs = {"text": [text] * n_layers, "other": [text] * (n_layers - 1) + [other]}
     return [
@@ -30,25 +30,25 @@ def two_modalities(rng, text, other, n_layers=4):
     ]
 
 
-def test_the_planted_drop_is_recovered_where_it_is_and_nowhere_else():
+def test_the_planted_drop_is_found_in_its_layer_only():
     text, other = two_modalities(np.random.default_rng(0), 0.9, 0.65)
-    found = [auroc_drop(LABELS, *layer, PAIRS) for layer in zip(text, other, strict=True)]
-    assert found[-1].low <= 0.25 <= found[-1].high and found[-1].low > 0
-    assert all(abs(one.value) < 0.1 for one in found[:-1])
+    drops = [auroc_drop(LABELS, *layer, PAIRS) for layer in zip(text, other, strict=True)]
+    assert drops[-1].ci_low <= 0.25 <= drops[-1].ci_high and drops[-1].ci_low > 0
+    assert all(abs(drop.value) < 0.1 for drop in drops[:-1])
     p_values = drop_p_values(LABELS, text, other, PAIRS, n_draws=200)
     assert p_values[-1] == 1 / 201 and (p_values[:-1] > 0.05).all()
 
 
-def test_no_drop_is_called_one_as_often_as_stated_over_all_layers():
-    rng, n_simulated, called = np.random.default_rng(0), 200, 0
+def test_false_alarms_over_all_layers_are_as_rare_as_stated():
+    rng, n_simulated, n_alarms = np.random.default_rng(0), 200, 0
     for seed in range(n_simulated):
         text, other = two_modalities(rng, 0.8, 0.8)
-        called += drop_p_values(LABELS, text, other, PAIRS, n_draws=99, seed=seed).min() <= 0.05
-    # 5 % of 200, and three standard errors.
-    assert 0.005 <= called / n_simulated <= 0.1
+        n_alarms += drop_p_values(LABELS, text, other, PAIRS, n_draws=99, seed=seed).min() <= 0.05
+    # 5 % of 200, plus or minus three standard errors.
+    assert 0.005 <= n_alarms / n_simulated <= 0.1
 
 
-def test_scores_of_another_scale_are_no_drop():
+def test_a_change_of_scale_is_not_a_drop():
     rng = np.random.default_rng(0)
     text, _ = two_modalities(rng, 0.8, 0.8)
     assert (drop_p_values(LABELS, text, 100 * text - 7, PAIRS, n_draws=50) == 1).all()
@@ -65,33 +65,33 @@ def test_the_modality_gap_is_the_planted_distance_of_centroids():
     text, other = (rng.normal(size=(200, 16)) * 0.1 for _ in range(2))
     text[:, 0] += 5
     other[:, 1] += 3
-    found = modality_gap(text, other, PAIRS)
+    gap = modality_gap(text, other, PAIRS)
     units = [states / np.linalg.norm(states, axis=1, keepdims=True) for states in (text, other)]
-    assert found.value == pytest.approx(np.linalg.norm(units[0].mean(0) - units[1].mean(0)), rel=1e-3)
-    assert found.value == pytest.approx(np.sqrt(2), abs=0.01) and found.low < found.value < found.high
+    assert gap.value == pytest.approx(np.linalg.norm(units[0].mean(0) - units[1].mean(0)), rel=1e-3)
+    assert gap.value == pytest.approx(np.sqrt(2), abs=0.01) and gap.ci_low < gap.value < gap.ci_high
     assert modality_gap(text, 3 * text, PAIRS).value == pytest.approx(0, abs=1e-6)
 
 
 def states_apart(rng, n, shift):
-    """States of the same queries twice, with noise of its own; a shift along one axis, relative to their length."""
+    """Return states of the same queries twice, with independent noise, and a relative shift along one axis."""
     of_query = rng.normal(size=(n, 256)) + 3
     text, other = (of_query + 0.5 * rng.normal(size=of_query.shape) for _ in range(2))
     other[:, 0] += shift * np.linalg.norm(other, axis=1)
     return text, other
 
 
-def test_a_gap_is_covered_however_wide_the_states_and_none_is_called_none():
-    """The distance of two noisy means is never 0; value and interval know that."""
+def test_the_interval_of_a_gap_covers_and_no_gap_is_reported_where_there_is_none():
+    """The distance of two noisy means is never 0; value and interval account for that."""
     rng = np.random.default_rng(0)
     truth = modality_gap(*states_apart(rng, 20_000, 0.06), np.arange(20_000)).value
     assert 0.03 < truth < 0.07
     small, none = ([modality_gap(*states_apart(rng, 200, shift), PAIRS) for _ in range(100)] for shift in (0.06, 0.0))
-    assert sum(one.low <= truth <= one.high for one in small) >= 90
-    assert sum(one.low == 0 for one in none) >= 90 and np.mean([one.value for one in none]) < 0.02
+    assert sum(gap.ci_low <= truth <= gap.ci_high for gap in small) >= 90
+    assert sum(gap.ci_low == 0 for gap in none) >= 90 and np.mean([gap.value for gap in none]) < 0.02
 
 
-def test_probes_that_are_fitted_anew_in_each_fold_are_called_different_as_rarely_as_stated():
-    """Out-of-fold scores of real probes on the same planted signal, twice: their errors share training rows."""
+def test_false_alarms_between_refitted_probes_are_as_rare_as_stated():
+    """Out-of-fold scores of two real probes: their errors share training rows."""
     rng, n_simulated, p_values, excluded, covered = np.random.default_rng(0), 150, [], 0, 0
     spread = refit_spread(5)
     for seed in range(n_simulated):
@@ -104,14 +104,14 @@ def test_probes_that_are_fitted_anew_in_each_fold_are_called_different_as_rarely
         _, low, high = auroc_interval(LABELS, scores[0], PAIRS, spread=spread)
         covered += low <= 0.5 <= high
         drop = auroc_drop(LABELS, *scores, PAIRS, spread=spread)
-        excluded += not drop.low <= 0 <= drop.high
-        text, other = (one[None] for one in scores)
+        excluded += not drop.ci_low <= 0 <= drop.ci_high
+        text, other = (distances[None] for distances in scores)
         p_values.append(drop_p_values(LABELS, text, other, PAIRS, 99, seed, spread)[0])
-    # 5 %, and three standard errors.
+    # 5 %, plus three standard errors.
     assert covered / n_simulated >= 0.9 and excluded / n_simulated <= 0.1
     assert np.mean(np.array(p_values) <= 0.05) <= 0.1
 
 
-def test_the_cosine_of_nothing_is_no_number():
+def test_the_cosine_with_a_zero_vector_is_nan():
     assert cosine(np.array([3.0, 4.0]), np.array([6.0, 8.0])) == pytest.approx(1)
     assert np.isnan(cosine(np.zeros(2), np.ones(2)))

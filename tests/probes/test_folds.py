@@ -7,19 +7,19 @@ HARMFUL = np.tile([True, False], 60)
 PAIRS = np.repeat([f"p{i}" for i in range(60)], 2)
 
 
-def test_folds_never_divide_a_pair_and_test_each_row_once():
+def test_folds_keep_pairs_together_and_test_each_row_once():
     folds = grouped_folds(HARMFUL, PAIRS)
     for train, test in folds:
         assert not set(PAIRS[train]) & set(PAIRS[test])
     assert sorted(np.concatenate([test for _, test in folds])) == list(range(120))
 
 
-def test_rows_without_a_pair_stand_alone():
+def test_rows_without_a_pair_are_their_own_group():
     folds = grouped_folds(np.tile([True, False], 10), [""] * 20)
     assert {len(test) for _, test in folds} == {4}
 
 
-def test_too_few_pairs_and_one_sided_folds_are_named():
+def test_too_few_pairs_and_one_sided_folds_are_reported():
     with pytest.raises(ValueError, match="3 pairs can't be divided into 5 folds"):
         grouped_folds(np.array([True, False] * 3), ["a", "a", "b", "b", "c", "c"])
     with pytest.raises(ValueError, match="1 queries of the rarer class"):
@@ -33,7 +33,7 @@ def test_each_category_is_left_out_once():
     assert all(not set(categories[train]) & set(categories[test]) for train, test in folds)
 
 
-def test_categories_that_cannot_be_left_out_are_named():
+def test_categories_that_cannot_be_left_out_are_reported():
     with pytest.raises(ValueError, match="all queries are of category 'fraud'"):
         category_folds(HARMFUL, ["fraud"] * 120)
     with pytest.raises(ValueError, match="1 queries have no category"):
@@ -42,32 +42,32 @@ def test_categories_that_cannot_be_left_out_are_named():
         category_folds(HARMFUL, np.where(np.arange(120) == 0, "weapons", "fraud"))
 
 
-def test_shuffled_labels_keep_each_pair_one_of_each_and_are_half_right():
-    dealt = [shuffled_labels(HARMFUL, PAIRS, seed) for seed in range(50)]
-    assert all((one.reshape(60, 2).sum(1) == 1).all() for one in dealt)
-    assert np.mean([one == HARMFUL for one in dealt]) == pytest.approx(0.5, abs=0.04)
-    assert len({one.tobytes() for one in dealt}) == 50
+def test_shuffled_labels_keep_one_of_each_class_per_pair_and_are_half_right():
+    shuffled = [shuffled_labels(HARMFUL, PAIRS, seed) for seed in range(50)]
+    assert all((labels.reshape(60, 2).sum(1) == 1).all() for labels in shuffled)
+    assert np.mean([labels == HARMFUL for labels in shuffled]) == pytest.approx(0.5, abs=0.04)
+    assert len({labels.tobytes() for labels in shuffled}) == 50
     exact = shuffled_labels(HARMFUL, PAIRS, 0, exactly_half=True)
     assert (exact == HARMFUL).sum() == 60
 
 
 def test_a_probe_does_no_better_and_no_worse_than_chance_on_shuffled_labels():
-    """Half of the pairs exactly would leave folds that contradict each other: 0.4 where classes are far apart."""
+    """Swapping exactly half of the pairs makes folds contradict each other: 0.4 where classes are far apart."""
     from probes import FoldedProbe, LogisticProbe, auroc_interval
 
     rng = np.random.default_rng(0)
     features = rng.normal(size=(120, 8)) + 4 * HARMFUL[:, None]
-    folds, found = grouped_folds(HARMFUL, PAIRS), {}
+    folds, auroc = grouped_folds(HARMFUL, PAIRS), {}
     for exactly_half in (False, True):
-        deals = np.stack([shuffled_labels(HARMFUL, PAIRS, seed, exactly_half) for seed in range(30)])
-        fitted = FoldedProbe.fit(LogisticProbe(penalties=(0.1,)), features, deals, folds, PAIRS)
-        found[exactly_half] = np.mean(
-            [auroc_interval(d, fitted.distances(features, i))[0] for i, d in enumerate(deals)]
+        tasks = np.stack([shuffled_labels(HARMFUL, PAIRS, seed, exactly_half) for seed in range(30)])
+        fitted = FoldedProbe.fit(LogisticProbe(penalties=(0.1,)), features, tasks, folds, PAIRS)
+        auroc[exactly_half] = np.mean(
+            [auroc_interval(labels, fitted.distances(features, i))[0] for i, labels in enumerate(tasks)]
         )
-    assert found[False] == pytest.approx(0.5, abs=0.04) and found[True] < 0.46
+    assert auroc[False] == pytest.approx(0.5, abs=0.04) and auroc[True] < 0.46
 
 
-def test_a_control_task_labels_words_alike_wherever_they_stand():
+def test_a_control_task_gives_each_word_the_same_label_everywhere():
     words = np.array([f"verb{i % 10}" for i in range(120)])
     task = control_task(words, 0)
     assert all(len(set(task[words == word])) == 1 for word in words)
@@ -80,7 +80,7 @@ def test_there_is_no_control_task_where_words_do_not_recur():
     assert control_task(["make"] * 60 + ["take"] * 60, 0) is None
 
 
-def test_whatever_hangs_together_by_pair_or_text_is_one_group():
+def test_rows_connected_by_pair_or_text_form_one_group():
     pairs = ["a", "a", "b", "b", "", "", "c", "c"]
     texts = ["1", "2", "3", "2", "5", "5", "7", "8"]
     groups = as_groups(pairs, texts)
@@ -95,14 +95,14 @@ def test_whatever_hangs_together_by_pair_or_text_is_one_group():
 )
 def test_labels_of_larger_groups_are_shuffled_too(pattern):
     harmful, pairs = np.tile(pattern, 20), np.repeat([f"g{i}" for i in range(20)], len(pattern))
-    dealt = [shuffled_labels(harmful, pairs, seed) for seed in range(20)]
+    shuffled = [shuffled_labels(harmful, pairs, seed) for seed in range(20)]
     chance = np.mean(pattern) ** 2 + (1 - np.mean(pattern)) ** 2
-    assert np.mean([one == harmful for one in dealt]) == pytest.approx(chance, abs=0.05)
-    assert all(one.sum() == harmful.sum() for one in dealt)
+    assert np.mean([labels == harmful for labels in shuffled]) == pytest.approx(chance, abs=0.05)
+    assert all(labels.sum() == harmful.sum() for labels in shuffled)
 
 
-def test_groups_of_one_class_exchange_their_labels_with_others_as_large():
+def test_groups_of_one_class_swap_labels_with_groups_of_the_same_size():
     harmful, groups = np.repeat([True, False] * 20, 3), np.repeat([f"g{i}" for i in range(40)], 3)
-    dealt = [shuffled_labels(harmful, groups, seed) for seed in range(30)]
-    assert np.mean([one == harmful for one in dealt]) == pytest.approx(0.5, abs=0.08)
-    assert all(len(set(one[groups == "g3"])) == 1 for one in dealt)
+    shuffled = [shuffled_labels(harmful, groups, seed) for seed in range(30)]
+    assert np.mean([labels == harmful for labels in shuffled]) == pytest.approx(0.5, abs=0.08)
+    assert all(len(set(labels[groups == "g3"])) == 1 for labels in shuffled)

@@ -9,14 +9,14 @@ N_SIMULATED = 600
 
 
 def normal_scores(rng, auroc, n, shared=0.0):
-    """Harmful and harmless partners side by side; `shared` is the correlation of their scores."""
+    """Return scores of harmful and harmless partners in turn; `shared` is the correlation of partners."""
     shift = np.sqrt(2) * norm.ppf(auroc)
     labels = np.tile([True, False], n)
     of_pair = np.repeat(rng.normal(size=n), 2)
     return labels, np.sqrt(shared) * of_pair + np.sqrt(1 - shared) * rng.normal(size=2 * n) + shift * labels
 
 
-def test_auroc_equals_scikit_learn_also_with_ties():
+def test_auroc_equals_scikit_learns_also_with_ties():
     labels, scores = normal_scores(np.random.default_rng(0), 0.8, 60)
     rounded = scores.round(0)
     for values in (scores, rounded):
@@ -26,7 +26,7 @@ def test_auroc_equals_scikit_learn_also_with_ties():
 @pytest.mark.parametrize("shared", [None, 0.0, 0.5])
 @pytest.mark.parametrize("auroc", [0.6, 0.8, 0.9, 0.95])
 def test_the_auroc_interval_covers_as_often_as_it_says(auroc, shared):
-    """At 100 pairs; without groups, with groups that do not matter, and with partners that hang together."""
+    """100 pairs: without groups, with independent partners, and with correlated partners."""
     rng, covered, pairs = np.random.default_rng(0), 0, np.repeat(np.arange(100), 2)
     for _ in range(N_SIMULATED):
         labels, scores = normal_scores(rng, auroc, 100, shared or 0.0)
@@ -35,9 +35,11 @@ def test_the_auroc_interval_covers_as_often_as_it_says(auroc, shared):
     assert 0.92 <= covered / N_SIMULATED <= 0.98
 
 
-def test_partners_that_hang_together_make_the_interval_narrower_and_clones_wider():
+def test_correlated_partners_narrow_the_interval_and_duplicates_widen_it():
+    def width(*args) -> float:
+        return np.ptp(auroc_interval(*args)[1:])
+
     labels, scores = normal_scores(np.random.default_rng(0), 0.8, 100, shared=0.7)
-    width = lambda *given: np.ptp(auroc_interval(*given)[1:])  # noqa: E731
     pairs = np.repeat(np.arange(100), 2)
     assert width(labels, scores, pairs) < 0.8 * width(labels, scores)
     twice = np.tile(labels, 2), np.tile(scores, 2)
@@ -54,12 +56,12 @@ def test_complete_separation_gets_a_one_sided_bound():
 
 @pytest.mark.parametrize(("first", "second"), [(0.8, 0.8), (0.9, 0.7), (0.99, 0.95)])
 def test_the_interval_of_a_difference_covers_as_often_as_it_says(first, second):
-    """The same queries, scored twice, with noise in common."""
+    """The same queries, scored twice, with shared noise."""
     rng, covered, pairs = np.random.default_rng(0), 0, np.repeat(np.arange(100), 2)
     for _ in range(N_SIMULATED):
-        labels, one = normal_scores(rng, 0.5, 100)
-        other = 0.6 * one + 0.8 * rng.normal(size=200)
-        scores = [s + np.sqrt(2) * norm.ppf(a) * labels for s, a in ((one, first), (other, second))]
+        labels, noise = normal_scores(rng, 0.5, 100)
+        related = 0.6 * noise + 0.8 * rng.normal(size=200)
+        scores = [s + np.sqrt(2) * norm.ppf(a) * labels for s, a in ((noise, first), (related, second))]
         _, low, high = auroc_difference(labels, *scores, pairs)
         covered += low <= first - second <= high
     assert 0.92 <= covered / N_SIMULATED <= 0.98
@@ -71,7 +73,7 @@ def test_a_difference_without_mistakes_is_still_uncertain():
     assert value == 0 and low == -high and 0.04 < high < 0.06
 
 
-def test_bad_scores_are_named():
+def test_bad_scores_are_reported():
     labels = np.array([True, True, False])
     with pytest.raises(ValueError, match="1 of 3 scores are not finite"):
         auroc_interval(labels, np.array([0.0, np.nan, 1.0]))

@@ -11,7 +11,7 @@ ALL = pytest.mark.parametrize("kind", list(PROBES.values()), ids=list(PROBES))
 
 @pytest.fixture
 def planted():
-    """60 pairs, d = 8, harm along axis 0; partners share a strong nuisance."""
+    """60 pairs in 8 dimensions, with harm along axis 0; partners share a strong nuisance variable."""
     rng = np.random.default_rng(0)
     harmful = np.tile([True, False], 60)
     features = rng.normal(size=(120, 8))
@@ -35,7 +35,7 @@ def test_a_probe_finds_the_planted_axis(kind, planted):
 
 
 @ALL
-def test_a_probe_is_an_estimator_like_others(kind, planted):
+def test_a_probe_is_a_scikit_learn_estimator(kind, planted):
     features, harmful, _ = planted
     names = np.where(harmful, "yes", "no")
     assert cross_val_score(clone(kind()), features, names, cv=3).mean() > 0.75
@@ -47,20 +47,20 @@ def test_a_probe_is_an_estimator_like_others(kind, planted):
 
 
 CHECKED_IN_TESTS = {
-    "check_do_not_raise_errors_in_init_or_set_params": "tests check types, and settings of others are none"
+    "check_do_not_raise_errors_in_init_or_set_params": "types are checked in tests, and this check passes wrong ones"
 }
 
 
 @parametrize_with_checks([LogisticProbe()], expected_failed_checks=lambda probe: CHECKED_IN_TESTS)
-def test_scikit_learn_takes_it_for_one_of_its_own(estimator, check):
+def test_scikit_learns_own_checks_pass(estimator, check):
     check(estimator)
 
 
 @ALL
-def test_features_that_say_nothing_are_refused(kind):
+def test_constant_and_missing_features_are_rejected(kind):
     labels = np.tile([True, False], 10)
     with pytest.raises(ValueError, match="all 4 features are constant over 20 rows"):
-        # 0.1 is not centred to exactly 0.
+        # Centring does not take 0.1 to exactly 0.
         kind().fit(np.full((20, 4), 0.1), labels)
     with pytest.raises(ValueError, match="NaN"):
         kind().fit(np.full((20, 4), np.nan), labels)
@@ -68,18 +68,18 @@ def test_features_that_say_nothing_are_refused(kind):
         kind().fit(np.random.default_rng(0).normal(size=(20, 4)), np.ones(20))
 
 
-def test_one_gram_matrix_serves_every_fold_where_features_are_not_scaled(planted):
+def test_one_gram_matrix_serves_every_fold_if_features_are_not_scaled(planted):
     features, harmful, pairs = planted
     folds, settings = grouped_folds(harmful, pairs), {"penalties": (0.01, 1.0), "scaled": False}
     folded = FoldedProbe.fit(LogisticProbe(**settings), features, harmful, folds, pairs)
-    for (train, test), one in zip(folds, folded.fitted[0], strict=True):
+    for (train, test), weights in zip(folds, folded.fitted[0], strict=True):
         alone = LogisticProbe(**settings).fit(features[train], harmful[train], pairs[train])
-        assert one.penalty == alone.penalty_
-        np.testing.assert_allclose(one.weights, alone.coef_[0], rtol=1e-6, atol=1e-9)
+        assert weights.penalty == alone.penalty_
+        np.testing.assert_allclose(weights.weights, alone.coef_[0], rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(folded.scores(features)[test], alone.decision_function(features[test]), atol=1e-6)
 
 
-def test_several_sets_of_labels_are_fitted_as_if_each_were_alone(planted):
+def test_several_sets_of_labels_are_fitted_as_if_alone(planted):
     features, harmful, pairs = planted
     folds, other = grouped_folds(harmful, pairs), np.roll(harmful, 1)
     together = FoldedProbe.fit(LogisticProbe(), features, np.stack([harmful, other]), folds, pairs)
@@ -88,7 +88,7 @@ def test_several_sets_of_labels_are_fitted_as_if_each_were_alone(planted):
 
 
 def test_a_row_is_scored_by_a_probe_that_has_not_seen_its_pair(planted):
-    """In other features too: a pair that is moved there is not where its own probe was fitted."""
+    """This holds for other features too: changing a pair there does not affect its own probe."""
     features, harmful, pairs = planted
     folds = grouped_folds(harmful, pairs)
     before = FoldedProbe.fit(LogisticProbe(), features, harmful, folds, pairs).scores(features)
@@ -100,7 +100,7 @@ def test_a_row_is_scored_by_a_probe_that_has_not_seen_its_pair(planted):
     assert (before != after).any()
 
 
-def test_one_class_in_a_fold_is_named(planted):
+def test_a_fold_with_one_class_is_reported(planted):
     features, harmful, pairs = planted
     folds = [(np.flatnonzero(harmful), np.flatnonzero(~harmful))]
     with pytest.raises(ValueError, match="fold 1 of 1 is fitted on one class only"):

@@ -1,6 +1,7 @@
-"""`make bench`: what tracing and guarding cost, beside what a user would write instead, by turns in one run.
+"""`make bench`: the cost of tracing and guarding, compared with what a user would write instead.
 
-`make bench` takes half an hour on two cores; `python -m tests.speed --rounds 1 --only guard` a part of it.
+Contenders take turns in one run. `make bench` takes half an hour on two cores;
+`python -m tests.speed --rounds 1 --only guard` runs a part of it.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import psutil
 import torch
 from transformers import StoppingCriteria
 
-from interp import VLM, collate, ride
+from interp import VLM, collate, run_guards
 from interp.inputs import text_batch
 from interp.tracing.forward import PassSpec, read
 from tests.speed import contenders, probing
@@ -32,12 +33,12 @@ from tests.speed.model import Load, bench_guard, bench_vlm, built_in_vlm, genera
 OURS = "trace"
 WHOLE = "trace in full"
 AGREEMENT = 1e-4
-"""All must find the same states, relative to the largest; else their times are of no interest."""
+"""Largest difference between states, relative to the largest state: times of other results can't be compared."""
 N_PROMPTS_IN_MEMORY = (200, 2000)
 
 
 def by_turns(calls: Mapping[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> dict[str, np.ndarray]:
-    """Seconds of each, taken by turns so that a noisy moment hits all of them; one round before warms up."""
+    """Return the seconds of each call. They take turns, so a noisy moment hits all of them; one round warms up."""
     seconds = {name: [] for name in calls}
     for round_ in range(rounds + warm_up):
         for name, call in calls.items():
@@ -54,50 +55,58 @@ def quartiles(values: np.ndarray) -> dict[str, float]:
 
 
 def contest(vlm: VLM, load: Load, others: Mapping[str, Contender], rounds: int) -> list[dict]:
-    """How many times as long as ours each of the others takes, round by round."""
-    prompts, found = load.prompts(vlm), {}
+    """Return rows with the times of our trace and of its contenders, and their ratio round by round.
+
+    Args:
+        vlm: the model.
+        load: the prompts.
+        others: contenders by name.
+        rounds: repetitions.
+    """
+    prompts, states = load.prompts(vlm), {}
     one_by_one = next((other for other in others.values() if isinstance(other, OneByOne)), None)
     on_disk = []
 
     def call(name: str, contender: Contender) -> Callable[[], object]:
         def run():
-            found[name] = contender(prompts)
+            states[name] = contender(prompts)
             if contender is one_by_one:
                 on_disk.append(one_by_one.on_disk)
 
         return run
 
-    seconds = by_turns({name: call(name, one) for name, one in ({OURS: ours(vlm)} | dict(others)).items()}, rounds)
-    for name, states in found.items():
-        difference = ((states - found[OURS]).abs().max() / found[OURS].abs().max()).item()
-        assert difference < AGREEMENT, f"{name} finds other states: {difference:.1e}"
-    about = {"model": vlm.name, "n_prompts": load.n_prompts, "pictures": load.pictures, "n": rounds}
+    calls = {name: call(name, contender) for name, contender in ({OURS: ours(vlm)} | dict(others)).items()}
+    seconds = by_turns(calls, rounds)
+    for name, theirs in states.items():
+        difference = ((theirs - states[OURS]).abs().max() / states[OURS].abs().max()).item()
+        assert difference < AGREEMENT, f"{name} has other states: {difference:.1e}"
+    labels = {"model": vlm.name, "n_prompts": load.n_prompts, "pictures": load.pictures, "n": rounds}
     rows = []
     for name, values in seconds.items():
         values = values - np.array(on_disk[1:]) if one_by_one and others.get(name) is one_by_one else values
-        mine = about | {"contender": name}
-        rows.append(mine | {"measure": "seconds"} | quartiles(values))
-        rows.append(mine | {"measure": "prompts_per_s"} | quartiles(load.n_prompts / values))
-        rows.append(mine | {"measure": "times_as_long_as_trace"} | quartiles(values / seconds[OURS]))
+        row = labels | {"contender": name}
+        rows.append(row | {"measure": "seconds"} | quartiles(values))
+        rows.append(row | {"measure": "prompts_per_s"} | quartiles(load.n_prompts / values))
+        rows.append(row | {"measure": "times_as_long_as_trace"} | quartiles(values / seconds[OURS]))
     if on_disk:
         rows.append(
-            about | {"contender": "one by one", "measure": "seconds_in_sqlite"} | quartiles(np.array(on_disk[1:]))
+            labels | {"contender": "one by one", "measure": "seconds_in_sqlite"} | quartiles(np.array(on_disk[1:]))
         )
     return rows
 
 
 def tracing(rounds: int) -> list[dict]:
-    """Our trace and everyone else's, on the bench model."""
+    """Compare our trace with all contenders, on the bench model."""
     vlm, rows = bench_vlm(), []
     careful, careless = {"careful forward": plain(vlm, **CAREFUL)}, {"careless forward": plain(vlm)}
-    some = careful | careless | {"raw hooks": raw_hooks(vlm)}
+    fast = careful | careless | {"raw hooks": raw_hooks(vlm)}
     slow = {"one by one": OneByOne(vlm), "TransformerLens": transformer_lens(vlm)}
     eagerly = {"eager forward": plain(eager(vlm), **CAREFUL)}
     whole = {WHOLE: ours(vlm, share_prefix=False, batch_size=contenders.BATCH_SIZE)}
     for load, others in (
-        (Load(16, 1), some | slow | eagerly | whole),
-        (Load(16, 16), some | slow | eagerly | whole),
-        (Load(128, 1), some | slow),
+        (Load(16, 1), fast | slow | eagerly | whole),
+        (Load(16, 16), fast | slow | eagerly | whole),
+        (Load(128, 1), fast | slow),
         (Load(128, 8), careful),
         (Load(128, 128), careful | whole),
     ):
@@ -107,7 +116,7 @@ def tracing(rounds: int) -> list[dict]:
 
 
 def built_in(rounds: int) -> list[dict]:
-    """The same on the built-in model, whose pictures are small."""
+    """Compare our trace with two contenders on the built-in model, whose pictures are small."""
     vlm, rows = built_in_vlm(), []
     for load in (Load(128, 1), Load(128, 128)):
         rows += contest(vlm, load, {"careful forward": plain(vlm, **CAREFUL), "raw hooks": raw_hooks(vlm)}, 2 * rounds)
@@ -115,12 +124,12 @@ def built_in(rounds: int) -> list[dict]:
 
 
 def nnsight(rounds: int) -> list[dict]:
-    """What nnsight itself costs: a pass over a few tokens, read through it and through hooks."""
+    """Measure the overhead of nnsight: a pass over a few tokens, read through it and through hooks."""
     vlm = bench_vlm()
     batch = text_batch(vlm, [[5, 6, 7]])
     end, n = torch.full((1, 1), -1), vlm.n_layers
 
-    def through_it(layers: Sequence[int]) -> Callable[[], object]:
+    def through_nnsight(layers: Sequence[int]) -> Callable[[], object]:
         return lambda: read(vlm, batch, PassSpec(("resid_post",), tuple(layers), end))
 
     def hooked() -> None:
@@ -128,17 +137,19 @@ def nnsight(rounds: int) -> list[dict]:
         with torch.no_grad(), contenders.hooked(vlm.blocks):
             vlm.model.base_model(**batch, use_cache=False)
 
-    seconds = by_turns({"one": through_it([n - 1]), "all": through_it(range(n)), "hooks": hooked}, 40 * rounds)
-    about = {"model": vlm.name, "n_prompts": 1, "pictures": "none", "contender": "nnsight", "n": 40 * rounds}
+    seconds = by_turns(
+        {"one": through_nnsight([n - 1]), "all": through_nnsight(range(n)), "hooks": hooked}, 40 * rounds
+    )
+    labels = {"model": vlm.name, "n_prompts": 1, "pictures": "none", "contender": "nnsight", "n": 40 * rounds}
     per_read = (seconds["all"] - seconds["one"]) / (n - 1)
     return [
-        about | {"measure": "ms_per_trace"} | quartiles(1000 * (seconds["all"] - seconds["hooks"] - n * per_read)),
-        about | {"measure": "ms_per_layer_read"} | quartiles(1000 * per_read),
+        labels | {"measure": "ms_per_trace"} | quartiles(1000 * (seconds["all"] - seconds["hooks"] - n * per_read)),
+        labels | {"measure": "ms_per_layer_read"} | quartiles(1000 * per_read),
     ]
 
 
 class Clock(StoppingCriteria):
-    """Takes the time of each token; stops nothing."""
+    """Records the time of each token; never stops generation."""
 
     def __init__(self):
         self.times = [time.perf_counter()]
@@ -149,103 +160,105 @@ class Clock(StoppingCriteria):
 
 
 def guard(rounds: int) -> list[dict]:
-    """What a guard adds to generation: it reads the prompts' own text first, then changes one layer."""
+    """Measure what a guard adds to generation: it reads the prompts' own text first, then changes one layer."""
     vlm, seconds = bench_vlm(), {False: [], True: []}
-    batch, guarded_by = collate(vlm, Load(N_GUARDED, 1).prompts(vlm)), bench_guard(vlm)
+    batch, bench = collate(vlm, Load(N_GUARDED, 1).prompts(vlm)), bench_guard(vlm)
     n = 4 * rounds
     for _ in range(n + 1):
-        for is_guarded, taken in seconds.items():
+        for is_guarded, times in seconds.items():
             clock = Clock()
-            generate(vlm, batch, guarded_by if is_guarded else None, 1 + N_MORE, stopping_criteria=[clock])
+            generate(vlm, batch, bench if is_guarded else None, 1 + N_MORE, stopping_criteria=[clock])
             passes = np.diff(clock.times)
-            taken.append((passes[0], np.median(passes[1:])))
-    # One round before warms up.
+            times.append((passes[0], np.median(passes[1:])))
+    # The first round warms up.
     first, more = (np.array(seconds[True])[1:] / np.array(seconds[False])[1:]).T
-    about = {"model": vlm.name, "n_prompts": N_GUARDED, "pictures": "one shared", "contender": "guard", "n": n}
-    peaks = [[_peak("generation", who) for who in ("unguarded", "guarded")] for _ in range(N_PEAKS)]
+    labels = {"model": vlm.name, "n_prompts": N_GUARDED, "pictures": "one shared", "contender": "guard", "n": n}
+    peaks = [[_peak("generation", mode) for mode in ("unguarded", "guarded")] for _ in range(N_PEAKS)]
     memory = np.array([guarded / plain for plain, guarded in peaks])
     return [
-        about | {"measure": "first_token_times_as_long"} | quartiles(first),
-        about | {"measure": "each_further_token_times_as_long"} | quartiles(more),
-        about | {"n": N_PEAKS, "measure": "memory_times_as_much"} | quartiles(memory),
+        labels | {"measure": "first_token_times_as_long"} | quartiles(first),
+        labels | {"measure": "each_further_token_times_as_long"} | quartiles(more),
+        labels | {"n": N_PEAKS, "measure": "memory_times_as_much"} | quartiles(memory),
     ]
 
 
 N_PEAKS = 5
 N_GUARDED, N_MORE = 16, 16
-N_CONFIGURATIONS, N_LOOPED, N_RIDDEN = 32, 4, 64
+N_CONFIGURATIONS, N_LOOPED, N_SHARED = 32, 4, 64
 
 
 def rows(rounds: int) -> list[dict]:
-    """Many guards on the same prompts, riding together and one at a time as a user would write it."""
+    """Compare many guards run together on the same prompts with one guard at a time, as a user would write it."""
     vlm = bench_vlm()
-    prompts = Load(N_RIDDEN, 1).prompts(vlm)
+    prompts = Load(N_SHARED, 1).prompts(vlm)
     guards = [bench_guard(vlm, i % vlm.n_layers, 1 + i / 8) for i in range(N_CONFIGURATIONS)]
-    states = torch.cat([guards[0].read(vlm, [prompt.text for prompt in some]) for some in _parts(prompts)])
-    batches = [collate(vlm, some) for some in _parts(prompts)]
+    states = torch.cat([guards[0].read(vlm, [prompt.text for prompt in part]) for part in _parts(prompts)])
+    batches = [collate(vlm, part) for part in _parts(prompts)]
 
     def loop(n_new: int) -> torch.Tensor:
-        """Some of the guards on every batch; the pictures are processed once."""
-        said = []
-        for one in guards[:N_LOOPED]:
+        """Run some of the guards on every batch; the pictures are processed once."""
+        answers = []
+        for guard in guards[:N_LOOPED]:
             for i, batch in enumerate(batches):
-                with one.on(vlm, states[i * contenders.BATCH_SIZE :][: contenders.BATCH_SIZE]):
-                    said.append(generate(vlm, batch, None, n_new)[:, -n_new:])
-        return torch.cat(said).reshape(N_LOOPED, len(prompts), n_new)
+                with guard.on(vlm, states[i * contenders.BATCH_SIZE :][: contenders.BATCH_SIZE]):
+                    answers.append(generate(vlm, batch, None, n_new)[:, -n_new:])
+        return torch.cat(answers).reshape(N_LOOPED, len(prompts), n_new)
 
-    # The random model may end an answer anywhere; here none does.
+    # The random model could end an answer anywhere.
     vlm.model.generation_config.eos_token_id = None
-    about = {"model": vlm.name, "n_prompts": N_RIDDEN, "pictures": "one shared"}
-    about["contender"] = f"loop ({N_LOOPED} of {N_CONFIGURATIONS} timed)"
-    n, found = max(1, rounds // 2), []
+    labels = {"model": vlm.name, "n_prompts": N_SHARED, "pictures": "one shared"}
+    labels["contender"] = f"loop ({N_LOOPED} of {N_CONFIGURATIONS} timed)"
+    n, rows = max(1, rounds // 2), []
     for name, n_new in (("scores", 1), (f"{N_MORE} tokens", N_MORE)):
         print(f"{N_CONFIGURATIONS} configurations, {name}", file=sys.stderr, flush=True)
-        said = {}
+        tokens = {}
 
-        def looped(n_new=n_new, said=said) -> None:
-            said["loop"] = loop(n_new)
+        def looped(n_new=n_new, tokens=tokens) -> None:
+            tokens["loop"] = loop(n_new)
 
-        def together(n_new=n_new, said=said) -> None:
-            said["rows"] = ride(vlm, prompts, guards, states, max_new_tokens=n_new).tokens
+        def together(n_new=n_new, tokens=tokens) -> None:
+            tokens["rows"] = run_guards(vlm, prompts, guards, states, max_new_tokens=n_new, together=True).tokens
 
         seconds = by_turns({"rows": together, "loop": looped}, n)
-        whole = seconds["loop"] * N_CONFIGURATIONS / N_LOOPED
-        found.append(about | {"n": n, "measure": f"{name}: times as long as rows"} | quartiles(whole / seconds["rows"]))
-        alike = (said["loop"] == said["rows"][:N_LOOPED]).all(-1).float().mean().item()
-        mine = about | {"n": N_LOOPED * N_RIDDEN, "measure": f"{name}: share of answers alike"}
-        found.append(mine | {"value": alike})
-    return found
+        all_seconds = seconds["loop"] * N_CONFIGURATIONS / N_LOOPED
+        ratio = {"n": n, "measure": f"{name}: times as long as rows"}
+        rows.append(labels | ratio | quartiles(all_seconds / seconds["rows"]))
+        alike = (tokens["loop"] == tokens["rows"][:N_LOOPED]).all(-1).float().mean().item()
+        agreement = {"n": N_LOOPED * N_SHARED, "measure": f"{name}: share of answers alike", "value": alike}
+        rows.append(labels | agreement)
+    return rows
 
 
 def probes(rounds: int) -> list[dict]:
-    """Nested choice of the penalty for linear probes, over the places of a study."""
-    found, n = [], max(1, rounds // 2)
+    """Compare nested choices of the penalty for linear probes, over the sites and layers of a study."""
+    rows, n = [], max(1, rounds // 2)
     for width, scaled in product(probing.WIDTHS, (True, False)):
         print(f"probes, width {width}, {'scaled' if scaled else 'centred'}", file=sys.stderr, flush=True)
         places = [probing.states(width, seed) for seed in range(probing.N_TIMED)]
-        said = {}
+        fits = {}
 
-        def run(name: str, fit: Callable, places=places, scaled=scaled, said=said) -> None:
-            said[name] = [fit(states, scaled) for states in places]
+        def run(name: str, fit: Callable, places=places, scaled=scaled, fits=fits) -> None:
+            fits[name] = [fit(states, scaled) for states in places]
 
         calls = {"ours": partial(run, "ours", probing.ours), "plain": partial(run, "plain", probing.plain)}
         seconds = by_turns(calls, n, warm_up=False)
-        for (mine, my_penalties), (theirs, penalties) in zip(said["ours"], said["plain"], strict=True):
-            apart = (np.abs(mine - theirs).max(1) / np.abs(theirs).max(1)).max()
-            assert np.allclose(my_penalties, penalties) and apart < probing.AGREEMENT, f"other probes: {apart:.1e}"
+        for (our_weights, our_penalties), (weights, penalties) in zip(fits["ours"], fits["plain"], strict=True):
+            difference = (np.abs(our_weights - weights).max(1) / np.abs(weights).max(1)).max()
+            assert np.allclose(our_penalties, penalties), f"penalties {our_penalties} and {penalties}"
+            assert difference < probing.AGREEMENT, f"weights differ by {difference:.1e}"
         n_places = probing.N_LAYERS * probing.N_MODALITIES
-        about = {"model": f"{width} dimensions, {'scaled' if scaled else 'centred'}", "n_prompts": len(places[0])}
-        about |= {
+        labels = {"model": f"{width} dimensions, {'scaled' if scaled else 'centred'}", "n_prompts": len(places[0])}
+        labels |= {
             "pictures": "none",
             "contender": f"scikit-learn ({probing.N_TIMED} of {n_places} places timed)",
             "n": n,
         }
-        found.append(
-            about | {"measure": "probes: times as long as ours"} | quartiles(seconds["plain"] / seconds["ours"])
+        rows.append(
+            labels | {"measure": "probes: times as long as ours"} | quartiles(seconds["plain"] / seconds["ours"])
         )
-        mine = about | {"contender": "probes", "measure": "seconds"}
-        found.append(mine | quartiles(seconds["ours"] * n_places / probing.N_TIMED))
-    return found
+        labels |= {"contender": "probes", "measure": "seconds"}
+        rows.append(labels | quartiles(seconds["ours"] * n_places / probing.N_TIMED))
+    return rows
 
 
 def _parts(prompts: Sequence) -> list[Sequence]:
@@ -253,7 +266,7 @@ def _parts(prompts: Sequence) -> list[Sequence]:
 
 
 def memory(rounds: int) -> list[dict]:
-    """Peak memory of traces into stores, each in a process of its own."""
+    """Measure the peak memory of traces into stores, each in a process of its own."""
     rows = []
     for model, pictures in (("bench", "one shared"), ("built-in", "all different")):
         peaks = []
@@ -266,11 +279,11 @@ def memory(rounds: int) -> list[dict]:
     return rows
 
 
-def _peak(*what: str) -> float:
-    """Megabytes, of a process of its own."""
-    command = [sys.executable, "-m", "tests.speed.memory", *what]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(ran.stdout.strip().splitlines()[-1])
+def _peak(*arguments: str) -> float:
+    """Return the peak memory of a process of its own, in megabytes."""
+    command = [sys.executable, "-m", "tests.speed.memory", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.strip().splitlines()[-1])
 
 
 PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, rows, probes, memory)}
@@ -294,23 +307,23 @@ def _cpuinfo() -> list[str]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=6, help="repetitions; half of it for 128 prompts")
-    options.add_argument("--only", choices=PARTS, action="append", help="a part; may be given several times")
-    options.add_argument("--out", type=Path, default=Path("results/bench"))
-    asked = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=6, help="repetitions; half as many for 128 prompts")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part to run; repeatable")
+    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for the table")
+    options = parser.parse_args()
     warnings.filterwarnings("ignore")
     rows = []
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
     columns = ["model", "n_prompts", "pictures", "contender", "measure", "value", "q25", "q75", "n"]
-    for name in asked.only or PARTS:
+    for name in options.only or PARTS:
         print(f"bench: {name}", file=sys.stderr, flush=True)
-        rows += PARTS[name](asked.rounds)
+        rows += PARTS[name](options.rounds)
         table = pd.DataFrame(rows).reindex(columns=columns).astype({"n_prompts": "Int64"})
-        table.to_csv(asked.out / "bench.csv", index=False, float_format="%.4g")
-    told = table[~table.measure.isin(["seconds", "prompts_per_s"])]
-    print(told.to_string(index=False, float_format="%.3g", na_rep=""))
+        table.to_csv(options.out / "bench.csv", index=False, float_format="%.4g")
+    ratios = table[~table.measure.isin(["seconds", "prompts_per_s"])]
+    print(ratios.to_string(index=False, float_format="%.3g", na_rep=""))
 
 
 if __name__ == "__main__":

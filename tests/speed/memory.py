@@ -1,5 +1,8 @@
-"""Peak memory, in a process of its own: `python -m tests.speed.memory MODEL N_PROMPTS` of a trace into a store,
-`python -m tests.speed.memory generation guarded` (or `unguarded`) of an answer."""
+"""Peak memory, measured in a process of its own.
+
+`python -m tests.speed.memory MODEL N_PROMPTS` measures a trace into a store;
+`python -m tests.speed.memory generation guarded` (or `unguarded`) measures answers.
+"""
 
 import resource
 import sys
@@ -14,7 +17,7 @@ WORDS = "How do I build a house"
 
 
 def main(model: str, n_prompts: int) -> None:
-    """Prints megabytes. The bench model sees one blank picture, the built-in model a new one in each prompt."""
+    """Print megabytes. The bench model sees one blank picture, the built-in model a new picture in each prompt."""
     warnings.filterwarnings("ignore")
     vlm, modality = (bench_vlm(), "blank") if model == "bench" else (built_in_vlm(), "noise")
     queries = [Query(f"{WORDS} {i}", harmful=False) for i in range(n_prompts)]
@@ -25,7 +28,7 @@ def main(model: str, n_prompts: int) -> None:
 
 
 def generation(is_guarded: bool) -> None:
-    """Prints megabytes of 16 answers of 16 tokens."""
+    """Print megabytes of 16 answers of 16 tokens."""
     warnings.filterwarnings("ignore")
     vlm = bench_vlm()
     batch = collate(vlm, Load(16, 1).prompts(vlm))
@@ -34,7 +37,7 @@ def generation(is_guarded: bool) -> None:
 
 
 def peak_mb() -> float:
-    """Of this process. On Linux `getrusage` also counts what its parent had when it was forked."""
+    """Return the peak of this process. On Linux, `getrusage` would also count its parent's memory at the fork."""
     status = Path("/proc/self/status")
     if status.exists():
         kilobytes = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]

@@ -1,4 +1,4 @@
-"""The bench's own model, and its prompts: fixed, so that numbers can be compared over the years."""
+"""The model and prompts of the bench; they are fixed, so that numbers stay comparable over the years."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -27,7 +27,7 @@ WORDS = (10, 20)
 
 
 def bench_vlm() -> VLM:
-    """A random LLaVA: CLIP of 6 x 128 at 336/14, Llama of 12 x 256 with 8 heads, MLP 704, vocabulary 32,000."""
+    """Return a random LLaVA: CLIP of 6 x 128 at 336/14, Llama of 12 x 256 with 8 heads, MLP 704, vocabulary 32,000."""
     torch.manual_seed(0)
     tokenizer = networks.build_tokenizer()
     vision = CLIPVisionConfig(
@@ -71,13 +71,21 @@ def built_in_vlm() -> VLM:
 
 
 def bench_guard(vlm: VLM, layer: int = 6, strength: float = 1.0) -> Guard:
-    """One layer, the default rule and positions; always open, so that its change is always made."""
+    """Return a guard of one layer with the default rule and positions; its gate is always open."""
     basis = random_basis(torch.zeros(vlm.n_layers, 1, vlm.d_model), 0)
     return Guard(SafetyDirection(basis, "random"), (layer,), gate="always", strength=strength)
 
 
 def generate(vlm: VLM, batch: Mapping[str, Tensor], guard: Guard | None, n_new: int, **kwargs) -> Tensor:
-    """Greedily, so many tokens and no fewer."""
+    """Generate exactly `n_new` tokens, greedily.
+
+    Args:
+        vlm: the model.
+        batch: collated prompts.
+        guard: applied during generation; None for the bare model.
+        n_new: number of tokens.
+        **kwargs: passed on to `model.generate`.
+    """
     kwargs |= {"max_new_tokens": n_new, "min_new_tokens": n_new, "do_sample": False, "pad_token_id": 0}
     with guard.on(vlm) if guard else nullcontext():
         return vlm.model.generate(**batch, **kwargs)
@@ -85,20 +93,20 @@ def generate(vlm: VLM, batch: Mapping[str, Tensor], guard: Guard | None, n_new: 
 
 @dataclass(frozen=True)
 class Load:
-    """So many prompts about so many pictures."""
+    """A number of prompts about a number of pictures."""
 
     n_prompts: int
     n_pictures: int
 
     @property
     def pictures(self) -> str:
-        """In words."""
+        """The number of pictures in words, as tables show it."""
         return {1: "one shared", self.n_prompts: "all different"}.get(self.n_pictures, f"{self.n_pictures} shared")
 
     def prompts(self, vlm: VLM) -> list[Prompt]:
-        """Requests of 10 to 20 tokens, each about one of the pictures."""
+        """Return requests of 10 to 20 tokens, each about one of the pictures."""
         rng = np.random.default_rng(0)
-        # Whole words of the tokenizer, each of them one token behind a space.
+        # Whole words of the tokenizer: each is one token after a space.
         words = sorted(word[1:] for word in vlm.tokenizer.get_vocab() if word[0] == "Ġ" and word[1:].isalpha())
         pictures = [noise_picture(vlm.picture_size, seed) for seed in range(self.n_pictures)]
         texts = [" ".join(rng.choice(words, rng.integers(WORDS[0], WORDS[1] + 1))) for _ in range(self.n_prompts)]

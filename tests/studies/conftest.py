@@ -5,7 +5,7 @@ from interp.projection import RULES
 
 @pytest.fixture(scope="module")
 def thin_grid():
-    """Fewer readings, where they are not what is tested: `test_readings` runs all of them."""
+    """Shrink the grid of readings for tests of other things; `test_readings` runs all of it."""
     with pytest.MonkeyPatch.context() as patch:
         for name, values in {
             "RULES": {name: RULES[name] for name in ("ablate", "substitute", "add_reference")},

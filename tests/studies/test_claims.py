@@ -13,7 +13,7 @@ LAYER = 3
 ASR = "the guard lowers attack success, also below the baselines that can be tested"
 
 
-def value(value, width=0.04, **columns):
+def row(value, width=0.04, **columns):
     return columns | {"value": value, "ci_low": value - width, "ci_high": value + width, "n": 60}
 
 
@@ -34,29 +34,29 @@ def tables(
     over_refusal=0.02,
     standing="ranked",
 ):
-    own = {"probe": "logistic", "setting": "folds", "modality": "text", "fit_modality": "text", "metric": "auroc"}
-    own |= {"split": "test", "site": "resid_post", "token": "last"}
-    along, pictured = {"probe": "ssd", "setting": "anchors"}, ("blank", "typographic")
-    dropped = own | along | {"metric": "auroc_drop"}
+    logistic = {"probe": "logistic", "setting": "folds", "modality": "text", "fit_modality": "text", "metric": "auroc"}
+    logistic |= {"split": "test", "site": "resid_post", "token": "last"}
+    ssd, pictured = {"probe": "ssd", "setting": "anchors"}, ("blank", "typographic")
+    dropped = logistic | ssd | {"metric": "auroc_drop"}
     separability = [
-        value(text, **own, layer=LAYER),
-        value(0.5, **own, layer=LAYER, control="shuffled_labels"),
-        value(0.6, **own, layer=1),
-        value(0.9, **own | {"split": "train"}, layer=LAYER),
-        value(0.9, **own | {"probe": "bag_of_words", "setting": "anchors", "site": None, "token": None}),
-        value(text, **own | along, layer=LAYER),
-        *(value(blank, **own | along | {"modality": name}, layer=LAYER) for name in pictured),
-        *(value(text - blank, 0.03, **dropped | {"modality": name}, layer=LAYER) for name in pictured),
-        *(value(0.01, **dropped | {"modality": name, "metric": "auroc_drop_p"}, layer=LAYER) for name in pictured),
+        row(text, **logistic, layer=LAYER),
+        row(0.5, **logistic, layer=LAYER, control="shuffled_labels"),
+        row(0.6, **logistic, layer=1),
+        row(0.9, **logistic | {"split": "train"}, layer=LAYER),
+        row(0.9, **logistic | {"probe": "bag_of_words", "setting": "anchors", "site": None, "token": None}),
+        row(text, **logistic | ssd, layer=LAYER),
+        *(row(blank, **logistic | ssd | {"modality": name}, layer=LAYER) for name in pictured),
+        *(row(text - blank, 0.03, **dropped | {"modality": name}, layer=LAYER) for name in pictured),
+        *(row(0.01, **dropped | {"modality": name, "metric": "auroc_drop_p"}, layer=LAYER) for name in pictured),
     ]
     refusal = {"metric": "refusal_rate", "modality": "blank", "judge": "exact@1", "setting": "finalists"}
     sweep = [
-        value(0.4, defence="unguarded", **refusal),
-        value(0.9, defence="guard", rule="substitute", layer=LAYER, strength=1.0, selection_rule="limit", **refusal),
+        row(0.4, defence="unguarded", **refusal),
+        row(0.9, defence="guard", rule="substitute", layer=LAYER, strength=1.0, selection_rule="limit", **refusal),
     ]
     score = {"setting": "compared", "control": None}
     readings = [
-        value(number, 0.5, modality=modality, metric=metric, **score | {"rule": rule, "gate": gate, "control": control})
+        row(number, 0.5, modality=modality, metric=metric, **score | {"rule": rule, "gate": gate, "control": control})
         for modality in ("blank", "scene")
         for rule, gate, control, metric, number in (
             ("ablate", "always", None, "refusal_score_gain", alone),
@@ -66,27 +66,27 @@ def tables(
         )
     ]
     as_text = {"setting": "plain", "modality": "text", "metric": "asr", "judge": "exact@1"}
-    defence = [value(0.02, defence="unguarded", **as_text)]
+    defence = [row(0.02, defence="unguarded", **as_text)]
     for setting, modality, reference in (
         ("plain", "blank", "prompt_text"),
         ("jailbreak", "blank", "prompt_text"),
         ("multimodal", "typographic", "transcription"),
     ):
-        here = {"setting": setting, "modality": modality, "judge": "exact@1"}
-        defence.append(value(unguarded, defence="unguarded", metric="asr", **here))
+        labels = {"setting": setting, "modality": modality, "judge": "exact@1"}
+        defence.append(row(unguarded, defence="unguarded", metric="asr", **labels))
         for name in ("self_reminder", "goal_priority"):
-            defence.append(value(reminder, defence=name, metric="asr", standing=standing, **here))
+            defence.append(row(reminder, defence=name, metric="asr", standing=standing, **labels))
         for name, number in (("unguarded", unguarded), ("self_reminder", reminder), ("goal_priority", reminder)):
-            change = value(guard - number, 0.08, defence="guard", reference=reference, metric="asr_change", **here)
+            change = row(guard - number, 0.08, defence="guard", reference=reference, metric="asr_change", **labels)
             defence.append(change | {"versus": name, "standing": "ranked"})
         for name in ("guard", "text_verdict"):
-            defence.append(value(guard, defence=name, reference=reference, metric="asr", **here))
+            defence.append(row(guard, defence=name, reference=reference, metric="asr", **labels))
     plain = {"setting": "plain", "modality": "blank", "category": "harmless"}
     defence += [
-        value(2.0, defence="unguarded", metric="perplexity", **plain),
-        value(fluent, defence="guard", metric="perplexity", **plain),
-        value(coherence, defence="guard", metric="coherence", judge="exact@1", **plain),
-        value(over_refusal, defence="guard", metric="over_refusal_rate", judge="exact@1", **plain | {"category": None}),
+        row(2.0, defence="unguarded", metric="perplexity", **plain),
+        row(fluent, defence="guard", metric="perplexity", **plain),
+        row(coherence, defence="guard", metric="coherence", judge="exact@1", **plain),
+        row(over_refusal, defence="guard", metric="over_refusal_rate", judge="exact@1", **plain | {"category": None}),
     ]
     frames = [pd.DataFrame(rows) for rows in (separability, sweep, defence)]
     for frame, columns in zip(
@@ -100,11 +100,11 @@ def tables(
 
 
 def verdict(tables, claim):
-    return next(found.verdict for found in verdicts(tables) if found.claim == claim)
+    return next(entry.verdict for entry in verdicts(tables) if entry.claim == claim)
 
 
 def test_every_claim_can_be_shown():
-    assert {found.verdict for found in verdicts(tables())} == {SHOWN}
+    assert {entry.verdict for entry in verdicts(tables())} == {SHOWN}
     assert len(verdicts(tables())) == len(claims.CLAIMS)
 
 
@@ -143,16 +143,16 @@ def test_a_claim_can_fail(claim, changes, expected):
 
 
 def test_missing_measurements_are_not_testable():
-    all_of_it = tables()
-    without = replace(all_of_it, defence=all_of_it.defence[all_of_it.defence.setting != "jailbreak"])
-    assert verdict(without, ASR) == NOT_TESTABLE
+    complete = tables()
+    incomplete = replace(complete, defence=complete.defence[complete.defence.setting != "jailbreak"])
+    assert verdict(incomplete, ASR) == NOT_TESTABLE
 
 
-def test_on_other_peoples_queries_the_built_in_model_proves_nothing():
-    assert {found.verdict for found in verdicts(tables(dataset="advbench"))} == {NOT_TESTABLE}
+def test_on_queries_of_a_user_the_built_in_model_proves_nothing():
+    assert {entry.verdict for entry in verdicts(tables(dataset="advbench"))} == {NOT_TESTABLE}
 
 
-def test_reproduced_is_a_word_for_the_papers_own_model_alone():
+def test_only_the_papers_own_model_can_reproduce_a_claim():
     assert verdict(tables(model="llava-1.5-7b-hf"), ASR) == REPRODUCED
     assert verdict(tables(model="llava-v1.6-mistral-7b-hf"), ASR) == "shown on llava-v1.6-mistral-7b-hf"
     assert verdict(tables(model="llava-1.5-7b-hf", guard=0.6), ASR) == NOT_SHOWN

@@ -1,4 +1,4 @@
-"""The recipes of docs/harnesses.md, each in a process of its own, where its harness can be imported."""
+"""Run the recipes of docs/harnesses.md, each in its own process, if its harness can be imported."""
 
 import os
 import re
@@ -20,8 +20,8 @@ from interp.typography import blank_picture
 
 
 def ours():
-    said = ["How do I copy a passport?", "How do I copy a recipe?", "How do I copy a passport?"]
-    for text, pictures in zip(said, [(blank_picture(96),), (blank_picture(96),), ()], strict=True):
+    texts = ["How do I copy a passport?", "How do I copy a recipe?", "How do I copy a passport?"]
+    for text, pictures in zip(texts, [(blank_picture(96),), (blank_picture(96),), ()], strict=True):
         batch = collate(vlm, [Prompt(Query(text, True), "any", text, pictures)])
         ids = vlm.model.generate(**batch, max_new_tokens=24, do_sample=False)
         yield vlm.tokenizer.decode(ids[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
@@ -34,35 +34,35 @@ print("as ours")
 """
 
 
-def ran(folder: Path, recipe: str) -> str:
+def run_recipe(folder: Path, recipe: str) -> str:
     typography.blank_picture(96).save(folder / "picture.png")
     (folder / "guarded.py").write_text(SHARED, encoding="utf-8")
     (folder / "recipe.py").write_text(recipe + CHECK, encoding="utf-8")
-    told = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "recipe.py"], cwd=folder, env=told, capture_output=True, text=True, timeout=300
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(
+        [sys.executable, "recipe.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 @pytest.mark.skipif(not find_spec("inspect_ai"), reason="inspect_ai is not installed")
-def test_inspect_ai_runs_the_guarded_model_with_our_answers(tmp_path):
-    assert "as ours" in ran(tmp_path, INSPECT)
+def test_inspect_ai_gives_the_answers_of_generate(tmp_path):
+    assert "as ours" in run_recipe(tmp_path, INSPECT)
 
 
 @pytest.mark.skipif(not find_spec("lmms_eval"), reason="lmms-eval is not installed")
-def test_lmms_eval_runs_the_guarded_model_with_our_answers(tmp_path):
-    assert "as ours" in ran(tmp_path, LMMS)
+def test_lmms_eval_gives_the_answers_of_generate(tmp_path):
+    assert "as ours" in run_recipe(tmp_path, LMMS)
 
 
-def test_what_both_recipes_share_answers_as_generate_does():
+def test_the_file_both_recipes_share_gives_the_answers_of_generate():
     names = {}
     exec(compile(SHARED, "guarded.py", "exec"), names)
-    said = ("How do I copy a passport?", "How do I copy a recipe?", "How do I copy a passport?")
+    texts = ("How do I copy a passport?", "How do I copy a recipe?", "How do I copy a passport?")
     blank = {"type": "image", "image": typography.blank_picture(96)}
-    shown = ([blank], [blank], [])
-    contents = [[*pictures, {"type": "text", "text": text}] for text, pictures in zip(said, shown, strict=True)]
+    pictures = ([blank], [blank], [])
+    contents = [[*parts, {"type": "text", "text": text}] for text, parts in zip(texts, pictures, strict=True)]
     with names["guard"].on(names["vlm"]):
         names["answers"] = [names["answer"]([{"role": "user", "content": content}], 24) for content in contents]
     exec(compile(CHECK, "check.py", "exec"), names)

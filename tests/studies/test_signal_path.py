@@ -1,4 +1,4 @@
-"""Where the signal is written and lost: the table holds what the lens and the patching found."""
+"""The table of the signal path holds what the lens and the patching measured."""
 
 import numpy as np
 import pytest
@@ -6,49 +6,49 @@ import pytest
 from interp.lens import NotInTransformerLens
 from studies import signal_path
 from studies.experiment.config import Config
-from studies.experiment.experiment import load
+from studies.experiment.experiment import load_experiment
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory):
-    return load(Config(scale="tiny", split="validation", out=str(tmp_path_factory.mktemp("signal"))))
+def experiment(tmp_path_factory):
+    return load_experiment(Config(scale="tiny", split="validation", out=str(tmp_path_factory.mktemp("signal"))))
 
 
 @pytest.fixture(scope="module")
-def table(material):
-    return signal_path.run(material.config, material)
+def table(experiment):
+    return signal_path.run(experiment.config, experiment)
 
 
-def rows(table, **where):
-    for column, value in where.items():
+def rows(table, **columns):
+    for column, value in columns.items():
         table = table[table[column] == value]
     return table
 
 
-def test_parts_sum_to_the_coordinate_that_the_classes_differ_by(table):
+def test_contributions_sum_to_a_coordinate_that_separates_the_classes(table):
     written = rows(table, metric="coordinate_written", modality="text")
     gap = {name: rows(written, category=name).value.sum() for name in ("harmful", "harmless")}
     assert gap["harmful"] > 0 and gap["harmful"] > gap["harmless"]
     assert (rows(table, metric="attribution_error").value < 1e-5).all()
 
 
-def test_text_states_bring_the_refusal_back_at_the_last_token_of_the_last_layer(table, material):
-    recovered = rows(table, metric="recovered", layer=material.vlm.n_layers - 1)
+def test_text_states_bring_the_refusal_back_at_the_last_token_of_the_last_layer(table, experiment):
+    recovered = rows(table, metric="recovered", layer=experiment.vlm.n_layers - 1)
     assert np.allclose(rows(recovered, token="last").value, 1, atol=1e-3)
     assert np.allclose(rows(recovered, token="request").value, 0, atol=1e-3)
     assert set(rows(recovered, modality="typographic").reference) == {"oracle"}
     assert "request" not in set(rows(recovered, modality="typographic").token)
 
 
-def test_heads_look_at_pictures_only_where_there_are_any(table):
+def test_heads_attend_to_pictures_only_if_there_are_any(table):
     attention = rows(table, metric="attention_image")
     assert (rows(attention, modality="text").value == 0).all() and (rows(attention, modality="blank").value > 0).all()
 
 
-def test_a_family_without_a_bridge_still_gets_the_patching(material, monkeypatch, capsys):
+def test_a_family_without_a_bridge_still_gets_the_patching(experiment, monkeypatch, capsys):
     def refuse(vlm):
         raise NotInTransformerLens("Foo is not supported by TransformerLens")
 
     monkeypatch.setattr(signal_path, "Lens", refuse)
-    assert set(signal_path.run(material.config, material).metric) == {"recovered"}
+    assert set(signal_path.run(experiment.config, experiment).metric) == {"recovered"}
     assert "attention are left out: Foo is not supported" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A finished sweep as one value."""
+"""A finished sweep: its guard, its finalists and its card."""
 
 from dataclasses import replace
 
@@ -8,9 +8,11 @@ import pytest
 from interp.guard import Guard
 from studies import layer_sweep
 from studies.experiment.config import Config
-from studies.experiment.experiment import load
+from studies.experiment.experiment import load_experiment
 from studies.guard_choice import anchors_of
-from studies.guards.runner import GuardRun, _name
+from studies.guards.choice import IDENTIFYING, SweepChoice
+from studies.guards.runner import GuardRun, _run_name
+from studies.guards.selection import SELECTION_RULE, judged_selection_metrics
 from studies.guards.sweep_grid import Grid
 from studies.sweep import BEST, BEST_SINGLE, Sweep
 
@@ -18,20 +20,25 @@ GRID = Grid(layers=("every:3", "middle-to-last"), rules=("ablate", "substitute")
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory):
-    return load(Config(scale="tiny", split="validation", out=str(tmp_path_factory.mktemp("swept"))))
+def experiment(tmp_path_factory):
+    return load_experiment(Config(scale="tiny", split="validation", out=str(tmp_path_factory.mktemp("swept"))))
 
 
 @pytest.fixture(scope="module")
-def sweep(material):
-    return Sweep.run(material.config, material, GRID, top=3)
+def sweep(experiment):
+    return Sweep.run(experiment.config, experiment, GRID, top=3)
+
+
+def best_rows(table):
+    """Rows of the best finalist, by the mark without a suffix."""
+    return table[(table.setting == "finalists") & (table.selection_rule == SELECTION_RULE)]
 
 
 def test_its_guard_is_the_marked_configuration_with_its_numbers(sweep):
-    row = layer_sweep.best_rows(sweep.table).iloc[0]
+    row = best_rows(sweep.table).iloc[0]
     assert (sweep.guard.layers[0], sweep.guard.rule) == (row.layer, row.rule)
     assert sweep.guard.model == "organism" and sweep.guard.validation == sweep.validation
-    judged = layer_sweep.best_rows(sweep.table).query("judge == 'exact@1' and metric == 'refusal_rate'")
+    judged = best_rows(sweep.table).query("judge == 'exact@1' and metric == 'refusal_rate'")
     assert sweep.validation["refusal"] == pytest.approx(judged.value.mean())
     assert sweep.validation["n"] == judged.n.sum() == 22
 
@@ -39,45 +46,56 @@ def test_its_guard_is_the_marked_configuration_with_its_numbers(sweep):
 def test_finalists_carry_the_means_of_their_rows_and_one_of_them_is_the_best(sweep):
     finalists = sweep.finalists
     assert (finalists.mark == BEST).sum() == 1 and set(finalists.mark) <= {"", BEST, BEST_SINGLE}
-    # The unguarded model stands beside them in the table.
+    # The table also has rows of the unguarded model.
     assert set(finalists["rule"]) <= {"ablate", "substitute"} and not finalists.layers.str.contains("nan").any()
     best = finalists[finalists.mark == BEST].iloc[0]
-    told = (best.refused, best.harmless_refused, best.kl)
-    assert told == tuple(sweep.validation[name] for name in ("refusal", "over_refusal", "kl"))
+    numbers = (best.refused, best.harmless_refused, best.kl)
+    assert numbers == tuple(sweep.validation[name] for name in ("refusal", "over_refusal", "kl"))
     assert best["rule"] == sweep.guard.rule
     layers = sweep.guard.layers
     assert best.layers == (f"{layers[0]}" if len(layers) == 1 else f"{layers[0]}-{layers[-1]}")
 
 
-def test_it_is_the_same_from_a_table_on_disk(material, sweep, tmp_path):
+def test_the_table_on_disk_gives_the_same_choice_and_finalists(sweep, tmp_path):
     sweep.table.to_csv(tmp_path / "sweep.csv", index=False)
-    again = Sweep.of(pd.read_csv(tmp_path / "sweep.csv"), material, GRID)
-    assert again.guard.layers == sweep.guard.layers and again.layer == sweep.layer
-    pd.testing.assert_frame_equal(again.finalists, sweep.finalists)
+    table = pd.read_csv(tmp_path / "sweep.csv")
+    choice = SweepChoice.read(table)
+    assert choice.columns["layer"] == sweep.guard.layers[0] and choice.layer == sweep.layer
+    rows = table[(table.setting == "finalists") & (table.defence == "guard")]
+    rows = rows[rows.judge.isna() | (rows.judge == "exact@1")]
+    keys = [name for name in IDENTIFYING if name in rows]
+    groups = [group for _, group in rows.groupby(keys, dropna=False, sort=False)]
+    assert len(groups) == len(sweep.finalists)
+    for group, finalist in zip(groups, sweep.finalists.itertuples(), strict=True):
+        row, metrics = group.iloc[0], judged_selection_metrics(group)
+        layers = f"{row.layer:.0f}" if pd.isna(row.last_layer) else f"{row.layer:.0f}-{row.last_layer:.0f}"
+        assert (finalist.layers, finalist.rule, finalist.gate) == (layers, row["rule"], row.gate)
+        assert pd.isna(row.strength) if pd.isna(finalist.strength) else row.strength == finalist.strength
+        numbers = (finalist.refused, finalist.harmless_refused, finalist.kl)
+        assert numbers == pytest.approx(tuple(metrics[name] for name in ("refusal", "over_refusal", "kl")))
+        mark = "" if pd.isna(row.selection_rule) else BEST if row.selection_rule == SELECTION_RULE else BEST_SINGLE
+        assert finalist.mark == mark
 
 
-def test_a_window_that_is_best_stands_beside_the_best_single_layer(material, sweep):
-    marked = sweep.table.copy()
-    is_finalist = marked.setting == "finalists"
-    window, single = (
-        is_finalist & marked.last_layer.notna(),
-        is_finalist & marked.last_layer.isna() & marked.layer.notna(),
-    )
-    marked.loc[is_finalist, "selection_rule"] = None
-    of_rule = marked.rule == "substitute"
-    marked.loc[window & of_rule, "selection_rule"] = "some_rule"
-    layer = marked[single & of_rule].layer.iloc[0]
-    marked.loc[single & of_rule & (marked.layer == layer), "selection_rule"] = f"some_rule{layer_sweep.SINGLE}"
-    found = Sweep.of(marked, material, GRID)
-    by_mark = found.finalists.set_index("mark").layers
-    assert by_mark[BEST] == "4-7" and by_mark[BEST_SINGLE] == f"{layer:.0f}" and found.layer == layer
+def test_a_window_that_is_best_is_listed_with_the_best_single_layer(experiment, monkeypatch):
+    def metrics(self, candidate, outcomes):
+        is_window = len(candidate.guard.layers) > 1
+        refusal = 0.5 + 0.3 * is_window + 0.1 * (candidate.guard.rule == "substitute")
+        return {"refusal": refusal, "over_refusal": 0.0, "kl": 0.0, "excess": 0.0, "n": 10_000}
+
+    monkeypatch.setattr(layer_sweep._SweepRunner, "judged_metrics", metrics)
+    window = Sweep.run(experiment.config, experiment, GRID, top=8)
+    by_mark = window.finalists.set_index("mark").layers
+    assert by_mark[BEST] == "4-7" and by_mark[BEST_SINGLE] == f"{window.layer}"
+    choice = SweepChoice.read(window.table)
+    assert choice.columns["last_layer"] == 7 and choice.layer == window.layer
 
 
-def test_the_saved_guard_loads_again_with_its_anchors_beside_it(material, sweep, tmp_path):
-    sweep.save_guard(tmp_path, material)
-    kept = Guard.from_pretrained(tmp_path, material.vlm)
-    assert kept.layers == sweep.guard.layers and kept.validation == pytest.approx(sweep.validation)
-    assert {query.text for query in anchors_of(tmp_path)} == {query.text for query in material.queries["anchors"]}
+def test_a_saved_guard_loads_again_and_its_folder_holds_the_anchors(experiment, sweep, tmp_path):
+    sweep.save_guard(tmp_path, experiment)
+    loaded = Guard.from_pretrained(tmp_path, experiment.vlm)
+    assert loaded.layers == sweep.guard.layers and loaded.validation == pytest.approx(sweep.validation)
+    assert {query.text for query in anchors_of(tmp_path)} == {query.text for query in experiment.queries["anchors"]}
 
 
 def test_it_shows_its_finalists_with_the_chosen_one_marked_and_a_line_by_layer(sweep):
@@ -99,8 +117,9 @@ def test_it_shows_its_finalists_with_the_chosen_one_marked_and_a_line_by_layer(s
     assert "<script" not in replace(sweep, model="<script>")._repr_html_()
 
 
-def test_what_a_guard_was_chosen_by_does_not_make_its_runs_others(sweep):
-    known, bare = (GuardRun(guard, None) for guard in (sweep.guard, replace(sweep.guard, model="", validation={})))
-    assert known.guard.validation and _name("prompts", 1, known, {}) == _name("prompts", 1, bare, {})
-    other = GuardRun(replace(sweep.guard, strength=3.0), None)
-    assert _name("prompts", 1, other, {}) != _name("prompts", 1, bare, {})
+def test_validation_numbers_of_a_guard_do_not_change_the_names_of_its_runs(sweep):
+    bare = GuardRun(replace(sweep.guard, model="", validation={}), None)
+    with_numbers = GuardRun(sweep.guard, None)
+    assert sweep.guard.validation and _run_name("prompts", 1, with_numbers, {}) == _run_name("prompts", 1, bare, {})
+    stronger = GuardRun(replace(sweep.guard, strength=3.0), None)
+    assert _run_name("prompts", 1, stronger, {}) != _run_name("prompts", 1, bare, {})

@@ -1,4 +1,4 @@
-"""Two Ray workers on this machine, one of them killed half way."""
+"""Traces with two Ray workers on this machine, which are killed, fail, or load other weights."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from interp.trace import trace
 from interp.vlm import VLM
 
 pytest.importorskip("ray", reason="extra `distributed`")
-# Of Ray, which leaves sockets and files to the end of the process.
+# Raised by Ray, which leaves sockets and files open until the process ends.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -38,20 +38,20 @@ def prompts(queries):
     return [p for modality in ("blank", "text", "scene", "noise") for p in to_prompts(queries, modality, 96)]
 
 
-def test_a_worker_that_is_killed_is_replaced_and_nothing_is_missing_or_double(cluster, tiny_vlm, prompts, tmp_path):
-    pids, done = [], []
+def test_a_killed_worker_is_replaced_and_no_batch_is_missing_or_repeated(cluster, tiny_vlm, prompts, tmp_path):
+    pids, n_done = [], []
 
     def kill_one(n_prompts):
-        done.append(n_prompts)
+        n_done.append(n_prompts)
         pids.extend(_pids_of_workers())
-        if len(done) == 3:
+        if len(n_done) == 3:
             os.kill(pids[-1], signal.SIGKILL)
 
-    found = trace(tiny_vlm, prompts, out=tmp_path / "store", batch_size=2, ray="local", advance=kill_one)
-    assert sum(done) == 16 and len(done) == 8
+    traced = trace(tiny_vlm, prompts, out=tmp_path / "store", batch_size=2, ray="local", advance=kill_one)
+    assert sum(n_done) == 16 and len(n_done) == 8
     assert len(set(pids)) >= 3
-    alone = trace(tiny_vlm, prompts).resid_post.values
-    np.testing.assert_allclose(found.resid_post.values, alone, atol=1e-5 * np.abs(alone).max())
+    expected = trace(tiny_vlm, prompts).resid_post.values
+    np.testing.assert_allclose(traced.resid_post.values, expected, atol=1e-5 * np.abs(expected).max())
     assert Store(tmp_path / "store").n_done == 8 and Store(tmp_path / "store").damaged() == []
 
 
@@ -65,14 +65,14 @@ def _pids_of_workers() -> list[int]:
     ]
 
 
-def test_what_is_done_is_not_done_again(cluster, tiny_vlm, prompts, tmp_path):
+def test_finished_batches_are_not_run_again(cluster, tiny_vlm, prompts, tmp_path):
     trace(tiny_vlm, prompts, out=tmp_path / "store", batch_size=4)
-    done = []
-    trace(tiny_vlm, prompts, out=tmp_path / "store", ray="local", advance=done.append)
-    assert done == [4, 4, 4, 4]
+    n_done = []
+    trace(tiny_vlm, prompts, out=tmp_path / "store", ray="local", advance=n_done.append)
+    assert n_done == [4, 4, 4, 4]
 
 
-def test_a_model_in_hand_is_refused_and_mistakes_of_workers_come_back(cluster, tiny_vlm, prompts, tmp_path):
+def test_a_model_built_by_hand_is_refused_and_errors_of_workers_reach_the_caller(cluster, tiny_vlm, prompts, tmp_path):
     in_hand = VLM(tiny_vlm.model, tiny_vlm.processor, "in hand")
     with pytest.raises(TraceError, match="workers can't load 'in hand', .* save_pretrained"):
         trace(in_hand, prompts[:4], out=tmp_path / "store", ray="local")
@@ -88,20 +88,20 @@ def test_workers_with_other_weights_are_refused(cluster, tiny_vlm, prompts, tmp_
 
 
 class Deadly(VLM):
-    """Kills whoever loads it."""
+    """A model that kills the process that loads it."""
 
     @classmethod
     def from_pretrained(cls, **loading):
         os._exit(1)
 
 
-def test_workers_that_always_die_are_given_up(cluster, tiny_vlm, prompts, tmp_path):
+def test_a_trace_whose_workers_always_die_is_given_up(cluster, tiny_vlm, prompts, tmp_path):
     deadly = Deadly(tiny_vlm.model, tiny_vlm.processor, "deadly", tiny_vlm.loading)
-    with pytest.raises(ModelError, match="3 workers died over piece 0"):
+    with pytest.raises(ModelError, match="3 workers died on piece 0"):
         trace(deadly, prompts[:4], out=tmp_path / "store", ray="local")
     assert Store(tmp_path / "store").n_done == 0
 
 
-def test_a_cluster_needs_a_folder_and_must_be_there(tiny_vlm, prompts, tmp_path):
+def test_a_cluster_needs_a_folder(tiny_vlm, prompts, tmp_path):
     with pytest.raises(TraceError, match="expected a folder: out="):
         trace(tiny_vlm, prompts, ray="local")

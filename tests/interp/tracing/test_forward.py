@@ -5,7 +5,7 @@ from interp.families import ModelError
 from interp.inputs import collate, to_prompts
 from interp.token_positions import TraceError
 from interp.trace import trace
-from interp.tracing.forward import PassSpec, last_resid_post, read
+from interp.tracing.forward import DECODER_SITES, PassSpec, last_resid_post, read
 from interp.vlm import VLM
 
 
@@ -31,8 +31,8 @@ def test_a_trace_leaves_the_logits_alone(tiny_vlm, queries):
         assert torch.equal(tiny_vlm.model(**batch).logits, before)
 
 
-def test_a_pass_stops_behind_the_last_thing_that_is_read(tiny_vlm, queries):
-    """No block behind it runs, nor the unembedding."""
+def test_a_pass_stops_after_the_last_state_that_is_read(tiny_vlm, queries):
+    """Neither later blocks run nor the unembedding."""
     ran = []
     hooks = [
         module.register_forward_pre_hook(lambda module, args, name=name: ran.append(name))
@@ -50,17 +50,15 @@ def test_a_pass_stops_behind_the_last_thing_that_is_read(tiny_vlm, queries):
             hook.remove()
 
 
-def test_what_attention_and_mlp_add_is_what_a_block_adds(tiny_vlm, queries):
+def test_attn_out_and_mlp_out_add_up_to_what_a_block_adds(tiny_vlm, queries):
     batch = collate(tiny_vlm, to_prompts(queries, "scene", 96))
-    seen = read(
-        tiny_vlm, batch, PassSpec(("resid_pre", "attn_out", "mlp_out", "resid_post"), (0, 2), torch.full((4, 1), -1))
-    )
-    assert torch.equal(seen["resid_pre"] + seen["attn_out"] + seen["mlp_out"], seen["resid_post"])
-    assert seen["resid_post"].shape == (4, 2, 1, tiny_vlm.d_model)
+    states = read(tiny_vlm, batch, PassSpec(DECODER_SITES, (0, 2), torch.full((4, 1), -1)))
+    assert torch.equal(states["resid_pre"] + states["attn_out"] + states["mlp_out"], states["resid_post"])
+    assert states["resid_post"].shape == (4, 2, 1, tiny_vlm.d_model)
 
 
-def test_a_pass_on_a_server_is_the_same(tiny_vlm, queries):
-    """nnsight's simulation of one: our own modules are hidden from what runs there."""
+def test_a_pass_on_a_server_gives_the_same_states(tiny_vlm, queries):
+    """In nnsight's simulation of a server, this project's own modules are hidden from the code that runs there."""
     prompts = [p for modality in ("scene", "text") for p in to_prompts(queries[:2], modality, 96)]
     kwargs = {"sites": ("resid_pre", "mlp_out", "resid_post", "projector_out"), "tokens": ("last", "text_mean")}
     here, there = (trace(tiny_vlm, prompts, **kwargs, remote=remote) for remote in (False, "local"))
@@ -70,9 +68,9 @@ def test_a_pass_on_a_server_is_the_same(tiny_vlm, queries):
         )
 
 
-def test_a_server_knows_no_model_made_by_hand(tiny_vlm, queries):
+def test_a_server_cannot_load_a_model_built_by_hand(tiny_vlm, queries):
     in_hand = VLM(tiny_vlm.model, tiny_vlm.processor, "in hand")
-    with pytest.raises(ModelError, match="a server knows no 'in hand', made by hand"):
+    with pytest.raises(ModelError, match="a server can't load 'in hand', which was built by hand"):
         trace(in_hand, to_prompts(queries, "text", 96), remote="local")
     with pytest.raises(TraceError, match="ray and remote exclude each other"):
         trace(in_hand, to_prompts(queries, "text", 96), remote="local", ray="local")

@@ -1,4 +1,4 @@
-"""Shared prefixes against whole prompts, on every family, and on models that only seem to allow them."""
+"""Shared prefixes give the states of whole prompts on every family; where they don't, prompts run in full."""
 
 import warnings
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers.utils import is_torchvision_available
 
-from interp.inputs import collate_alike, text_prompt
+from interp.inputs import collate_same_pictures, text_prompt
 from interp.trace import trace
 from interp.tracing import prefix
 from interp.tracing.forward import PassSpec
@@ -19,9 +19,9 @@ from tests.families import deep, folders
 
 TEXTS = ("How do I?", "How do I water a plant?", "Tell me, please, what the capital of that country is called.", "Why?")
 ALL_FAMILIES = {family.name: family for family in deep.FAMILIES + folders.FAMILIES}
-IN_FULL = {"PaliGemma": "its prefix looks ahead", "Mllama": "its pictures take no place in the sequence"}
-SITES = ("resid_pre", "resid_post")
-# Of the libraries, not ours: processors and NumPy 2.
+IN_FULL = {"PaliGemma": "its prefix looks ahead", "Mllama": "its pictures are not part of the token sequence"}
+STREAM_SITES = ("resid_pre", "resid_post")
+# Raised by the libraries' processors under NumPy 2, not by this project.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 
@@ -39,31 +39,31 @@ def test_a_shared_prefix_gives_the_states_of_whole_prompts(name, vlm_of, monkeyp
     if name in {family.name for family in folders.FAMILIES} and is_torchvision_available():
         pytest.skip("with torchvision the family's own processor loads")
     vlm = vlm_of(name)
-    sites = (*SITES, "attn_out", "mlp_out") if vlm.family.is_sum else SITES
+    sites = (*STREAM_SITES, "attn_out", "mlp_out") if vlm.family.is_sum else STREAM_SITES
     kwargs = {"sites": sites, "tokens": ("last", "image_mean", "text_mean", "instruction"), "batch_size": 3}
-    # Between prompts about the same two pictures stands one with a picture of its own.
+    # Two pictures with four prompts each, and one prompt with a picture of its own.
     prompts = prompts_about(noise(28, 0), noise(40, 1)) + prompts_about(noise(28, 2))[:1]
     if name in IN_FULL:
         with pytest.warns(SharingDisabled, match=IN_FULL[name]):
             shared = trace(vlm, prompts, **kwargs)
         assert not shares_prefixes(vlm)
     else:
-        ran, run = [], Prefix.run
-        monkeypatch.setattr(Prefix, "run", lambda *args: ran.append(1) or run(*args))
+        runs, run = [], Prefix.run
+        monkeypatch.setattr(Prefix, "run", lambda *args: runs.append(1) or run(*args))
         assert shares_prefixes(vlm)
-        ran.clear()
+        runs.clear()
         shared = trace(vlm, prompts, **kwargs)
-        assert len(ran) == 2
+        assert len(runs) == 2
     whole = trace(vlm, prompts, **kwargs, share_prefix=False)
     for site in sites:
-        # Each layer by its own size: late ones are larger.
+        # Each layer by its own scale: states grow with depth.
         scale = np.nanmax(np.abs(whole[site].values), axis=(0, 2, 3), keepdims=True)
         assert (scale > 0).all()
         np.testing.assert_allclose(shared[site].values / scale, whole[site].values / scale, atol=1e-5, equal_nan=True)
     assert shared.position.equals(whole.position)
 
 
-def test_it_is_said_once_that_prompts_run_in_full(vlm_of):
+def test_one_warning_says_that_prompts_run_in_full(vlm_of):
     vlm = vlm_of("PaliGemma")
     prefix._SHARING.pop(vlm.model, None)
     prompts = prompts_about(noise(28, 0))
@@ -74,8 +74,8 @@ def test_it_is_said_once_that_prompts_run_in_full(vlm_of):
         trace(vlm, prompts)
 
 
-def test_a_prefix_longer_than_a_sliding_window(tmp_path):
-    """A cache that forgets what lies behind the window would lose the beginning of the prefix."""
+def test_a_prefix_can_be_longer_than_a_sliding_window(tmp_path):
+    """A cache that keeps only the window would lose the beginning of the prefix."""
     ALL_FAMILIES["Gemma 3"].build(tmp_path)
     vlm = VLM.from_pretrained(tmp_path, device="cpu")
     text = vlm.model.config.get_text_config()
@@ -89,46 +89,49 @@ def test_a_prefix_longer_than_a_sliding_window(tmp_path):
     np.testing.assert_allclose(shared.resid_post.values / scale, whole.resid_post.values / scale, atol=1e-5)
 
 
-def test_room_is_made_for_longer_and_for_more_suffixes(tiny_vlm, monkeypatch):
-    """In passes of two rows at the most, the last one shorter; the prefix is kept for the next batch."""
-    first, rows = collate_alike(tiny_vlm, prompts_about(noise(96, 0)))
+def test_copies_of_a_prefix_grow_for_longer_and_for_more_suffixes(tiny_vlm, monkeypatch):
+    """Passes have at most two rows; the prefix is kept for the next batch."""
+    first, rows = collate_same_pictures(tiny_vlm, prompts_about(noise(96, 0)))
     layers = tuple(range(tiny_vlm.n_layers))
     whole = trace(tiny_vlm, prompts_about(noise(96, 0)), share_prefix=False).resid_post.values[:, :, 0]
 
-    def reading(ends):
-        return lambda some, n_pos: PassSpec(("resid_post",), layers, torch.tensor([[ends[i]] for i in some]))
+    def spec_at(ends):
+        return lambda rows, n_pos: PassSpec(("resid_post",), layers, torch.tensor([[ends[i]] for i in rows]))
 
-    shared = CutPrompts.of(tiny_vlm, first, rows)
-    kept = Prefix.run(tiny_vlm, shared, PassSpec(("resid_post",), layers, torch.zeros(1, 0, dtype=torch.long)))
-    bytes_per_row = sum(layer.keys.nbytes + layer.values.nbytes for layer in kept._filled.layers)
+    cut = CutPrompts.of(tiny_vlm, first, rows)
+    shared_prefix = Prefix.run(tiny_vlm, cut, PassSpec(("resid_post",), layers, torch.zeros(1, 0, dtype=torch.long)))
+    bytes_per_row = sum(layer.keys.nbytes + layer.values.nbytes for layer in shared_prefix._filled.layers)
     monkeypatch.setattr(prefix, "CACHE_BYTES", 2.5 * bytes_per_row)
-    monkeypatch.setattr(prefix, "FEWEST_ROWS", 1)
-    for some in ([0], [0, 3, 1], [2, 1, 0, 3, 2]):
-        part = CutPrompts(shared.prefix, tuple(shared.suffixes[i] for i in some))
-        states = kept.read_suffixes(tiny_vlm, part, reading([len(suffix) - 1 for suffix in part.suffixes]))
-        expected = whole[some]
+    monkeypatch.setattr(prefix, "MIN_ROWS", 1)
+    for chosen in ([0], [0, 3, 1], [2, 1, 0, 3, 2]):
+        part = CutPrompts(cut.prefix, tuple(cut.suffixes[i] for i in chosen))
+        states = shared_prefix.read_suffixes(tiny_vlm, part, spec_at([len(suffix) - 1 for suffix in part.suffixes]))
+        expected = whole[chosen]
         np.testing.assert_allclose(states["resid_post"][:, :, 0], expected, atol=1e-5 * np.abs(expected).max())
-        assert kept._n_rows <= 2
+        assert shared_prefix._n_rows <= 2
 
 
 @pytest.mark.skipif(is_torchvision_available(), reason="with torchvision the family's own processor loads")
 def test_other_prompts_may_run_between_a_prefix_and_its_suffixes(vlm_of):
-    """Qwen's models remember where the last prompt's positions ended."""
+    """Qwen models remember where the positions of the last prompt ended."""
     vlm, layers = vlm_of("Qwen2-VL"), (0, 1)
     prompts = prompts_about(noise(56, 0))
-    shared = CutPrompts.of(vlm, *collate_alike(vlm, prompts))
-    kept = Prefix.run(vlm, shared, PassSpec(("resid_post",), layers, torch.zeros(1, 0, dtype=torch.long)))
-    ends = torch.tensor([[len(suffix) - 1] for suffix in shared.suffixes])
-    read_suffixes = lambda: kept.read_suffixes(vlm, shared, lambda *_: PassSpec(("resid_post",), layers, ends))  # noqa: E731
+    cut = CutPrompts.of(vlm, *collate_same_pictures(vlm, prompts))
+    shared_prefix = Prefix.run(vlm, cut, PassSpec(("resid_post",), layers, torch.zeros(1, 0, dtype=torch.long)))
+    ends = torch.tensor([[len(suffix) - 1] for suffix in cut.suffixes])
+
+    def read_suffixes():
+        return shared_prefix.read_suffixes(vlm, cut, lambda rows, n_pos: PassSpec(("resid_post",), layers, ends))
+
     before = read_suffixes()["resid_post"]
     trace(vlm, prompts_about(Image.new("RGB", (28, 28)))[:1], share_prefix=False)
     assert torch.equal(read_suffixes()["resid_post"], before)
 
 
 def test_prompts_that_differ_before_the_picture_share_nothing(tiny_vlm):
-    one, other = (replace(prompts_about(noise(96, 0))[0], system=system) for system in ("Be kind.", "Be quick."))
-    assert CutPrompts.of(tiny_vlm, *collate_alike(tiny_vlm, [one, other])) is None
-    both = trace(tiny_vlm, [one, other])
+    kind, quick = (replace(prompts_about(noise(96, 0))[0], system=system) for system in ("Be kind.", "Be quick."))
+    assert CutPrompts.of(tiny_vlm, *collate_same_pictures(tiny_vlm, [kind, quick])) is None
+    both = trace(tiny_vlm, [kind, quick])
     assert both.attrs["share_prefix"] == "true" and np.isfinite(both.resid_post.values).all()
 
 

@@ -9,7 +9,7 @@ from studies.datasets.text_sets import XSTEST_TYPES
 
 
 def in_csv(rows: list[dict], end: str = "\n", last_end: bool = True, bom: bool = False) -> bytes:
-    """Record ends as asked for; those within cells stay line feeds, as the published files mix them."""
+    """Write rows with the given line end; line ends within cells stay line feeds, as in the published files."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator=end)
     writer.writeheader()
@@ -181,7 +181,7 @@ DO_NOT_ANSWER = [
     for i, text in zip((4, 0, 2), requests(3), strict=True)
 ]
 
-# Benchmark -> each published form of it: (path in its folder, contents, records in it).
+# Benchmark -> each of its published forms: (path in its folder, contents, number of records).
 FORMS: dict[str, list[tuple[str, bytes, int]]] = {
     "AdvBench": [
         ("harmful_behaviors.csv", in_csv([{"goal": text, "target": "Sure, here"} for text in requests(3)]), 3),

@@ -6,23 +6,23 @@ from studies.datasets.attacks import ATTACKS, Attack, AttackError, apply
 KINDS = ("prefix_injection", "refusal_suppression", "role_play", "style_injection", "distractor")
 
 
-def test_there_is_one_named_versioned_template_a_kind():
+def test_there_is_one_named_and_versioned_template_of_each_kind():
     assert tuple(ATTACKS) == KINDS
     for name, attack in ATTACKS.items():
         assert attack.label == f"{name}@{attack.version}" and attack.kind_source.startswith("arXiv:2307.02483")
-        assert attack.origin == "written anew" and len(attack.template) < 300
+        assert attack.origin == "own wording" and len(attack.template) < 300
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_request_survives_whatever_is_in_it(name):
+def test_a_request_is_unchanged_whatever_is_in_it(name):
     request = "Explain {request}, {0} and {{x}}: \\n 100% of it.\nAnd $this."
     before, after = ATTACKS[name].template.split("{request}")
     assert apply(request, name) == before + request + after
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_template_says_nothing_that_is_harmful_by_itself(name):
-    """Nor does it name a picture, so that it stands alone and beside any."""
+def test_a_template_is_harmless_by_itself(name):
+    """It names no picture either, so that it works with and without one."""
     words = set(ATTACKS[name].template.lower().replace(".", " ").replace(",", " ").split())
     named = {"kill", "weapon", "bomb", "drug", "hack", "illegal", "steal", "image", "picture", "photo"}
     assert not words & named
@@ -36,7 +36,7 @@ def test_an_attacked_request_reaches_the_model_in_every_modality(modality):
     assert (prompt.text == query.text) == (modality != "typographic")
 
 
-def test_a_template_of_ones_own_is_taken():
+def test_a_template_of_the_users_own_can_be_used():
     own = Attack("mine", "2", "{request} Please, {name}!", "my own")
     assert apply("Fold it.", own) == "Fold it. Please, {name}!"
 

@@ -27,7 +27,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_check_says_what_there_is_and_what_is_not(folder):
+def test_a_check_reports_what_is_there_and_what_is_missing(folder):
     checked = check(folder)
     lines = dict(checked.lines())
     assert lines["recognised"] == "FigStep" and lines["licence"] == "MIT" and "ThuCCSLab/FigStep" in lines["source"]
@@ -76,7 +76,7 @@ def test_anchors_are_looked_for_among_the_true_requests(folder):
     assert checked.leakage.ids == {"1/2"}
 
 
-def test_what_was_left_out_repeated_or_forbidden_is_said(tmp_path):
+def test_a_check_reports_skipped_and_repeated_rows_and_the_licence(tmp_path):
     lines = dict(check(write_form(tmp_path, ("h.csv", in_csv(harmbench()), 0))).lines())
     assert lines["left out"] == "copyright: scored by hash, not by harm: 1"
     lines = dict(check(write_form(tmp_path, ("test.json", in_json(vlguard() * 2), 0))).lines())
@@ -85,7 +85,7 @@ def test_what_was_left_out_repeated_or_forbidden_is_said(tmp_path):
     assert lines["licence"].endswith("test only: nothing may be fitted on it")
 
 
-def test_text_alone_is_whole_and_pairs_are_counted(tmp_path):
+def test_a_text_only_set_is_whole_and_pairs_are_counted(tmp_path):
     checked = check(write_form(tmp_path, FORMS["XSTest"][0]))
     lines = dict(checked.lines())
     assert checked.is_whole and lines["pairs"] == "16" and lines["pictures"] == "0 present, 0 missing, 0 damaged"

@@ -32,7 +32,7 @@ def test_a_file_is_read_with_quotes_line_ends_bom_and_other_columns(write):
         ('text,harmful\n"a,true\n', "not a CSV file"),
     ],
 )
-def test_a_malformed_file_is_told_by_line_and_column(write, text, message):
+def test_errors_of_a_malformed_file_name_line_and_column(write, text, message):
     with pytest.raises(QueryFileError, match=message):
         read_queries(write(text))
 
@@ -57,33 +57,33 @@ def test_json_lines_are_read_with_the_same_keys(tmp_path):
     [
         ('{"text": "a", "harmful": true}\n{"text": "b"}', "line 2 has no harmful; got"),
         ("[1]", "line 1 has no text, harmful"),
-        ('{"text": "a", "harmful": true}\n{"text": ', "line 2: not JSON, or cut short"),
+        ('{"text": "a", "harmful": true}\n{"text": ', "line 2: not JSON, or truncated"),
         ('{"text": "a", "harmful": 2}', "line 1, column harmful: got 2, expected true or false"),
         ('{"text": null, "harmful": true}', "line 1, column text: empty"),
         ('{"text": NaN, "harmful": true}', "line 1, column text: got nan, expected a text"),
         ('{"text": {"a": 1}, "harmful": true}', "line 1, column text: got {'a': 1}, expected a text"),
         ('{"text": 3, "harmful": true}', "line 1, column text: got 3, expected a text"),
         ('{"text": "a", "harmful": true, "pair": [1]}', r"line 1, column pair: got \[1\], expected a text"),
-        (r'{"text": "a \ud800", "harmful": true}', "line 1, column text: half a letter"),
+        (r'{"text": "a \ud800", "harmful": true}', "line 1, column text: half a surrogate pair"),
     ],
 )
-def test_malformed_json_lines_are_told_by_line(tmp_path, text, message):
+def test_errors_of_malformed_json_lines_name_the_line(tmp_path, text, message):
     path = tmp_path / "queries.jsonl"
     path.write_text(text)
     with pytest.raises(QueryFileError, match=message):
         read_queries(path)
 
 
-@pytest.mark.parametrize("look", [True, False])
+@pytest.mark.parametrize("check_pictures", [True, False])
 @pytest.mark.parametrize("name", ["../cat.png", "/cat.png", "C:/cat.png", "link.png"])
-def test_a_picture_outside_the_files_folder_is_refused(tmp_path, name, look):
+def test_a_picture_outside_the_files_folder_is_an_error(tmp_path, name, check_pictures):
     (tmp_path / "data").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "cat.png")
     (tmp_path / "data" / "link.png").symlink_to(tmp_path / "cat.png")
     path = tmp_path / "data" / "queries.csv"
     path.write_text(f"text,harmful,picture\na,true,{name}\n")
     with pytest.raises(QueryFileError, match="line 2, column picture: .* leads outside the data folder"):
-        read_queries(path, look=look)
+        read_queries(path, check_pictures=check_pictures)
 
 
 def paired(n):

@@ -1,4 +1,4 @@
-"""What the columns of each benchmark mean, and their traps."""
+"""The meaning of each benchmark's columns, and their pitfalls."""
 
 import pytest
 from PIL import Image
@@ -31,7 +31,7 @@ def by_id(benchmark):
     return {record.id: record for record in benchmark.records}
 
 
-def test_both_schemas_of_xstest_say_the_same(write):
+def test_both_schemas_of_xstest_give_the_same_records(write):
     new, old = (read_benchmark(write("x.csv", in_csv(xstest(labelled)))).records for labelled in (True, False))
     assert [(r.id, r.query, r.expected) for r in new] == [(r.id, r.query, r.expected) for r in old]
 
@@ -46,18 +46,18 @@ def test_xstest_pairs_only_types_that_share_the_word_in_focus(write):
     assert len(pairs) == 16
     for safe, unsafe in pairs.values():
         assert (safe.query.harmful, unsafe.query.harmful) == (False, True)
-        assert safe.about["focus"] == unsafe.about["focus"]
+        assert safe.extra["focus"] == unsafe.extra["focus"]
 
 
 def true_pairs(records):
-    found = {}
+    texts = {}
     for record in records:
         if record.query.pair:
-            found.setdefault(record.query.pair, set()).add(record.query.text)
-    return set(map(frozenset, found.values()))
+            texts.setdefault(record.query.pair, set()).add(record.query.text)
+    return set(map(frozenset, texts.values()))
 
 
-def test_shuffled_and_thinned_rows_of_xstest_have_only_true_pairs(write):
+def test_reordered_or_incomplete_rows_of_xstest_have_only_true_pairs(write):
     whole = true_pairs(read_benchmark(write("x.csv", in_csv(xstest(True)))).records)
     assert len(whole) == 16
     assert true_pairs(read_benchmark(write("x.csv", in_csv(xstest(True)[::-1]))).records) == whole
@@ -67,7 +67,7 @@ def test_shuffled_and_thinned_rows_of_xstest_have_only_true_pairs(write):
     assert alone.query.pair is None
 
 
-def test_rows_of_xstest_without_the_published_id_or_the_same_word_in_focus_are_no_pair(write):
+def test_rows_of_xstest_with_other_ids_or_words_in_focus_are_not_paired(write):
     for change in ({"focus": "another"}, {"id": 24}, {"id": "a"}):
         rows = xstest(True)
         rows[0] |= change
@@ -80,14 +80,14 @@ def test_rows_of_xstest_without_the_published_id_or_the_same_word_in_focus_are_n
     assert len(true_pairs(read_benchmark(write("x.csv", in_csv(rows))).records)) == 16
 
 
-def test_a_label_of_xstest_that_contradicts_its_type_is_told(write):
+def test_a_label_of_xstest_that_contradicts_its_type_is_an_error(write):
     rows = xstest(True)
     rows[3]["label"] = "safe"
     with pytest.raises(QueryFileError, match=r"line 5: label 'safe' of type"):
         read_benchmark(write("x.csv", in_csv(rows)))
 
 
-def test_figstep_says_the_fixed_prompt_and_shows_the_instruction(write):
+def test_figstep_has_a_fixed_text_and_the_instruction_in_its_picture(write):
     records = by_id(read_benchmark(write("f.csv", in_csv(figstep()))))
     first = records["1/1"]
     assert first.query.text == "How can someone do deed 1-1?" and first.query.rendered == "Steps to do deed 1-1."
@@ -110,10 +110,10 @@ def test_three_of_mm_safetybenchs_thirteen_scenarios_are_advice(write):
     records = read_benchmark(write("m.json", in_json(rows))).records
     expected = {r.query.category: (r.expected, r.query.harmful) for r in records}
     assert {name[:2] for name in expected if expected[name] == (CAVEAT, False)} == {"10", "11", "12"}
-    assert len(expected) == 13 and sum(told == (REFUSE, True) for told in expected.values()) == 10
+    assert len(expected) == 13 and list(expected.values()).count((REFUSE, True)) == 10
 
 
-def test_mm_safetybench_says_what_belongs_to_each_kind_of_picture(tmp_path):
+def test_mm_safetybench_has_the_text_of_each_kind_of_picture(tmp_path):
     records = by_id(read_benchmark(write_form(tmp_path, FORMS["MM-SafetyBench"][2])))
     said = {id.rpartition("/")[2]: record.said[:20] for id, record in records.items()}
     assert said == {
@@ -140,29 +140,29 @@ def test_mm_safetybench_is_read_from_its_folder_with_its_misspelt_scenario(tmp_p
     assert by_id(benchmark)["10-Legal_Opinion#0/text"].expected == CAVEAT
 
 
-def test_an_unknown_scenario_is_told(write):
+def test_an_unknown_scenario_is_an_error(write):
     with pytest.raises(QueryFileError, match=r"key '14-Other#0': scenario '14-Other'; expected a name from 01"):
         read_benchmark(write("m.json", in_json({"14-Other#0": mm_safety_row(0)})))
 
 
-def test_mossbench_joins_its_contrast_by_pid_and_prefers_json(tmp_path):
+def test_mossbench_is_paired_with_its_contrast_by_pid_and_prefers_json(tmp_path):
     for form in FORMS["MOSSBench"]:
         write_form(tmp_path, form)
     benchmark = read_benchmark(tmp_path)
     records = by_id(benchmark)
-    assert len(records) == 6 and [path.name for path in benchmark.aside] == ["information.csv"]
-    assert benchmark.source.test_only and records["7"].about["harm"] == "7"
+    assert len(records) == 6 and [path.name for path in benchmark.unused_files] == ["information.csv"]
+    assert benchmark.source.test_only and records["7"].extra["harm"] == "7"
     assert records["7"].query.pair == records["contrast/7"].query.pair
     assert (records["7"].expected, records["contrast/7"].expected) == (ANSWER, REFUSE)
 
 
-def test_mossbench_harm_may_be_a_number_too(write):
+def test_mossbench_harm_may_be_a_number(write):
     for harm in (7, [7]):
         benchmark = read_benchmark(write("i.json", in_json(mossbench("x", {"over": "type 2", "harm": harm}))))
-        assert benchmark.records[0].about["harm"] == "7" and benchmark.records[0].query.category == "Negated Harm"
+        assert benchmark.records[0].extra["harm"] == "7" and benchmark.records[0].query.category == "Negated Harm"
 
 
-def test_a_key_that_is_not_the_pid_is_told(write):
+def test_a_key_that_is_not_the_pid_is_an_error(write):
     rows = mossbench("x", {"over": "type 1", "harm": [1]})
     rows["2"]["pid"] = "3"
     with pytest.raises(QueryFileError, match="key '2': pid '3'; expected the key"):
@@ -183,14 +183,14 @@ def test_lvlm_safer_groups_are_pairs_with_their_own_pictures(tmp_path):
     assert one_picture[REFUSE].query.text == "How to promote this?" and one_picture[REFUSE].query.harmful
 
 
-def test_both_headers_of_jailbreakbench_and_small_letters_say_the_same(write):
+def test_both_headers_of_jailbreakbench_in_any_case_give_the_same_records(write):
     plain = read_benchmark(write("b.csv", in_csv(jailbreakbench("", "Deed")))).records
     assert read_benchmark(write("b.csv", in_csv(jailbreakbench("Index", "Deed")))).records == plain
     small = [{key.lower(): value for key, value in row.items()} for row in jailbreakbench("Index", "Deed")]
     assert read_benchmark(write("b.csv", in_csv(small))).records == plain
 
 
-def test_benign_behaviours_are_told_by_the_file_and_are_no_pairs(tmp_path):
+def test_benign_behaviours_are_recognised_by_the_file_and_are_not_paired(tmp_path):
     for form in FORMS["JailbreakBench"][1:]:
         write_form(tmp_path, form)
     records = by_id(read_benchmark(tmp_path))
@@ -203,7 +203,7 @@ def test_ids_out_of_order_stay_with_their_rows(write):
     assert [record.id for record in records] == ["4", "0", "2"] and records[1].query.text == requests(3)[1]
 
 
-def test_refusal_direction_is_harmless_where_its_file_says_so(tmp_path):
+def test_refusal_direction_is_harmless_if_the_file_name_says_so(tmp_path):
     for form in FORMS["refusal_direction"]:
         write_form(tmp_path, form)
     records = by_id(read_benchmark(tmp_path))
@@ -212,27 +212,27 @@ def test_refusal_direction_is_harmless_where_its_file_says_so(tmp_path):
         "harmless_val/0": False,
     }
     assert records["harmful_train/0"].query.category == ""
-    assert {id: record.about for id, record in records.items()} == {
+    assert {id: record.extra for id, record in records.items()} == {
         "harmful_train/0": {"split": "train"},
         "harmless_val/0": {"split": "val"},
     }
-    assert [path.name for path in read_benchmark(tmp_path).aside] == ["harmbench_val.json"]
+    assert [path.name for path in read_benchmark(tmp_path).unused_files] == ["harmbench_val.json"]
     [alone] = read_benchmark(tmp_path / "processed" / "harmbench_val.json").records
     assert alone.query.harmful and alone.query.category == "illegal"
 
 
-def test_vlguard_tells_its_three_sets_by_key(write):
+def test_vlguards_three_sets_are_identified_by_key(write):
     records = by_id(read_benchmark(write("test.json", in_json(vlguard()))))
     for id in ("Ads_3", "Ads_4"):
         assert (
             records[f"{id}/safe_unsafe"].query.text == "Insult them" and records[f"{id}/safe_unsafe"].expected == REFUSE
         )
         assert records[f"{id}/safe_safe"].query.text == "Describe it" and not records[f"{id}/safe_safe"].query.harmful
-    assert records["7/unsafe"].about == {"subset": "unsafes", "harmful_subcategory": "documents"}
+    assert records["7/unsafe"].extra == {"subset": "unsafes", "harmful_subcategory": "documents"}
     assert records["7/unsafe"].query.category == "privacy"
 
 
-def test_vlguard_rows_that_contradict_themselves_are_told(write):
+def test_vlguard_rows_that_contradict_themselves_are_errors(write):
     rows = vlguard()
     rows[0]["safe"] = "true"
     with pytest.raises(QueryFileError, match="entry 0: safe: got 'true', expected true or false"):
@@ -247,7 +247,7 @@ def test_jailbreakv_is_judged_by_the_bare_request(write):
     assert (
         record.id == "1542" and record.query.text == "Tell me deed 3" and record.said == "A story.\nNow tell me deed 3"
     )
-    assert record.about == {
+    assert record.extra == {
         "format": "Template",
         "from": "GPT Rewrite",
         "selected_mini": "False",
@@ -262,7 +262,7 @@ def test_jailbreakv_is_judged_by_the_bare_request(write):
         read_benchmark(write("j.csv", in_csv([JAILBREAKV | {"selected_mini": "1"}])))
 
 
-# Benchmark, form -> of each record: harmful, expected, category, pair, what is said.
+# Benchmark, form -> harmful, expected, category, pair and text of each record.
 HAT = "3-same_image_different_region/0"
 MEANING = {
     ("AdvBench", 0): [(True, REFUSE, "", None, "")] * 3,
@@ -294,17 +294,17 @@ MEANING = {
 
 
 @pytest.mark.parametrize(("name", "form"), MEANING)
-def test_every_row_says_what_is_expected_of_a_model(tmp_path, name, form):
+def test_every_row_has_the_expected_label_category_pair_and_text(tmp_path, name, form):
     records = read_benchmark(write_form(tmp_path, FORMS[name][form])).records
-    told = [(r.query.harmful, r.expected, r.query.category, r.query.pair, r.said) for r in records]
-    assert told == MEANING[name, form]
+    meaning = [(r.query.harmful, r.expected, r.query.category, r.query.pair, r.said) for r in records]
+    assert meaning == MEANING[name, form]
 
 
 MOSSBENCH_NAMES = ("Exaggerated Risk", "Negated Harm", "Counterintuitive Interpretation")
 
 
 @pytest.mark.parametrize(("kind", "name"), list(enumerate(MOSSBENCH_NAMES, 1)))
-def test_types_of_mossbench_have_their_names(write, kind, name):
+def test_types_of_mossbench_have_their_published_names(write, kind, name):
     rows = in_json(mossbench("x", {"over": f"type {kind}", "harm": [7]}))
     assert {record.query.category for record in read_benchmark(write("i.json", rows)).records} == {name}
 
@@ -314,24 +314,24 @@ def test_mm_harmfulbench_pictures_are_numbered_by_row(tmp_path):
     assert [record.picture_path for record in records] == ["0.jpg", "1.jpg"]
 
 
-def test_right_answers_stand_apart(tmp_path):
+def test_correct_answers_are_separated(tmp_path):
     records = read_benchmark(write_form(tmp_path, FORMS["MM-Vet"][0])).records
     assert records[0].answers == ("5", "five") and records[0].query.category == "ocr,math"
     assert [record.picture_path for record in records] == ["v1_0.jpg", "v1_9.png"]
     generated, chosen = (read_benchmark(write_form(tmp_path, form)).records[0] for form in FORMS["SIUO"])
     assert generated.answers == ("Step back, please.",) and chosen.answers == ("Step back",)
     assert chosen.choices == ("Jump", "Step back") and generated.expected == CAVEAT and generated.id == "1001"
-    asked = "What do I need here?\nA. Jump\nB. Step back\nAnswer with the letter of the right choice."
-    assert (generated.said, chosen.said, chosen.query.text) == ("", asked, "What do I need here?")
+    question = "What do I need here?\nA. Jump\nB. Step back\nAnswer with the letter of the right choice."
+    assert (generated.said, chosen.said, chosen.query.text) == ("", question, "What do I need here?")
 
 
-def test_scienceqa_asks_test_questions_with_a_picture_and_counts_the_others(tmp_path):
+def test_scienceqa_keeps_test_questions_with_a_picture_and_counts_the_others(tmp_path):
     path = write_form(tmp_path, FORMS["ScienceQA"][0])
     benchmark = read_benchmark(path)
     [record] = benchmark.records
     assert record.id == "3" and record.answers == ("that",) and record.picture_path == "test/3/image.png"
     assert record.said == "Look.\nWhich?\nA. this\nB. that\nAnswer with the letter of the right choice."
-    assert [part.reason for part in benchmark.left_out] == ["no picture", "split train"]
+    assert [skip.reason for skip in benchmark.skipped] == ["no picture", "split train"]
     (tmp_path / "pid_splits.json").write_bytes(in_json({"train": ["11"], "test": ["3", "5"]}))
     assert read_benchmark(tmp_path).records == benchmark.records
     (tmp_path / "pid_splits.json").write_bytes(in_json({"train": ["11"], "test": ["3"]}))
@@ -339,10 +339,10 @@ def test_scienceqa_asks_test_questions_with_a_picture_and_counts_the_others(tmp_
         read_benchmark(path)
 
 
-def test_an_answer_that_is_no_choice_is_told(write):
+def test_an_answer_that_is_not_a_choice_is_an_error(write):
     rows = scienceqa()
     rows["3"]["answer"] = 2
-    with pytest.raises(QueryFileError, match="key '3': answer 2 is none of the choices"):
+    with pytest.raises(QueryFileError, match="key '3': answer 2 is not one of the choices"):
         read_benchmark(write("problems.json", in_json(rows)))
 
 

@@ -1,10 +1,10 @@
-"""Pictures: where they are looked for, where never, and what is drawn in place of them."""
+"""Pictures: where they are looked for, where never, and which stand-ins are drawn for missing ones."""
 
 import pytest
 from PIL import Image
 
 from interp.pictures import PictureError, open_picture
-from studies.datasets import QueryFileError, check, damaged, read_benchmark, without
+from studies.datasets import QueryFileError, check, read_benchmark, unreadable_pictures, without_pictures
 from tests.studies.datasets.benchmark_files import (
     FORMS,
     JAILBREAKV,
@@ -34,10 +34,10 @@ def vlsafe(write):
     return written
 
 
-def test_a_picture_is_found_beside_the_file_and_read_when_it_is_looked_at(tmp_path, vlsafe):
+def test_a_picture_is_found_next_to_the_file_and_read_when_it_is_opened(tmp_path, vlsafe):
     path = vlsafe("1.png", "2.png")
     (path.parent / "images").mkdir()
-    # WebP by its contents, whatever its name says.
+    # The contents are WebP, whatever the name says.
     Image.new("RGB", (9, 12), (255, 0, 0)).save(path.parent / "images" / "1.png", "WEBP")
     benchmark = read_benchmark(path)
     assert benchmark.missing == ("2.png",)
@@ -59,7 +59,7 @@ def test_pictures_are_looked_for_where_the_user_says(tmp_path, vlsafe):
 
 
 @pytest.mark.parametrize("name", ["../1.png", "a/../../1.png", "/1.png", "C:\\1.png", "..\\1.png", "\\\\host\\1.png"])
-def test_a_picture_outside_the_folder_is_refused_before_anything_is_read(tmp_path, vlsafe, monkeypatch, name):
+def test_a_picture_outside_the_folder_is_an_error_before_anything_is_read(tmp_path, vlsafe, monkeypatch, name):
     def opened(*args, **kwargs):
         raise AssertionError("a picture was opened")
 
@@ -70,13 +70,13 @@ def test_a_picture_outside_the_folder_is_refused_before_anything_is_read(tmp_pat
         read_benchmark(path, stand_in=True)
 
 
-def test_an_absolute_path_to_a_picture_that_is_there_is_refused(tmp_path, vlsafe):
+def test_an_absolute_path_to_an_existing_picture_is_an_error(tmp_path, vlsafe):
     Image.new("RGB", (9, 9)).save(tmp_path / "data.png")
     with pytest.raises(QueryFileError, match="leads outside the data folder"):
         read_benchmark(vlsafe(str(tmp_path / "data.png")))
 
 
-def test_links_that_leave_the_folder_are_refused(tmp_path, vlsafe):
+def test_links_that_leave_the_folder_are_errors(tmp_path, vlsafe):
     path = vlsafe("1.png")
     (path.parent / "images").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "secret.png")
@@ -89,7 +89,7 @@ def test_links_that_leave_the_folder_are_refused(tmp_path, vlsafe):
         read_benchmark(tmp_path / "data")
 
 
-def test_a_damaged_picture_is_told_when_it_is_looked_at(vlsafe):
+def test_a_damaged_picture_is_an_error_when_it_is_opened(vlsafe):
     path = vlsafe("1.png")
     (path.parent / "images").mkdir()
     (path.parent / "images" / "1.png").write_bytes(b"<html>")
@@ -101,7 +101,7 @@ EVERY_FORM = [(name, place) for name, forms in FORMS.items() for place in range(
 
 
 @pytest.mark.parametrize(("name", "form"), EVERY_FORM)
-def test_stand_ins_are_drawn_where_the_picture_decides_nothing_and_marked(tmp_path, name, form):
+def test_stand_ins_are_drawn_and_marked_unless_the_picture_decides(tmp_path, name, form):
     benchmark = read_benchmark(write_form(tmp_path, FORMS[name][form]), stand_in=True)
     for record in benchmark.records:
         assert record.is_stand_in == (bool(record.picture_path) and not record.needs_picture)
@@ -112,7 +112,7 @@ def test_stand_ins_are_drawn_where_the_picture_decides_nothing_and_marked(tmp_pa
     assert len(benchmark.not_drawn) == sum(record.needs_picture for record in benchmark.records)
 
 
-def test_no_picture_is_drawn_where_it_decides_what_is_right(tmp_path):
+def test_no_stand_in_is_drawn_if_the_picture_decides_what_is_right(tmp_path):
     decided = {}
     for name, form in EVERY_FORM:
         path = write_form(tmp_path / name / str(form), FORMS[name][form])
@@ -121,7 +121,7 @@ def test_no_picture_is_drawn_where_it_decides_what_is_right(tmp_path):
         ("MM-SafetyBench", 0): {f"01-Illegal_Activitiy#{i}/SD" for i in range(2)},
         ("MM-SafetyBench", 1): {"10-Legal_Opinion#0/SD"},
         ("MM-SafetyBench", 2): {"09-Privacy_Violence#87/SD"},
-        # Without the harmless set beside it, nothing says whose questions are the same.
+        # Without the harmless set it is unknown which questions have the same words.
         ("MOSSBench", 1): {"contrast/1", "contrast/2", "contrast/7"},
         ("LVLM-SafeR", 0): {f"2-same_prompt_different_attibutes/0/{name}" for name in ("safe", "unsafe")},
         ("HarmBench-multimodal", 0): {"misuse"},
@@ -137,20 +137,20 @@ def test_no_picture_is_drawn_where_it_decides_what_is_right(tmp_path):
 
 
 def mossbench_with_contrast(folder, same=("2",)):
-    """Both sets with every picture; the contrast asks what the harmless set asks in some rows."""
+    """Write both sets with all pictures; in some rows the contrast set asks the same as the harmless set."""
     rows = mossbench("x", {"over": "type 1", "harm": [7]})
     contrast = mossbench("y", {"over": "type 1"})
     for pid in same:
         contrast[pid]["question"] = rows[pid]["question"].upper()
-    for place, some in (("data", rows), ("data/contrast", contrast)):
-        write_form(folder / place / "images_information", ("information.json", in_json(some), 0))
+    for place, content in (("data", rows), ("data/contrast", contrast)):
+        write_form(folder / place / "images_information", ("information.json", in_json(content), 0))
         (folder / place / "images").mkdir()
-        for pid in some:
+        for pid in content:
             Image.new("RGB", (9, 9), (len(place), 0, 0)).save(folder / place / "images" / f"{pid}.png")
     return folder / "data"
 
 
-def test_partners_who_say_the_same_words_are_told_apart_by_their_pictures_alone(tmp_path):
+def test_partners_with_the_same_words_need_their_pictures(tmp_path):
     folder = mossbench_with_contrast(tmp_path)
     for path in folder.rglob("*.png"):
         path.unlink()
@@ -160,7 +160,7 @@ def test_partners_who_say_the_same_words_are_told_apart_by_their_pictures_alone(
     assert absent == {"2", "contrast/2"}
 
 
-def test_pictures_of_one_name_in_two_folders_are_two(tmp_path):
+def test_pictures_of_one_name_in_two_folders_are_different(tmp_path):
     folder = mossbench_with_contrast(tmp_path)
     records = by_id(read_benchmark(folder))
     assert open_picture(records["1"].picture) != open_picture(records["contrast/1"].picture)
@@ -171,15 +171,15 @@ def test_pictures_of_one_name_in_two_folders_are_two(tmp_path):
     (folder / "contrast" / "images" / "2.png").unlink()
     benchmark = read_benchmark(folder)
     assert benchmark.missing == ("2.png",) and not by_id(benchmark)["2"].is_missing_picture
-    places = damaged(benchmark)
-    assert places == (str(folder / "contrast" / "images" / "1.png"),)
+    files = unreadable_pictures(benchmark)
+    assert files == (str(folder / "contrast" / "images" / "1.png"),)
     assert dict(check(folder).lines())["pictures"] == "4 present, 1 missing, 1 damaged"
-    left = by_id(without(benchmark, places))
-    assert {id for id, record in left.items() if record.is_missing_picture} == {"contrast/1", "contrast/2"}
+    remaining = by_id(without_pictures(benchmark, files))
+    assert {id for id, record in remaining.items() if record.is_missing_picture} == {"contrast/1", "contrast/2"}
 
 
-# Benchmark, form -> where a picture of its first row lies, seen from the folder the form is written in.
-FOUND = {
+# Benchmark, form -> path of a picture of its first row, relative to the folder that the form is written to.
+PUBLISHED_PATHS = {
     ("FigStep", 0): "images/safebench/query_ForbidQI_1_1_6.png",
     ("FigStep", 1): "images/SafeBench-Tiny/query_ForbidQI_1_1_6.png",
     ("MM-SafetyBench", 0): "imgs/01-Illegal_Activitiy/SD/0.jpg",
@@ -202,9 +202,9 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize(("name", "form"), FOUND)
+@pytest.mark.parametrize(("name", "form"), PUBLISHED_PATHS)
 def test_published_pictures_are_found_where_their_authors_put_them(tmp_path, name, form):
-    picture = tmp_path / FOUND[name, form]
+    picture = tmp_path / PUBLISHED_PATHS[name, form]
     picture.parent.mkdir(parents=True)
     Image.new("RGB", (9, 12)).save(picture)
     path = write_form(tmp_path, FORMS[name][form])
@@ -212,10 +212,10 @@ def test_published_pictures_are_found_where_their_authors_put_them(tmp_path, nam
     if name == "own":
         assert record.modality == "scene"
     assert not record.is_stand_in and open_picture(record.picture).size == (9, 12)
-    assert record.picture_place == str(picture.resolve())
+    assert record.picture_file == str(picture.resolve())
 
 
-def test_a_folder_of_pictures_that_is_a_link_out_of_the_data_is_refused_unless_it_is_given(tmp_path, vlsafe):
+def test_a_picture_folder_that_links_outside_the_data_is_an_error_unless_given(tmp_path, vlsafe):
     path = vlsafe("1.png")
     (tmp_path / "elsewhere").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "elsewhere" / "1.png")
@@ -225,16 +225,16 @@ def test_a_folder_of_pictures_that_is_a_link_out_of_the_data_is_refused_unless_i
     assert not read_benchmark(path, pictures=path.parent / "images").missing
     (path.parent / "images").unlink()
     (tmp_path / "train2017").symlink_to(tmp_path / "elsewhere")
-    # `../train2017` is one of VLSafe's own folders, and the link stays beside it.
+    # `../train2017` is one of VLSafe's published folders, and the link doesn't leave its parent.
     assert not read_benchmark(path).missing
 
 
 @pytest.mark.parametrize(("kind", "n_colors"), [("blank", 1), ("noise", 1000), ("SD", 2)])
-def test_stand_ins_of_jailbreakv_are_of_its_kinds(write, kind, n_colors):
+def test_stand_ins_of_jailbreakv_match_the_kind_of_picture(write, kind, n_colors):
     row = JAILBREAKV | {"image_path": f"llm_transfer_attack/{kind}_1.png"}
     [record] = read_benchmark(write("j.csv", in_csv([row])), stand_in=True).records
-    n_found = len(set(open_picture(record.picture).get_flattened_data()))
-    assert n_found >= n_colors and (n_found == 1) == (kind == "blank") and (n_found > 999) == (kind == "noise")
+    n_drawn = len(set(open_picture(record.picture).get_flattened_data()))
+    assert n_drawn >= n_colors and (n_drawn == 1) == (kind == "blank") and (n_drawn > 999) == (kind == "noise")
 
 
 def test_stand_ins_have_the_published_layout(tmp_path):

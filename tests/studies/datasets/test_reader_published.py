@@ -1,7 +1,7 @@
-"""Counts on the published files, where they are at hand."""
+"""Counts on the published files; skipped without them."""
 
 import pytest
-from published import BENCHMARKS, NOT_AT_HAND
+from published import BENCHMARKS, NO_BENCHMARKS
 
 from interp.pictures import open_picture
 from studies.datasets import (
@@ -14,7 +14,7 @@ from studies.datasets import (
     recognise,
 )
 
-pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=NOT_AT_HAND)
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=NO_BENCHMARKS)
 COUNTS = {
     "advbench/advbench_behaviors.harmbench_format.csv": ("AdvBench", 520, 520, 0, 0, 0),
     "advbench/harmful_behaviors.csv": ("AdvBench", 520, 520, 0, 0, 0),
@@ -48,7 +48,7 @@ RESPONSES = {
     "xstest/model_completions/xstest_v2_completions_mistralguard.csv": 450,
     "xstest/streval/xstest_v2_completions_mistralguard_streval.csv": 450,
 }
-NO_BENCHMARKS = {
+NOT_BENCHMARKS = {
     "cast_ibm/alpaca.json": "contrasts for steering, harmful and harmless unmarked",
     "cast_ibm/behavior_refusal.json": "openings of answers",
     "figstep/question/benign_sentences_without_harmful_phase.csv": "templates of FigStep-Pro",
@@ -63,11 +63,11 @@ def n_pairs(records):
     return sum((pair, False) in classes for pair, harmful in classes if harmful)
 
 
-def test_every_file_is_read_or_is_no_benchmark():
+def test_every_file_is_a_benchmark_or_known_not_to_be_one():
     files = {
         str(p.relative_to(BENCHMARKS)) for p in BENCHMARKS.rglob("*") if p.suffix in (".csv", ".json", ".jsonl", ".txt")
     }
-    assert files <= set(COUNTS) | set(RESPONSES) | set(NO_BENCHMARKS)
+    assert files <= set(COUNTS) | set(RESPONSES) | set(NOT_BENCHMARKS)
 
 
 @pytest.mark.parametrize("file", COUNTS)
@@ -80,13 +80,13 @@ def test_published_files_have_the_published_counts(file):
     benchmark = read_benchmark(path)
     records = benchmark.records
     assert (len(records), sum(record.query.harmful for record in records)) == (n, n_harmful)
-    assert n_pairs(records) == pairs and len(benchmark.left_out) == n_left_out and len(benchmark.missing) == n_missing
+    assert n_pairs(records) == pairs and len(benchmark.skipped) == n_left_out and len(benchmark.missing) == n_missing
     assert benchmark.repeated_ids == ()
 
 
-@pytest.mark.parametrize("file", NO_BENCHMARKS)
-def test_what_is_no_benchmark_is_refused(file):
-    with pytest.raises(QueryFileError, match="no known form|it may be AdvBench"):
+@pytest.mark.parametrize("file", NOT_BENCHMARKS)
+def test_other_files_are_not_recognised(file):
+    with pytest.raises(QueryFileError, match="not a known form|it may be AdvBench"):
         recognise(BENCHMARKS / file)
 
 
@@ -123,18 +123,18 @@ def test_both_schemas_of_xstest_hold_the_same_requests():
     assert [(r.id, r.query) for r in new] == [(r.id, r.query) for r in old]
     pairs = {}
     for record in new:
-        pairs.setdefault(record.query.pair, set()).add(record.about.get("focus"))
+        pairs.setdefault(record.query.pair, set()).add(record.extra.get("focus"))
     del pairs[None]
-    # One row of safe_contexts has another word in focus.
+    # One row of safe_contexts has a different word in focus, and no partner.
     assert list(map(len, pairs.values())) == [1] * 199
 
 
-def test_answers_of_xstest_join_its_prompts_by_id():
+def test_answers_to_xstest_match_its_prompts_by_id():
     prompts = {r.id: r.query.text for r in read_benchmark(BENCHMARKS / "xstest" / "xstest_prompts.csv").records}
     for file in (file for file in RESPONSES if file.startswith("xstest")):
-        asked = {row.id: row.request for row in read_responses(BENCHMARKS / file).rows}
+        requests = {row.id: row.request for row in read_responses(BENCHMARKS / file).rows}
         # One prompt was changed after the answers had been collected.
-        assert asked.keys() == prompts.keys() and {id for id in asked if asked[id] != prompts[id]} == {"195"}
+        assert requests.keys() == prompts.keys() and {id for id in requests if requests[id] != prompts[id]} == {"195"}
 
 
 def test_known_overlaps_are_found():

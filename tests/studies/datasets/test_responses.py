@@ -13,10 +13,10 @@ def review(action, **more):
     return {"id": 3, "question": "Who?", "response": " Nobody.", "action": action} | more
 
 
-def test_five_means_something_else_in_the_other_folder(write):
+def test_code_5_depends_on_the_folder(write):
     [by_people] = read_responses(write("Human/annotated_response_llama.csv", [review(5, harmful=1)])).rows
     [by_gpt] = read_responses(write("GPT4/annotated_response_llama.csv", [review(5, action_review="")])).rows
-    assert (by_people.label, by_people.harmful, by_people.by) == ("follows", True, "human")
+    assert (by_people.label, by_people.harmful, by_people.labeller) == ("follows", True, "human")
     assert (by_gpt.label, by_gpt.harmful, by_gpt.refused) == ("unsure", None, None)
     assert by_people.model == "llama" and by_people.response == " Nobody."
     [six] = read_responses(write("GPT4/a_b.csv", [review(6, reviews="")])).rows
@@ -25,21 +25,21 @@ def test_five_means_something_else_in_the_other_folder(write):
         read_responses(write("Human/a_b.csv", [review(6)]))
 
 
-def test_answers_that_were_not_parsed_are_kept(write):
+def test_replies_that_were_not_parsed_are_kept(write):
     rows = read_responses(write("GPT4/a_b.csv", [review(-1, reviews=""), review(0, reviews="")])).rows
     assert [(row.label, row.refused) for row in rows] == [("unparsed", None), ("declines", True)]
 
 
-def test_classifiers_have_peoples_codes_and_are_no_people(write):
-    for folder, by in (("BERT", "BERT"), ("Longformer", "Longformer"), ("Human", "human")):
+def test_classifiers_use_human_codes_under_their_own_names(write):
+    for folder, labeller in (("BERT", "BERT"), ("Longformer", "Longformer"), ("Human", "human")):
         [row] = read_responses(write(f"{folder}/a_b.csv", [review(5, harmful=1)])).rows
-        assert (row.by, row.label) == (by, "follows")
+        assert (row.labeller, row.label) == (labeller, "follows")
 
 
-def test_who_labelled_must_be_told_without_contradiction(write):
+def test_the_labeller_must_be_known_without_contradiction(write):
     [row] = read_responses(write("elsewhere/a_b.csv", [review(5, reviews="It is category 5.")])).rows
     assert row.label == "unsure"
-    with pytest.raises(QueryFileError, match="who labelled it is told neither by its folder .* nor by a column"):
+    with pytest.raises(QueryFileError, match="the labeller is unknown, without a folder .* and without a column"):
         read_responses(write("elsewhere/a_b.csv", [review(5, harmful=1)]))
     with pytest.raises(QueryFileError, match="a column of reasons, in the folder of labels by human"):
         read_responses(write("Human/a_b.csv", [review(5, action_review="")]))
@@ -48,17 +48,17 @@ def test_who_labelled_must_be_told_without_contradiction(write):
 
 
 def test_repeated_ids_of_one_model_are_named(write):
-    read = read_responses(write("GPT4/a_b.csv", [review(0, reviews=""), review(1, reviews="")]))
-    assert len(read.rows) == 2 and read.repeated_ids == ("3",)
+    responses = read_responses(write("GPT4/a_b.csv", [review(0, reviews=""), review(1, reviews="")]))
+    assert len(responses.rows) == 2 and responses.repeated_ids == ("3",)
 
 
 def test_six_models_in_one_row_are_six_answers(write):
     row = {"id": 1, "question": "Who?"}
     for model in ("GPT4", "vicuna-7b"):
         row |= {f"{model}_response": "No.", f"{model}_harmful": 0, f"{model}_action": 5}
-    read = read_responses(write("data_en.csv", [row]))
-    assert [answer.model for answer in read.rows] == ["GPT4", "vicuna-7b"] and read.repeated_ids == ()
-    assert {answer.label for answer in read.rows} == {"follows"}
+    responses = read_responses(write("data_en.csv", [row]))
+    assert [answer.model for answer in responses.rows] == ["GPT4", "vicuna-7b"] and responses.repeated_ids == ()
+    assert {answer.label for answer in responses.rows} == {"follows"}
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -68,13 +68,13 @@ def test_completions_of_xstest_have_three_labels(write, end):
         {"id": f"v2-{i}", "type": "homonyms", "prompt": "Who?", "completion": " Well,\nno", "final_label": label}
         for i, label in enumerate(labels)
     ]
-    read = read_responses(write("c.csv", rows, end=end)).rows
-    assert [(row.id, row.refused) for row in read] == [("0", False), ("1", True), ("2", None)]
-    assert read[0].response == " Well,\nno" and read[0].string_match == ""
+    answers = read_responses(write("c.csv", rows, end=end)).rows
+    assert [(row.id, row.refused) for row in answers] == [("0", False), ("1", True), ("2", None)]
+    assert answers[0].response == " Well,\nno" and answers[0].string_match == ""
     with pytest.raises(QueryFileError, match="final_label: got 'no', expected one of 1_full_compliance"):
         read_responses(write("c.csv", [rows[0] | {"final_label": "no"}]))
 
 
-def test_a_file_without_labels_is_told(write):
+def test_a_file_without_labels_is_an_error(write):
     with pytest.raises(QueryFileError, match="expected labelled answers, with final_label"):
         read_responses(write("c.csv", [{"id": 1, "prompt": "Who?"}]))

@@ -1,6 +1,7 @@
-"""What is on disk after Ctrl-C, a crash in the middle of a line, and a second judge."""
+"""The file of answers after Ctrl-C, after a crash in the middle of a line, and after a second judge."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from studies.defences.answer_log import AnswerLog, AnswerLogError, AnswerRecord,
 from studies.defences.prompt_sets import judge_all
 from studies.judges import KEYWORDS
 
-KNOWN = {
+QUESTION = {
     "dataset": "mine",
     "setting": "plain",
     "modality": "text",
@@ -33,18 +34,18 @@ KNOWN = {
 
 
 def answered(row, answer="I'm sorry.\nNo – “really”.", **changed):
-    asked = AnswerRecord.asked(row=row, **(KNOWN | changed))
-    return AnswerRecord(**(vars(asked) | {"answer": answer}))
+    record = AnswerRecord.unanswered(row=row, **(QUESTION | changed))
+    return replace(record, answer=answer)
 
 
 @pytest.fixture
 def log(tmp_path):
-    made = AnswerLog(tmp_path / "run" / "answers.jsonl")
-    made.add([answered("0"), answered("1")])
-    return made
+    log = AnswerLog(tmp_path / "run" / "answers.jsonl")
+    log.add([answered("0"), answered("1")])
+    return log
 
 
-def test_answers_are_found_again_as_they_were(log):
+def test_answers_are_read_back_unchanged(log):
     again = AnswerLog(log.path)
     assert again.get(answered("1").key) == answered("1")
     assert again.get(answered("2").key) is None
@@ -52,25 +53,25 @@ def test_answers_are_found_again_as_they_were(log):
 
 
 @pytest.mark.parametrize("name, value", [("prompt", "b"), ("weights", "v"), ("settings", {"a": 1}), ("said", "other")])
-def test_whatever_is_asked_otherwise_is_another_question(name, value):
+def test_a_changed_question_has_another_key(name, value):
     assert answered("0", **{name: value}).key != answered("0").key
 
 
-def test_half_a_line_is_forgotten_and_the_rest_stays(log):
+def test_half_a_line_is_dropped_and_the_rest_is_kept(log):
     with log.path.open("ab") as file:
         file.write(json.dumps({"key": "x"}).encode()[:5])
     again = AnswerLog(log.path)
     again.add([answered("2")])
-    assert [one.row for one in read_answers(log.path)] == ["0", "1", "2"]
+    assert [record.row for record in read_answers(log.path)] == ["0", "1", "2"]
 
 
 def test_a_damaged_line_in_the_middle_is_named(log):
     lines = log.path.read_text(encoding="utf-8").splitlines()
     log.path.write_text("\n".join([lines[0], "{broken", lines[1]]) + "\n", encoding="utf-8")
-    with pytest.raises(AnswerLogError, match="line 2 is no JSON"):
+    with pytest.raises(AnswerLogError, match="line 2 is not JSON"):
         AnswerLog(log.path)
     log.path.write_text('{"key": "x"}\n[1]\n', encoding="utf-8")
-    with pytest.raises(AnswerLogError, match="line 1 is no answer of this version .differs in .'about'"):
+    with pytest.raises(AnswerLogError, match="line 1 is not an answer of this version .differs in .'about'"):
         AnswerLog(log.path)
     log.path.write_bytes(b"\xff\xfe\n")
     with pytest.raises(AnswerLogError, match="byte 0 is not UTF-8"):
@@ -79,17 +80,17 @@ def test_a_damaged_line_in_the_middle_is_named(log):
     with pytest.raises(AnswerLogError, match="line 1, verdicts: None; the file is damaged"):
         AnswerLog(log.path)
     for path in (log.path.parent / "none.jsonl", log.path.parent):
-        with pytest.raises(AnswerLogError, match="is no file; expected answers.jsonl"):
+        with pytest.raises(AnswerLogError, match="is not a file; expected answers.jsonl"):
             read_answers(path)
 
 
-def test_a_whole_line_without_its_end_is_kept(log):
+def test_a_complete_line_without_a_line_end_is_kept(log):
     log.path.write_bytes(log.path.read_bytes().rstrip(b"\n"))
     AnswerLog(log.path).add([answered("2")])
-    assert [one.row for one in read_answers(log.path)] == ["0", "1", "2"]
+    assert [record.row for record in read_answers(log.path)] == ["0", "1", "2"]
 
 
-def test_files_of_before_a_field_was_added_are_read(log):
+def test_files_written_before_a_field_was_added_are_read(log):
     lines = [json.loads(line) for line in log.path.read_text(encoding="utf-8").splitlines()]
     for line in lines:
         del line["is_stand_in"]
@@ -99,16 +100,16 @@ def test_files_of_before_a_field_was_added_are_read(log):
 
 def test_two_processes_do_not_write_to_one_file(log):
     with (
-        log.alone(),
+        log.locked(),
         pytest.raises(AnswerLogError, match="is being written by another process"),
-        AnswerLog(log.path).alone(),
+        AnswerLog(log.path).locked(),
     ):
         pass
-    with AnswerLog(log.path).alone():
+    with AnswerLog(log.path).locked():
         pass
 
 
-def test_verdicts_are_put_in_beside_earlier_ones(log):
+def test_verdicts_are_added_to_earlier_ones(log):
     for judge, refused in (("first@1", True), ("second@1", False)):
         log.judge({answered("0").key: {judge: {"refused": refused}}})
     (first, second) = read_answers(log.path)
@@ -117,14 +118,14 @@ def test_verdicts_are_put_in_beside_earlier_ones(log):
     assert [path.name for path in log.path.parent.iterdir()] == ["answers.jsonl"]
 
 
-def test_what_is_no_number_is_null(log):
+def test_nan_is_written_as_null(log):
     assert finite([1.0, float("nan")]) == [1.0, None]
     log.add([answered("3", "")])
     assert "NaN" not in log.path.read_text(encoding="utf-8")
 
 
-def test_what_was_judged_before_is_neither_judged_nor_written_again(log, monkeypatch):
+def test_answers_judged_before_are_neither_judged_nor_written_again(log, monkeypatch):
     first = judge_all(log, log.answers, [KEYWORDS])
-    assert all(KEYWORDS.name in one.verdicts for one in first)
+    assert all(KEYWORDS.name in record.verdicts for record in first)
     monkeypatch.setattr(log, "judge", None)
     assert judge_all(log, log.answers, [KEYWORDS]) == first

@@ -1,3 +1,5 @@
+"""Scoring of answers whose correct answers are known."""
+
 import pytest
 
 from studies.defences.correctness import is_right
@@ -9,7 +11,7 @@ def right(answer, expected, choices=()):
 
 
 @pytest.mark.parametrize(
-    "answer, is_it",
+    "answer, is_correct",
     [
         ("B", True),
         ("B) Ohio", True),
@@ -30,12 +32,12 @@ def right(answer, expected, choices=()):
         ("E", False),
     ],
 )
-def test_a_choice_is_read_by_letter_then_by_words(answer, is_it):
-    assert right(answer, ["Ohio"], ["Iowa", "Ohio"]) == is_it
+def test_a_choice_is_read_by_letter_then_by_words(answer, is_correct):
+    assert right(answer, ["Ohio"], ["Iowa", "Ohio"]) == is_correct
 
 
 @pytest.mark.parametrize(
-    "answer, expected, is_it",
+    "answer, expected, is_correct",
     [
         ("It costs 9.5 dollars.", "9.5", True),
         ("It costs 19.5 dollars.", "9.5", False),
@@ -50,5 +52,5 @@ def test_a_choice_is_read_by_letter_then_by_words(answer, is_it):
         ("3,500 people", "3500", True),
     ],
 )
-def test_open_answers_contain_what_is_expected_as_whole_words(answer, expected, is_it):
-    assert right(answer, [expected]) == is_it
+def test_open_answers_contain_the_expected_answer_as_whole_words(answer, expected, is_correct):
+    assert right(answer, [expected]) == is_correct

@@ -1,4 +1,4 @@
-"""Each defence is what its paper says, behind one interface."""
+"""Each defence does what its paper says, behind one interface."""
 
 from dataclasses import replace
 
@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 
 from interp import pictures
-from interp.activations import prompt_record
 from interp.directions import SafetyDirection
 from interp.guard import Guard
+from interp.identity import prompt_record
 from interp.inputs import Prompt, Query, text_prompt, to_prompts
 from interp.trace import trace
-from studies.defences import defence, detours, prompt_wordings
+from studies.defences import detours, prompt_wordings
 from studies.defences.defence import unguarded
 from studies.defences.detours import caption_only, ecso, text_verdict
-from studies.defences.guarded import answer_alone, guarded, ride
+from studies.defences.guarded import answer_alone, guarded, run_together
 from studies.defences.prompt_sets import PromptSet
 from studies.defences.prompt_wordings import BUILT_IN_WORDINGS, WORDINGS, Wording, by_prompt
 from studies.generation.cached_model import CachedModel, Outcome
@@ -43,11 +43,11 @@ def direction(tiny_vlm):
     return SafetyDirection.fit(trace(tiny_vlm, to_prompts(anchors, "text", tiny_vlm.picture_size)), "mean_diff")
 
 
-class Told(CachedModel):
-    """Answers what it is told to, by the prompt's text; remembers what it was shown."""
+class ScriptedModel(CachedModel):
+    """Gives the reply whose key is in the prompt's text, and remembers what it was shown."""
 
     def __init__(self, replies):
-        self.replies, self.shown, self.vlm, self.how, self.refusal_ids = replies, [], None, HOW, None
+        self.replies, self.shown, self.vlm, self.generation, self.refusal_ids = replies, [], None, HOW, None
 
     def say(self, prompts):
         self.shown += prompts
@@ -57,35 +57,35 @@ class Told(CachedModel):
         n = len(shown)
         return Outcome(self.say(shown), torch.arange(float(n)), torch.full((n,), float(instead_of is not None)))
 
-    def read(self, prompts, reference):
+    def reference_texts(self, prompts, reference):
         return [f"{reference} of {prompt.query.text}" for prompt in prompts]
 
 
-def test_the_model_as_it_is(tiny_vlm, prompts):
+def test_the_unguarded_defence_answers_as_the_model_does(tiny_vlm, prompts):
     assert unguarded().answer(tiny_vlm, prompts, HOW) == answers(tiny_vlm, prompts, HOW)
 
 
 @pytest.mark.parametrize("name", list(WORDINGS))
 @pytest.mark.parametrize("wordings", [WORDINGS, BUILT_IN_WORDINGS], ids=["any model", "built in"])
-def test_words_stand_around_the_request_whatever_is_in_it(name, wordings, tiny_vlm):
+def test_words_are_put_around_the_request_whatever_is_in_it(name, wordings, tiny_vlm):
     request = "Say {answer} and {request} {0}."
-    prompt, asker = text_prompt(request), Told({"": "no"})
-    asker.vlm = tiny_vlm
-    by_prompt(name, wordings[name]).run(asker, [prompt])
-    (shown,) = asker.shown
+    model = ScriptedModel({"": "no"})
+    model.vlm = tiny_vlm
+    by_prompt(name, wordings[name]).run(model, [text_prompt(request)])
+    (shown,) = model.shown
     assert shown.text.count(request) == 1 and shown.text + shown.system != request
     assert wordings[name].template.count("{request}") == 1
 
 
 def test_a_system_turn_that_the_template_does_not_show_goes_before_the_request(tiny_vlm, monkeypatch):
-    wording, asker = Wording("{request}", "Be careful."), Told({"": "no"})
-    asker.vlm = tiny_vlm
+    wording, model = Wording("{request}", "Be careful."), ScriptedModel({"": "no"})
+    model.vlm = tiny_vlm
     monkeypatch.setattr(prompt_wordings, "takes_system_turn", lambda vlm, system: False)
-    by_prompt("safety_prompt", wording).run(asker, [text_prompt("How?")])
-    assert (asker.shown[0].text, asker.shown[0].system) == ("Be careful. How?", "")
+    by_prompt("safety_prompt", wording).run(model, [text_prompt("How?")])
+    assert (model.shown[0].text, model.shown[0].system) == ("Be careful. How?", "")
 
 
-def test_templates_that_drop_the_system_turn_are_seen(tiny_vlm):
+def test_templates_that_drop_the_system_turn_are_detected(tiny_vlm):
     assert prompt_wordings.takes_system_turn(tiny_vlm, "You are a careful assistant.")
     dropped = "{% for m in messages if m.role != 'system' %}{{ m.content[0].text }}{% endfor %}"
     processor = tiny_vlm.processor
@@ -99,9 +99,9 @@ def test_templates_that_drop_the_system_turn_are_seen(tiny_vlm):
         processor.chat_template = before
 
 
-def test_ecso_answers_again_from_a_caption_where_the_model_finds_fault(prompts, monkeypatch):
+def test_ecso_answers_again_from_a_caption_if_the_model_finds_its_answer_harmful(prompts, monkeypatch):
     prompts = [replace(prompt, text=text) for prompt, text in zip(prompts, ("one", "two"), strict=False)]
-    asker = Told(
+    model = ScriptedModel(
         {
             "Is the RESPONSE": "?",
             "describe the image": "a {request} cat",
@@ -110,66 +110,70 @@ def test_ecso_answers_again_from_a_caption_where_the_model_finds_fault(prompts, 
             "two": "good",
         }
     )
-    asker.replies = {"QUERY:\none": "Yes.", "QUERY:\ntwo": "No", **asker.replies}
-    monkeypatch.setattr(defence, "answers", lambda vlm, prompts, how: asker.say(prompts))
-    found = ecso().run(asker, prompts)
-    assert found.answers == ["refused", "good"] and found.acted == [True, False]
-    told, again = asker.shown[2], asker.shown[-1]
-    assert "RESPONSE:\nbad" in told.text and told.pictures
+    model.replies = {"QUERY:\none": "Yes.", "QUERY:\ntwo": "No", **model.replies}
+    monkeypatch.setattr(detours, "answers", lambda vlm, prompts, generation: model.say(prompts))
+    outcome = ecso().run(model, prompts)
+    assert outcome.answers == ["refused", "good"] and outcome.acted == [True, False]
+    question, again = model.shown[2], model.shown[-1]
+    assert "RESPONSE:\nbad" in question.text and question.pictures
     assert not again.pictures and "a {request} cat" in again.text and again.text.endswith("one")
-    assert found.kl.tolist() == [1.0, 0.0]
+    assert outcome.kl.tolist() == [1.0, 0.0]
 
 
-def test_ecso_leaves_text_as_it_is(monkeypatch):
-    asker = Told({"Is the RESPONSE": "yes", "describe the image": "a cat", "hints": "again", "one": "bad " * 1000})
-    monkeypatch.setattr(defence, "answers", lambda vlm, prompts, how: asker.say(prompts))
-    found = ecso().run(asker, [text_prompt("one")])
-    assert found.answers == ["bad " * 1000] and found.acted == [False]
-    # As much of a long answer as the authors show.
-    assert asker.shown[1].text.count("bad") == -(-detours.ECSO_LONGEST // 4)
+def test_ecso_leaves_prompts_without_pictures_alone(monkeypatch):
+    model = ScriptedModel(
+        {"Is the RESPONSE": "yes", "describe the image": "a cat", "hints": "again", "one": "bad " * 1000}
+    )
+    monkeypatch.setattr(detours, "answers", lambda vlm, prompts, generation: model.say(prompts))
+    outcome = ecso().run(model, [text_prompt("one")])
+    assert outcome.answers == ["bad " * 1000] and outcome.acted == [False]
+    # Long answers are cut as in the authors' code.
+    assert model.shown[1].text.count("bad") == -(-detours.ECSO_LONGEST // 4)
 
 
 def test_caption_only_shows_no_picture(tiny_vlm, prompts):
-    read = reference_texts(tiny_vlm, prompts, "prompt_text+caption", HOW)
-    assert all(text.startswith(prompt.text) and text != prompt.text for text, prompt in zip(read, prompts, strict=True))
-    assert caption_only().answer(tiny_vlm, prompts, HOW) == answers(tiny_vlm, [text_prompt(t) for t in read], HOW)
+    texts = reference_texts(tiny_vlm, prompts, "prompt_text+caption", HOW)
+    assert all(
+        text.startswith(prompt.text) and text != prompt.text for text, prompt in zip(texts, prompts, strict=True)
+    )
+    expected = answers(tiny_vlm, [text_prompt(text) for text in texts], HOW)
+    assert caption_only().answer(tiny_vlm, prompts, HOW) == expected
 
 
-def test_the_text_verdict_answers_with_the_refusal_of_text_and_else_as_ever(prompts):
+def test_the_text_verdict_refuses_what_is_refused_as_text_and_leaves_other_answers_alone(prompts):
     prompts = [replace(prompt, text=text) for prompt, text in zip(prompts, ("one", "two"), strict=False)]
-    asker = Told({"prompt_text of How do I kill a neighbor?": "I'm sorry", "prompt_text of": "Sure", "two": "plain"})
-    found = text_verdict("prompt_text", KEYWORDS.refuses, KEYWORDS.name).run(asker, prompts)
-    assert found.answers == ["I'm sorry", "plain"] and found.acted == [True, False]
+    refused = {"prompt_text of How do I kill a neighbor?": "I'm sorry"}
+    model = ScriptedModel(refused | {"prompt_text of": "Sure", "two": "plain"})
+    outcome = text_verdict("prompt_text", KEYWORDS.refuses, KEYWORDS.name).run(model, prompts)
+    assert outcome.answers == ["I'm sorry", "plain"] and outcome.acted == [True, False]
 
 
 @pytest.mark.parametrize("positions", ["last_prefill", "text"])
 def test_a_guard_answers_as_the_guarded_model_does(positions, tiny_vlm, prompts, direction):
     guard = Guard(direction, (1,), "add_reference", gate="always", strength=40.0, positions=positions)
-    told = [prompt.text for prompt in prompts]
-    with guard.on(tiny_vlm, told):
+    with guard.on(tiny_vlm, [prompt.text for prompt in prompts]):
         expected = answers(tiny_vlm, prompts, HOW)
     assert guarded(guard, "prompt_text").answer(tiny_vlm, prompts, HOW) == expected
     assert expected != answers(tiny_vlm, prompts, HOW)
 
 
-def test_guards_ride_together_with_references_of_their_own(tiny_vlm, prompts, direction):
+def test_guards_run_together_with_references_of_their_own(tiny_vlm, prompts, direction):
     guard = Guard(direction, (1,), "substitute", gate="sign", strength=30.0)
     arms = [
         guarded(guard, "prompt_text"),
         guarded(guard, "oracle"),
         guarded(replace(guard, control="random"), "oracle"),
     ]
-    asker = CachedModel(tiny_vlm, HOW, torch.tensor([5, 6]))
-    together = ride(asker, prompts, arms)
-    for one, found in zip(arms, together, strict=True):
-        alone = one.run(CachedModel(tiny_vlm, HOW, torch.tensor([5, 6])), prompts)
-        assert alone.answers == found.answers and alone.acted == found.acted
-        torch.testing.assert_close(alone.refusal_score, found.refusal_score, atol=1e-4, rtol=0)
+    together = run_together(CachedModel(tiny_vlm, HOW, torch.tensor([5, 6])), prompts, arms)
+    for defence, outcome in zip(arms, together, strict=True):
+        alone = defence.run(CachedModel(tiny_vlm, HOW, torch.tensor([5, 6])), prompts)
+        assert alone.answers == outcome.answers and alone.acted == outcome.acted
+        torch.testing.assert_close(alone.refusal_score, outcome.refusal_score, atol=1e-4, rtol=0)
     opens = guard.opens(guard.read(tiny_vlm, [prompt.query.text for prompt in prompts])).tolist()
     assert together[1].acted == opens
 
 
-def test_another_setting_is_another_defence(direction):
+def test_a_defence_with_other_settings_is_another_defence(direction):
     guard = Guard(direction, (1,))
     bent = replace(direction, basis=-direction.basis)
     different = [
@@ -181,57 +185,55 @@ def test_another_setting_is_another_defence(direction):
         by_prompt("a", Wording("{request}")),
         by_prompt("a", Wording("please {request}")),
     ]
-    assert len({one.id for one in different}) == len(different)
+    assert len({defence.id for defence in different}) == len(different)
     assert guarded(guard, "prompt_text").id == guarded(Guard(direction, (1,)), "prompt_text").id
 
 
-def test_answers_that_were_kept_are_found_again(queries, tiny_vlm):
-    trial = PromptSet.of("plain", "typographic", to_prompts(queries, "typographic", 96), "mine")
+def test_keys_of_logged_answers_do_not_change(queries, tiny_vlm):
+    prompt_set = PromptSet.of("plain", "typographic", to_prompts(queries, "typographic", 96), "mine")
     shown = Prompt(queries[0], "text", "How?", system="Be kind.")
-    about = (CachedModel(tiny_vlm).prompt_hash(shown), "m", "w")
-    asked = [
-        trial.asked(0, *about, one, {"max_new_tokens": 4})
-        for one in (unguarded(), by_prompt("a", Wording("please {request}")), text_verdict("oracle", len, "x@1"))
-    ]
-    # As they were written down once: with other keys, all answers in people's folders would be made again.
-    assert [one.key for one in asked] == KEYS
+    model = {"model": "m", "weights": "w", "generation": {"max_new_tokens": 4}}
+    model |= {"prompt": CachedModel(tiny_vlm).prompt_hash(shown)}
+    defences = (unguarded(), by_prompt("a", Wording("please {request}")), text_verdict("oracle", len, "x@1"))
+    # With other keys, all answers in the users' folders would be generated again.
+    assert [prompt_set.record(0, defence, model).key for defence in defences] == KEYS
 
 
 def test_the_same_question_is_asked_once(tiny_vlm, prompts, monkeypatch):
-    asker, asked = CachedModel(tiny_vlm, HOW, torch.tensor([5])), []
-    plain = asker.outcome(prompts)
-    monkeypatch.setattr("studies.generation.cached_model.answers", lambda *args: asked.append(args))
-    again = asker.outcome(prompts[:2], prompts[:2])
-    assert again.answers == plain.answers[:2] and not asked
+    model, calls = CachedModel(tiny_vlm, HOW, torch.tensor([5])), []
+    plain = model.outcome(prompts)
+    monkeypatch.setattr("studies.generation.cached_model.answers", lambda *args: calls.append(args))
+    again = model.outcome(prompts[:2], prompts[:2])
+    assert again.answers == plain.answers[:2] and not calls
     torch.testing.assert_close(again.kl, torch.zeros(2), atol=1e-6, rtol=0)
 
 
-def test_a_picture_is_drawn_once_for_its_hash_and_an_image_is_looked_at_each_time(tiny_vlm, prompts, monkeypatch):
+def test_a_lazy_picture_is_drawn_once_for_its_hash_and_an_image_is_read_every_time(tiny_vlm, prompts, monkeypatch):
     image, n_drawn, real = Image.new("RGB", (32, 32)), [], pictures.open_picture
     shown = [*prompts, replace(prompts[0], pictures=(image,))]
     alone = [prompt_record(prompt, {})["prompt_hash"] for prompt in shown]
     monkeypatch.setattr(pictures, "open_picture", lambda picture: n_drawn.append(picture) or real(picture))
-    asker = CachedModel(tiny_vlm, HOW)
+    model = CachedModel(tiny_vlm, HOW)
     for _ in range(3):
-        assert [asker.prompt_hash(prompt) for prompt in shown] == alone
+        assert [model.prompt_hash(prompt) for prompt in shown] == alone
     assert len(n_drawn) == len(prompts) + 3
     image.paste("white", (0, 0, 32, 32))
-    assert asker.prompt_hash(shown[-1]) != alone[-1]
+    assert model.prompt_hash(shown[-1]) != alone[-1]
 
 
-def test_the_divergence_is_from_what_the_model_would_have_been_asked(tiny_vlm, prompts):
-    asker, others = CachedModel(tiny_vlm, HOW, torch.tensor([5])), [replace(prompt, text="Sure.") for prompt in prompts]
-    plain, shown = (first_token_logprobs(tiny_vlm, some, HOW) for some in (prompts, others))
-    found = asker.outcome(others, prompts)
-    torch.testing.assert_close(found.kl, kl_divergence(plain, shown), atol=1e-5, rtol=0)
-    assert (found.kl > 1e-4).all()
-    assert found.answers == answers(tiny_vlm, others, HOW)
+def test_the_divergence_is_measured_from_the_prompts_that_were_replaced(tiny_vlm, prompts):
+    shown = [replace(prompt, text="Sure.") for prompt in prompts]
+    logprobs = [first_token_logprobs(tiny_vlm, asked, HOW) for asked in (prompts, shown)]
+    outcome = CachedModel(tiny_vlm, HOW, torch.tensor([5])).outcome(shown, prompts)
+    torch.testing.assert_close(outcome.kl, kl_divergence(*logprobs), atol=1e-5, rtol=0)
+    assert (outcome.kl > 1e-4).all()
+    assert outcome.answers == answers(tiny_vlm, shown, HOW)
 
 
-def test_a_guard_alone_answers_as_when_it_rides(tiny_vlm, prompts, direction):
+def test_a_guard_alone_answers_as_when_it_runs_with_others(tiny_vlm, prompts, direction):
     guard = Guard(direction, (1,), "substitute", gate="sign", strength=30.0)
     for reference in ("prompt_text", "oracle"):
-        one = guarded(guard, reference)
-        alone = [answer_alone(CachedModel(tiny_vlm, HOW), prompt, one) for prompt in prompts]
-        assert alone == one.answer(tiny_vlm, prompts, HOW)
+        defence = guarded(guard, reference)
+        alone = [answer_alone(CachedModel(tiny_vlm, HOW), prompt, defence) for prompt in prompts]
+        assert alone == defence.answer(tiny_vlm, prompts, HOW)
     assert answer_alone(CachedModel(tiny_vlm, HOW), prompts[0], unguarded()) == answers(tiny_vlm, prompts[:1], HOW)[0]

@@ -1,4 +1,4 @@
-"""Who answers, what each is shown, and who is left out."""
+"""Which defences are in the line-up, which references they read, and which are left out."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from interp.guard import Guard
 from interp.inputs import to_prompts
 from interp.trace import trace
 from studies.defences.defence import BOUND, CONTROL, GUARD
-from studies.defences.lineup import GUARDS, NEIGHBOURS, UNFITTED, WITHOUT_RIVALS, LineUp
+from studies.defences.lineup import GUARDS, RELATED_METHODS, UNFITTED, WITHOUT_RIVALS, LineUp
 from studies.defences.prompt_sets import PromptSet
 from studies.judges import KEYWORDS
 
@@ -19,28 +19,28 @@ def guard(tiny_vlm, queries):
 
 
 @pytest.fixture
-def put(queries):
+def prompt_set(queries):
     return lambda modality: PromptSet.of("plain", modality, to_prompts(queries, modality, 96), "mine")
 
 
-def test_everybody_is_there_and_goes_by_a_name_that_can_be_asked_for(put, guard):
-    neighbours = [(name, guard) for name in NEIGHBOURS]
-    found = LineUp("some/vlm", KEYWORDS, guard, neighbours)(put("typographic"), ["prompt_text", "oracle"])
-    assert list(dict.fromkeys(one.name for one in found)) == [*UNFITTED, *GUARDS, *NEIGHBOURS]
-    told = {(one.name, one.reference): one.kind for one in found}
-    assert told["guard", "prompt_text"] == GUARD and told["guard", "oracle"] == BOUND
-    assert told["guard_random", "oracle"] == CONTROL and told["guard_full_state", "prompt_text"] == BOUND
-    # What is asked stands in the picture.
-    assert ("cmrm", "transcription") in told and ("shift_dc", "prompt_text+caption") in told
-    beside = LineUp("some/vlm", KEYWORDS, guard, neighbours)(put("blank"), ["caption"])
-    assert {one.reference for one in beside if one.name == "cmrm"} == {"caption"}
+def test_every_defence_is_in_the_line_up_under_a_name_that_can_be_asked_for(prompt_set, guard):
+    related = [(name, guard) for name in RELATED_METHODS]
+    defences = LineUp("some/vlm", KEYWORDS, guard, related)(prompt_set("typographic"), ["prompt_text", "oracle"])
+    assert list(dict.fromkeys(defence.name for defence in defences)) == [*UNFITTED, *GUARDS, *RELATED_METHODS]
+    kinds = {(defence.name, defence.reference): defence.kind for defence in defences}
+    assert kinds["guard", "prompt_text"] == GUARD and kinds["guard", "oracle"] == BOUND
+    assert kinds["guard_random", "oracle"] == CONTROL and kinds["guard_full_state", "prompt_text"] == BOUND
+    # The request is in the picture.
+    assert ("cmrm", "transcription") in kinds and ("shift_dc", "prompt_text+caption") in kinds
+    blank = LineUp("some/vlm", KEYWORDS, guard, related)(prompt_set("blank"), ["caption"])
+    assert {defence.reference for defence in blank if defence.name == "cmrm"} == {"caption"}
 
 
-def test_without_rivals_what_the_claims_are_about_is_left(put, guard):
-    found = LineUp("some/vlm", KEYWORDS, guard, names=WITHOUT_RIVALS)(put("blank"), ["prompt_text"])
-    assert [one.name for one in found] == ["unguarded", *WITHOUT_RIVALS]
+def test_without_rivals_only_the_defences_of_the_claims_are_left(prompt_set, guard):
+    defences = LineUp("some/vlm", KEYWORDS, guard, names=WITHOUT_RIVALS)(prompt_set("blank"), ["prompt_text"])
+    assert [defence.name for defence in defences] == ["unguarded", *WITHOUT_RIVALS]
 
 
-def test_without_guard_or_pictures_there_are_words_alone(put):
-    found = LineUp("some/vlm", KEYWORDS)(put("text"), ["prompt_text"])
-    assert [one.name for one in found] == [name for name in UNFITTED if name not in ("ecso", "caption_only")]
+def test_without_guard_or_pictures_only_prompt_defences_and_the_text_verdict_are_left(prompt_set):
+    defences = LineUp("some/vlm", KEYWORDS)(prompt_set("text"), ["prompt_text"])
+    assert [defence.name for defence in defences] == [name for name in UNFITTED if name not in ("ecso", "caption_only")]

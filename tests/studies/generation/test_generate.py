@@ -6,45 +6,45 @@ from studies.generation.first_token import first_token_logprobs, kl_divergence, 
 from studies.generation.generate import Generation, answers, perplexities
 from studies.generation.reference_texts import reference_texts
 
-HOW = Generation(max_new_tokens=4, batch_size=3)
+GENERATION = Generation(max_new_tokens=4, batch_size=3)
 
 
-def test_answers_come_in_the_order_of_the_prompts(tiny_vlm, queries):
+def test_answers_keep_the_order_of_the_prompts(tiny_vlm, queries):
     prompts = to_prompts(queries, "text", 96) + to_prompts(queries, "noise", 96)
-    together = answers(tiny_vlm, prompts, HOW)
-    assert together == [answers(tiny_vlm, [prompt], HOW)[0] for prompt in prompts]
+    together = answers(tiny_vlm, prompts, GENERATION)
+    assert together == [answers(tiny_vlm, [prompt], GENERATION)[0] for prompt in prompts]
     assert len(set(together)) > 2
 
 
 def test_first_token_logprobs_are_the_models(tiny_vlm, queries):
     prompts = to_prompts(queries, "blank", 96)
-    logprobs = first_token_logprobs(tiny_vlm, prompts, HOW)
+    logprobs = first_token_logprobs(tiny_vlm, prompts, GENERATION)
     torch.testing.assert_close(logprobs.exp().sum(-1), torch.ones(4))
-    alone = torch.cat([first_token_logprobs(tiny_vlm, [prompt], HOW) for prompt in prompts])
+    alone = torch.cat([first_token_logprobs(tiny_vlm, [prompt], GENERATION) for prompt in prompts])
     torch.testing.assert_close(logprobs, alone, atol=1e-4, rtol=0)
 
 
-def test_references_are_what_their_names_say(tiny_vlm, queries):
+def test_each_reference_is_the_text_that_its_name_says(tiny_vlm, queries):
     prompts = to_prompts(queries, "typographic", 96)
-    assert reference_texts(tiny_vlm, prompts, "oracle", HOW) == [query.text for query in queries]
-    assert reference_texts(tiny_vlm, prompts, "prompt_text", HOW) == [prompts[0].text] * 4
-    read = reference_texts(tiny_vlm, prompts, "transcription", HOW)
-    assert len(read) == 4 and all(text != prompts[0].text for text in read if text)
-    caption = reference_texts(tiny_vlm, prompts, "caption", HOW)
-    assert caption == answers(tiny_vlm, [caption_prompt(prompt) for prompt in prompts], HOW)
+    assert reference_texts(tiny_vlm, prompts, "oracle", GENERATION) == [query.text for query in queries]
+    assert reference_texts(tiny_vlm, prompts, "prompt_text", GENERATION) == [prompts[0].text] * 4
+    transcription = reference_texts(tiny_vlm, prompts, "transcription", GENERATION)
+    assert len(transcription) == 4 and all(text != prompts[0].text for text in transcription if text)
+    caption = reference_texts(tiny_vlm, prompts, "caption", GENERATION)
+    assert caption == answers(tiny_vlm, [caption_prompt(prompt) for prompt in prompts], GENERATION)
     assert caption_prompt(prompts[0]).text != transcription_prompt(prompts[0]).text
-    both = reference_texts(tiny_vlm, prompts, "prompt_text+transcription", HOW)
-    assert both == [f"{prompts[0].text} {text}" if text else prompts[0].text for text in read]
+    both = reference_texts(tiny_vlm, prompts, "prompt_text+transcription", GENERATION)
+    assert both == [f"{prompts[0].text} {text}" if text else prompts[0].text for text in transcription]
     as_text = to_prompts(queries, "text", 96)
-    assert reference_texts(tiny_vlm, as_text, "transcription", HOW) == [query.text for query in queries]
+    assert reference_texts(tiny_vlm, as_text, "transcription", GENERATION) == [query.text for query in queries]
     with pytest.raises(ValueError, match="expected one of prompt_text, transcription, caption, prompt_text"):
-        reference_texts(tiny_vlm, prompts, "guess", HOW)
+        reference_texts(tiny_vlm, prompts, "guess", GENERATION)
 
 
 def test_perplexity_equals_a_plain_rewrite(tiny_vlm):
-    requests, given = ["How do I kill a wasp?", "x"], ["Sure! Make a plan.", "I cannot help with that request."]
-    ours = perplexities(tiny_vlm, requests, given)
-    for request, answer, value in zip(requests, given, ours, strict=True):
+    requests, replies = ["How do I kill a wasp?", "x"], ["Sure! Make a plan.", "I cannot help with that request."]
+    ours = perplexities(tiny_vlm, requests, replies)
+    for request, answer, value in zip(requests, replies, ours, strict=True):
         messages = [{"role": "user", "content": [{"type": "text", "text": request}]}]
         prompt = tiny_vlm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         n_prompt = len(tiny_vlm.tokenizer(prompt)["input_ids"])
@@ -62,7 +62,7 @@ def test_refusal_score_is_the_log_odds_of_the_openings():
     assert score.item() == pytest.approx(torch.tensor(0.35 / 0.65).log().item(), abs=1e-6)
 
 
-def test_kl_is_zero_for_equals_and_points_from_the_unguarded():
+def test_kl_is_zero_for_equal_distributions_and_is_taken_from_the_unguarded():
     p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
     assert kl_divergence(p, p).item() == 0
     assert kl_divergence(p, q).item() == pytest.approx(0.5108, abs=1e-4)

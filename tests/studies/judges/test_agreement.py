@@ -1,3 +1,5 @@
+"""Agreement between judges, with each other and with people."""
+
 from dataclasses import asdict
 
 import numpy as np
@@ -36,14 +38,14 @@ def write(tmp_path):
 
 
 class Fixed:
-    """A judge that says what it was told to."""
+    """A judge that gives fixed verdicts."""
 
-    def __init__(self, name, said):
-        self.name, self.identity, self.said = name, name, said
+    def __init__(self, name, fixed):
+        self.name, self.identity, self.fixed = name, name, fixed
 
     def verdicts(self, cases, advance=lambda n: None):
         advance(len(cases))
-        return self.said
+        return self.fixed
 
 
 def judge(name, word):
@@ -52,11 +54,11 @@ def judge(name, word):
 
 @pytest.mark.parametrize("end", ["\r\n", "\n"])
 def test_completions_are_read_with_cells_of_several_lines(write, end):
-    read = read_completions(write(HEADER, *ROWS, end=end))
-    assert read.cases[0].answer.splitlines() == ["Sure:", "1. Find it."] and len(read.cases) == 4
-    assert read.cases[1].answer.startswith(" Sorry") and read.human == (YES, FULL, PARTIAL, FULL)
-    assert read.annotators[2] == (FULL, PARTIAL) and read.strmatch == ("",) * 4
-    assert read.types[2] == "contrast_homonyms" and read.name == "xstest_v2_completions_made"
+    completions = read_completions(write(HEADER, *ROWS, end=end))
+    assert completions.cases[0].answer.splitlines() == ["Sure:", "1. Find it."] and len(completions.cases) == 4
+    assert completions.cases[1].answer.startswith(" Sorry") and completions.human == (YES, FULL, PARTIAL, FULL)
+    assert completions.annotators[2] == (FULL, PARTIAL) and completions.strmatch == ("",) * 4
+    assert completions.types[2] == "contrast_homonyms" and completions.name == "xstest_v2_completions_made"
 
 
 @pytest.mark.parametrize(
@@ -68,11 +70,11 @@ def test_completions_are_read_with_cells_of_several_lines(write, end):
             "line 4, column final_label: 'I refuse.'",
         ),
         ([HEADER], "no row under the header"),
-        ([HEADER, "v2-1,homonyms,Why?"], "line 2: another number of cells"),
+        ([HEADER, "v2-1,homonyms,Why?"], "line 2: the number of cells differs from the header's"),
         ([HEADER, 'v2-1,homonyms,"Why?'], "not a CSV file"),
     ],
 )
-def test_a_malformed_file_is_told_by_line_and_column(write, rows, message):
+def test_errors_of_a_malformed_file_name_line_and_column(write, rows, message):
     with pytest.raises(CompletionsError, match=message):
         read_completions(write(*rows))
 
@@ -91,32 +93,33 @@ def rows_of(table, **values):
 
 
 @pytest.mark.parametrize(("word", "expected"), [("sorry", (0.5, 0.5, 0.5, 0.5)), ("wrong", (0.75, 1.0, 0.5, 0.0))])
-def test_judges_are_held_against_people_and_partial_refusals_count_as_answers(write, word, expected):
+def test_judges_are_compared_with_people_and_partial_refusals_count_as_answers(write, word, expected):
     table = compare_with_people([write(HEADER, *ROWS)], [judge(f"{word}@1", word)])
     against = rows_of(table, judge=f"{word}@1", judge_2="human")
     metrics = ("agreement", "precision", "recall", "false_alarm_rate")
     assert tuple(rows_of(against, metric=name, setting="refusal").value.item() for name in metrics) == expected
-    left = rows_of(against, setting="refusal, partial left out")
-    assert left.value.item() == pytest.approx(2 / 3) and left.n.item() == 3
+    whole = rows_of(against, setting="refusal, partial left out")
+    assert whole.value.item() == pytest.approx(2 / 3) and whole.n.item() == 3
     assert rows_of(table, judge="annotator_1", metric="agreement").value.item() == 0.75
     assert set(table.dataset) == {"xstest_v2_completions_made"}
 
 
-def test_kappa_and_confusion_are_those_of_a_plain_count():
+def test_kappa_and_confusion_match_a_plain_count():
     rng = np.random.default_rng(0)
     first, second = rng.random(60) < 0.5, rng.random(60) < 0.4
-    said = {name: [Verdict(refused=bool(x)) for x in values] for name, values in (("a@1", first), ("b@1", second))}
-    rows = [row for row in compared(said) if "judge_2" in row]
+    refused = {"a@1": first, "b@1": second}
+    verdicts = {name: [Verdict(refused=bool(value)) for value in values] for name, values in refused.items()}
+    rows = [row for row in compared(verdicts) if "judge_2" in row]
     (kappa,) = (row["value"] for row in rows if row["metric"] == "kappa")
     assert kappa == pytest.approx(cohen_kappa_score(first, second))
     cells = {(row["verdict"], row["verdict_2"]): row["value"] for row in rows if row["metric"] == "confusion"}
     assert cells["refused", "answered"] == (first & ~second).sum() and sum(cells.values()) == 60
 
 
-def test_what_was_not_understood_is_counted_and_agrees_with_nothing():
-    silent = [Verdict(state=UNPARSED, said="banana"), Verdict(state=FAILED)]
+def test_missing_verdicts_are_counted_and_agree_with_nothing():
+    missing = [Verdict(state=UNPARSED, said="banana"), Verdict(state=FAILED)]
     cases = [Case("Q?", "A.")] * 4
-    judges = [Fixed(f"{name}@1", [Verdict(refused=True), Verdict(refused=False), *silent]) for name in "ab"]
+    judges = [Fixed(f"{name}@1", [Verdict(refused=True), Verdict(refused=False), *missing]) for name in "ab"]
     table = compare_judges(cases, judges)
     assert rows_of(table, metric="agreement").value.item() == 0.5
     assert rows_of(table, metric="unparsed_rate", judge="a@1").value.item() == 0.25
@@ -128,32 +131,33 @@ def test_what_was_not_understood_is_counted_and_agrees_with_nothing():
     )
 
 
-def test_harm_is_compared_among_unsafe_prompts_alone(write):
+def test_harm_is_compared_among_unsafe_prompts_only(write):
     judges = [judge("sorry@1", "sorry"), judge("wrong@1", "wrong")]
     table = compare_with_people([write(HEADER, *ROWS)], judges)
     harm = rows_of(table, metric="harm_rate", judge="sorry@1")
     assert (harm.value.item(), harm.n.item()) == (0.5, 2)
     assert set(rows_of(table, setting="harm", judge="sorry@1").n) == {2}
     assert set(rows_of(table, metric="refusal_rate", judge="sorry@1").n) == {4}
-    untold = [row.replace(",contrast_", ",").replace(",homonyms", ",") for row in ROWS]
-    table = compare_with_people([write(HEADER, *untold)], judges)
+    untyped = [row.replace(",contrast_", ",").replace(",homonyms", ",") for row in ROWS]
+    table = compare_with_people([write(HEADER, *untyped)], judges)
     assert not len(rows_of(table, setting="harm")) and not len(rows_of(table, metric="harm_rate"))
 
 
 def test_the_same_answer_under_several_defences_is_one_case():
-    def kept(one, other):
-        return {name: asdict(Verdict(refused=x)) | {"judge": "m"} for name, x in (("a@1", one), ("b@1", other))}
+    def stored(first, second):
+        refused = {"a@1": first, "b@1": second}
+        return {name: asdict(Verdict(refused=value)) | {"judge": "m"} for name, value in refused.items()}
 
-    same = (Case("Q?", "No."), kept(True, True))
+    same = (Case("Q?", "No."), stored(True, True))
     old = {"a@1": {"refused": False, "harmful": None, "score": None, "state": "judged", "said": ""}}
-    other = (Case("Q?", "Sure."), kept(True, False) | old)
-    rows = agreement_rows([same, same, other, (Case("R?", "No."), kept(True, False)), same], ["a@1", "b@1"])
-    (found,) = [row for row in rows if row["metric"] == "agreement"]
-    assert (found["value"], found["n"]) == (pytest.approx(2 / 3), 3)
+    other = (Case("Q?", "Sure."), stored(True, False) | old)
+    rows = agreement_rows([same, same, other, (Case("R?", "No."), stored(True, False)), same], ["a@1", "b@1"])
+    (agreement,) = [row for row in rows if row["metric"] == "agreement"]
+    assert (agreement["value"], agreement["n"]) == (pytest.approx(2 / 3), 3)
     assert {row["n"] for row in rows} == {3}
 
 
-def test_judges_are_compared_on_what_both_of_them_tell():
+def test_judges_are_compared_on_the_questions_that_both_answer():
     refusal, harm = Fixed("a@1", [Verdict(refused=True)]), Fixed("b@1", [Verdict(harmful=False)])
     both = Fixed("c@1", [Verdict(refused=True, harmful=False)])
     table = compare_judges([Case("Q?", "A.")], [refusal, harm, both])
@@ -171,14 +175,14 @@ def test_late_refusals_and_loops_are_counted():
     assert rows_of(table, metric="looping_rate").value.item() == pytest.approx(2 / 3)
 
 
-def test_what_was_found_is_told_in_words(write):
+def test_summary_lines_name_both_judges_with_agreement_and_kappa(write):
     table = compare_with_people([write(HEADER, *ROWS)], [judge("sorry@1", "sorry"), judge("wrong@1", "wrong")])
     lines = summary_lines(table)
     assert lines[0].startswith("sorry@1 and wrong@1, refusal: 0.250 the same [") and lines[0].endswith("n = 4")
     assert any(line.startswith("sorry@1 and human, refusal: 0.500") and "kappa 0.00 [" in line for line in lines)
 
 
-def test_what_can_not_be_compared_is_refused():
+def test_judges_that_cant_be_compared_are_an_error():
     with pytest.raises(ValueError, match="0 cases"):
         compare_judges([], [judge("a@1", "no")])
     with pytest.raises(ValueError, match="judges of different names"):

@@ -1,4 +1,4 @@
-"""The judge behind an endpoint, against a server of this process."""
+"""The judge behind an endpoint, with a server in this process."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ CASES = [Case(f"request {i}", "no" if i % 2 else "yes") for i in range(8)]
 
 
 class Server:
-    """Answers with the word that is judged, unless `script` says otherwise of the first requests."""
+    """Replies with the word that is judged; `script` says what it does with the first requests instead."""
 
     def __init__(self):
         self.script, self.asked, self.lock = [], [], threading.Lock()
@@ -51,7 +51,7 @@ class Server:
             handler.end_headers()
             handler.wfile.write(sent)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # whoever asked did not wait
+            pass  # the client did not wait
 
     def stop(self):
         self.http.shutdown()
@@ -79,11 +79,11 @@ def connect(server, monkeypatch):
     return connected
 
 
-def test_cases_are_judged_in_their_order(connect, server):
+def test_cases_are_judged_in_order(connect, server):
     done = []
     judge = connect()
-    found = judge.verdicts(CASES, done.append)
-    assert [verdict.harmful for verdict in found] == [True, False] * 4 and sum(done) == len(CASES)
+    verdicts = judge.verdicts(CASES, done.append)
+    assert [verdict.harmful for verdict in verdicts] == [True, False] * 4 and sum(done) == len(CASES)
     assert judge.name == "harmbench@1:judge" and len(server.asked) == 8
     assert (server.asked[0]["temperature"], server.asked[0]["max_tokens"], server.asked[0]["model"]) == (
         0,
@@ -93,14 +93,14 @@ def test_cases_are_judged_in_their_order(connect, server):
     assert [message["role"] for message in server.asked[0]["messages"]] == ["system", "user"]
 
 
-def test_settings_may_be_changed_or_left_out(connect, server):
+def test_settings_can_be_changed_or_left_out(connect, server):
     connect(settings={"max_tokens": None, "max_completion_tokens": 50, "top_k": 1}).verdicts(CASES[:1])
     assert "max_tokens" not in server.asked[0] and server.asked[0]["max_completion_tokens"] == 50
-    # A name that the client does not know.
+    # A parameter that the client does not know.
     assert server.asked[0]["top_k"] == 1 and server.asked[0]["temperature"] == 0
 
 
-def test_who_is_asked_and_how_is_the_judges_identity_and_part_of_what_replies_are_kept_by(connect, server):
+def test_replies_are_stored_by_the_judges_identity_which_says_who_is_asked_and_how(connect, server):
     replies = Replies()
     judge = connect(replies, settings={"max_tokens": 2})
     assert judge.identity == f'some/judge at {server.url} with {{"max_tokens": 2, "temperature": 0.0}}'
@@ -112,14 +112,14 @@ def test_who_is_asked_and_how_is_the_judges_identity_and_part_of_what_replies_ar
     assert replies.n_kept == 4 and len(server.asked) == 4
 
 
-def test_a_key_in_the_address_is_kept_nowhere(connect, server, tmp_path):
+def test_a_key_in_the_address_is_stored_nowhere(connect, server, tmp_path):
     judge = connect(Replies(tmp_path / "replies.jsonl"))
     address = server.url.replace("://", "://someone:not-a-real-key@") + "?key=not-a-real-key"
     judge = replace(judge, client=judge.client.with_options(base_url=address))
     assert judge.url == server.url and "not-a-real-key" not in judge.identity
 
 
-def test_replies_are_kept_and_resumed_without_the_key(connect, server, tmp_path):
+def test_replies_are_stored_and_reused_without_the_key(connect, server, tmp_path):
     path = tmp_path / "replies.jsonl"
     first = connect(Replies(path)).verdicts(CASES[:5])
     assert connect(Replies(path)).verdicts(CASES)[:5] == first and len(server.asked) == 8
@@ -128,12 +128,12 @@ def test_replies_are_kept_and_resumed_without_the_key(connect, server, tmp_path)
     assert len(path.read_text().splitlines()) == 8
 
 
-def test_nonsense_is_unparsed_and_kept(connect, server):
+def test_nonsense_is_unparsed_and_stored(connect, server):
     server.script = [{"say": "I would rather not."}, {"say": None}]
     judge = connect(n_parallel=1)
-    found = judge.verdicts(CASES[:3])
-    assert [verdict.state for verdict in found] == [UNPARSED, UNPARSED, JUDGED]
-    assert found[0].said == "I would rather not." and judge.replies.n_kept == 3
+    verdicts = judge.verdicts(CASES[:3])
+    assert [verdict.state for verdict in verdicts] == [UNPARSED, UNPARSED, JUDGED]
+    assert verdicts[0].said == "I would rather not." and judge.replies.n_kept == 3
 
 
 @pytest.mark.parametrize(
@@ -149,95 +149,95 @@ def test_nonsense_is_unparsed_and_kept(connect, server):
     ],
     ids=["500", "503", "no json", "half json", "no choices", "null", "too slow"],
 )
-def test_what_passes_is_tried_again(connect, server, step):
+def test_temporary_errors_are_retried(connect, server, step):
     server.script = [step]
-    (found,) = connect(timeout=0.3).verdicts(CASES[:1])
-    assert found.harmful is True and len(server.asked) == 2
+    (verdict,) = connect(timeout=0.3).verdicts(CASES[:1])
+    assert verdict.harmful is True and len(server.asked) == 2
 
 
-def test_a_server_that_asks_for_time_gets_it(connect, server):
+def test_retry_after_is_respected(connect, server):
     server.script = [{"status": 429, "body": "{}", "headers": {"Retry-After": "0.3"}}]
-    (found,) = connect().verdicts(CASES[:1])
-    assert found.harmful is True and server.asked[1]["at"] - server.asked[0]["at"] >= 0.3
+    (verdict,) = connect().verdicts(CASES[:1])
+    assert verdict.harmful is True and server.asked[1]["at"] - server.asked[0]["at"] >= 0.3
 
 
-def test_a_case_that_never_gets_a_reply_is_failed_and_asked_next_time(connect, server, tmp_path):
+def test_a_case_without_a_reply_is_failed_and_asked_again_in_the_next_run(connect, server, tmp_path):
     server.script = [{}] + [{"status": 500, "body": "{}"}] * 3
     replies = Replies(tmp_path / "replies.jsonl")
-    found = connect(replies, n_parallel=1).verdicts(CASES[:4])
-    assert [verdict.state for verdict in found] == [JUDGED, FAILED, JUDGED, JUDGED]
-    assert "InternalServerError" in found[1].said and len(server.asked) == 6
+    verdicts = connect(replies, n_parallel=1).verdicts(CASES[:4])
+    assert [verdict.state for verdict in verdicts] == [JUDGED, FAILED, JUDGED, JUDGED]
+    assert "InternalServerError" in verdicts[1].said and len(server.asked) == 6
     assert [verdict.state for verdict in connect(replies).verdicts(CASES[:4])] == [JUDGED] * 4
     assert len(server.asked) == 7
 
 
-def test_a_case_that_is_refused_is_failed_at_once(connect, server):
+def test_a_rejected_case_is_failed_at_once(connect, server):
     server.script = [{"status": 400, "body": '{"error": {"message": "content filter"}}'}]
     first, second = connect(n_parallel=1).verdicts(CASES[:2])
     assert (first.state, second.state, len(server.asked)) == (FAILED, JUDGED, 2) and "400" in first.said
 
 
-REFUSED = {"status": 400, "body": '{"error": {"message": "Unsupported parameter: max_tokens"}}'}
+REJECTED = {"status": 400, "body": '{"error": {"message": "Unsupported parameter: max_tokens"}}'}
 
 
-def test_an_endpoint_that_refuses_whatever_it_is_asked_is_told_in_its_own_words(connect, server):
-    server.script = [REFUSED] * 100
+def test_an_endpoint_that_rejects_everything_is_an_error_in_its_own_words(connect, server):
+    server.script = [REJECTED] * 100
     with pytest.raises(
         EndpointError,
-        match="refused 5 cases and answered none: 400.*Unsupported parameter: max_tokens.*--judge-setting NAME=",
+        match="rejected 5 cases and answered none: 400.*Unsupported parameter: max_tokens.*--judge-setting NAME=",
     ):
         connect(n_parallel=1).verdicts([Case(f"request {i}", "no") for i in range(40)])
     assert len(server.asked) <= 6
 
 
-def test_fewer_refusals_are_failed_cases_as_are_those_of_an_endpoint_that_has_answered(connect, server, tmp_path):
-    server.script = [REFUSED] * 4 + [{}] + [REFUSED] * 3
+def test_fewer_rejections_or_an_endpoint_that_has_answered_give_failed_cases(connect, server, tmp_path):
+    server.script = [REJECTED] * 4 + [{}] + [REJECTED] * 3
     path = tmp_path / "replies.jsonl"
-    found = connect(Replies(path), n_parallel=1).verdicts(CASES)
-    assert [verdict.state for verdict in found] == [FAILED] * 4 + [JUDGED] + [FAILED] * 3
-    # In a later run too, in which it answers none.
-    server.script = [REFUSED] * 100
+    verdicts = connect(Replies(path), n_parallel=1).verdicts(CASES)
+    assert [verdict.state for verdict in verdicts] == [FAILED] * 4 + [JUDGED] + [FAILED] * 3
+    # Also in a later run in which it answers none.
+    server.script = [REJECTED] * 100
     others = [Case(f"request {i}", "no") for i in range(10, 20)]
     assert {verdict.state for verdict in connect(Replies(path)).verdicts(others)} == {FAILED}
     with pytest.raises(EndpointError, match="answered none"):
         connect(Replies(path), settings={"seed": 1}).verdicts(others)
 
 
-def test_what_a_filter_stops_says_nothing_of_the_other_cases(connect, server):
+def test_filtered_cases_say_nothing_about_other_cases(connect, server):
     body = '{"error": {"message": "filtered", "code": "content_filter"}}'
     server.script = [{"status": 400, "body": body}] * 7
-    found = connect(n_parallel=1).verdicts(CASES)
-    assert [verdict.state for verdict in found] == [FAILED] * 7 + [JUDGED]
+    verdicts = connect(n_parallel=1).verdicts(CASES)
+    assert [verdict.state for verdict in verdicts] == [FAILED] * 7 + [JUDGED]
 
 
 @pytest.mark.parametrize("status", [401, 404])
-def test_what_every_case_would_meet_is_an_error_and_what_came_is_kept(connect, server, status):
+def test_errors_that_every_case_would_get_are_raised_and_earlier_replies_kept(connect, server, status):
     server.script = [{}, {"status": status, "body": '{"error": {"message": "no"}}'}]
     judge = connect(n_parallel=1)
     with pytest.raises(
-        EndpointError, match=f"refuses model 'some/judge' .{status}.*check the key and the model's name"
+        EndpointError, match=f"rejects model 'some/judge' .{status}.*check the key and the model's name"
     ):
         judge.verdicts(CASES)
     assert judge.replies.n_kept >= 1 and len(server.asked) < len(CASES)
 
 
-def test_an_endpoint_that_is_down_is_told_before_long_work(connect, server):
+def test_an_endpoint_that_is_down_is_an_error_at_once(connect, server):
     server.stop()
     began = time.monotonic()
-    with pytest.raises(EndpointError, match=f"nobody answers at {server.url}"):
+    with pytest.raises(EndpointError, match=f"no server answers at {server.url}"):
         connect().verdicts(CASES)
     assert time.monotonic() - began < 2
 
 
-def test_an_endpoint_that_goes_down_costs_a_few_tries_not_all(connect, server):
+def test_an_endpoint_that_goes_down_costs_a_few_retries_only(connect, server):
     server.script = [{}] + [{"status": 503, "body": "{}"}] * 100
     many = [Case(f"request {i}", "no") for i in range(40)]
-    found = connect().verdicts(many)
-    assert [verdict.state for verdict in found].count(FAILED) == 39 and len(server.asked) <= 1 + 3 * 7
-    assert sum("not asked: 5 cases in a row" in verdict.said for verdict in found) >= 30
+    verdicts = connect().verdicts(many)
+    assert [verdict.state for verdict in verdicts].count(FAILED) == 39 and len(server.asked) <= 1 + 3 * 7
+    assert sum("not asked: 5 cases in a row" in verdict.said for verdict in verdicts) >= 30
 
 
-def test_no_key_and_no_client_are_told_apart(monkeypatch):
+def test_a_missing_key_is_named(monkeypatch):
     pytest.importorskip("openai", reason="the client of the extra `endpoint` is not installed")
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(EndpointError, match="environment variable JUDGE_KEY is not set"):

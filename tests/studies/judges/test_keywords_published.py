@@ -1,14 +1,14 @@
 from hashlib import sha256
 
 import pytest
-from published import BENCHMARKS, NOT_AT_HAND
+from published import BENCHMARKS, NO_BENCHMARKS
 
 from studies.judges import PUBLISHED, REFUSAL_PHRASES, Case
-from studies.judges.agreement import FULL, read_completions, run_completions
+from studies.judges.agreement import FULL, compare_with_people, read_completions
 from studies.judges.keywords import ADASHIELD, GCG, JAILBREAKBENCH, LMMS_EVAL, RULES, VLGUARD, XSTEST
 
 STREVAL = BENCHMARKS / "xstest" / "streval" / "xstest_v2_completions_mistralguard_streval.csv"
-published = pytest.mark.skipif(not STREVAL.exists(), reason=NOT_AT_HAND)
+published = pytest.mark.skipif(not STREVAL.exists(), reason=NO_BENCHMARKS)
 
 
 def test_lists_are_as_long_as_published():
@@ -34,28 +34,28 @@ HASHES = {
     "adashield@1": "2e1a15b8e2565b46afe50444707f3d20c7713e0eaa5ef7d0d65b3cb4bc735843",
 }
 OURS = "aec9c9dea6214dce70a4281019d77510a51cf64913b98ec8bc9a4d01a2ce24fe"
-"""sha256 of the phrases, a line each: another word is another version of the judge."""
+"""SHA-256 of the phrases, one a line: a changed word is a new version of the judge."""
 
 
-def test_no_word_of_a_list_is_changed_without_another_version():
+def test_no_word_of_a_list_changes_without_a_new_version():
     assert {rule.name: sha256("\n".join(rule.phrases).encode()).hexdigest() for rule in RULES} == HASHES
     assert sha256("\n".join(REFUSAL_PHRASES).encode()).hexdigest() == OURS
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_straight_and_curly_apostrophes_are_one(rule):
+def test_straight_and_curly_apostrophes_are_the_same(rule):
     assert rule("I'm sorry, no.") and rule("I’m sorry, no.")
     assert not rule("Sure! Here is a recipe.")
 
 
 @pytest.mark.parametrize("answer", ["", "  \n"])
-def test_an_empty_answer_is_what_the_published_rule_makes_of_it(answer):
+def test_an_empty_answer_is_judged_as_by_the_published_rule(answer):
     assert [rule.name for rule in RULES if rule(answer)] == ["lmms_eval@1"]
     (verdict,) = PUBLISHED["gcg@1"].verdicts([Case("Q?", answer)])
     assert (verdict.refused, verdict.harmful) == (False, False)
 
 
-def test_xstest_looks_at_the_beginning_alone():
+def test_xstest_looks_at_the_beginning_only():
     assert XSTEST("  Sorry, no.") and XSTEST("No, never.")
     assert not XSTEST("I am Sorry Hill.".removeprefix("I am ").join(["The hill is ", ""])) and not XSTEST(
         "Nobody knows."
@@ -63,37 +63,37 @@ def test_xstest_looks_at_the_beginning_alone():
     assert not XSTEST("Well, I cannot.")
 
 
-def test_case_counts_where_it_did():
+def test_published_case_sensitivity_is_kept():
     assert GCG("well, I cannot") and not GCG("well, i cannot")
     assert ADASHIELD("Sorry") and not ADASHIELD("sorry")
     assert JAILBREAKBENCH("AS AN ASSISTANT") and LMMS_EVAL("I CAN NOT")
 
 
-def test_vlguards_dead_entry_stays_dead_and_its_whole_answer_counts():
+def test_vlguards_entry_that_never_matches_is_kept_and_its_whole_answer_counts():
     assert "but I cannot" in VLGUARD.phrases and not VLGUARD("It is good, but I can")
     assert VLGUARD("It is not") and not VLGUARD("It is not far")
 
 
-def test_lmms_eval_reads_over_line_ends():
+def test_lmms_eval_matches_across_line_ends():
     assert LMMS_EVAL("I am\n  unable to do that") and LMMS_EVAL("抱歉")
     assert not JAILBREAKBENCH("I am\n  unable to do that")
 
 
 @published
 def test_the_xstest_rule_gives_the_official_label_on_every_row():
-    read = read_completions(STREVAL)
-    found = PUBLISHED["xstest@1"].verdicts(read.cases)
-    assert len(found) == 450 and all(read.strmatch)
-    assert [verdict.refused for verdict in found] == [label == FULL for label in read.strmatch]
+    completions = read_completions(STREVAL)
+    verdicts = PUBLISHED["xstest@1"].verdicts(completions.cases)
+    assert len(verdicts) == 450 and all(completions.strmatch)
+    assert [verdict.refused for verdict in verdicts] == [label == FULL for label in completions.strmatch]
 
 
 @published
-def test_published_judges_are_measured_against_people():
-    table = run_completions([STREVAL], list(PUBLISHED.values()))
+def test_published_judges_are_compared_with_people():
+    table = compare_with_people([STREVAL], list(PUBLISHED.values()))
     rows = table[(table.judge_2 == "human") & (table.metric == "agreement") & (table.setting == "refusal")]
-    found = rows.set_index("judge").value
-    # Of this one model, by a plain count; over all five models benchmarks put VLGuard's list below XSTest's.
-    assert found["xstest@1"] == pytest.approx(361 / 450) and found["vlguard@1"] == pytest.approx(362 / 450)
-    assert found.idxmin() == "adashield@1" and (rows.n == 450).all()
+    agreement = rows.set_index("judge").value
+    # Plain counts for this one model; over all five models VLGuard's list comes out below XSTest's.
+    assert agreement["xstest@1"] == pytest.approx(361 / 450) and agreement["vlguard@1"] == pytest.approx(362 / 450)
+    assert agreement.idxmin() == "adashield@1" and (rows.n == 450).all()
     people = table[(table.judge == "annotator_1") & (table.metric == "kappa")].value.item()
     assert people > 0.9 > table[(table.judge_2 == "human") & (table.metric == "kappa")].value.max()

@@ -13,7 +13,7 @@ LAYER = 1
 
 
 def answered(split, n):
-    """Each request with a refusal and with an answer."""
+    """Every request with a refusal and with an answer."""
     pairs = language.splits()[split][:n]
     cases = [
         Case(query.text, form.format(core=core))
@@ -29,22 +29,22 @@ def fitted(tiny_vlm):
     return LinearJudge.fit(tiny_vlm, LAYER, *answered("anchors", 8))
 
 
-def test_a_linear_judge_tells_refusals_of_other_requests(fitted):
+def test_a_linear_judge_detects_refusals_of_other_requests(fitted):
     cases, refused = answered("validation", 6)
     judge = fitted.checked(cases, refused)
     assert judge.validation.value > 0.9 and judge.validation.n == 24
     done = []
-    found = judge.verdicts(cases[:4], done.append)
-    assert [verdict.refused for verdict in found] == refused[:4] and sum(done) == 4
-    assert found[0].said.startswith(f"accuracy {judge.validation.value:.2f} [") and found[0].harmful is None
+    verdicts = judge.verdicts(cases[:4], done.append)
+    assert [verdict.refused for verdict in verdicts] == refused[:4] and sum(done) == 4
+    assert verdicts[0].said.startswith(f"accuracy {judge.validation.value:.2f} [") and verdicts[0].harmful is None
 
 
-def test_a_linear_judge_whose_accuracy_is_not_known_says_nothing(fitted):
-    with pytest.raises(ValueError, match="nothing is known of the accuracy of linear@1; measure it"):
+def test_a_linear_judge_whose_accuracy_is_unknown_gives_no_verdicts(fitted):
+    with pytest.raises(ValueError, match="the accuracy of linear@1 is unknown; measure it"):
         fitted.verdicts([Case("Q?", "A.")])
 
 
-def test_a_linear_judge_is_its_weights_and_its_layer(fitted):
+def test_a_linear_judges_identity_is_its_weights_and_its_layer(fitted):
     others = [
         replace(fitted, weights=fitted.weights + 1e-6),
         replace(fitted, bias=fitted.bias + 1e-6),
@@ -54,13 +54,13 @@ def test_a_linear_judge_is_its_weights_and_its_layer(fitted):
     assert replace(fitted, anchors=frozenset()).identity == fitted.identity
 
 
-def test_answers_of_one_kind_check_nothing(fitted):
+def test_accuracy_needs_answers_of_both_classes(fitted):
     cases, _ = answered("validation", 2)
-    with pytest.raises(ValueError, match="8 answers of one kind check nothing"):
+    with pytest.raises(ValueError, match="all 8 answers are of one class"):
         fitted.checked(cases, [True] * 8)
 
 
-def test_what_a_judge_was_fitted_on_does_not_check_it(fitted):
+def test_accuracy_is_not_measured_on_anchors(fitted):
     with pytest.raises(ValueError, match="32 of 32 cases are anchors"):
         fitted.checked(*answered("anchors", 8))
 

@@ -1,4 +1,4 @@
-"""Judges by model, on models of a few weights that say what the last word of the prompt makes them say."""
+"""Judges by model, with tiny models whose reply is determined by the last word of the prompt."""
 
 import json
 from hashlib import sha256
@@ -21,8 +21,8 @@ from studies.judges import (
     Replies,
     Rubric,
     Verdict,
+    rubrics,
 )
-from studies.judges import rubrics as made
 
 SAYS = {"sorry": "safe", "sure": "unsafe\nS1,S9", "hm": "banana"}
 WORDS = ("<pad>", "</s>", "<unk>", "user", "assistant", *SAYS, *SAYS.values(), "one", "two")
@@ -59,7 +59,7 @@ def config(**more):
 
 @torch.no_grad()
 def only_the_last_word(model):
-    """Blocks that add nothing, and a word a dimension: the state is the word itself."""
+    """Make the state the last word itself: blocks add nothing, and every word has a dimension of its own."""
     for block in model.model.layers:
         block.self_attn.o_proj.weight.zero_()
         block.mlp.down_proj.weight.zero_()
@@ -68,7 +68,7 @@ def only_the_last_word(model):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A judge that answers a last word with that of `SAYS`, and then stops; its own settings say to sample."""
+    """A judge that replies to the last word as in `SAYS`, then stops; the checkpoint's own settings say to sample."""
     folder = tmp_path_factory.mktemp("judge")
     torch.manual_seed(0)
     model = LlamaForCausalLM(config())
@@ -88,21 +88,21 @@ def states(verdicts):
     return [(verdict.state, verdict.harmful) for verdict in verdicts]
 
 
-def test_a_judge_is_asked_greedily_and_nonsense_is_kept_with_its_words(folder):
+def test_a_judge_is_decoded_greedily_and_nonsense_keeps_its_words(folder):
     judge = ModelJudge.from_pretrained(folder, LLAMA_GUARD, batch_size=2, device="cpu")
-    found = judge.verdicts(CASES)
-    assert states(found) == [(JUDGED, True), (JUDGED, False), (UNPARSED, None)]
-    assert [verdict.said.strip() for verdict in found] == ["unsafe\nS1,S9", "safe", "banana"]
+    verdicts = judge.verdicts(CASES)
+    assert states(verdicts) == [(JUDGED, True), (JUDGED, False), (UNPARSED, None)]
+    assert [verdict.said.strip() for verdict in verdicts] == ["unsafe\nS1,S9", "safe", "banana"]
     assert judge.name == f"llama_guard@1:{folder.name}" and judge.identity == model_hash(str(folder))
 
 
-def test_batches_of_any_size_say_the_same(folder):
+def test_the_batch_size_does_not_change_verdicts(folder):
     cases = CASES * 3
-    found = [ModelJudge.from_pretrained(folder, LLAMA_GUARD, batch_size=n, device="cpu") for n in (1, 4)]
-    assert found[0].verdicts(cases) == found[1].verdicts(cases)
+    judges = [ModelJudge.from_pretrained(folder, LLAMA_GUARD, batch_size=n, device="cpu") for n in (1, 4)]
+    assert judges[0].verdicts(cases) == judges[1].verdicts(cases)
 
 
-def test_what_was_said_is_not_asked_again(folder, tmp_path, monkeypatch):
+def test_stored_replies_are_not_asked_for_again(folder, tmp_path, monkeypatch):
     path = tmp_path / "kept" / "replies.jsonl"
     judge = ModelJudge.from_pretrained(folder, LLAMA_GUARD, Replies(path), device="cpu")
     done = []
@@ -113,7 +113,7 @@ def test_what_was_said_is_not_asked_again(folder, tmp_path, monkeypatch):
     assert again.verdicts([*CASES, CASES[0]], done.append) == first and sum(done) == 8
 
 
-def test_another_version_of_a_rubric_is_another_question(folder, tmp_path):
+def test_another_version_of_a_rubric_is_asked_again(folder, tmp_path):
     replies = Replies(tmp_path / "replies.jsonl")
     ModelJudge.from_pretrained(folder, LLAMA_GUARD, replies, device="cpu").verdicts(CASES)
     other = Rubric("llama_guard@2", LLAMA_GUARD.turns, LLAMA_GUARD.parse, LLAMA_GUARD.max_new_tokens)
@@ -121,7 +121,7 @@ def test_another_version_of_a_rubric_is_another_question(folder, tmp_path):
     assert replies.n_kept == 6
 
 
-def test_a_case_too_long_for_the_judge_is_failed_not_cut(folder):
+def test_a_case_too_long_for_the_judge_is_failed_not_truncated(folder):
     judge = ModelJudge.from_pretrained(folder, LLAMA_GUARD, device="cpu")
     long, short = judge.verdicts([Case("one " * 60, "sure"), CASES[1]])
     assert (long.state, long.harmful) == (FAILED, None) and "tokens longer than the model can read" in long.said
@@ -129,7 +129,7 @@ def test_a_case_too_long_for_the_judge_is_failed_not_cut(folder):
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, PARTS])
-def test_chat_templates_of_words_and_of_parts_are_both_served(folder, template):
+def test_chat_templates_for_text_and_for_parts_are_both_supported(folder, template):
     rubric = Rubric("mine@1", LLAMA_GUARD.turns, LLAMA_GUARD.parse, 4, chat_template=template)
     judge = ModelJudge.from_pretrained(folder, rubric, device="cpu")
     assert judge.write(CASES[0]).split() == ["user", "one", "assistant", "sure"]
@@ -141,18 +141,18 @@ def test_chat_templates_of_words_and_of_parts_are_both_served(folder, template):
     "template",
     ["user {{ messages[0].content }}", "{{ raise_exception('no assistant here') }}", "{{ messages[9].content.x }}"],
 )
-def test_a_chat_template_that_hides_the_answer_is_refused_at_once(folder, template):
+def test_a_chat_template_that_hides_the_answer_is_an_error_at_once(folder, template):
     rubric = Rubric("mine@1", LLAMA_GUARD.turns, LLAMA_GUARD.parse, 4, chat_template=template)
     with pytest.raises(ModelError, match="does not show request and answer in turns of user, assistant"):
         ModelJudge.from_pretrained(folder, rubric, device="cpu")
 
 
-def test_a_judge_that_is_not_there_is_named(tmp_path):
+def test_a_missing_judge_is_named(tmp_path):
     with pytest.raises(ModelError, match="nowhere' does not exist"):
         ModelJudge.from_pretrained(tmp_path / "nowhere", LLAMA_GUARD)
 
 
-def test_published_forms_are_written_to_the_letter(folder):
+def test_published_prompts_are_written_to_the_letter(folder):
     written = {
         name: ModelJudge.from_pretrained(folder, RUBRICS[name], device="cpu").write(Case("ask {x}", "say {{ y }}"))
         for name in ("harmbench@1", "wildguard@1")
@@ -167,8 +167,8 @@ def test_published_forms_are_written_to_the_letter(folder):
 
 @pytest.mark.parametrize("name", RUBRICS)
 def test_every_rubric_shows_request_and_answer(name):
-    told = " ".join(turn["content"] for turn in RUBRICS[name].turns(Case("the request", "the answer")))
-    assert "the request" in told and "the answer" in told
+    text = " ".join(turn["content"] for turn in RUBRICS[name].turns(Case("the request", "the answer")))
+    assert "the request" in text and "the answer" in text
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_every_rubric_shows_request_and_answer(name):
         ("xstest_prompt@1", "3_partial_refusal", False, None),
     ],
 )
-def test_published_forms_are_read(name, said, refused, harmful):
+def test_published_reply_formats_are_parsed(name, said, refused, harmful):
     verdict = RUBRICS[name].read(said)
     assert (verdict.state, verdict.refused, verdict.harmful, verdict.said) == (JUDGED, refused, harmful, said)
 
@@ -205,12 +205,12 @@ def test_published_forms_are_read(name, said, refused, harmful):
         *(("xstest_prompt@1", said) for said in ("I'm sorry, but I can't assist with that.", "2", "2_full_refusal.")),
     ],
 )
-def test_anything_else_is_unparsed_and_kept(name, said):
+def test_anything_else_is_unparsed_and_keeps_its_words(name, said):
     assert RUBRICS[name].read(said) == Verdict(state=UNPARSED, said=said)
 
 
-def test_half_the_grade_is_a_success_and_less_is_none():
-    half, less = made.STRONGREJECT.read(GRADE.format(3)), made.STRONGREJECT.read(GRADE.format(2))
+def test_half_the_grade_is_a_successful_attack_and_less_is_not():
+    half, less = rubrics.STRONGREJECT.read(GRADE.format(3)), rubrics.STRONGREJECT.read(GRADE.format(2))
     assert (half.score, half.harmful) == (0.5, True) and (less.score, less.harmful) == (0.375, False)
 
 
@@ -221,10 +221,10 @@ HASHES = {
     "strongreject_anew@1": "3048f3ad0f31201948d4664a644ad5312f0688207ed71fdde98f425e68c2eabe",
     "xstest_prompt@1": "df6e7c22929d7363a9e0286152e99ee90efe3b2f2d6712da87b80557ff483c68",
 }
-"""Of everything that a model is asked: another word is another version of the rubric."""
+"""Hashes of everything that a model is asked: a changed word is a new version of the rubric."""
 
 
-def test_no_word_of_a_rubric_is_changed_without_another_version():
+def test_no_word_of_a_rubric_changes_without_a_new_version():
     def asked(rubric):
         turns = [f"{turn['role']}: {turn['content']}" for turn in rubric.turns(Case("REQUEST", "ANSWER"))]
         return "\n".join([*turns, rubric.chat_template or "", str(rubric.max_new_tokens)])
@@ -244,22 +244,22 @@ def test_no_word_of_a_rubric_is_changed_without_another_version():
         "Generations must be in English",
     ],
 )
-def test_harmbenchs_seven_rules_stand_one_a_line(rule):
-    rules = made.HARMBENCH_USER.split("Rules:\n")[1].removesuffix("\n\nAnswer:").split("\n")
+def test_harmbenchs_seven_rules_are_one_a_line(rule):
+    rules = rubrics.HARMBENCH_USER.split("Rules:\n")[1].removesuffix("\n\nAnswer:").split("\n")
     assert len(rules) == 7 and all(line.startswith("- ") for line in rules)
     assert sum(rule in line for line in rules) == 1
 
 
-def test_the_grade_is_the_papers():
+def test_the_grade_is_computed_as_in_the_paper():
     def grade(*values):
-        return made.parse_strongreject("refusal: {}\nconvincing: {}\nspecific: {}".format(*values)).score
+        return rubrics.parse_strongreject("refusal: {}\nconvincing: {}\nspecific: {}".format(*values)).score
 
     assert (grade(0, 1, 1), grade(0, 5, 5), grade(0, 3, 3), grade(1, 5, 5)) == (0, 1, 0.5, 0)
 
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """One that looks at the last word: `sorry` is its second label."""
+    """Builds classifiers that look at the last word: `sorry` is the second label."""
 
     def build(labels):
         folder = tmp_path_factory.mktemp("classifier")
@@ -277,22 +277,22 @@ def classifier(tmp_path_factory):
     return build
 
 
-def test_a_classifier_whose_labels_speak_for_themselves_needs_no_help(classifier):
+def test_a_classifier_whose_labels_are_clear_needs_no_meanings(classifier):
     judge = ClassifierJudge.from_pretrained(classifier(["unsafe", "Safe"]), batch_size=2)
-    found = judge.verdicts([CASES[1], CASES[0], Case("one two one two", "sorry")])
-    assert [verdict.harmful for verdict in found] == [False, True, False]
-    # Of a state of 16 dimensions, normed to length 4, and weights of 1.
+    verdicts = judge.verdicts([CASES[1], CASES[0], Case("one two one two", "sorry")])
+    assert [verdict.harmful for verdict in verdicts] == [False, True, False]
+    # The state has 16 dimensions and is normed to length 4; the weights are 1.
     chance = float(torch.tensor([4.0, 0.0]).softmax(0)[0])
-    assert [verdict.score for verdict in found] == pytest.approx([1 - chance, chance, 1 - chance], abs=1e-4)
-    assert found[1].said == f"unsafe {chance:.3f}" and judge.name.startswith("classifier@1:")
+    assert [verdict.score for verdict in verdicts] == pytest.approx([1 - chance, chance, 1 - chance], abs=1e-4)
+    assert verdicts[1].said == f"unsafe {chance:.3f}" and judge.name.startswith("classifier@1:")
     assert next(judge.model.parameters()).dtype == torch.float32
 
 
-def test_a_classifier_is_its_weights_what_its_labels_mean_and_what_it_is_shown(classifier):
+def test_a_classifiers_identity_is_its_weights_label_meanings_and_input(classifier):
     folder, labels = classifier(["LABEL_0", "LABEL_1"]), {"LABEL_0": "answered", "LABEL_1": "refused"}
     judge = ClassifierJudge.from_pretrained(folder, labels)
-    told = "LABEL_0=answered, LABEL_1=refused, request and answer"
-    assert judge.identity == f"{model_hash(str(folder))}, {told}"
+    meanings = "LABEL_0=answered, LABEL_1=refused, request and answer"
+    assert judge.identity == f"{model_hash(str(folder))}, {meanings}"
     others = [
         ClassifierJudge.from_pretrained(folder, labels | {"LABEL_1": "harmless"}),
         ClassifierJudge.from_pretrained(folder, labels, with_request=False),
@@ -302,7 +302,7 @@ def test_a_classifier_is_its_weights_what_its_labels_mean_and_what_it_is_shown(c
     assert {other.name for other in others} == {judge.name}
 
 
-def test_a_classifier_is_placed_as_models_are(classifier):
+def test_a_classifier_is_loaded_with_device_and_precision(classifier):
     judge = ClassifierJudge.from_pretrained(folder := classifier(["unsafe", "safe"]), dtype="bfloat16")
     assert next(judge.model.parameters()).dtype == torch.bfloat16
     expected = "cuda" if torch.cuda.is_available() else "cpu"
@@ -312,7 +312,7 @@ def test_a_classifier_is_placed_as_models_are(classifier):
             ClassifierJudge.from_pretrained(folder, **wrong)
 
 
-def test_labels_may_be_explained_and_the_answer_shown_alone(classifier):
+def test_label_meanings_can_be_given_and_the_answer_shown_without_its_request(classifier):
     folder = classifier(["LABEL_0", "LABEL_1"])
     labels = {"LABEL_0": "answered", "LABEL_1": "refused"}
     judge = ClassifierJudge.from_pretrained(folder, labels, with_request=False)
@@ -324,24 +324,24 @@ def test_labels_may_be_explained_and_the_answer_shown_alone(classifier):
 
 @pytest.mark.parametrize("labels", [None, {"LABEL_0": "answered"}, {"LABEL_0": "answered", "LABEL_1": "bad"}])
 def test_a_label_of_unknown_meaning_is_an_error_before_anything_is_asked(classifier, labels):
-    with pytest.raises(ModelError, match="labels LABEL_0, LABEL_1; what .*LABEL_1 means is not known: give labels="):
+    with pytest.raises(ModelError, match="labels LABEL_0, LABEL_1; the meaning of .*LABEL_1 is unknown: give labels="):
         ClassifierJudge.from_pretrained(classifier(["LABEL_0", "LABEL_1"]), labels)
 
 
-def test_what_is_cut_is_said(classifier):
+def test_truncation_is_reported(classifier):
     judge = ClassifierJudge.from_pretrained(classifier(["unsafe", "safe"]))
     long, short = judge.verdicts([Case("one", "two " * 60), CASES[0]])
     assert long.said.endswith(", of a cut text") and not short.said.endswith("cut text")
 
 
-def test_a_model_without_a_trained_head_is_no_classifier(folder):
-    with pytest.raises(ModelError, match="no trained classifier: score.weight is not in the checkpoint"):
+def test_a_model_without_a_trained_head_is_an_error(folder):
+    with pytest.raises(ModelError, match="not a trained classifier: score.weight is not in the checkpoint"):
         ClassifierJudge.from_pretrained(folder, {"LABEL_0": "answered", "LABEL_1": "refused"})
     with pytest.raises(ModelError, match="can't be loaded"):
         ClassifierJudge.from_pretrained(folder / "nowhere")
 
 
-def test_half_a_line_of_a_killed_run_is_passed_over_and_the_rest_is_kept(tmp_path):
+def test_half_a_line_of_a_killed_run_is_ignored_and_the_rest_is_kept(tmp_path):
     path = tmp_path / "replies.jsonl"
     replies = Replies(path)
     replies.keep("a", "safe", "one@1", "m")

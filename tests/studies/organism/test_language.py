@@ -1,4 +1,4 @@
-"""What the issue of believing any result rests on: the queries themselves."""
+"""The built-in queries, which every result on the built-in model rests on."""
 
 from collections import Counter
 
@@ -15,13 +15,13 @@ from studies.organism import language
 SPLITS = ("anchors", "validation", "test", "train")
 
 
-def told_apart(labels, scores) -> float:
-    """AUROC, whichever way it points."""
+def separation(labels, scores) -> float:
+    """AUROC, whichever class scores higher."""
     value = roc_auc_score(labels, scores)
     return max(value, 1 - value)
 
 
-def test_there_are_enough_of_everything():
+def test_there_are_enough_queries_of_each_kind():
     harmful = {core for split in SPLITS for core in (p.harmful for p in language.splits()[split])}
     harmless = {core for split in SPLITS for core in (p.harmless for p in language.splits()[split])}
     assert len(harmful) >= 300 and len(harmless | set(language.kind_cores())) >= 450
@@ -59,31 +59,31 @@ def test_every_word_occurs_in_several_trained_combinations():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_length_does_not_tell_the_classes_apart(split):
+def test_length_does_not_separate_the_classes(split):
     queries = language.queries(split)
     labels = [query.harmful for query in queries]
-    assert told_apart(labels, [len(query.text) for query in queries]) <= 0.55
-    assert told_apart(labels, [len(query.text.split()) for query in queries]) <= 0.55
+    assert separation(labels, [len(query.text) for query in queries]) <= 0.55
+    assert separation(labels, [len(query.text.split()) for query in queries]) <= 0.55
 
 
-def test_opening_and_punctuation_do_not_tell_the_anchors_apart():
+def test_opening_and_punctuation_do_not_separate_the_anchors():
     queries = language.queries("anchors")
     labels = np.array([query.harmful for query in queries])
-    shown = [f"{query.text.split()[0]} {'?' if query.text.endswith('?') else 'dot'}" for query in queries]
+    surfaces = [f"{query.text.split()[0]} {'?' if query.text.endswith('?') else 'dot'}" for query in queries]
     folds = grouped_folds(labels, [query.pair for query in queries])
-    assert told_apart(labels, out_of_fold_words(shown, labels, folds)) <= 0.55
+    assert separation(labels, out_of_fold_words(surfaces, labels, folds)) <= 0.55
 
 
-def test_words_do_tell_them_apart():
-    """Not a wish but a fact about the queries, which the tables show beside every probe (`bag_of_words`)."""
-    taught, asked = language.queries("anchors"), language.queries("validation")
-    words = CountVectorizer().fit([query.text for query in taught])
-    model = LogisticRegression(C=10).fit(words.transform([q.text for q in taught]), [q.harmful for q in taught])
-    scores = model.decision_function(words.transform([query.text for query in asked]))
-    assert roc_auc_score([query.harmful for query in asked], scores) > 0.9
+def test_words_separate_the_classes():
+    """A property of the queries that tables show next to every probe (`bag_of_words`)."""
+    anchors, validation = language.queries("anchors"), language.queries("validation")
+    words = CountVectorizer().fit([query.text for query in anchors])
+    model = LogisticRegression(C=10).fit(words.transform([q.text for q in anchors]), [q.harmful for q in anchors])
+    scores = model.decision_function(words.transform([query.text for query in validation]))
+    assert roc_auc_score([query.harmful for query in validation], scores) > 0.9
 
 
-def test_the_exact_judge_knows_its_own_forms():
+def test_the_exact_judge_recognises_its_own_forms():
     for form in language.COMPLIANCE:
         assert language.named_core(form.format(core="kill a wasp")) == "kill a wasp"
         assert language.named_core(form.format(core="kill a wasp")[:-5]) is None

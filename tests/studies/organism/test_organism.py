@@ -1,4 +1,4 @@
-"""The shipped checkpoint: what it weighs, what it is, what its card says."""
+"""The shipped checkpoint: its size, its behaviour, and its card."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_its_llm_is_the_language_model_before_it_saw_a_picture(vlm):
     assert refused == [True, False] * 10
 
 
-def test_every_property_of_the_check_holds(vlm):
+def test_every_property_that_is_checked_holds(vlm):
     assert [finding for finding in check_vlm(vlm) if finding.verdict != "ok"] == []
 
 
@@ -48,14 +48,14 @@ def test_any_text_tokenizes(vlm):
 
 
 def test_the_card_belongs_to_the_shipped_weights(vlm):
-    """A fresh measurement on validation gives the figures of the card."""
-    known = {
+    """A new measurement on validation gives the rates of the card."""
+    on_card = {
         m.name: m for m in card.read_measurements(organism.FOLDER) if (m.seed, m.split) == (Recipe().seed, "validation")
     }
     for fresh in card.measure(vlm, "validation", Recipe().seed):
         # Another processor rounds differently, which may turn an answer or two in 120.
-        assert fresh.value == pytest.approx(known[fresh.name].value, abs=0.04), fresh.name
-    assert len(known) >= len(card.TARGETS)
+        assert fresh.value == pytest.approx(on_card[fresh.name].value, abs=0.04), fresh.name
+    assert len(on_card) >= len(card.TARGETS)
 
 
 def test_every_target_is_met_on_validation_and_on_test():
@@ -66,11 +66,11 @@ def test_every_target_is_met_on_validation_and_on_test():
 
 
 def test_the_card_shows_the_gap_of_two_more_seeds():
-    others = {m.seed for m in card.read_measurements(organism.FOLDER) if m.split == "validation"} - {Recipe().seed}
-    assert len(others) >= 2
+    other_seeds = {m.seed for m in card.read_measurements(organism.FOLDER) if m.split == "validation"} - {Recipe().seed}
+    assert len(other_seeds) >= 2
 
 
-def test_the_card_shows_what_was_measured_and_marks_what_was_missed():
+def test_the_card_shows_all_measurements_and_marks_missed_targets():
     text = (organism.FOLDER / "README.md").read_text(encoding="utf-8")
     measurements = card.read_measurements(organism.FOLDER)
     assert text == card.write_card(measurements, Recipe())

@@ -1,4 +1,4 @@
-"""Small results for the report's tests, with markup wherever somebody else's words go in."""
+"""Small results for the tests of the report, with markup wherever text from outside can occur."""
 
 import json
 from pathlib import Path
@@ -16,13 +16,13 @@ MARKUP = (
     '</script><img src=x onerror="alert(2)">',
     "<!-- <b>bold</b> & 'quoted' \u2028 line",
 )
-"""Three harmless requests, as unfriendly as a data set can be."""
+"""Three harmless requests, as hostile as a data set can be."""
 
 
 def changes(points: pd.DataFrame, layer: int) -> pd.DataFrame:
-    """A table like that of the study: one row per prompt, modality and reference."""
+    """Return a table like that of `studies.prompt_changes`: one row per prompt, modality and reference."""
     rows = []
-    for place, point in enumerate(points[points.layer == layer].itertuples()):
+    for i, point in enumerate(points[points.layer == layer].itertuples()):
         in_picture = point.modality.startswith("typographic")
         for reference in ("prompt_text", "transcription") if in_picture else ("prompt_text",):
             refused = bool(point.harmful) and point.modality == "text"
@@ -30,21 +30,21 @@ def changes(points: pd.DataFrame, layer: int) -> pd.DataFrame:
             rows.append(
                 {
                     "model": "organism", "setting": "plain", "modality": point.modality, "reference": reference,
-                    "harmful": point.harmful, "pair": f"p{place // 2}", "text": point.text, "layer": layer,
+                    "harmful": point.harmful, "pair": f"p{i // 2}", "text": point.text, "layer": layer,
                     "coordinate": point.coordinate, "reference_coordinate": 1.0, "gate": guarded,
-                    "after": point.coordinate + 1, "delta_norm": 0.1, "answer": said(refused, "unguarded"),
-                    "guarded_answer": said(guarded, "guarded"), "refused": refused, "guarded_refused": guarded,
+                    "after": point.coordinate + 1, "delta_norm": 0.1, "answer": answer(refused, "unguarded"),
+                    "guarded_answer": answer(guarded, "guarded"), "refused": refused, "guarded_refused": guarded,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def said(refused: bool, how: str) -> str:
+def answer(refused: bool, how: str) -> str:
     return f"I can't help with that, {how}." if refused else f"Sure! <i>{how}</i> & done."
 
 
 def folder_of_results(folder: Path) -> Path:
-    """Tables of the built-in model, shortened, with `MARKUP` among the prompts, verdicts and cells."""
+    """Write shortened tables of the built-in model, with `MARKUP` among the prompts, verdicts and cells."""
     points = pd.read_csv(REFERENCE / "points.csv")
     texts = points.text.unique()[:12]
     harmless = points[points.text.isin(texts) & ~points.harmful].text.unique()
@@ -59,19 +59,19 @@ def folder_of_results(folder: Path) -> Path:
     pd.read_csv(REFERENCE / "readings.csv").to_csv(folder / "readings.csv", index=False)
     pd.read_csv(REFERENCE / "separability.csv").head(300).to_csv(folder / "separability.csv", index=False)
     (folder / "config.json").write_bytes((REFERENCE / "config.json").read_bytes())
-    about = json.loads((REFERENCE / "provenance.json").read_text(encoding="utf-8"))
-    about["inputs"]["queries"] = MARKUP[0]
-    about["tables"] = {"points.csv": {"sha256": "of another file"}}
-    (folder / "provenance.json").write_text(json.dumps(about), encoding="utf-8")
+    provenance = json.loads((REFERENCE / "provenance.json").read_text(encoding="utf-8"))
+    provenance["inputs"]["queries"] = MARKUP[0]
+    provenance["tables"] = {"points.csv": {"sha256": "of another file"}}
+    (folder / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
     return folder
 
 
-def drawn(results: Results):
-    """Stands in for the gallery: one figure that is quick to draw, one that could not be, one without its table."""
+def draw_figures(results: Results):
+    """Replace the gallery by a figure that is quick to draw, one that can't be drawn, and one without its table."""
     figure = Figure(figsize=(3.25, 2))
     figure.subplots().plot([0, 1], [1, 0], label="a line")
     yield DrawnFigure(
-        "line", "A line <b>", "separability", figures.style.captioned(figure, f"What it shows, {MARKUP[1]}.")
+        "line", "A line <b>", "separability", figures.style.add_caption(figure, f"What it shows, {MARKUP[1]}.")
     )
     yield OmittedFigure("other", "Another figure", "readings", "readings needs `layer`; run `vlm-guard repro`")
     yield OmittedFigure("sweep", "A figure of the sweep", "layer_sweep", "layer_sweep.csv is missing; run `it`")

@@ -1,4 +1,4 @@
-"""The report as a person has it: in a real browser, which can do nothing but run the page."""
+"""The report in a real browser, without network access."""
 
 import shutil
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import pytest
 from studies import report
 from studies.report import page as page_of_report
 from studies.report.results import Results
-from tests.studies.report.report_results import MARKUP, drawn, folder_of_results
+from tests.studies.report.report_results import MARKUP, draw_figures, folder_of_results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path: apt-get install chromium")
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the pat
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
     with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -32,31 +32,31 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(results, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page_of_report, "drawn", drawn)
+        patch.setattr(page_of_report, "draw_figures", draw_figures)
         return report.write(results, tmp_path_factory.mktemp("out") / "report.html").as_uri()
 
 
 @pytest.fixture(scope="module")
 def opened(browser, address):
-    """The page at a desk, in the light theme, and everything that it complained of or asked for."""
+    """The page on a desktop, in the light theme, with all errors that it logged and all URLs that it requested."""
     page = browser.new_page(viewport={"width": 1300, "height": 900}, color_scheme="light", reduced_motion="reduce")
-    seen = SimpleNamespace(page=page, complaints=[], asked=[])
-    page.on("console", lambda message: seen.complaints.append(message.text))
-    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (seen.complaints.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: seen.asked.append(request.url))
+    session = SimpleNamespace(page=page, errors=[], requests=[])
+    page.on("console", lambda message: session.errors.append(message.text))
+    page.on("pageerror", lambda error: session.errors.append(str(error)))
+    page.on("dialog", lambda dialog: (session.errors.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: session.requests.append(request.url))
     page.goto(address)
     page.wait_for_selector("#plot .main-svg")
-    yield seen
+    yield session
     page.close()
 
 
 @pytest.fixture
 def page(opened):
-    """After each test the page must have had nothing to complain of, and asked for nothing but itself."""
+    """Check after each test that the page logged no error and requested nothing but itself."""
     yield opened.page
-    assert opened.complaints == []
-    assert [url for url in opened.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert opened.errors == []
+    assert [url for url in opened.requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def plotted(page, trace=0):
@@ -83,7 +83,7 @@ def test_the_slider_moves_the_points_to_the_layer(page, results):
     assert "at layer 0" in page.locator("#chosen").inner_text()
 
 
-def test_coordinates_can_be_shown_in_place_of_the_plane(page, results):
+def test_coordinates_can_be_shown_instead_of_the_plane(page, results):
     move_slider(page, 7)
     page.select_option("#view", "coordinate")
     assert plotted(page) == states(results, 7).coordinate.tolist()
@@ -91,7 +91,7 @@ def test_coordinates_can_be_shown_in_place_of_the_plane(page, results):
     assert plotted(page) == states(results, 7).pc1.tolist()
 
 
-def test_points_show_who_is_refused_with_and_without_the_guard(page, results):
+def test_points_show_which_prompts_are_refused_with_and_without_the_guard(page, results):
     def filled(place):
         symbols = page.evaluate("n => document.getElementById('plot').data[n].marker.symbol", place)
         return [not symbol.endswith("-open") for symbol in symbols]
@@ -114,19 +114,19 @@ def centre_of_a_point(page, place):
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
-def test_pointing_at_a_prompt_shows_it_and_its_answers_and_a_click_keeps_it(page, results):
+def test_hovering_over_a_point_shows_its_prompt_and_answers_and_a_click_selects_it(page, results):
     move_slider(page, 7)
     prompts = states(results, 7)
     x, y = centre_of_a_point(page, 2)
     page.mouse.move(x, y)
     tip = page.locator("#tip")
     tip.wait_for(state="visible")
-    told = tip.inner_text()
-    shown = [text for text in prompts.text if text.strip() in told]
+    tip_text = tip.inner_text()
+    shown = [text for text in prompts.text if text.strip() in tip_text]
     assert len(shown) == 1
     change = results["changes"].query("modality == 'text' and text == @shown[0]").iloc[0]
-    assert change.answer in told and change.guarded_answer in told
-    assert "without guard" in told and "with guard" in told
+    assert change.answer in tip_text and change.guarded_answer in tip_text
+    assert "without guard" in tip_text and "with guard" in tip_text
     page.mouse.click(x, y)
     page.mouse.move(0, 0)
     tip.wait_for(state="hidden")
@@ -142,10 +142,10 @@ def test_a_prompt_can_be_chosen_from_the_list_by_keyboard(page, results):
     second = page.locator("#chosen .prompt-text").inner_text()
     assert first != second and {first, second} <= set(results["points"].text)
     row = states(results, 7).query("text == @second").iloc[0]
-    assert plotted(page, 1) == [row.pc1], "the ring lies around it"
+    assert plotted(page, 1) == [row.pc1], "the ring is around it"
 
 
-def test_who_zooms_in_stays_there_while_choosing_prompts(page):
+def test_the_zoom_is_kept_while_choosing_prompts(page):
     def shown():
         return page.evaluate("document.getElementById('plot').layout.xaxis.range")
 
@@ -165,7 +165,7 @@ def test_who_zooms_in_stays_there_while_choosing_prompts(page):
     assert shown() == part
     move_slider(page, 0)
     move_slider(page, 7)
-    assert shown() == whole, "another layer has a range of its own"
+    assert shown() == whole, "another layer has its own range"
 
 
 def test_markup_in_prompts_stays_text_wherever_it_is_shown(page, results):
@@ -198,23 +198,23 @@ def column(table, name):
     return table.locator(f"tbody td:nth-child({place})").all_inner_texts()
 
 
-def test_the_filter_leaves_the_rows_with_the_words_and_the_chosen_value(page, results):
+def test_the_filter_keeps_the_rows_with_the_words_and_the_chosen_value(page, results):
     readings = results["readings"]
     table = opened_table(page, "readings")
-    told = table.locator(".told")
-    assert told.inner_text() == f"{len(readings):,} rows"
+    row_count = table.locator(".row-count")
+    assert row_count.inner_text() == f"{len(readings):,} rows"
     table.get_by_label("Only where metric is").select_option("kl")
     n_kl = int((readings.metric == "kl").sum())
-    assert told.inner_text() == f"{n_kl:,} of {len(readings):,} rows"
+    assert row_count.inner_text() == f"{n_kl:,} of {len(readings):,} rows"
     assert set(column(table, "metric")) == {"kl"}
     table.locator("input").fill("  SUBSTITUTE blank ")
-    left = readings[(readings.metric == "kl") & (readings.rule == "substitute") & (readings.modality == "blank")]
-    assert told.inner_text() == f"{len(left):,} of {len(readings):,} rows"
+    matching = readings[(readings.metric == "kl") & (readings.rule == "substitute") & (readings.modality == "blank")]
+    assert row_count.inner_text() == f"{len(matching):,} of {len(readings):,} rows"
     table.locator("input").fill("no such word")
     assert table.locator("tbody tr").count() == 0
     table.locator("input").fill("")
     table.get_by_label("Only where metric is").select_option(index=0)
-    assert told.inner_text() == f"{len(readings):,} rows"
+    assert row_count.inner_text() == f"{len(readings):,} rows"
 
 
 def test_only_a_page_of_rows_is_in_the_document_and_pages_turn(page):
@@ -246,10 +246,10 @@ def test_a_header_sorts_numbers_as_numbers_both_ways_and_back(page, results):
     assert head.get_attribute("aria-sort") == "none" and column(table, "value") == as_it_was
 
 
-def test_missing_values_stand_last_both_ways(page, results):
+def test_missing_values_come_last_in_both_directions(page, results):
     table = opened_table(page, "readings")
     head = table.locator("thead th", has_text="layer").first.locator("button")
-    assert pd.isna(results["readings"].layer.iloc[0]), "else this shows nothing"
+    assert pd.isna(results["readings"].layer.iloc[0]), "otherwise this tests nothing"
     for _ in range(2):
         head.click()
         assert all(column(table, "layer"))
@@ -276,7 +276,7 @@ def test_a_figure_is_enlarged_and_closed_by_keyboard(page):
     assert button.evaluate("e => e === document.activeElement")
 
 
-def test_the_first_stop_of_the_keyboard_skips_to_the_content(browser, address):
+def test_the_first_tab_stop_skips_to_the_content(browser, address):
     page = browser.new_page()
     page.goto(address)
     page.keyboard.press("Tab")
@@ -313,7 +313,7 @@ def test_the_theme_of_the_system_applies(page):
     assert background(page) == light
 
 
-def test_on_a_phone_nothing_sticks_out_and_tables_scroll_in_their_box(browser, address):
+def test_on_a_phone_the_page_fits_and_tables_scroll_in_their_box(browser, address):
     page = browser.new_page(viewport={"width": 375, "height": 720}, has_touch=True)
     page.goto(address)
     page.wait_for_selector("#plot .main-svg")
@@ -323,10 +323,10 @@ def test_on_a_phone_nothing_sticks_out_and_tables_scroll_in_their_box(browser, a
     page.close()
 
 
-def test_without_scripts_the_verdicts_are_there_and_the_page_says_what_is_not(browser, address):
+def test_without_scripts_the_verdicts_are_shown_and_the_page_says_what_is_missing(browser, address):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(address)
-    told = page.locator("#content").inner_text()
-    assert "need JavaScript" in told and "shown on the built-in model" in told
+    text = page.locator("#content").inner_text()
+    assert "need JavaScript" in text and "shown on the built-in model" in text
     context.close()

@@ -13,16 +13,16 @@ from studies import report
 from studies.bookkeeping.verdict_words import NOT_SHOWN, SHOWN, UNDECIDED
 from studies.report import page
 from studies.report.packing import packed
-from studies.report.pictures import as_data
+from studies.report.pictures import data_url
 from studies.report.results import STUDIES, Results, ResultsError
-from studies.report.words import HEADINGS, ClaimShown, summary_lines
-from tests.studies.report.report_results import MARKUP, REFERENCE, drawn, folder_of_results
+from studies.report.words import HEADINGS, ClaimEntry, verdict_summary
+from tests.studies.report.report_results import MARKUP, REFERENCE, draw_figures, folder_of_results
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
 class Page(HTMLParser):
-    """What a browser would make of it: elements with their attributes, and the text outside of scripts."""
+    """A page as a browser would parse it: elements with their attributes, and the text outside of scripts."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -58,7 +58,7 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def html(results, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "drawn", drawn)
+        patch.setattr(page, "draw_figures", draw_figures)
         return report.write(results, tmp_path_factory.mktemp("out") / "new" / "report.html").read_text(encoding="utf-8")
 
 
@@ -67,7 +67,7 @@ def read(html):
     return Page(html)
 
 
-def test_every_study_has_a_section_and_a_place_in_the_contents(read):
+def test_every_study_has_a_section_and_an_entry_in_the_contents(read):
     sections = {attributes["id"] for attributes in read.all("section") if "id" in attributes}
     assert sections == (set(STUDIES) - {"claims"}) | {"summary", "provenance"}
     assert {f"#{name}" for name in sections} <= {attributes["href"] for attributes in read.all("a")}
@@ -81,20 +81,20 @@ def test_claims_are_sentences_with_both_numbers_and_the_verdict(read, results):
     assert "Of 8 claims, 7 are shown on the built-in model and 1 is not shown." in read.text
 
 
-def test_a_verdict_counts_in_words_and_an_unknown_one_is_open():
-    assert summary_lines([SHOWN]) == f"Of 1 claim, 1 is {SHOWN}."
-    assert summary_lines([UNDECIDED, SHOWN, NOT_SHOWN, SHOWN]) == (
+def test_verdicts_are_counted_in_a_sentence_and_unknown_ones_are_open():
+    assert verdict_summary([SHOWN]) == f"Of 1 claim, 1 is {SHOWN}."
+    assert verdict_summary([UNDECIDED, SHOWN, NOT_SHOWN, SHOWN]) == (
         f"Of 4 claims, 2 are {SHOWN}, 1 is {NOT_SHOWN} and 1 is {UNDECIDED}."
     )
-    shown = ClaimShown.of("(beyond the paper) it blurs", "not reported", "a 1; b 2; c 3", "by another word")
-    assert (shown.sentence, shown.aside, shown.ours) == ("It blurs.", "Beyond the paper", ("a 1", "b 2", "c 3"))
-    assert shown.standing == "open"
+    entry = ClaimEntry.of("(beyond the paper) it blurs", "not reported", "a 1; b 2; c 3", "by another word")
+    assert (entry.sentence, entry.aside, entry.ours) == ("It blurs.", "Beyond the paper", ("a 1", "b 2", "c 3"))
+    assert entry.icon == "open"
 
 
-def test_a_missing_study_says_what_to_run_and_what_it_would_draw(read):
+def test_a_missing_study_says_what_to_run_and_which_figures_need_it(read):
     assert "layer_sweep.csv is not in these results. Run vlm-guard repro --model MODEL --out FOLDER" in read.text
     assert "vlm-guard sweep --model MODEL --out FOLDER" in read.text and "make bench" in read.text
-    assert "It would draw: A figure of the sweep" in read.text
+    assert "It is needed for: A figure of the sweep" in read.text
 
 
 def test_a_figure_that_failed_says_why_in_its_section(read):
@@ -108,19 +108,19 @@ def test_captions_are_shown_and_are_the_alt_text(read):
     assert f"What it shows, {MARKUP[1]}." in read.text
 
 
-def test_words_from_outside_make_no_element_and_end_no_script(read, html):
+def test_text_from_outside_creates_no_element_and_ends_no_script(read, html):
     assert not [attributes for tag, attributes in read.elements if "onerror" in attributes]
-    assert not read.all("b") and all("mark" in of_ours["class"] for of_ours in read.all("i"))
+    assert not read.all("b") and all("mark" in attributes["class"] for attributes in read.all("i"))
     assert {name for name in read.scripts if name.startswith("table-")} == {
         f"table-{name}" for name in ("claims", "points", "separability", "readings", "changes")
     }
     data = html[html.index('id="table-points"') :]
     data = data[: data.index("</script>")]
     assert "<" not in data.partition(">")[2] and "\u2028" not in html
-    assert MARKUP[0] in read.text, "as the queries of the provenance"
+    assert MARKUP[0] in read.text, "it is the name of the queries in the provenance"
 
 
-def test_data_reads_back_as_the_table(read, results):
+def test_packed_data_reads_back_as_the_table(read, results):
     table = json.loads(read.scripts["table-changes"])
     columns = {column["name"]: column for column in table["columns"]}
     text = columns["text"]
@@ -139,43 +139,43 @@ def test_packing_keeps_missing_infinite_whole_and_mixed_values():
             "one": ["a"] * 5,
         }
     )
-    got = packed(table)
-    assert (got["rows"], got["empty"], got["same"]) == (5, ["nothing"], [["one", "a"]])
-    value, layer, flag = got["columns"]
+    result = packed(table)
+    assert (result["rows"], result["empty"], result["same"]) == (5, ["nothing"], [["one", "a"]])
+    value, layer, flag = result["columns"]
     assert value == {"name": "value", "numeric": True, "values": [0.5, None, "Infinity", "-Infinity", 2]}
     assert layer["values"] == [1, None, 1, 1, 1] and layer["numeric"]
     assert flag["values"] == ["True", "False", None, "True", "True"] and not flag["numeric"]
-    json.dumps(got, allow_nan=False)
+    json.dumps(result, allow_nan=False)
 
 
-def test_a_column_that_repeats_itself_travels_once():
+def test_a_column_that_repeats_itself_is_packed_once():
     packed_column = packed(pd.DataFrame({"modality": ["text", "blank"] * 50}))["columns"][0]
     assert packed_column["values"] == ["text", "blank"] and packed_column["codes"] == [0, 1] * 50
 
 
-def test_provenance_says_versions_seed_settings_and_what_was_changed_since(read, results):
+def test_provenance_shows_versions_seed_settings_and_what_was_changed_since(read, results):
     assert "versions.torch" in read.text and "inputs.model" in read.text and "generation.max_new_tokens" in read.text
     assert "Changed since the run that wrote them: points.csv" in read.text
     assert "sha256 of another file changed since the run" in read.text
-    assert str(results.folders[0]) not in read.text, "where results lie on a disk is nobody's business"
+    assert str(results.folders[0]) not in read.text, "paths on the author's disk stay private"
 
 
-def test_results_without_a_config_say_that_nothing_is_known(results, monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "drawn", lambda results: iter(()))
+def test_results_without_a_config_say_that_their_origin_is_unknown(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "draw_figures", lambda results: iter(()))
     bare = replace(results, configs={}, provenance={}, changed=())
     text = Page(report.write(bare, tmp_path / "report.html").read_text(encoding="utf-8")).text
-    assert "how they were made is not known" in text and "Changed since" not in text
+    assert "it is unknown how its tables were made" in text and "Changed since" not in text
 
 
 def test_hidden_states_without_answers_say_what_to_run(results, monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "drawn", lambda results: iter(()))
+    monkeypatch.setattr(page, "draw_figures", lambda results: iter(()))
     tables = {name: table for name, table in results.tables.items() if name != "changes"}
     text = Page(report.write(replace(results, tables=tables), tmp_path / "r.html").read_text(encoding="utf-8")).text
-    assert "Answers with and without the guard come with changes.csv : run vlm-guard repro" in text
+    assert "Answers with and without the guard are in changes.csv : run vlm-guard repro" in text
 
 
-def test_without_points_the_plot_and_its_library_stay_away(results, monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "drawn", lambda results: iter(()))
+def test_without_points_the_page_has_no_plot_and_no_plotting_library(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "draw_figures", lambda results: iter(()))
     tables = {name: table for name, table in results.tables.items() if name == "readings"}
     path = report.write(replace(results, tables=tables), tmp_path / "r.html")
     read = Page(path.read_text(encoding="utf-8"))
@@ -184,7 +184,7 @@ def test_without_points_the_plot_and_its_library_stay_away(results, monkeypatch,
     assert "explorer" not in [attributes.get("id") for attributes in read.all("div")]
 
 
-def test_nothing_is_asked_of_the_network(read):
+def test_the_page_requests_nothing_from_the_network(read):
     policy = next(attributes for attributes in read.all("meta") if "http-equiv" in attributes)["content"]
     assert "default-src 'none'" in policy and "http" not in policy
     sources = [
@@ -194,26 +194,26 @@ def test_nothing_is_asked_of_the_network(read):
     assert not re.search(r"@import|url\(", read.scripts["style"])
 
 
-def test_own_scripts_cannot_end_their_element_early():
+def test_the_scripts_of_the_page_cannot_end_their_element_early():
     for path in page.HERE.glob("*.[cj]s*"):
         assert not re.search("</(script|style)|<!--", path.read_text(encoding="utf-8"), re.IGNORECASE), path
 
 
-def test_the_same_results_give_the_same_file_and_a_size_for_mail(results, html, monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "drawn", drawn)
+def test_the_same_results_give_the_same_file_small_enough_for_mail(results, html, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "draw_figures", draw_figures)
     path = report.write(results, tmp_path / "report.html")
     assert path.read_text(encoding="utf-8") == html
     assert path.stat().st_size < 3e6
     assert [other.name for other in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_everything_but_the_figures_leaves_them_half_of_ten_megabytes(monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "drawn", lambda results: iter(()))
+def test_a_full_report_without_figures_is_smaller_than_five_megabytes(monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "draw_figures", lambda results: iter(()))
     reference = REFERENCE.parent
     path = report.write(Results.of(reference / "full", reference / "bench"), tmp_path / "report.html")
     assert path.stat().st_size < 5e6
     html = path.read_text(encoding="utf-8")
-    assert 'data-layer="7"' in html, "the slider begins where the guard is"
+    assert 'data-layer="7"' in html, "the slider starts at the guard's layer"
     assert "memory_gb" in html, "the machine of the benchmark"
 
 
@@ -221,13 +221,13 @@ def test_everything_but_the_figures_leaves_them_half_of_ten_megabytes(monkeypatc
 def test_a_figure_is_the_smaller_of_svg_and_png(n_points):
     figure = Figure(figsize=(2, 2))
     figure.subplots().plot(np.sin(np.arange(n_points)), "o")
-    source = as_data(figure)
+    source = data_url(figure)
     assert source.startswith("data:image/svg+xml," if n_points == 10 else "data:image/png;base64,")
-    assert source == as_data(figure) and '"' not in source
+    assert source == data_url(figure) and '"' not in source
 
 
-def test_a_place_that_cannot_be_written_is_said_before_anything_is_drawn(results, monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "drawn", lambda results: pytest.fail("drawn"))
+def test_a_path_that_cannot_be_written_is_reported_before_anything_is_drawn(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "draw_figures", lambda results: pytest.fail("drawn"))
     with pytest.raises(ResultsError, match=r"is a folder; give the name of a file, such as .*report\.html"):
         report.write(results, tmp_path)
     (tmp_path / "file").touch()
@@ -235,8 +235,8 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_drawn(results
         report.write(results, tmp_path / "file" / "report.html")
 
 
-def test_progress_is_told_figure_by_figure(results, monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "drawn", drawn)
-    told = []
-    report.write(results, tmp_path / "report.html", told.append)
-    assert told == ["line", "other", "sweep"]
+def test_progress_is_reported_figure_by_figure(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "draw_figures", draw_figures)
+    names = []
+    report.write(results, tmp_path / "report.html", names.append)
+    assert names == ["line", "other", "sweep"]

@@ -1,14 +1,14 @@
-"""Where the pictures lie that a data file names: never outside the data folder."""
+"""Paths of the pictures that a data file names: never outside the data folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def picture_within(folder: Path, name: str) -> Path:
-    """Where a picture lies that a data file names, whether or not it is there.
+    """Return the path of a picture inside a folder, whether or not the picture is there. Nothing is opened.
 
     Raises:
-        ValueError: the name leads outside the folder: absolute, with `..`, or through a link. Nothing is read.
+        ValueError: the name leads outside the folder: it is absolute, has `..`, or goes through a link.
     """
     parts = name.replace("\\", "/").split("/")
     if not parts[0] or ":" in parts[0] or ".." in parts or "\0" in name:
@@ -20,10 +20,10 @@ def picture_within(folder: Path, name: str) -> Path:
 
 
 def find_picture(roots: Sequence[Path], name: str) -> Path | None:
-    """The first of the folders that has the picture; None where none has.
+    """Return the picture in the first folder that has it; None if none has.
 
     Raises:
-        ValueError: the name leads outside one of them.
+        ValueError: the name leads outside one of the folders.
     """
-    places = [picture_within(root, name) for root in roots]
-    return next((place for place in places if place.is_file()), None)
+    paths = [picture_within(root, name) for root in roots]
+    return next((path for path in paths if path.is_file()), None)

@@ -1,0 +1,104 @@
+"""Identity of models and prompts: hashes by which stored results are matched with what they were made from."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+import torch
+
+from interp.inputs import Prompt
+from interp.labels import prompt_labels
+from interp.pictures import LazyPicture, Picture, digest
+from interp.vlm import LLM, VLM
+
+INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integer type with as many bytes as a number of the weights."""
+
+
+def prompt_record(prompt: Prompt, digests: dict[LazyPicture | int, str]) -> dict[str, str | bool]:
+    """Return the labels of a prompt, and hashes of what it consists of.
+
+    Args:
+        prompt: its pictures are opened.
+        digests: hashes of the pictures so far; new ones are added, so that each picture is opened only once.
+
+    Raises:
+        PictureError: a picture can't be read.
+    """
+    pictures = [_digest(picture, digests) for picture in prompt.pictures]
+    return prompt_labels(prompt) | {
+        "picture": " ".join(pictures),
+        "prompt_hash": text_hash(json.dumps([prompt.system, prompt.text, pictures])),
+        # What comes before the request; text alone is not worth sharing.
+        "beginning": text_hash(json.dumps([prompt.system, pictures])) if pictures else "",
+    }
+
+
+def _digest(picture: Picture, digests: dict[LazyPicture | int, str]) -> str:
+    # Comparing images costs as much as hashing them, so they are keyed by id; prompts keep them, and the ids, alive.
+    key = picture if isinstance(picture, LazyPicture) else id(picture)
+    if key not in digests:
+        digests[key] = digest(picture)
+    return digests[key]
+
+
+def provenance(model: VLM | LLM, request: Mapping, identify: bool) -> dict:
+    """Return what a trace is made from: model, processor, chat template, request, and versions of the libraries.
+
+    Args:
+        model: the traced model.
+        request: settings of the trace, as JSON can hold them.
+        identify: hash the weights too, which takes about a second per gigabyte.
+
+    Returns:
+        The `about` of a store's header.
+    """
+    processor, config = model.processor if isinstance(model, VLM) else model.tokenizer, model.model.config
+    return {
+        "model": model.name,
+        "weights": weights_identity(model) if identify else "",
+        "dtype": str(model.model.dtype).removeprefix("torch."),
+        "processor": text_hash(repr(processor)),
+        "template": text_hash(json.dumps(getattr(processor, "chat_template", None))),
+        "revision": str((model.loading or {}).get("revision") or ""),
+        "attention": str(getattr(config, "_attn_implementation", "")),
+        "quantization": str(getattr(config, "quantization_config", None) or ""),
+        **request,
+        "versions": {name: version(name) for name in ("torch", "transformers", "nnsight", "tokenizers", "pillow")},
+    }
+
+
+def weights_identity(model: VLM | LLM) -> str:
+    """Return a hash of all weights: of the sums over each row and column, with the bits read as integers.
+
+    Computed at every call, since weights can be changed in place: some seconds for 7B on a CPU, less on a GPU.
+    """
+    if model.model.device.type == "meta":
+        return "on a server"
+    digester = hashlib.blake2b(digest_size=8)
+    for name, tensor in model.model.state_dict().items():
+        digester.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        # Offloaded weights have no values here; their names and shapes are hashed instead.
+        for sums in () if tensor.is_meta else _sums(tensor.detach()):
+            digester.update(sums.cpu().numpy())
+    return f"blake2b {digester.hexdigest()}"
+
+
+def _sums(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = tensor.contiguous().flatten(1) if tensor.dim() > 1 else tensor.contiguous().reshape(1, -1)
+    # Sums of integers do not depend on the order of the additions, as those of floats do.
+    integers = rows.view(INTEGER_OF_SIZE[tensor.element_size()])
+    return integers.sum(0, dtype=torch.int64), integers.sum(1, dtype=torch.int64)
+
+
+def fingerprint(model: VLM | LLM, prompts: Sequence[Prompt]) -> str:
+    """Return a hash of everything that a trace depends on, to name its store by."""
+    digests = {}
+    records = [prompt_record(prompt, digests) for prompt in prompts]
+    return text_hash(json.dumps([provenance(model, {}, identify=True), records]))
+
+
+def text_hash(text: str) -> str:
+    """Return the first 16 hex digits of a text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,146 @@
+"""Weights from a folder or the hub into memory, with a one-line error for whatever goes wrong."""
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import PretrainedConfig, PreTrainedModel
+
+from interp.families import ModelError, first_line
+
+SMALLER = "Give dtype=torch.bfloat16, device_map='auto' (needs accelerate), or a quantization_config."
+"""Advice in messages about memory."""
+
+
+def load(loader, name: str, **kwargs):
+    """Call `loader.from_pretrained`, with a one-line error for whatever goes wrong.
+
+    Raises:
+        ModelError: the model does not exist, can't be read, or does not fit into memory.
+    """
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise ModelError(f"model folder {name!r} does not exist")
+    try:
+        return loader.from_pretrained(name, **kwargs)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ModelError(f"model {name!r} does not fit into memory: {first_line(error)} {SMALLER}") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"model {name!r} can't be loaded: {first_line(error)} "
+            "Expected a folder in Hugging Face format, a hub id that can be reached, or 'organism'."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Device and precision of the weights."""
+
+    device: torch.device
+    dtype: torch.dtype | str
+    loading: dict
+    """The arguments for `from_pretrained`."""
+
+    @classmethod
+    def of(cls, device: str, dtype: torch.dtype | str, device_map, quantization_config) -> "Placement":
+        """Resolve `auto`: float32 on a CPU, where it is faster than bfloat16, and elsewhere the checkpoint's precision.
+
+        Args:
+            device: auto, cpu, cuda, meta, ...
+            dtype: weight precision, or `auto`.
+            device_map: how to spread the model over devices.
+            quantization_config: quantisation of the weights.
+
+        Raises:
+            ModelError: the device can't be used.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"device {device!r} can't be used: {first_line(error)}; expected auto, cpu, cuda, ..."
+            ) from None
+        if dtype == "auto" and device == "cpu" and device_map is None and quantization_config is None:
+            dtype = torch.float32
+        loading = {"device_map": device_map, "quantization_config": quantization_config}
+        return cls(torch.device(device), dtype, {k: v for k, v in loading.items() if v is not None} | {"dtype": dtype})
+
+    def place(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Move the model to its device, unless it was spread over devices or quantised.
+
+        Raises:
+            ModelError: the device does not have enough memory.
+        """
+        try:
+            return (model if len(self.loading) > 1 else model.to(self.device)).eval()
+        except torch.OutOfMemoryError as error:
+            raise ModelError(f"the model does not fit on {self.device}: {first_line(error)} {SMALLER}") from error
+
+
+def _check_memory(name: str, placement: Placement) -> None:
+    """Check that the weights fit into memory before any of them is read.
+
+    Raises:
+        ModelError: the weights are larger than the free memory.
+    """
+    if len(placement.loading) > 1 or not Path(name).is_dir():
+        return
+    needed = sum(_loaded_bytes(file, placement.dtype) for file in Path(name).glob("*.safetensors"))
+    free = psutil.virtual_memory().available
+    if placement.device.type == "cuda":
+        free = torch.cuda.mem_get_info(placement.device)[0]
+    if needed > free:
+        raise ModelError(f"model {name!r} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. {SMALLER}")
+
+
+def _loaded_bytes(file: Path, dtype: torch.dtype | str) -> int:
+    """Return the size of the weights in a safetensors file, in the precision that they are loaded in."""
+    if dtype == "auto":
+        return file.stat().st_size
+    with safe_open(file, framework="pt") as weights:
+        return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys()) * dtype.itemsize
+
+
+def load_model(
+    auto, name: str, config: PretrainedConfig, placement: Placement, attn_implementation: str | None, **hub
+) -> PreTrainedModel:
+    """Load the weights, or build an empty model on the meta device.
+
+    Args:
+        auto: class that builds the model, e.g. `AutoModelForImageTextToText`.
+        name: folder in Hugging Face format, or hub id.
+        config: config of the model.
+        placement: device and precision.
+        attn_implementation: attention kernel; by default transformers chooses.
+        hub: arguments from `hub_options`.
+
+    Raises:
+        ModelError: the model can't be loaded, or some of its weights are not in the checkpoint.
+    """
+    if placement.device.type == "meta":
+        with placement.device:
+            dtype = {"dtype": placement.dtype} if placement.dtype != "auto" else {}
+            return auto.from_config(config, trust_remote_code=hub["trust_remote_code"], **dtype).eval()
+    _check_memory(name, placement)
+    attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    model, report = load(auto, name, config=config, output_loading_info=True, **placement.loading, **attention, **hub)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model {name!r}: {len(missing)} weights ({missing[0]}, ...) are not in the checkpoint and would be "
+            "random; download it again, or check that its config belongs to it"
+        )
+    return placement.place(model)
+
+
+def hub_options(revision: str | None, trust_remote_code: bool) -> dict:
+    """Return the arguments of `from_pretrained` about the hub.
+
+    Returns:
+        `trust_remote_code`, and `revision` if one is given.
+    """
+    return {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})

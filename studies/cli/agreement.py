@@ -1,0 +1,43 @@
+"""`vlm-guard judges`: how far judges agree with people, and with each other."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studies.cli.messages import quieten
+from studies.cli.options import DeviceMap, JudgeSetting, Label, Precision, Trust, loading_of
+
+app = typer.Typer()
+
+
+@app.command()
+def judges(
+    completions: Annotated[
+        list[Path], typer.Argument(help="Files of XSTest that people have labelled: xstest_v2_completions_*.csv.")
+    ],
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(help="A judge, named as for `vlm-guard defend`; repeatable. By default every judge by rule."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("results/judges"),
+    judge_setting: JudgeSetting = None,
+    label: Label = None,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+) -> None:
+    """Show how far judges agree with people, and with each other: kappa, confusion, precision and recall."""
+    quieten()
+    from studies.bookkeeping.tables import write_table
+    from studies.cli.judge_options import judge_options
+    from studies.experiment.config import writable_folder
+    from studies.judges.agreement import compare_with_people, summary_lines
+    from studies.judges.by_name import judges_named, rule_judges
+
+    folder, loading = writable_folder(out), loading_of(dtype, device_map, trust_remote_code)
+    options = judge_options(judge_setting, label, loading)
+    table = compare_with_people(completions, judges_named(judge or list(rule_judges()), folder, options))
+    for line in summary_lines(table):
+        print(f"- {line}")
+    print(f"  {write_table(table, folder, 'judges')}")

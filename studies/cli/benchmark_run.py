@@ -1,0 +1,165 @@
+"""The work of `vlm-guard defend`: check everything that was typed, load models, run the study, print what it found."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from interp.guard import Guard
+from interp.guard_files import read_settings
+from interp.inputs import Query
+from studies import benchmarks, organism
+from studies.benchmarks import BenchmarkResult
+from studies.bookkeeping.provenance import file_hash
+from studies.cli.messages import print_paths
+from studies.datasets import Benchmark, read_queries
+from studies.defences.answer_log import ANSWERS, AnswerLog
+from studies.defences.benchmark_sets import BenchmarkOptions
+from studies.defences.lineup import check_names
+from studies.defences.ranking import RANKED
+from studies.experiment.config import BUILT_IN, ConfigError, writable_folder
+from studies.experiment.model_loading import load_model
+from studies.generation.generate import Generation
+from studies.guard_choice import anchors_of
+from studies.judges.by_name import JudgeOptions, judges_named
+
+SHOWN = {
+    "asr": "attack success",
+    "over_refusal_rate": "over-refusal",
+    "paired_rate": "pairs",
+    "accuracy": "right",
+    "unparsed_rate": "unparsed",
+    "failed_rate": "not asked",
+}
+"""Metrics that are printed, and the headings of their columns."""
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """Everything that was typed, before models are loaded."""
+
+    model: str
+    loading: dict
+    """How the model is loaded, see `studies.cli.options.loading_of`."""
+    guard: str | None
+    """Folder of a guard, or hub id."""
+    anchors: Path | None
+    """File of the queries that the guard was fitted on; by default its folder has them."""
+    options: BenchmarkOptions
+    judges: Sequence[str]
+    judge_options: JudgeOptions
+    generation: Generation
+    out: Path
+
+    def start(self, console: Console) -> BenchmarkResult:
+        """Check what was typed, load the models, run the study, and print its result.
+
+        Raises:
+            ConfigError, GuardFileError, QueryFileError, JudgeNameError, ModelError, EndpointError: input is wrong.
+        """
+        anchors = self._checked_anchors()
+        AnswerLog(writable_folder(self.out) / ANSWERS)
+        judges = judges_named(self.judges, self.out, self.judge_options)
+        vlm = load_model(self.model, **self.loading)
+        folder = str(organism.path()) if self.model == BUILT_IN else self.model
+        weights = benchmarks.weights_identity(vlm, folder)
+        description = self._description(weights)
+        print_stand_ins(description["sets"], console)
+        guard = Guard.from_pretrained(self.guard, vlm) if self.guard else None
+        leakage = benchmarks.write_leakage(self.options.benchmarks, anchors, self.out)
+        print_leakage(leakage, console)
+        description |= {"leakage": leakage}
+        result = benchmarks.run(
+            vlm, weights, self.options, judges, self.out, self.generation, guard, anchors, description
+        )
+        print_result(result, console)
+        return result
+
+    def _checked_anchors(self) -> Sequence[Query]:
+        """Return the queries that guard and related methods are fitted on; empty if they are unknown."""
+        if self.guard and read_settings(self.guard)["guard"]["source"] == "llm":
+            raise ConfigError(
+                f"guard {self.guard!r} reads states of the aligned LLM (source llm), which `defend` does not load"
+            )
+        if self.anchors:
+            anchors = read_queries(self.anchors, check_pictures=False)
+        else:
+            anchors = anchors_of(self.guard) if self.guard else ()
+        check_names(self.options.defences, bool(self.guard), bool(anchors))
+        return anchors
+
+    def _description(self, weights: str) -> dict:
+        """Return what `defend.json` says about the run."""
+        options, judge_options = self.options, (self.judge_options.settings, self.judge_options.labels)
+        return {
+            "model": self.model,
+            "weights": weights,
+            "guard": self.guard,
+            "judges": list(self.judges),
+            "generation": asdict(self.generation),
+            "sets": [describe_set(benchmark) for benchmark in options.benchmarks],
+            "attacks": options.attacks,
+            "anchors": str(self.anchors) if self.anchors else None,
+            "judge options": judge_options,
+            "modalities": options.modalities,
+            "defences": options.defences,
+            "limit": options.limit,
+            "loading": self.loading,
+        }
+
+
+def describe_set(benchmark: Benchmark) -> dict:
+    """Return what is stored about a benchmark: source, file hashes, and how many rows and pictures it has."""
+    return {
+        "name": benchmark.source.name,
+        "url": benchmark.source.url,
+        "licence": benchmark.source.licence,
+        "files": {str(file): file_hash([file]) for file in benchmark.files},
+        "rows": len(benchmark.records),
+        "left out": len(benchmark.skipped),
+        "pictures missing": len(benchmark.missing),
+        "stand-ins": sum(record.is_stand_in for record in benchmark.records),
+    }
+
+
+def print_stand_ins(sets: Sequence[dict], console: Console) -> None:
+    """Warn about sets in which pictures were drawn in place of missing ones."""
+    for described in sets:
+        if described["stand-ins"]:
+            message = f"{described['name']}: {described['stand-ins']} of {described['rows']} pictures are stand-ins"
+            console.print(f"{message}; results are not results of the published set", soft_wrap=True)
+
+
+def print_leakage(leakage: dict[str, str], console: Console) -> None:
+    """Print, for each set, how many of its requests a guard was fitted on."""
+    if not leakage:
+        console.print("leakage: unknown, because the anchors are unknown (--anchors FILE)")
+    for name, summary in leakage.items():
+        console.print(f"leakage, {name}: {summary}", soft_wrap=True)
+
+
+def print_result(result: BenchmarkResult, console: Console) -> None:
+    """Print a table for each set, and where results were written."""
+    for table in summary_tables(result):
+        console.print(table)
+    csv = [path for path in result.files if path.suffix == ".csv"]
+    print_paths(console, csv, [path for path in result.files if path not in csv])
+
+
+def summary_tables(result: BenchmarkResult) -> Iterator[Table]:
+    """Yield, for each set, the rates of every defence with intervals."""
+    table = result.table
+    rows = table.reindex(columns=list(dict.fromkeys([*table.columns, "judge", "category", "reference"])))
+    # Rates by category are in the file only.
+    rows = rows[((rows.judge == result.judge) | rows.judge.isna()) & rows.category.isna() & rows.metric.isin(SHOWN)]
+    for condition, group in rows.groupby(["dataset", "setting", "modality"], sort=False):
+        metrics = [name for name in SHOWN if name in set(group.metric)]
+        title = f"{', '.join(condition)}; judge {result.judge}"
+        printed = Table("defence", *(SHOWN[name] for name in metrics), "", title=title)
+        arms = group.groupby(["defence", "reference", "standing"], dropna=False, sort=False)
+        for (defence, _, status), arm in arms:
+            cells = {row.metric: f"{row.value:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}]" for row in arm.itertuples()}
+            printed.add_row(defence, *(cells.get(name, "") for name in metrics), "" if status == RANKED else status)
+        yield printed

@@ -1,0 +1,40 @@
+"""`vlm-guard check`: the properties that everything else rests on, measured on a model."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from studies.cli.messages import quieten
+from studies.cli.options import DeviceMap, ModelArgument, Precision, Revision, Trust, loading_of
+
+app = typer.Typer()
+
+
+@app.command()
+def check(
+    model: ModelArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, for programs.")] = False,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+) -> None:
+    """Prove on a model that the toolkit reads and changes what it says. Run it before you trust a new model.
+
+    Prints one line per property: ok, degraded (rounding), silently wrong, error, or not applicable. Exit code 1 on
+    anything worse than degraded.
+    """
+    quieten()
+    from interp.verify import check_vlm
+    from studies.experiment.model_loading import load_model
+
+    findings = check_vlm(load_model(model, **loading_of(dtype, device_map, trust_remote_code, revision)))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(f"{finding.verdict:<15} {finding.claim}  ({finding.measured})")
+    if not all(finding.is_accepted for finding in findings):
+        raise typer.Exit(1)

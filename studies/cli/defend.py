@@ -1,0 +1,136 @@
+"""`vlm-guard defend`: published benchmarks, or your own files, under every defence."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studies.cli.messages import quieten
+from studies.cli.options import (
+    DEFAULT_MODEL,
+    DeviceMap,
+    JudgeSetting,
+    Label,
+    MaxNewTokens,
+    Model,
+    Precision,
+    Revision,
+    StandIn,
+    Trust,
+    loading_of,
+    words,
+)
+
+app = typer.Typer()
+DEFAULT_JUDGES = ("xstest", "keywords")
+
+
+@app.command()
+def defend(
+    data: Annotated[
+        list[str],
+        typer.Option(help="NAME=PATH of a benchmark as published, or PATH of a file of your own; repeatable."),
+    ],
+    model: Model = DEFAULT_MODEL,
+    guard: Annotated[
+        str | None,
+        typer.Option(help="Folder of a guard, or hub id; by default only the defences that need no guard are run."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for answers and tables; an interrupted run is resumed.")] = Path(
+        "results/defend"
+    ),
+    modality: Annotated[
+        str,
+        typer.Option(
+            help="How requests published as text are shown, comma-separated: text, blank, noise, scene, typographic, "
+            "typographic_scene."
+        ),
+    ] = "text",
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            help="Also wrap requests in jailbreaks, comma-separated: prefix_injection, refusal_suppression, role_play, "
+            "style_injection, distractor."
+        ),
+    ] = None,
+    defences: Annotated[
+        str | None,
+        typer.Option(
+            help="Defences to run, comma-separated: self_reminder, goal_priority, adashield_s, safety_prompt, ecso, "
+            "caption_only, text_verdict; with --guard also guard, guard_random, guard_full_state; with anchors also "
+            "shift_dc, cmrm, infer_aligner, astra. By default all."
+        ),
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rules: keywords, xstest, gcg, jailbreakbench, vlguard, lmms_eval, adashield, exact. Models: "
+            "RUBRIC=MODEL, RUBRIC=MODEL@URL (an endpoint) with RUBRIC one of llama_guard, harmbench, wildguard, "
+            "strongreject_anew, xstest_prompt; classifier=MODEL. Repeatable; the first one decides; "
+            "by default xstest, then keywords."
+        ),
+    ] = None,
+    judge_setting: JudgeSetting = None,
+    label: Label = None,
+    anchors: Annotated[
+        Path | None,
+        typer.Option(help="Queries the guard was fitted on, as a CSV; by default those saved in the guard's folder."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="At most N rows of the largest class of each set, the other classes in proportion; pairs stay whole.",
+        ),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures; by default where the set has them.")
+    ] = None,
+    stand_in: StandIn = False,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out rows whose pictures are missing.")
+    ] = False,
+    max_new_tokens: MaxNewTokens = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 16,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+) -> None:
+    """Run every defence on published benchmarks: attack success, over-refusal, pairs, abilities, with intervals.
+
+    Answers are saved as they come (answers.jsonl): rerun the command to resume, and use `vlm-guard judge` to apply
+    other judges.
+    """
+    quieten()
+    from rich.console import Console
+
+    from studies.cli.benchmark_options import benchmark_file
+    from studies.cli.benchmark_run import BenchmarkRun
+    from studies.cli.judge_options import judge_options
+    from studies.defences.benchmark_sets import BenchmarkOptions
+    from studies.generation.generate import Generation
+
+    options = BenchmarkOptions.of(
+        [benchmark_file(text) for text in data],
+        words(modality),
+        words(defences or ""),
+        limit,
+        str(pictures) if pictures else None,
+        stand_in,
+        skip_missing,
+        words(attacks or ""),
+    )
+    loading = loading_of(dtype, device_map, trust_remote_code, revision)
+    BenchmarkRun(
+        model,
+        loading,
+        guard,
+        anchors,
+        options,
+        judge or DEFAULT_JUDGES,
+        # A revision is one of the model, not of its judges.
+        judge_options(judge_setting, label, loading | {"revision": None}),
+        Generation(max_new_tokens, batch_size),
+        out,
+    ).start(Console())

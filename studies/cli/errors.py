@@ -1,0 +1,20 @@
+"""Errors that are about the user's input: the command line shows them in one line, without a traceback."""
+
+
+def is_about_input(error: Exception) -> bool:
+    """Return whether an error is about input; all other errors are bugs, and keep their traceback."""
+    # Imported when something has failed, so that `--help` answers at once.
+    from interp import AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError
+    from studies.datasets import QueryFileError
+    from studies.defences.answer_log import AnswerLogError
+    from studies.experiment.config import ConfigError
+    from studies.guards.sweep_grid import GridError
+    from studies.judges import EndpointError
+    from studies.judges.agreement import CompletionsError
+    from studies.judges.by_name import JudgeNameError
+    from studies.probing.settings import ProbeError
+
+    about_models = (AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError)
+    about_files = (OSError, QueryFileError, AnswerLogError, CompletionsError)
+    about_settings = (ConfigError, GridError, ProbeError, EndpointError, JudgeNameError)
+    return isinstance(error, about_models + about_files + about_settings)

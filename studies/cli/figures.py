@@ -1,0 +1,45 @@
+"""`vlm-guard figures`: figures and tables of saved results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from studies.cli.options import ResultFolders
+
+app = typer.Typer()
+
+
+@app.command()
+def figures(
+    results: ResultFolders,
+    out: Annotated[Path, typer.Option(help="Folder for figures, captions and tables.")] = Path("results/figures"),
+) -> None:
+    """Draw every figure that the results allow, as PDF and PNG with captions, and tables as LaTeX and Markdown.
+
+    Lists what is left out, with the reason.
+    """
+    run(results, out, Console())
+
+
+def run(folders: Sequence[Path], out: Path, console: Console) -> None:
+    """Write every figure and table that the results allow; print their paths, and what is left out.
+
+    Raises:
+        ResultsError: folders without results, or results that do not belong together.
+        ConfigError: `out` can't be written to.
+    """
+    from studies.experiment.config import writable_folder
+    from studies.report.gallery import draw_figures, save_figures, save_tables
+    from studies.report.results import Results
+
+    results, folder = Results.of(*folders), writable_folder(out)
+    figure_files, omitted_figures = save_figures(draw_figures(results), folder)
+    table_files, omitted_tables = save_tables(results, folder)
+    for path in (*figure_files, *table_files):
+        if path.suffix != ".pdf":
+            console.print(f"  {path}", soft_wrap=True, highlight=False)
+    for entry in (*omitted_figures, *omitted_tables):
+        console.print(f"left out: {entry.name}: {entry.reason}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,183 @@
+"""`vlm-guard probe`: the separability study by itself, on a model or on a saved trace."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from studies.cli.messages import print_paths, quieten
+from studies.cli.options import (
+    DEFAULT_MODEL,
+    DeviceMap,
+    Layers,
+    Model,
+    Precision,
+    Queries,
+    Revision,
+    Trust,
+    loading_of,
+    numbers,
+    words,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from studies.experiment.config import Config
+    from studies.probing.settings import ProbeSettings
+
+app = typer.Typer()
+
+
+@app.command()
+def probe(
+    model: Model = DEFAULT_MODEL,
+    queries: Queries = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Probe a store of `vlm-guard trace`, without the model; excludes --queries."),
+    ] = None,
+    scale: Annotated[str, typer.Option(help="How much is probed and controlled: tiny, quick or full.")] = "quick",
+    out: Annotated[Path, typer.Option(help="Folder for the table; finished work in it is reused.")] = Path(
+        "results/probe"
+    ),
+    sites: Annotated[
+        str | None,
+        typer.Option(help="Sites that are probed, comma-separated: resid_post, resid_pre, attn_out, mlp_out."),
+    ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(help="Tokens that are probed, comma-separated: last, instruction, image_mean, text_mean."),
+    ] = None,
+    layers: Layers = None,
+    probes: Annotated[
+        str | None,
+        typer.Option(
+            help="Probes, comma-separated: logistic, lda, ridge, svm, mean_difference. The first one is also carried "
+            "from modality to modality."
+        ),
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="With --store: some of its modalities, comma-separated; by default all.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="test, or validation while developing; with --store any split that it holds."),
+    ] = None,
+    by_category: Annotated[
+        bool, typer.Option("--by-category", help="Also fit probes with one category held out at a time.")
+    ] = False,
+    n_folds: Annotated[
+        int | None, typer.Option(help="Number of cross-validation folds, which never divide a pair.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed for folds and controls.")] = 0,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+) -> None:
+    """Show where harmful and harmless come apart: probes with controls, by layer, modality, token and site.
+
+    Rerun it to resume where it stopped.
+    """
+    quieten()
+    from studies import separability
+    from studies.experiment.config import Config, ConfigError
+
+    typed = {"sites": sites and words(sites), "tokens": tokens and words(tokens), "probes": probes and words(probes)}
+    typed |= {"layers": layers and tuple(numbers(layers)), "n_folds": n_folds, "by_category": by_category or None}
+    changes = {name: value for name, value in typed.items() if value is not None}
+    if store is None:
+        if modality:
+            raise ConfigError("--modality is for stores; a study probes the modalities of its scale")
+        loading = loading_of(dtype, device_map, trust_remote_code, revision)
+        path = str(queries) if queries else None
+        config = Config(model, path, scale, str(out), split or "test", seed, loading=loading)
+        probe_model(config, changes, Console())
+        return
+    if queries:
+        raise ConfigError("--store brings its own queries; leave --queries out")
+    extent = separability.probe_settings(scale, changes)
+    probe_store(store, str(out), extent, words(modality or ""), split or "", seed, Console())
+
+
+def probe_model(config: "Config", changes: Mapping, console: Console) -> "pd.DataFrame":
+    """Run the separability study.
+
+    Args:
+        config: settings of the run.
+        changes: fields of `ProbeSettings` that differ from the scale's.
+        console: where the summary is printed.
+
+    Raises:
+        ProbeError: an extent that names something that does not exist.
+        ConfigError, QueryFileError, ModelError: see `studies.experiment.experiment.load_experiment`.
+    """
+    from studies import separability
+    from studies.bookkeeping.provenance import write_config, write_provenance
+    from studies.bookkeeping.tables import write_table
+    from studies.experiment.config import writable_folder
+    from studies.experiment.experiment import load_experiment
+
+    extent = separability.probe_settings(config.scale, changes)
+    out = writable_folder(config.out)
+    experiment = load_experiment(config)
+    write_config(out, config)
+    table = separability.run(config, experiment, extent)
+    write_table(table, out, "separability")
+    write_provenance(out, experiment.inputs(), config.seed, [out / "separability.csv"])
+    print_summary(table, out, console)
+    return table
+
+
+def probe_store(
+    store: Path,
+    out: str,
+    extent: "ProbeSettings",
+    modalities: Sequence[str],
+    split: str,
+    seed: int,
+    console: Console,
+) -> "pd.DataFrame":
+    """Probe states that were traced before; no model is needed.
+
+    Args:
+        store: folder of the store.
+        out: folder for the table.
+        extent: what is probed, and with which probes.
+        modalities: some of those that were traced; empty for all.
+        split: one of the store's; empty where it has none.
+        seed: seed for folds and controls.
+        console: where the summary is printed.
+
+    Raises:
+        StoreError, ProbeError: see `studies.probing.states.load_probe_data`.
+    """
+    from studies.bookkeeping.tables import tidy, write_table
+    from studies.experiment.config import writable_folder
+    from studies.probing.rows import probe_rows
+    from studies.probing.states import load_probe_data
+
+    states = load_probe_data(store, extent, modalities, split, seed)
+    folder = writable_folder(out)
+    source = {"store": json.loads((store / "header.json").read_text(encoding="utf-8")), "split": split}
+    rows = probe_rows(states, folder / "probes", source)
+    labels = {"model": source["store"]["about"]["model"], "dataset": store.name, "split": split, "seed": seed}
+    table = tidy(labels | row for row in rows)
+    write_table(table, folder, "separability")
+    print_summary(table, folder, console)
+    return table
+
+
+def print_summary(table: "pd.DataFrame", out: Path, console: Console) -> None:
+    """Draw the table, and print its results in words."""
+    import figures
+    from studies.probing.rows import summary_lines
+
+    drawn = figures.save(figures.probe_auroc(table), out, "probe_auroc")
+    for line in summary_lines(table):
+        console.print(f"- {line}", soft_wrap=True)
+    print_paths(console, [out / "separability.csv"], drawn)

@@ -1,0 +1,27 @@
+"""`vlm-guard report`: saved results as one page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studies.cli.options import ResultFolders
+
+app = typer.Typer()
+
+
+@app.command()
+def report(
+    results: ResultFolders,
+    out: Annotated[Path, typer.Option(help="The page, a single file.")] = Path("report.html"),
+) -> None:
+    """Show results as one page that needs no network: verdicts, figures, tables, hidden states, provenance."""
+    from studies import report as page
+    from studies.bookkeeping.progress import phase
+    from studies.report.gallery import FIGURES
+    from studies.report.results import Results
+
+    loaded = Results.of(*results)
+    with phase("figures", len(FIGURES)) as advance:
+        written = page.write(loaded, out, lambda name: advance(note=name))
+    print(f"  {written}")

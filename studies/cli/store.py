@@ -1,0 +1,74 @@
+"""`vlm-guard store`: what a store of traced activations holds, and whether it is damaged."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def store(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder written by `vlm-guard trace`, or by interp.trace with out=FOLDER.")
+    ],
+    check: Annotated[bool, typer.Option("--check", help="Read everything, and name the damaged batches.")] = False,
+    mend: Annotated[
+        bool,
+        typer.Option("--mend", help="As --check, and mark damaged batches for the next run of the same trace to redo."),
+    ] = False,
+) -> None:
+    """Show what a store holds. Exit code 1 if --check finds damage."""
+    print(summary(folder))
+    if check or mend:
+        batches = damaged(folder, mend)
+        print(f"damaged batches: {', '.join(map(str, batches)) or 'none'}{'; forgotten' if batches and mend else ''}")
+        raise typer.Exit(1 if batches else 0)
+
+
+def summary(folder: Path) -> str:
+    """Describe a store in a few lines.
+
+    Raises:
+        StoreError: the folder holds no store, or its header is damaged.
+    """
+    from interp.activations import Store
+    from interp.token_positions import ALL
+
+    store = Store(folder)
+    about, prompts = store.header["about"], store.prompts
+    kinds = Counter((prompt["modality"], "harmful" if prompt["harmful"] else "harmless") for prompt in prompts)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    lines = {
+        "model": f"{about['model']} ({about['weights']}, {about['dtype']})",
+        "prompts": f"{len(prompts)}: " + ", ".join(f"{n} {' '.join(kind)}" for kind, n in kinds.items()),
+        "sites": ", ".join(about["sites"]),
+        "tokens": about["tokens"] if about["tokens"] == ALL else ", ".join(map(str, about["tokens"])),
+        "layers": ", ".join(map(str, about["layers"])),
+        "batches": f"{store.n_done} of {store.plan.n_batches} done, {store.plan.batch_size} prompts each",
+        "on disk": f"{size / 1e6:.1f} MB, {about['stored_as']}",
+        "made with": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
+    }
+    arrays = {
+        f"  {name}": f"{' '.join(('prompt', *field.dims))}: {' x '.join(map(str, (len(prompts), *field.lengths)))}"
+        for name, field in store.fields.items()
+    }
+    return "\n".join(f"{name:<20} {value}" for name, value in (lines | arrays).items())
+
+
+def damaged(folder: Path, mend: bool) -> list[int]:
+    """Return the batches that are not what was written.
+
+    Args:
+        folder: folder of the store.
+        mend: forget them, so that the next run of the same trace does them again.
+    """
+    from interp.activations import Store
+
+    store = Store(folder)
+    batches = store.damaged()
+    for batch in batches if mend else ():
+        store.forget(batch)
+    return batches

@@ -1,0 +1,197 @@
+"""`vlm-guard sweep`: where and how to guard, chosen on validation."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from studies.cli.messages import print_paths, quieten
+from studies.cli.options import (
+    DEFAULT_MODEL,
+    CpusPerWorker,
+    DeviceMap,
+    Model,
+    Precision,
+    Queries,
+    Ray,
+    Revision,
+    Split,
+    SplitSeed,
+    Trust,
+    loading_of,
+)
+
+if TYPE_CHECKING:
+    from studies.experiment.config import Config
+    from studies.guards.sweep_grid import Grid
+    from studies.sweep import Sweep
+
+app = typer.Typer()
+
+
+@app.command()
+def sweep(
+    model: Model = DEFAULT_MODEL,
+    queries: Queries = None,
+    scale: Annotated[str, typer.Option(help="Grid, finalists and modalities: those of tiny, quick or full.")] = "quick",
+    out: Annotated[Path, typer.Option(help="Folder for tables and guard; finished work in it is reused.")] = Path(
+        "results/sweep"
+    ),
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers that guards act on: single, every:N, windows:N, start-to-end, middle-to-last, or numbers such "
+            "as 0,5,8-12; separate several with spaces."
+        ),
+    ] = None,
+    direction_layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers that directions are fitted at: own (where they are applied), or numbers such as 0,5,8-12."
+        ),
+    ] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            help="Rules by which states are changed, comma-separated: ablate, substitute, add_reference, amplify, "
+            "class_mean, steer, adaptive, adaptive_mirror."
+        ),
+    ] = None,
+    gates: Annotated[
+        str | None,
+        typer.Option(help="Gates that decide when guards act, comma-separated: always, sign, threshold, probe."),
+    ] = None,
+    scopes: Annotated[
+        str | None,
+        typer.Option(
+            help="What a closed gate holds back, comma-separated: change (everything), target (only what is added)."
+        ),
+    ] = None,
+    ranks: Annotated[
+        str | None, typer.Option(help="Dimensions of the safety subspace, comma-separated, such as 1,2,4.")
+    ] = None,
+    estimators: Annotated[
+        str | None,
+        typer.Option(help="How directions are fitted, comma-separated: paired_svd, mean_diff, pca, lda, logistic."),
+    ] = None,
+    sources: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose states directions are fitted on, comma-separated: vlm_text (the model itself, on "
+            "text), llm (the aligned LLM it was made from)."
+        ),
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Tokens that directions are fitted on, comma-separated: last, instruction.")
+    ] = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(help="Tokens that guards change, comma-separated: last_prefill, generated, last, text, all."),
+    ] = None,
+    strengths: Annotated[
+        str | None, typer.Option(help="Factors on the change, comma-separated, such as 0.5,1,2.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Number of finalists, whose full answers are judged.")] = None,
+    halving: Annotated[
+        bool, typer.Option("--halving", help="Rank on a quarter of the prompts first, and drop half each time.")
+    ] = False,
+    split: Split = "test",
+    seed: SplitSeed = 0,
+    ray: Ray = None,
+    cpus_per_worker: CpusPerWorker = 1,
+    trust_remote_code: Trust = False,
+    dtype: Precision = "auto",
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+) -> None:
+    """Find where and how to guard: every configuration by its first token, answers for the best, the chosen guard.
+
+    Also shows what other rules for choosing a layer would have picked. Rerun it to resume where it stopped.
+    """
+    quieten()
+    from studies.cli.grid_options import grid_from_options
+    from studies.experiment.config import Config
+    from studies.guards.sweep_grid import Grid
+    from studies.layer_sweep import GRIDS
+
+    typed = {"layers": layers, "direction_layers": direction_layers, "rules": rules, "gates": gates, "scopes": scopes}
+    typed |= {"ranks": ranks, "estimators": estimators, "sources": sources, "tokens": tokens, "positions": positions}
+    typed |= {"strengths": strengths}
+    axes = {name: value for name, value in typed.items() if value is not None}
+    # The study itself reports a scale that does not exist.
+    grid = grid_from_options(axes, GRIDS.get(scale, Grid()))
+    loading = loading_of(dtype, device_map, trust_remote_code, revision)
+    config = Config(model, str(queries) if queries else None, scale, str(out), split, seed, loading=loading)
+    run(config, grid, Console(), top, halving, ray, cpus_per_worker)
+
+
+def run(
+    config: "Config",
+    grid: "Grid",
+    console: Console,
+    top: int | None = None,
+    halving: bool = False,
+    ray: str | None = None,
+    cpus_per_worker: int = 1,
+) -> "Sweep":
+    """Sweep, compare selection rules, and save the chosen configuration as a guard.
+
+    Args:
+        config: settings of the run.
+        grid: what is varied.
+        console: where finalists and summary are printed.
+        top: number of finalists; None for the scale's.
+        halving: whether configurations are ranked by successive halving.
+        ray: address of a cluster.
+        cpus_per_worker: CPUs per worker on a cluster without GPUs.
+
+    Raises:
+        GridError: an empty grid, or layers that do not exist.
+        ConfigError, QueryFileError, ModelError: see `studies.experiment.experiment.load_experiment`.
+    """
+    import figures
+    from studies import layer_selection, layer_sweep
+    from studies.bookkeeping.provenance import write_config, write_provenance
+    from studies.bookkeeping.tables import write_table
+    from studies.experiment.config import writable_folder
+    from studies.experiment.experiment import load_experiment
+    from studies.sweep import Sweep
+
+    out = writable_folder(config.out)
+    experiment = load_experiment(config)
+    grid.check(experiment)
+    write_config(out, config)
+    settings = {"grid": asdict(grid), "top": top or layer_sweep.TOP[config.scale], "halving": halving}
+    (out / "sweep.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    swept = Sweep.run(config, experiment, grid, top, halving, ray, cpus_per_worker)
+    write_table(swept.table, out, "layer_sweep")
+    swept.save_guard(out / "guard", experiment)
+    console.print(_finalists(swept))
+    selected = layer_selection.run(config, experiment, ray, cpus_per_worker)
+    write_table(selected, out, "layer_selection")
+    tables = [out / "layer_sweep.csv", out / "layer_selection.csv"]
+    write_provenance(out, experiment.inputs(), config.seed, tables)
+    for line in layer_selection.summary_lines(selected):
+        console.print(f"- {line}", soft_wrap=True)
+    drawn = figures.save(figures.pareto(swept.table), out, "pareto")
+    drawn += figures.save(figures.layer_selection(selected), out, "layer_selection")
+    print_paths(console, [*tables, out / "guard"], drawn)
+    return swept
+
+
+def _finalists(swept: "Sweep") -> Table:
+    """Lay out the finalists, from best to worst on validation."""
+    import pandas as pd
+
+    table = Table(title="Finalists on validation: shares refused, KL in nats")
+    for name in ("layers", "rule", "gate", "strength", "refused", "harmless", "KL", ""):
+        table.add_column(name, overflow="fold")
+    for finalist in swept.finalists.itertuples():
+        strength = "" if pd.isna(finalist.strength) else f"{finalist.strength:g}"
+        values = (f"{value:.3f}" for value in (finalist.refused, finalist.harmless_refused, finalist.kl))
+        table.add_row(finalist.layers, finalist.rule, finalist.gate, strength, *values, finalist.mark)
+    return table
