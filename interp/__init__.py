@@ -1,52 +1,102 @@
-"""The model: what we read from it, and what we do to it."""
+"""The model: what we read from it, and what we do to it.
+
+    VLM, LLM                            load a model; one name per part (`vlm.py`)
+    Query, Prompt, to_prompts           requests and the ways in which they reach a model (`inputs.py`)
+    trace, open_store                   activations, in memory or on disk (`trace.py`, `tracing/`, `activations.py`)
+    SafetyDirection, ESTIMATORS         the safety steering direction (`directions.py`, `estimators.py`)
+    RULES, coordinates, set_coordinates the formula that a guard applies (`projection.py`)
+    Guard, run_guards                   a guard on a model; many guards on one prefill (`guard.py`, `guard_batches.py`)
+    Lens, patch, recovered              where the safety signal is written and lost (`lens.py`, `patching.py`)
+
+Modules with an `__all__` of their own are public too, such as `interp.projection` and `interp.related_methods`.
+"""
 
 import interp.cards  # noqa: F401  (registers what Jupyter shows)
-from interp.activations import StoreError, open_store
+from interp.activations import Store, StoreError, open_store
 from interp.directions import SafetyDirection, alignment, fit_gate, random_basis, stability
 from interp.estimators import ESTIMATORS, AnchorError
-from interp.guard import Guard
-from interp.guard_batches import GuardBatchError, run_guards
-from interp.guard_files import GuardFileError
-from interp.inputs import MODALITIES, Prompt, Query, collate, to_prompt, to_prompts
+from interp.families import first_line
+from interp.guard import POSITIONS, REFERENCES, SOURCES, Guard
+from interp.guard_batches import GuardBatchError, GuardScore, References, run_guards, why_not_together
+from interp.guard_files import GUARD_SETTINGS, GuardFileError, read_settings
+from interp.inputs import (
+    CAPTION_REQUEST,
+    IMAGE_AUGMENTED,
+    MODALITIES,
+    TRANSCRIPTION_REQUEST,
+    TYPOGRAPHIC,
+    TYPOGRAPHIC_REQUEST,
+    Prompt,
+    Query,
+    caption_prompt,
+    collate,
+    text_prompt,
+    to_prompt,
+    to_prompts,
+    transcription_prompt,
+)
 from interp.lens import Lens
 from interp.patching import patch, recovered
 from interp.pictures import PictureError
 from interp.projection import RULES, ProbeGate, coordinates, set_coordinates
-from interp.token_positions import TraceError
-from interp.trace import trace
+from interp.token_positions import ALL, TOKEN_ROLES, TraceError
+from interp.trace import PromptsLeftOut, trace
+from interp.tracing.prefix import SharingDisabled
 from interp.vlm import LLM, VLM, ModelError
 
 __all__ = [
+    "ALL",
+    "AnchorError",
+    "CAPTION_REQUEST",
     "ESTIMATORS",
+    "GUARD_SETTINGS",
+    "Guard",
+    "GuardBatchError",
+    "GuardFileError",
+    "GuardScore",
+    "IMAGE_AUGMENTED",
     "LLM",
     "Lens",
     "MODALITIES",
-    "RULES",
-    "VLM",
-    "AnchorError",
-    "Guard",
-    "GuardFileError",
     "ModelError",
+    "POSITIONS",
     "PictureError",
     "ProbeGate",
     "Prompt",
+    "PromptsLeftOut",
     "Query",
-    "GuardBatchError",
+    "REFERENCES",
+    "RULES",
+    "References",
+    "SOURCES",
     "SafetyDirection",
+    "SharingDisabled",
+    "Store",
     "StoreError",
+    "TOKEN_ROLES",
+    "TRANSCRIPTION_REQUEST",
+    "TYPOGRAPHIC",
+    "TYPOGRAPHIC_REQUEST",
     "TraceError",
+    "VLM",
     "alignment",
+    "caption_prompt",
     "collate",
     "coordinates",
+    "first_line",
     "fit_gate",
     "open_store",
     "patch",
     "random_basis",
+    "read_settings",
     "recovered",
     "run_guards",
     "set_coordinates",
     "stability",
+    "text_prompt",
     "to_prompt",
     "to_prompts",
     "trace",
+    "transcription_prompt",
+    "why_not_together",
 ]

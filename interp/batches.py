@@ -8,6 +8,11 @@ import numpy as np
 
 from interp.inputs import Prompt
 
+__all__ = [
+    "Advance",
+    "batches",
+]
+
 Advance = Callable[[int], None]
 """Reports progress: called with the number of prompts (or runs) finished since the last call."""
 

@@ -13,6 +13,10 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+__all__ = [
+    "Line",
+]
+
 HARMFUL, HARMLESS, PLAIN = "#d55e00", "#1f8fd6", "currentColor"
 """Colours of lines: those of the figures, slightly lighter because the page may be dark."""
 WIDTH, HEIGHT, MARGIN = 300, 74, 6

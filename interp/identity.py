@@ -12,6 +12,12 @@ from interp.labels import prompt_labels
 from interp.pictures import LazyPicture, Picture, digest
 from interp.vlm import LLM, VLM
 
+__all__ = [
+    "fingerprint",
+    "prompt_record",
+    "weights_identity",
+]
+
 INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer type with as many bytes as a number of the weights."""
 

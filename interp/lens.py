@@ -18,6 +18,12 @@ from interp.labels import labels
 from interp.patching import PatchScore
 from interp.vlm import VLM
 
+__all__ = [
+    "ATTENDED",
+    "Lens",
+    "writers",
+]
+
 ATTENDED = ("first", "image", "text")
 """Groups of tokens: the first one, on which idle heads rest; the tokens of pictures; all remaining ones."""
 

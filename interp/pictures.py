@@ -10,6 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+__all__ = [
+    "LazyPicture",
+    "Picture",
+    "PictureError",
+    "open_picture",
+    "read_picture",
+]
+
 SMALLEST = 8
 """Shortest side in pixels. Image processors would take an array whose first side is 1 or 3 for channels-first."""
 

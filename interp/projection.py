@@ -21,6 +21,16 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+__all__ = [
+    "GATES",
+    "GATE_SCOPES",
+    "ProbeGate",
+    "RULES",
+    "coordinates",
+    "delta_norm",
+    "set_coordinates",
+]
+
 
 def coordinates(
     resid: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "*#batch rank d_model"]

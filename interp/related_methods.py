@@ -10,6 +10,15 @@ import xarray as xr
 from interp.directions import SafetyDirection
 from interp.guard import Guard
 
+__all__ = [
+    "arditi_ablation",
+    "arditi_addition",
+    "astra",
+    "cmrm",
+    "infer_aligner",
+    "shift_dc",
+]
+
 
 def shift_dc(direction: SafetyDirection, layers: Sequence[int]) -> Guard:
     """Return ShiftDC (Zou et al., arXiv:2502.13095): x - proj_s(x_vl - x_tt) at the last prompt token.

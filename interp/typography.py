@@ -12,6 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from interp.pictures import PictureError
 
+__all__ = [
+    "scene_content",
+    "text_picture",
+]
+
 COLORS = {
     "red": (215, 48, 39),
     "green": (26, 152, 80),

@@ -26,6 +26,11 @@ from interp.tracing.forward import DECODER_SITES, PassSpec, read, resid_post
 from interp.tracing.prefix import PREFIX_TOLERANCE, shares_prefixes
 from interp.vlm import VLM
 
+__all__ = [
+    "check_vlm",
+    "transformer_lens_agrees",
+]
+
 VERDICTS = ("not applicable", "ok", "degraded", "silently wrong", "error")
 """Ordered from harmless to worst."""
 ACCEPTED = VERDICTS[:3]

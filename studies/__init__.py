@@ -6,7 +6,7 @@ Studies, in the order in which `repro.py` runs them:
     Where do harmful and harmless requests come apart, and what     separability.py           separability.csv,
         does a picture cost?                                                                  points.csv
     Which layer, rule, gate and strength should a guard have?       layer_sweep.py            layer_sweep.csv
-    Which rule should choose the layer without a sweep?             layer_selection.py        layer_selection.csv
+    How well do cheap rules choose the layer, next to the sweep?    layer_selection.py        layer_selection.csv
     Which reading of the paper works?                               readings.py               readings.csv
     Which attacks does each defence stop, and at what cost?         defence_comparison.py     defence.csv, answers.jsonl
     How did the guard change each prompt?                           prompt_changes.py         changes.csv
@@ -22,7 +22,7 @@ Around them:
     guard_choice.py     which guard a model gets: layer by `layer_sweep`, the rest by `readings` (`vlm-guard guard fit`)
     benchmarks.py       published benchmarks, or your own files, under every defence (`vlm-guard defend`)
 
-Folders, from the bottom up; each imports only the ones above it:
+Folders, from the bottom up; each imports only folders listed above it:
 
     bookkeeping/    what a run writes: tables, provenance, checkpoints, progress; estimates.py has rates with intervals
     datasets/       benchmark files and query files: find, read, check, split, search for leakage
@@ -30,7 +30,7 @@ Folders, from the bottom up; each imports only the ones above it:
     organism/       the built-in model: its language, training, and files
     judges/         refused or answered, harmful or not: one file per kind of judge, by_name.py finds them by name
     experiment/     the start of every study: configuration, loaded model and queries, references, refusal tokens
-    guards/         configurations of a guard: fitted, combined to grids, run, measured, ranked, chosen (choice.py)
+    guards/         configurations of a guard: fitted, combined to grids, run, measured, chosen (choice_rule.py)
     probing/        states and settings of linear probes, and the rows they give
     defences/       defences, the prompt sets they answer, the log of answers, and rates, costs and ranking
     report/         finished results: figures, LaTeX and Markdown tables, one HTML page
@@ -38,9 +38,10 @@ Folders, from the bottom up; each imports only the ones above it:
 
 Where to look:
 
-    the layer is chosen                 layer_sweep.py, by the rule in guards/selection.py
-    a rate's interval is computed       bookkeeping/estimates.py, from probes/intervals.py
-    a judge is added                    judges/by_name.py, next to the kind it belongs to in judges/
+    the layer is chosen                 guards/choice_rule.py, called by layer_sweep.py
+    a rate's interval is computed       probes/intervals.py, called by bookkeeping/estimates.py
+    a judge is added                    judges/: a phrase list in keywords.py, a rubric in rubrics.py, a new kind in a
+                                        file of its own, which by_name.py finds by its name
     a defence is added                  defences/lineup.py
     the projection's formula            interp/projection.py
     prompts are batched                 interp/batches.py

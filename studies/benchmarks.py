@@ -12,10 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 import figures
-from interp.guard import Guard
-from interp.inputs import TYPOGRAPHIC, Query, to_prompts
-from interp.trace import trace
-from interp.vlm import VLM
+from interp import TYPOGRAPHIC, VLM, Guard, Query, to_prompts, trace
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.provenance import model_hash, write_json, write_provenance
 from studies.bookkeeping.tables import tidy, write_table

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from figures import first_judge
-from interp.inputs import IMAGE_AUGMENTED
+from interp import IMAGE_AUGMENTED
 from studies.bookkeeping.verdict_words import NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED
 from studies.experiment.config import BUILT_IN, TRAINED
-from studies.guards.choice import SweepChoice
+from studies.guards.sweep_result import SweepChoice
 
 LLAVA = "llava-1.5-7b-hf"
 """The paper's own model. Only on it can a claim be `reproduced`: the built-in model was trained to show the effect."""

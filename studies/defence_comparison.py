@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.inputs import TYPOGRAPHIC
+from interp import TYPOGRAPHIC
 from studies import layer_sweep
 from studies.bookkeeping.estimates import mean
 from studies.bookkeeping.progress import phase

@@ -4,9 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from figures import first_judge
-from interp.guard import Guard
-from interp.inputs import Query
-from interp.vlm import VLM
+from interp import VLM, Guard, Query
 from studies import layer_sweep, readings
 from studies.datasets import read_queries, write_queries
 from studies.experiment.config import Config, writable_folder

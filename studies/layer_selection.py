@@ -31,14 +31,10 @@ import numpy as np
 import pandas as pd
 
 from figures import first_judge
-from interp.directions import SafetyDirection
-from interp.guard import Guard
+from interp import TYPOGRAPHIC, Guard, SafetyDirection, patch, recovered, text_prompt
 from interp.identity import fingerprint
-from interp.inputs import TYPOGRAPHIC, text_prompt
-from interp.patching import patch, recovered
 from interp.related_methods import arditi_ablation, arditi_addition
-from probes import FoldedProbe, LogisticProbe, grouped_folds
-from probes.intervals import auroc_interval
+from probes import FoldedProbe, LogisticProbe, auroc_interval, grouped_folds
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
@@ -47,10 +43,10 @@ from studies.experiment.experiment import Experiment, load_experiment
 from studies.experiment.reference_states import read_references
 from studies.generation.first_token import refusal_scores
 from studies.generation.reference_texts import reference_for
+from studies.guards.choice_rule import judged_selection_metrics, rank
 from studies.guards.configuration import guard_columns
 from studies.guards.measures import harmful_mask, outcome_rows
 from studies.guards.runner import GuardRun, GuardRunner, RunBatch
-from studies.guards.selection import judged_selection_metrics, rank
 from studies.probing.rows import shift_cosines
 from studies.probing.settings import QueryLabels
 from studies.separability import fit_direction

@@ -22,7 +22,7 @@ import pandas as pd
 from rich.console import Console
 
 from figures import first_judge
-from interp.inputs import Prompt
+from interp import Prompt
 from probes import difference_interval
 from studies.bookkeeping.estimates import rate
 from studies.bookkeeping.progress import phase
@@ -33,12 +33,12 @@ from studies.experiment.reference_states import Reference, read_references
 from studies.generation.cached_model import Outcome
 from studies.generation.reference_texts import reference_for
 from studies.guards.anchor_fits import AnchorFits
-from studies.guards.choice import Finalist, SweepResult, choose
+from studies.guards.choice_rule import Finalist, choose, judged_selection_metrics, pareto_front, rank, selection_metrics
 from studies.guards.configuration import GuardConfiguration, guard_columns
 from studies.guards.measures import first_token_rows, harmful_mask, outcome_rows
 from studies.guards.runner import GuardRun, GuardRunner, RunBatch
-from studies.guards.selection import judged_selection_metrics, pareto_front, rank, selection_metrics
 from studies.guards.sweep_grid import Grid, GridError, summary_of
+from studies.guards.sweep_result import SweepResult
 
 GRIDS = {
     "tiny": Grid(layers=("every:4",)),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp.inputs import TYPOGRAPHIC
+from interp import TYPOGRAPHIC
 from interp.projection import coordinates
 from studies.bookkeeping.progress import phase
 from studies.defences.answer_log import AnswerRecord

@@ -29,9 +29,7 @@ from rich.console import Console
 from torch import Tensor
 
 from figures import first_judge
-from interp.directions import alignment, stability
-from interp.guard import Guard
-from interp.inputs import Prompt
+from interp import Guard, Prompt, alignment, stability
 from interp.projection import delta_norm
 from studies.bookkeeping.estimates import mean
 from studies.bookkeeping.progress import phase
@@ -43,10 +41,10 @@ from studies.experiment.reference_states import Reference, read_references
 from studies.generation.cached_model import Outcome
 from studies.generation.reference_texts import reference_for
 from studies.guards.anchor_fits import AnchorFits
+from studies.guards.choice_rule import judged_selection_metrics, rank
 from studies.guards.configuration import GuardConfiguration
 from studies.guards.measures import first_token_rows, gate_rows, harmful_mask, judged_rows, outcome_rows
 from studies.guards.readings_grid import compared_configurations, part_sizes, readings_grid
-from studies.guards.selection import judged_selection_metrics, rank
 
 TESTED = ("finalists", "compared")
 """Settings that are measured on the reported split."""

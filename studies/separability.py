@@ -13,11 +13,9 @@ from jaxtyping import Bool, Float
 from rich.console import Console
 from sklearn.decomposition import PCA
 
-from interp.directions import SafetyDirection
+from interp import VLM, Query, SafetyDirection, collate, to_prompt
 from interp.identity import fingerprint
-from interp.inputs import Query, collate, to_prompt
 from interp.projection import coordinates
-from interp.vlm import VLM
 from probes import PROBES, auroc, measure, word_probe
 from studies.bookkeeping.estimates import mean
 from studies.bookkeeping.tables import tidy

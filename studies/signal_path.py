@@ -18,9 +18,8 @@ import pandas as pd
 import xarray as xr
 from rich.console import Console
 
-from interp.inputs import TYPOGRAPHIC, text_prompt
+from interp import TYPOGRAPHIC, patch, recovered, text_prompt
 from interp.lens import ATTENDED, Lens, writers
-from interp.patching import patch, recovered
 from probes import Measured
 from studies.bookkeeping.estimates import mean
 from studies.bookkeeping.progress import phase

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp import display
+from interp import Guard, display
 from interp.display import Line
-from interp.guard import Guard
 from studies import layer_sweep
 from studies.datasets import write_queries
 from studies.experiment.config import Config
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.guard_choice import ANCHORS, resolved
-from studies.guards.choice import IDENTIFYING, Finalist, SweepResult
+from studies.guards.choice_rule import Finalist
 from studies.guards.configuration import GuardConfiguration
 from studies.guards.sweep_grid import Grid
+from studies.guards.sweep_result import IDENTIFYING, SweepResult
 
 WHERE = ("layer", "last_layer", "direction_layer")
 """Columns in which the lines of the chart vary."""

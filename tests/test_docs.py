@@ -132,7 +132,7 @@ def run_in_process(names: Sequence[str], root: Path, folder: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3600,
     )
     assert process.returncode == 0, process.stdout + process.stderr
     for expression in chosen:
@@ -251,7 +251,7 @@ def site(tmp_path_factory):
     # Without this, the theme prints an advertisement on every build.
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600)
     assert process.returncode == 0 and "WARNING" not in process.stderr, process.stderr
     return folder
 

@@ -38,8 +38,24 @@ TOP_LEVEL = {
     "repro",
 }
 """Files of `studies`: one a question, and what the notebooks start from."""
-DOORS = {"interp": {"interp"}, "probes": {"probes"}, "figures": {"figures"}}
-"""Modules of a package that others may import from, by package. What they offer is in their `__all__`."""
+DOORS = {
+    "interp": {
+        "interp",
+        "interp.batches",
+        "interp.display",
+        "interp.identity",
+        "interp.lens",
+        "interp.pictures",
+        "interp.projection",
+        "interp.related_methods",
+        "interp.tracing.cluster",
+        "interp.typography",
+        "interp.verify",
+    },
+    "probes": {"probes"},
+    "figures": {"figures", "figures.style", "figures.tables"},
+}
+"""Modules of a package that others may import from, by package. The names they offer are in their `__all__`."""
 
 
 def module_of(path: Path) -> str:
@@ -65,7 +81,8 @@ def imports_of(path: Path) -> tuple[tuple[str, str], ...]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             for alias in node.names:
-                is_module = f"{node.module}.{alias.name}" in MODULES
+                # `from interp import trace` is the function of that name, which the package offers.
+                is_module = f"{node.module}.{alias.name}" in MODULES and alias.name not in exported_by(node.module)
                 found.append((f"{node.module}.{alias.name}", "") if is_module else (node.module, alias.name))
     return tuple(found)
 
@@ -119,7 +136,7 @@ def test_the_top_level_of_studies_holds_studies_alone():
 
 
 def exported_by(module: str) -> list[str]:
-    for node in tree_of(MODULES[module]).body:
+    for node in tree_of(MODULES[module]).body if module in MODULES else ():
         if isinstance(node, ast.Assign) and [getattr(target, "id", None) for target in node.targets] == ["__all__"]:
             return ast.literal_eval(node.value)
     return []

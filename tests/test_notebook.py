@@ -55,7 +55,7 @@ def run(name: str, folder: Path, **settings: str) -> str:
         assert first.source.splitlines().count(f"{setting} = {old}") == 1
         first.source = first.source.replace(f"{setting} = {old}", f"{setting} = {new}")
     # A busy machine may take longer than the usual minute to start a kernel.
-    options = {"timeout": 300, "startup_timeout": 300, "resources": {"metadata": {"path": str(folder)}}}
+    options = {"timeout": 3600, "startup_timeout": 3600, "resources": {"metadata": {"path": str(folder)}}}
     NotebookClient(notebook, **options).execute()
     return outputs_of(notebook)
 

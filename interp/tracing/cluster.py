@@ -14,6 +14,8 @@ from interp.families import ModelError, first_line
 from interp.token_positions import TraceError
 from interp.vlm import LLM, VLM
 
+__all__ = []
+
 try:
     import ray
 except ImportError as error:

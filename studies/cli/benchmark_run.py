@@ -7,9 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from interp.guard import Guard
-from interp.guard_files import read_settings
-from interp.inputs import Query
+from interp import Guard, Query, read_settings
 from studies import benchmarks, organism
 from studies.benchmarks import BenchmarkResult
 from studies.bookkeeping.provenance import file_hash

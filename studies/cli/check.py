@@ -21,7 +21,7 @@ def check(
     device_map: DeviceMap = None,
     revision: Revision = None,
 ) -> None:
-    """Prove on a model that the toolkit reads and changes what it says. Run it before you trust a new model.
+    """Verify on a model that the toolkit reads and changes what it claims to. Run it before you trust a new model.
 
     Prints one line per property: ok, degraded (rounding), silently wrong, error, or not applicable. Exit code 1 on
     anything worse than degraded.

@@ -57,8 +57,8 @@ def defend(
         str | None,
         typer.Option(
             help="Defences to run, comma-separated: self_reminder, goal_priority, adashield_s, safety_prompt, ecso, "
-            "caption_only, text_verdict; with --guard also guard, guard_random, guard_full_state; with anchors also "
-            "shift_dc, cmrm, infer_aligner, astra. By default all."
+            "caption_only, text_verdict; with --guard also guard, guard_random, guard_full_state; with known anchors "
+            "also shift_dc, cmrm, infer_aligner, astra. By default all that can be run."
         ),
     ] = None,
     judge: Annotated[
@@ -66,7 +66,7 @@ def defend(
         typer.Option(
             help="Rules: keywords, xstest, gcg, jailbreakbench, vlguard, lmms_eval, adashield, exact. Models: "
             "RUBRIC=MODEL, RUBRIC=MODEL@URL (an endpoint) with RUBRIC one of llama_guard, harmbench, wildguard, "
-            "strongreject_anew, xstest_prompt; classifier=MODEL. Repeatable; the first one decides; "
+            "strongreject_anew, xstest_prompt; classifier=MODEL. Repeatable; rankings rest on the first one; "
             "by default xstest, then keywords."
         ),
     ] = None,
@@ -80,11 +80,12 @@ def defend(
         int | None,
         typer.Option(
             min=1,
-            help="At most N rows of the largest class of each set, the other classes in proportion; pairs stay whole.",
+            help="Cut each benchmark: at most N rows of its largest class, other classes in proportion, pairs whole.",
         ),
     ] = None,
     pictures: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures; by default where the set has them.")
+        Path | None,
+        typer.Option(help="Folder of the pictures; by default the place in which the benchmark publishes them."),
     ] = None,
     stand_in: StandIn = False,
     skip_missing: Annotated[
@@ -97,10 +98,9 @@ def defend(
     device_map: DeviceMap = None,
     revision: Revision = None,
 ) -> None:
-    """Run every defence on published benchmarks: attack success, over-refusal, pairs, abilities, with intervals.
+    """Run every defence on published benchmarks: attack success, over-refusal and utility, with intervals.
 
-    Answers are saved as they come (answers.jsonl): rerun the command to resume, and use `vlm-guard judge` to apply
-    other judges.
+    Answers are saved as they come (answers.jsonl): rerun the command to resume.
     """
     quieten()
     from rich.console import Console

@@ -26,7 +26,7 @@ from studies.cli.options import (
 if TYPE_CHECKING:
     from studies.cli.side_by_side import SideBySide
 
-app = typer.Typer(help="Fit and save a guard, show one, answer with and without it.", no_args_is_help=True)
+app = typer.Typer(help="Fit a guard, show its settings, or compare answers with and without it.", no_args_is_help=True)
 
 Folder = Annotated[str, typer.Argument(help="Folder of a guard, or hub id.")]
 
@@ -66,7 +66,7 @@ def guard_show(folder: Folder) -> None:
 def guard_apply(
     folder: Folder,
     text: Annotated[str | None, typer.Option(help="A single request, instead of --queries.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="A picture that is shown with --text.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Picture to send with --text.")] = None,
     queries: Queries = None,
     limit: Annotated[int, typer.Option(min=1, help="At most N queries per class.")] = 5,
     modality: Annotated[
@@ -79,8 +79,8 @@ def guard_apply(
     reference: Annotated[
         str | None,
         typer.Option(
-            help="Text the guard compares with: prompt_text, transcription, caption, prompt_text+transcription or "
-            "prompt_text+caption; by default the guard's own."
+            help="Text shown to the language model for the guard: prompt_text, transcription, caption, "
+            "prompt_text+transcription or prompt_text+caption; by default the guard's own."
         ),
     ] = None,
     max_new_tokens: MaxNewTokens = 40,
@@ -95,10 +95,9 @@ def guard_apply(
     device_map: DeviceMap = None,
     revision: Revision = None,
 ) -> None:
-    """Show answers with and without the guard, side by side. By default to some of the built-in validation queries."""
+    """Show answers with and without the guard, side by side; by default to 5 built-in queries of each class."""
     quieten()
-    from interp.guard import Guard
-    from interp.guard_files import read_settings
+    from interp import Guard, read_settings
     from studies.cli.side_by_side import ApplyOptions, apply
     from studies.experiment.model_loading import load_model
     from studies.generation.generate import Generation
@@ -118,7 +117,7 @@ def show(folder: str, console: Console) -> None:
     Raises:
         GuardFileError: the folder holds no guard, or it is damaged.
     """
-    from interp.guard_files import read_settings
+    from interp import read_settings
 
     saved = read_settings(folder)
     settings = Table(title=f"Guard for {saved['model']['name']} ({saved['model']['weights']})", show_header=False)

@@ -36,14 +36,14 @@ MaxNewTokens = Annotated[int, typer.Option(min=1, help="At most N tokens per ans
 JudgeSetting = Annotated[
     list[str] | None,
     typer.Option(
-        help="NAME=VALUE, a request parameter for judges behind an endpoint; NAME= leaves it out; repeatable."
+        help="NAME=VALUE, a request parameter for judges behind an endpoint; NAME= drops the parameter; repeatable."
     ),
 ]
 Label = Annotated[
     list[str] | None,
     typer.Option(
-        help="LABEL=MEANING, for judges by classifier: what a label of the classifier means, one of refused, answered, "
-        "harmful, harmless; repeatable."
+        help="LABEL=MEANING, for classifier=MODEL judges: the meaning of a label of the classifier, one of refused, "
+        "answered, harmful, harmless; repeatable."
     ),
 ]
 

@@ -79,7 +79,7 @@ def probe(
     device_map: DeviceMap = None,
     revision: Revision = None,
 ) -> None:
-    """Show where harmful and harmless come apart: probes with controls, by layer, modality, token and site.
+    """Measure where harmful and harmless requests separate: probes with controls, by layer, modality, token, site.
 
     Rerun it to resume where it stopped.
     """

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from interp.guard import REFERENCES, Guard
-from interp.guard_batches import run_guards
-from interp.inputs import MODALITIES, Prompt, Query, to_prompts
-from interp.vlm import VLM
+from interp import MODALITIES, REFERENCES, VLM, Guard, Prompt, Query, run_guards, to_prompts
 from studies.datasets import QueryFileError, read_queries
 from studies.experiment.config import ConfigError
 from studies.generation.generate import Generation

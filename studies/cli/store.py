@@ -34,8 +34,7 @@ def summary(folder: Path) -> str:
     Raises:
         StoreError: the folder holds no store, or its header is damaged.
     """
-    from interp.activations import Store
-    from interp.token_positions import ALL
+    from interp import ALL, Store
 
     store = Store(folder)
     about, prompts = store.header["about"], store.prompts
@@ -65,7 +64,7 @@ def damaged(folder: Path, mend: bool) -> list[int]:
         folder: folder of the store.
         mend: forget them, so that the next run of the same trace does them again.
     """
-    from interp.activations import Store
+    from interp import Store
 
     store = Store(folder)
     batches = store.damaged()

@@ -37,7 +37,9 @@ app = typer.Typer()
 def sweep(
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
-    scale: Annotated[str, typer.Option(help="Grid, finalists and modalities: those of tiny, quick or full.")] = "quick",
+    scale: Annotated[
+        str, typer.Option(help="tiny, quick or full: sets the default grid, finalists and modalities.")
+    ] = "quick",
     out: Annotated[Path, typer.Option(help="Folder for tables and guard; finished work in it is reused.")] = Path(
         "results/sweep"
     ),
@@ -51,14 +53,14 @@ def sweep(
     direction_layers: Annotated[
         str | None,
         typer.Option(
-            help="Layers that directions are fitted at: own (where they are applied), or numbers such as 0,5,8-12."
+            help="Layers that directions are fitted at: own (the guarded layer), or numbers such as 0,5,8-12."
         ),
     ] = None,
     rules: Annotated[
         str | None,
         typer.Option(
-            help="Rules by which states are changed, comma-separated: ablate, substitute, add_reference, amplify, "
-            "class_mean, steer, adaptive, adaptive_mirror."
+            help="How states are changed, comma-separated (docs/explanation/method.md): ablate, substitute, "
+            "add_reference, amplify, class_mean, steer, adaptive, adaptive_mirror."
         ),
     ] = None,
     gates: Annotated[
@@ -68,7 +70,7 @@ def sweep(
     scopes: Annotated[
         str | None,
         typer.Option(
-            help="What a closed gate holds back, comma-separated: change (everything), target (only what is added)."
+            help="What a closed gate holds back, comma-separated: change (everything), target (only what is put back)."
         ),
     ] = None,
     ranks: Annotated[
@@ -86,18 +88,28 @@ def sweep(
         ),
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="Tokens that directions are fitted on, comma-separated: last, instruction.")
+        str | None,
+        typer.Option(
+            help="Tokens that directions are fitted on, comma-separated: last (of the prompt), instruction (its last)."
+        ),
     ] = None,
     positions: Annotated[
         str | None,
-        typer.Option(help="Tokens that guards change, comma-separated: last_prefill, generated, last, text, all."),
+        typer.Option(
+            help="Tokens that guards change, comma-separated: last_prefill (last prompt token), generated, "
+            "last (both), text (prompt without images), all."
+        ),
     ] = None,
     strengths: Annotated[
-        str | None, typer.Option(help="Factors on the change, comma-separated, such as 0.5,1,2.")
+        str | None, typer.Option(help="Strengths α of the rule, comma-separated, such as 0.5,1,2.")
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Number of finalists, whose full answers are judged.")] = None,
     halving: Annotated[
-        bool, typer.Option("--halving", help="Rank on a quarter of the prompts first, and drop half each time.")
+        bool,
+        typer.Option(
+            "--halving",
+            help="Successive halving: rank on 1/4, 1/2, then all prompts, dropping half of the guards each time.",
+        ),
     ] = False,
     split: Split = "test",
     seed: SplitSeed = 0,
@@ -108,9 +120,9 @@ def sweep(
     device_map: DeviceMap = None,
     revision: Revision = None,
 ) -> None:
-    """Find where and how to guard: every configuration by its first token, answers for the best, the chosen guard.
+    """Find where and how to guard: rank every configuration by its first answer token, judge full answers of the best.
 
-    Also shows what other rules for choosing a layer would have picked. Rerun it to resume where it stopped.
+    Saves the chosen guard, and shows what other rules for choosing a layer would have picked. Rerun it to resume.
     """
     quieten()
     from studies.cli.grid_options import grid_from_options

@@ -118,7 +118,7 @@ class TraceOptions:
         Raises:
             TraceError: layers that can't be read.
         """
-        from interp.token_positions import ALL
+        from interp import ALL
 
         options = {"sites": words(sites), "batch_size": batch_size, "dtype": stored_as}
         options["skip_unreadable"] = skip_unreadable
@@ -171,10 +171,8 @@ def run(
     Raises:
         TraceError, StoreError, PictureError: see `interp.trace`.
     """
-    from interp import TraceError, to_prompts
+    from interp import PromptsLeftOut, SharingDisabled, TraceError, to_prompts
     from interp import trace as trace_prompts
-    from interp.trace import PromptsLeftOut
-    from interp.tracing.prefix import SharingDisabled
     from studies.bookkeeping.progress import phase
 
     try:

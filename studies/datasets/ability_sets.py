@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from interp.inputs import Query
+from interp import Query
 from studies.datasets.files import VALUE, DataFile, Row, read_file
 from studies.datasets.record import ANSWER, Record, SkippedRow, Source
 from studies.datasets.table import QueryFileError

@@ -5,7 +5,7 @@ import string
 from collections.abc import Iterator
 from dataclasses import replace
 
-from interp.inputs import Query
+from interp import Query
 from studies.datasets.ability_sets import multiple_choice
 from studies.datasets.files import DataFile, Row
 from studies.datasets.record import CAVEAT, REFUSE, Record, Source

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from interp.inputs import Prompt, Query
+from interp import Prompt, Query
 from interp.pictures import Picture
 
 REFUSE, ANSWER, CAVEAT = "refuse", "answer", "caveat"

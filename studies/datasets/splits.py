@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from interp.inputs import Query
+from interp import Query
 from studies.datasets.table import QueryFileError
 
 SHARES = {"anchors": 0.5, "validation": 0.25, "test": 0.25}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.inputs import Query
+from interp import Query
 from interp.pictures import PictureError, read_picture
 from studies.datasets.picture_paths import picture_within
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from interp.inputs import Query
+from interp import Query
 from studies.datasets.files import VALUE, DataFile, Row
 from studies.datasets.record import ANSWER, REFUSE, Record, SkippedRow, Source
 

@@ -11,7 +11,7 @@ transcription, description
 from collections.abc import Iterator
 from dataclasses import replace
 
-from interp.inputs import CAPTION_REQUEST, TRANSCRIPTION_REQUEST, TYPOGRAPHIC, Prompt, Query, to_prompts
+from interp import CAPTION_REQUEST, TRANSCRIPTION_REQUEST, TYPOGRAPHIC, Prompt, Query, to_prompts
 from interp.pictures import LazyPicture
 from interp.typography import scene_content, text_picture
 from studies.defences.prompt_sets import PromptSet

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.inputs import IMAGE_AUGMENTED, TYPOGRAPHIC, Prompt, to_prompt
+from interp import IMAGE_AUGMENTED, TYPOGRAPHIC, Prompt, to_prompt
 from studies.datasets import (
     ANSWER,
     Benchmark,

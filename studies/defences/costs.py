@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from interp.inputs import Prompt
-from interp.vlm import VLM
+from interp import VLM, Prompt
 from studies.defences.defence import Defence
 from studies.defences.guarded import answer_alone
 from studies.generation.cached_model import CachedModel

@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from interp.guard import Guard
-from interp.inputs import Prompt
-from interp.vlm import VLM
+from interp import VLM, Guard, Prompt
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.generate import Generation
 from studies.guards.configuration import guard_columns

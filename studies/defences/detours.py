@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from interp.inputs import Prompt, text_prompt
+from interp import Prompt, text_prompt
 from studies.defences.defence import BOUND, DETOUR, Defence
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.generate import answers

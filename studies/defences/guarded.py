@@ -7,9 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from interp.guard import Guard
-from interp.guard_files import GUARD_SETTINGS
-from interp.inputs import Prompt
+from interp import GUARD_SETTINGS, Guard, Prompt
 from studies.defences.defence import GUARD, Defence, GuardSetup
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.generate import answers

@@ -5,9 +5,7 @@ from dataclasses import dataclass, replace
 
 import xarray as xr
 
-from interp.directions import SafetyDirection
-from interp.guard import Guard
-from interp.inputs import TYPOGRAPHIC
+from interp import TYPOGRAPHIC, Guard, SafetyDirection
 from interp.related_methods import astra, cmrm, infer_aligner, shift_dc
 from studies.defences.defence import BOUND, CONTROL, GUARD, NEIGHBOUR, Defence, unguarded
 from studies.defences.detours import caption_only, ecso, text_verdict

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from interp.inputs import Prompt
+from interp import Prompt
 from studies.datasets import ANSWER, REFUSE
 from studies.defences.answer_log import AnswerLog, AnswerRecord, finite
 from studies.defences.defence import Defence

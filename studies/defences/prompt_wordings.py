@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from interp.families import ModelError
-from interp.inputs import Prompt, collate, text_prompt
-from interp.vlm import VLM
+from interp import VLM, ModelError, Prompt, collate, text_prompt
 from studies.defences.defence import PROMPT, Defence
 from studies.generation.cached_model import CachedModel, Outcome
 

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from interp.vlm import LLM, VLM
+from interp import LLM, VLM
 from probes import Measured, mcnemar
 from studies.bookkeeping.estimates import mean, rate
 from studies.datasets import REFUSE

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from interp.inputs import MODALITIES
+from interp import MODALITIES
 from studies.generation.generate import Generation
 
 SPLITS = ("anchors", "validation", "test")

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import xarray as xr
 
-from interp.activations import StoreError, open_store
+from interp import LLM, VLM, Prompt, Query, StoreError, open_store, to_prompts, trace
 from interp.identity import fingerprint
-from interp.inputs import Prompt, Query, to_prompts
-from interp.trace import trace
-from interp.vlm import LLM, VLM
 from studies import organism
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.provenance import file_hash, model_hash

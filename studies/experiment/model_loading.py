@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
+from interp import VLM, ModelError
 from interp.verify import check_vlm, transformer_lens_agrees
-from interp.vlm import VLM, ModelError
 from studies import organism
 from studies.experiment.config import BUILT_IN, ConfigError
 

@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp import Prompt, text_prompt, trace
 from interp.identity import fingerprint
-from interp.inputs import Prompt, text_prompt
-from interp.trace import trace
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.progress import phase
 from studies.experiment.experiment import Experiment

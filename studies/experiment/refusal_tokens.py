@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.inputs import Prompt
-from interp.vlm import VLM
+from interp import VLM, Prompt
 from studies.generation.generate import Generation, answers
 from studies.judges import KEYWORDS, REFUSAL_PHRASES, RuleJudge
 

@@ -8,13 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.guard import Guard
-from interp.guard_batches import References, run_guards
+from interp import LLM, VLM, Guard, Prompt, References, run_guards, text_prompt, trace
 from interp.identity import prompt_record
-from interp.inputs import Prompt, text_prompt
 from interp.pictures import LazyPicture
-from interp.trace import trace
-from interp.vlm import LLM, VLM
 from studies.generation.first_token import first_token_logprobs, first_token_scores, kl_divergence, refusal_scores
 from studies.generation.generate import Generation, answers
 from studies.generation.reference_texts import reference_texts

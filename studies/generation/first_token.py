@@ -6,10 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp import LLM, VLM, GuardScore, Prompt, collate
 from interp.batches import batches
-from interp.guard_batches import GuardScore
-from interp.inputs import Prompt, collate
-from interp.vlm import LLM, VLM
 from studies.generation.generate import Generation
 
 

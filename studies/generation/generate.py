@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp import LLM, VLM, Prompt, collate, text_prompt
 from interp.batches import Advance, batches
-from interp.inputs import Prompt, collate, text_prompt
-from interp.vlm import LLM, VLM
 
 
 def no_progress(n_prompts: int) -> None:

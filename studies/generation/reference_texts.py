@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
+from interp import REFERENCES, TYPOGRAPHIC, VLM, Prompt, caption_prompt, transcription_prompt
 from interp.batches import Advance
-from interp.guard import REFERENCES
-from interp.inputs import TYPOGRAPHIC, Prompt, caption_prompt, transcription_prompt
-from interp.vlm import VLM
 from studies.generation.generate import Generation, answers, no_progress
 
 

@@ -5,12 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 import xarray as xr
 
-from interp.directions import SafetyDirection, fit_gate
-from interp.estimators import ESTIMATORS
-from interp.guard import Guard
+from interp import ESTIMATORS, LLM, Guard, SafetyDirection, fit_gate, trace
 from interp.projection import ProbeGate, coordinates
-from interp.trace import trace
-from interp.vlm import LLM
 from probes import shuffled_labels
 from studies.bookkeeping.progress import phase
 from studies.experiment.config import WIDEST_LDA

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from interp.guard import Guard
+from interp import Guard
 from interp.projection import RULES
 from studies.generation.reference_texts import reference_for
 

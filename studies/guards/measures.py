@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.guard import Guard
-from interp.inputs import Prompt
+from interp import Guard, Prompt
 from studies.bookkeeping.estimates import mean, rate
 from studies.experiment.experiment import Experiment
 from studies.generation.cached_model import Outcome

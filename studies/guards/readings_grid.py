@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
-from interp.guard import POSITIONS, REFERENCES, Guard
+from interp import POSITIONS, REFERENCES, Guard
 from interp.projection import GATE_SCOPES, GATES, RULES
 from studies.experiment.experiment import Experiment
 from studies.guards.anchor_fits import FIT_TOKENS, AnchorFits, with_gate

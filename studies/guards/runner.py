@@ -13,11 +13,8 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor
 
-from interp.guard import Guard
-from interp.guard_batches import run_guards, why_not_together
+from interp import VLM, Guard, ModelError, Prompt, run_guards, why_not_together
 from interp.identity import fingerprint, weights_identity
-from interp.inputs import Prompt
-from interp.vlm import VLM, ModelError
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.experiment.experiment import Experiment
 from studies.generation.cached_model import PROMPTS_PER_PASS, Outcome

@@ -6,10 +6,8 @@ from dataclasses import dataclass, fields
 from itertools import product
 from math import inf
 
-from interp.directions import ESTIMATORS
-from interp.guard import POSITIONS, SOURCES, Guard
+from interp import ESTIMATORS, LLM, POSITIONS, SOURCES, Guard
 from interp.projection import GATE_SCOPES, GATES, RULES
-from interp.vlm import LLM
 from studies.experiment.experiment import Experiment
 from studies.guards.anchor_fits import FIT_TOKENS, AnchorFits, available_estimators, with_gate
 from studies.guards.configuration import GuardConfiguration

@@ -10,8 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from interp.families import first_line
-from interp.vlm import ModelError
+from interp import ModelError, first_line
 from studies.bookkeeping.provenance import model_hash
 from studies.judges.verdicts import Case, Verdict
 

@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.directions import SafetyDirection
-from interp.inputs import text_prompt
-from interp.trace import trace
-from interp.vlm import LLM, VLM
+from interp import LLM, VLM, SafetyDirection, text_prompt, trace
 from probes import LogisticProbe, Measured, accuracy
 from studies.judges.verdicts import Case, Verdict
 

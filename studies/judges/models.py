@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from jinja2 import TemplateError
 
-from interp.vlm import LLM, ModelError
+from interp import LLM, ModelError
 from studies.bookkeeping.provenance import model_hash
 from studies.judges.replies import Replies, reply_key
 from studies.judges.rubrics import Rubric, Turn

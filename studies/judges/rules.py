@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from interp.inputs import Query
+from interp import Query
 from studies.judges.verdicts import Case, Verdict
 from studies.organism import language
 

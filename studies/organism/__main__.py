@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from interp.vlm import VLM
+from interp import VLM
 from studies.organism import FOLDER, card
 from studies.organism.train import Recipe, train
 

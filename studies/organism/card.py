@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from interp.inputs import IMAGE_AUGMENTED, TYPOGRAPHIC, Prompt, to_prompts
-from interp.vlm import VLM
+from interp import IMAGE_AUGMENTED, TYPOGRAPHIC, VLM, Prompt, to_prompts
 from probes import wilson_interval
 from studies.bookkeeping.progress import phase
 from studies.generation.generate import Generation, answers

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain, zip_longest
 
-from interp.inputs import Query
+from interp import Query
 
 
 @dataclass(frozen=True)

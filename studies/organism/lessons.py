@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from interp import typography
-from interp.inputs import TRANSCRIPTION_REQUEST, TYPOGRAPHIC_REQUEST
+from interp import TRANSCRIPTION_REQUEST, TYPOGRAPHIC_REQUEST, typography
 from studies.organism import language
 
 PICTURE_SIZE = 96

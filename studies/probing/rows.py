@@ -23,6 +23,7 @@ from joblib import Parallel, delayed
 from probes import (
     FitPlan,
     Measured,
+    PlaceScores,
     accuracy,
     auroc,
     auroc_drop,
@@ -33,7 +34,6 @@ from probes import (
     modality_gap,
     refit_spread,
 )
-from probes.fit_plan import PlaceScores
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.progress import phase
 from studies.experiment.config import TRAINED

@@ -9,10 +9,8 @@ import xarray as xr
 from jaxtyping import Bool
 from rich.console import Console
 
-from interp.inputs import Query
-from interp.token_positions import TOKEN_ROLES
-from probes import PROBES, as_groups, category_folds, grouped_folds
-from probes.folds import Fold
+from interp import TOKEN_ROLES, Query
+from probes import PROBES, Fold, as_groups, category_folds, grouped_folds
 from studies.experiment.config import WIDEST_LDA
 
 PROBED_SITES = ("resid_post", "resid_pre", "attn_out", "mlp_out")

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from interp.activations import open_store
+from interp import open_store
 from probes import (
     PROBES,
     FitPlan,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from studies.bookkeeping.provenance import file_hash
 from studies.experiment.config import ConfigError
-from studies.guards.choice import SweepChoice
+from studies.guards.sweep_result import SweepChoice
 
 REPRO = "vlm-guard repro --model MODEL --out FOLDER"
 STUDIES = {

@@ -13,7 +13,7 @@ HEADINGS = {
     ),
     "separability": (
         "Separability",
-        "Can a probe tell harmful from harmless requests, and how much of that is lost when a picture comes in?",
+        "Can a probe tell harmful from harmless requests, and how much of that is lost once a picture is added?",
     ),
     "layer_sweep": (
         "Layer sweep",

@@ -40,7 +40,7 @@ def run_recipe(folder: Path, recipe: str) -> str:
     (folder / "recipe.py").write_text(recipe + CHECK, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
     process = subprocess.run(
-        [sys.executable, "recipe.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "recipe.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=3600
     )
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout

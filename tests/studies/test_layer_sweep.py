@@ -15,8 +15,8 @@ from studies.generation.cached_model import Outcome
 from studies.generation.reference_texts import reference_for
 from studies.guards import runner
 from studies.guards.anchor_fits import AnchorFits
-from studies.guards.choice import SweepChoice
 from studies.guards.sweep_grid import Grid
+from studies.guards.sweep_result import SweepChoice
 from studies.layer_sweep import _finalists, _optimism, run
 
 GRID = Grid(layers=("every:3", "middle-to-last"), rules=("ablate", "substitute"), strengths=(1.0, 2.0))

@@ -12,8 +12,8 @@ from interp.guard import Guard
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
 from studies.guards.anchor_fits import AnchorFits
+from studies.guards.choice_rule import FALLBACK_RULE, SELECTION_RULE
 from studies.guards.configuration import GuardConfiguration
-from studies.guards.selection import FALLBACK_RULE, SELECTION_RULE
 from studies.readings import _SplitRunner, choose, run
 
 

@@ -10,10 +10,10 @@ from studies import layer_sweep
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
 from studies.guard_choice import anchors_of
-from studies.guards.choice import IDENTIFYING, SweepChoice
+from studies.guards.choice_rule import SELECTION_RULE, judged_selection_metrics
 from studies.guards.runner import GuardRun, _run_name
-from studies.guards.selection import SELECTION_RULE, judged_selection_metrics
 from studies.guards.sweep_grid import Grid
+from studies.guards.sweep_result import IDENTIFYING, SweepChoice
 from studies.sweep import BEST, BEST_SINGLE, Sweep
 
 GRID = Grid(layers=("every:3", "middle-to-last"), rules=("ablate", "substitute"))

@@ -17,7 +17,7 @@ AS_MODULE = (sys.executable, "-c", "from studies.cli.app import main; main()")
 def start(command, folder, *path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
     command = (*command, "figures", "results")
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
 
 
 def names_the_intruder(done, name, source):

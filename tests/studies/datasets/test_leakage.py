@@ -66,5 +66,5 @@ def test_twenty_thousand_tests_against_a_thousand_anchors_take_seconds():
     texts = [" ".join(words[np.minimum(rng.zipf(1.3, 10), 5000) - 1]) for _ in range(21_000)]
     start = time.perf_counter()
     find_leakage(texts[:1000], [str(i) for i in range(20_000)], texts[1000:])
-    # Measured: 3 s on one core. A plain comparison of all pairs takes minutes.
-    assert time.perf_counter() - start < 15
+    # Measured: 3 s on one core; the limit holds on a machine many times slower. Comparing all pairs takes far longer.
+    assert time.perf_counter() - start < 150

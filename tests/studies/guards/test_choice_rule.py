@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies.guards.selection import FALLBACK_RULE, SELECTION_RULE, pareto_front, rank, selection_metrics
+from studies.guards.choice_rule import FALLBACK_RULE, SELECTION_RULE, pareto_front, rank, selection_metrics
 
 
 def standing(place, refusal, over_refusal, kl, coherence=1.0, n=120):

@@ -1,19 +1,17 @@
-"""The choice of a layer sweep: made from its finalists, and read back from its saved table.
+"""The result of a layer sweep: returned by the study, or read back from its saved table.
 
 The column `selection_rule` marks two finalists on validation: the best one with the name of the rule that chose it, and
 the best single layer with that name and `SINGLE_LAYER`, unless both are the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
 
+from studies.guards.choice_rule import FALLBACK_RULE, SELECTION_RULE, Finalist
 from studies.guards.configuration import GuardConfiguration
-from studies.guards.selection import FALLBACK_RULE, SELECTION_RULE, rank
 
-SINGLE_LAYER = ", single layer"
-"""Suffix of the mark of the best single layer."""
 IDENTIFYING = (
     "layer last_layer direction_layer source estimator rank rule gate gate_scope positions strength token"
 ).split()
@@ -57,17 +55,6 @@ def identifying_columns(row: Mapping[str, object] | pd.Series) -> dict[str, obje
     return {name: row[name] for name in IDENTIFYING if name in row and not pd.isna(row[name])}
 
 
-@dataclass(frozen=True)
-class Finalist:
-    """A configuration with judged answers on validation."""
-
-    configuration: GuardConfiguration
-    metrics: Mapping[str, float]
-    """The metrics that finalists are ranked by, from `judged_selection_metrics`."""
-    mark: str | None = None
-    """Value of the column `selection_rule`; None unless this is the best finalist or the best single layer."""
-
-
 @dataclass(frozen=True, eq=False)
 class SweepResult:
     """A finished sweep: the table, the finalists, and the best of them."""
@@ -88,29 +75,3 @@ class SweepResult:
         marked = [finalist.configuration.guard.layers for finalist in self.finalists if finalist.mark]
         single_layer = next((layers[0] for layers in marked if len(layers) == 1), None)
         return SweepChoice(identifying_columns(self.chosen.columns("")), single_layer)
-
-
-def choose(candidates: Sequence[GuardConfiguration], metrics: Sequence[Mapping]) -> tuple[list[Finalist], Finalist]:
-    """Rank the finalists and mark the best one and the best single layer.
-
-    The single layer is ranked among single layers only, and may exceed the limits where a window keeps them.
-
-    Returns:
-        All finalists in the given order, and the best one.
-
-    Raises:
-        LookupError: no finalist has all of its metrics.
-    """
-    standings = [{"place": place} | dict(values) for place, values in enumerate(metrics)]
-    marks: dict[int, str] = {}
-    order, rule = rank(standings)
-    best = int(order.place.iloc[0])
-    if single := [row for row in standings if len(candidates[row["place"]].guard.layers) == 1]:
-        single_order, single_rule = rank(single)
-        marks[int(single_order.place.iloc[0])] = f"{single_rule}{SINGLE_LAYER}"
-    marks[best] = rule
-    finalists = [
-        Finalist(configuration, values, marks.get(place))
-        for place, (configuration, values) in enumerate(zip(candidates, metrics, strict=True))
-    ]
-    return finalists, finalists[best]
