@@ -50,12 +50,24 @@ def _link(match: re.Match, page: str, config: MkDocsConfig, files: Files) -> str
 
 
 def public(package: str) -> Iterator[str]:
-    """Yield the reference of the public names that a package imports, module by module, in the order of its file."""
+    """Yield the reference of the public names that a package imports, module by module, in the order of its file.
+
+    A module that has an `__all__` of its own is listed with all of it.
+    """
     text = (ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
     for node in ast.parse(text).body:
         if isinstance(node, ast.ImportFrom):
-            names = ", ".join(name.name for name in node.names)
-            yield f"\n::: {node.module}\n    options:\n      members: [{names}]\n"
+            names = dict.fromkeys([*(name.name for name in node.names), *_exported(node.module)])
+            yield f"\n::: {node.module}\n    options:\n      members: [{', '.join(names)}]\n"
+
+
+def _exported(module: str) -> list[str]:
+    """Return the names in the `__all__` of a module; empty if it has none."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else ():
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]:
+            return ast.literal_eval(node.value)
+    return []
 
 
 def commands() -> Iterator[str]:

@@ -14,6 +14,32 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+__all__ = [
+    "CLASS_COLORS",
+    "CLASS_LINES",
+    "CLASS_MARKERS",
+    "FEW_LAYERS",
+    "MODALITY_COLORS",
+    "MODALITY_MARKERS",
+    "NARROW",
+    "WIDE",
+    "add_caption",
+    "by_modality",
+    "caption",
+    "first_judge",
+    "interval_note",
+    "layer_ticks",
+    "modalities_in",
+    "number_range",
+    "paper_style",
+    "readable",
+    "require_columns",
+    "require_values",
+    "sample_size",
+    "save",
+    "value_map",
+]
+
 WIDE, NARROW = 6.75, 3.25
 """Widths in inches: both columns of a conference paper, and a single one."""
 

@@ -8,6 +8,16 @@ import pandas as pd
 
 from figures.style import first_judge, modalities_in, readable, require_columns, require_values
 
+__all__ = [
+    "auroc_by_layer",
+    "defence_rates",
+    "kappas",
+    "selection_rules",
+    "to_latex",
+    "to_markdown",
+    "verdicts",
+]
+
 RATES = {"asr": "attack success", "over_refusal_rate": "over-refusal"}
 PLACE = ["setting", "modality"]
 MOST_LETTERS, MOST_ROWS = 40, 40

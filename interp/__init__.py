@@ -8,17 +8,18 @@
     Guard, run_guards                   a guard on a model; many guards on one prefill (`guard.py`, `guard_batches.py`)
     Lens, patch, recovered              where the safety signal is written and lost (`lens.py`, `patching.py`)
 
-Modules with an `__all__` of their own are public too, such as `interp.projection` and `interp.related_methods`.
+These modules are public too; their `__all__` lists what they offer: `batches`, `display`, `errors`, `identity`, `lens`,
+`pictures`, `projection`, `related_methods`, `tracing.cluster`, `typography`, `verify`.
 """
 
 import interp.cards  # noqa: F401  (registers what Jupyter shows)
 from interp.activations import Store, StoreError, open_store
 from interp.directions import SafetyDirection, alignment, fit_gate, random_basis, stability
+from interp.errors import ModelError
 from interp.estimators import ESTIMATORS, AnchorError
-from interp.families import first_line
 from interp.guard import POSITIONS, REFERENCES, SOURCES, Guard
-from interp.guard_batches import GuardBatchError, GuardScore, References, run_guards, why_not_together
-from interp.guard_files import GUARD_SETTINGS, GuardFileError, read_settings
+from interp.guard_batches import GuardBatchError, GuardRuns, GuardScore, References, run_guards, why_not_together
+from interp.guard_files import GUARD_SETTINGS, GuardFileError, read_guard_settings
 from interp.inputs import (
     CAPTION_REQUEST,
     IMAGE_AUGMENTED,
@@ -39,13 +40,13 @@ from interp.lens import Lens
 from interp.patching import patch, recovered
 from interp.pictures import PictureError
 from interp.projection import RULES, ProbeGate, coordinates, set_coordinates
-from interp.token_positions import ALL, TOKEN_ROLES, TraceError
+from interp.token_positions import ALL_TOKENS, TOKEN_ROLES, TraceError
 from interp.trace import PromptsLeftOut, trace
 from interp.tracing.prefix import SharingDisabled
-from interp.vlm import LLM, VLM, ModelError
+from interp.vlm import LLM, VLM
 
 __all__ = [
-    "ALL",
+    "ALL_TOKENS",
     "AnchorError",
     "CAPTION_REQUEST",
     "ESTIMATORS",
@@ -53,6 +54,7 @@ __all__ = [
     "Guard",
     "GuardBatchError",
     "GuardFileError",
+    "GuardRuns",
     "GuardScore",
     "IMAGE_AUGMENTED",
     "LLM",
@@ -83,12 +85,11 @@ __all__ = [
     "caption_prompt",
     "collate",
     "coordinates",
-    "first_line",
     "fit_gate",
     "open_store",
     "patch",
     "random_basis",
-    "read_settings",
+    "read_guard_settings",
     "recovered",
     "run_guards",
     "set_coordinates",

@@ -28,7 +28,7 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 from interp.batches import BatchPlan
 from interp.identity import text_hash
 from interp.labels import prompt_coordinates
-from interp.token_positions import ALL
+from interp.token_positions import ALL_TOKENS
 
 FORMAT = 1
 Arrays = Mapping[str, np.ndarray]
@@ -293,7 +293,11 @@ def labelled(states: xr.Dataset, plan: BatchPlan, records: Sequence[Mapping], or
     """
     prompt_order = np.argsort(plan.order)
     states = states.isel(prompt=prompt_order).set_coords([name for name in ("position",) if name in states])
-    tokens = np.arange(states.sizes.get("token", 0)) if origin["tokens"] == ALL else np.array(origin["tokens"], object)
+    tokens = (
+        np.arange(states.sizes.get("token", 0))
+        if origin["tokens"] == ALL_TOKENS
+        else np.array(origin["tokens"], object)
+    )
     axes = {"layer": np.array(origin["layers"]), "token": tokens}
     axes = {name: values for name, values in axes.items() if name in states.dims}
     # `beginning` only served to plan the batches.

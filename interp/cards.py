@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from interp.directions import SafetyDirection
 from interp.display import HARMFUL, HARMLESS, Line, card, chart, folded, formula, html, table
-from interp.families import ModelError
+from interp.errors import ModelError
+from interp.estimators import ESTIMATORS
 from interp.guard import Guard
 from interp.projection import RULES
 from interp.tracing.forward import DECODER_SITES, VISION_SITES
@@ -54,7 +55,7 @@ def _part(
         part = get()
     except (ModelError, AttributeError) as error:
         return name, f"not found: {error}", "", "", "", ""
-    # Towers are lists of equal blocks: their kind stands for all.
+    # Towers are lists of equal blocks: the class of the first is the class of all.
     is_list = isinstance(part, nn.ModuleList)
     kind = type(part[0] if is_list else part).__name__
     return name, kind, len(part) if is_list else "", width or "", _counted(part), ", ".join(sites)
@@ -92,6 +93,8 @@ def direction_card(direction: SafetyDirection) -> str:
         "basis": f"{n_layers} layers, rank {rank}, d_model {d_model}",
         "fitted on": f"anchors {direction.anchors or 'unknown'}, states at token '{direction.token}'",
     }
+    if direction.estimator in ESTIMATORS:
+        facts["fitted by"] = ESTIMATORS[direction.estimator].formula
     if direction.harmful is None:
         facts["class means"] = "none: the direction was not fitted"
         return card("SafetyDirection", direction.estimator, facts)

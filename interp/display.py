@@ -14,7 +14,16 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 __all__ = [
+    "HARMFUL",
+    "HARMLESS",
     "Line",
+    "PLAIN",
+    "card",
+    "chart",
+    "folded",
+    "formula",
+    "html",
+    "table",
 ]
 
 HARMFUL, HARMLESS, PLAIN = "#d55e00", "#1f8fd6", "currentColor"

@@ -140,9 +140,12 @@ class Guard:
         """True if the guard can read its references from the prompts themselves; otherwise they have to be passed."""
         return self.reference == "prompt_text" and self.source == "vlm_text"
 
+    def random_direction(self, layer: int) -> Float[Tensor, " d_model"]:
+        """Return the unit vector along which the control `random` moves the states of a guarded layer."""
+        return self._random_directions[layer]
+
     @cached_property
-    def random_directions(self) -> Float[Tensor, "layer d_model"]:
-        """Unit vectors along which the control `random` moves states."""
+    def _random_directions(self) -> Float[Tensor, "layer d_model"]:
         return random_basis(self.direction.basis[:, :1], self.control_seed)[:, 0]
 
     def read(self, model: VLM | LLM, references: Sequence[str]) -> Float[Tensor, "batch layer d_model"]:

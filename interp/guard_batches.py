@@ -178,7 +178,7 @@ def run_guards(
         GuardBatchError: `together=True`, and a guard or the model does not allow it.
         ValueError: no prompts, or a guard needs references and has none.
     """
-    reasons = {}
+    states, reasons = _per_guard(guards, references), {}
     if together is not False:
         reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
     if together:
@@ -186,7 +186,6 @@ def run_guards(
         refused = why_not_together(vlm, None, max_new_tokens) or next(iter(reasons.values()), None)
         if refused:
             raise GuardBatchError(f"{refused}; run the guards one at a time: together=False")
-    states = _per_guard(guards, references)
     batch = _GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance)
     if together is False:
         return _run_separately(batch)

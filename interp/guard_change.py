@@ -28,11 +28,12 @@ class ChangeSettings(Protocol):
     gate_scope: str
     keeps_norm: bool
     control: str | None
-    random_directions: Float[Tensor, "layer d_model"]
 
     def basis(self, layer: int) -> Float[Tensor, "rank d_model"]: ...
 
     def fitted_at(self, layer: int) -> int: ...
+
+    def random_direction(self, layer: int) -> Float[Tensor, " d_model"]: ...
 
 
 def change(
@@ -113,7 +114,7 @@ def _controlled(guard: ChangeSettings, changed: Tensor, resid: Tensor, layer: in
         return (guard.strength * reference.to(resid.device).float()[:, None]).expand_as(resid)
     if guard.control == "random":
         size = (changed - resid).norm(dim=-1, keepdim=True)
-        return resid + size * guard.random_directions[layer].to(resid.device)
+        return resid + size * guard.random_direction(layer).to(resid.device)
     return changed
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from interp.directions import SafetyDirection
-from interp.families import first_line
+from interp.errors import first_line
 from interp.identity import weights_identity
 from interp.projection import ProbeGate
 from interp.vlm import VLM
@@ -87,7 +87,7 @@ def _identity(vlm: VLM) -> dict[str, str]:
     return {"name": vlm.name, "weights": weights_identity(vlm), "dtype": dtype}
 
 
-def read_settings(name_or_path: str | Path) -> dict:
+def read_guard_settings(name_or_path: str | Path) -> dict:
     """Read the record of a saved guard without its tensors.
 
     Returns:
@@ -116,7 +116,7 @@ def opened(name_or_path: str | Path, vlm: VLM) -> Iterator[dict[str, object]]:
     Raises:
         GuardFileError: There is no guard, it is damaged, or it was made for another model.
     """
-    record = read_settings(name_or_path)
+    record = read_guard_settings(name_or_path)
     folder = _folder_of(name_or_path)
     with _damage_reported(folder):
         tensors = load_file(folder / TENSORS)

@@ -12,7 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from interp.bare import bare, is_bare, marked_as_guarded
 from interp.directions import SafetyDirection
-from interp.families import ModelError, sublayers
+from interp.errors import ModelError
+from interp.families import sublayers
 from interp.inputs import Prompt, collate, text_batch
 from interp.position_tracker import PositionTracker
 from interp.projection import coordinates, delta_norm

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import BatchEncoding, BatchFeature
 
 from interp import typography
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.pictures import LazyPicture, Picture, open_picture, read_picture, to_rgb
 from interp.vlm import LLM, VLM
 

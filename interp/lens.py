@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.batches import in_batches
-from interp.families import ModelError, first_line
+from interp.errors import ModelError, first_line
 from interp.inputs import Inputs, Prompt, collate
 from interp.labels import labels
 from interp.patching import PatchScore

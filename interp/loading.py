@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedModel
 
-from interp.families import ModelError, first_line
+from interp.errors import ModelError, first_line
 
 SMALLER = "Give dtype=torch.bfloat16, device_map='auto' (needs accelerate), or a quantization_config."
 """Advice in messages about memory."""

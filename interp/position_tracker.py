@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.families import ModelError
+from interp.errors import ModelError
 
 
 @dataclass

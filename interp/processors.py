@@ -10,7 +10,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from interp.families import ModelError, first_line
+from interp.errors import ModelError, first_line
 
 TORCHVISION = "needs torchvision matching your torch: install vlm-guard[vision]"
 

@@ -55,7 +55,6 @@ def set_coordinates(
     return resid + einsum(change, basis, "... rank, ... rank d_model -> ... d_model")
 
 
-Coordinates = Float[Tensor, "*batch rank"]
 Strength = float | Float[Tensor, "*#batch 1"]
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor, nn
 
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.inputs import collate, text_prompt
 from interp.vlm import LLM, VLM
 
@@ -30,7 +30,7 @@ class _PictureMark:
     def removed_from(self, text: str, token: str, added_tokens: Sequence[str]) -> str | None:
         """Return the text without its pictures.
 
-        None if the pictures are marked in another way, or if text stands between them.
+        None if the pictures are marked in another way, or if there is text between them.
 
         Args:
             text: the decoded prompt.
@@ -89,7 +89,7 @@ def prompt_texts(
     """Return each prompt without its pictures, as the ids that the text modality would have given.
 
     Raises:
-        ModelError: the pictures can't be removed from this family's prompts, or text stands between them.
+        ModelError: the pictures can't be removed from this family's prompts, or there is text between them.
     """
     token = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id)
     rows = []

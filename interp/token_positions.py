@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.inputs import Prompt
 from interp.prompt_text import decode
 from interp.vlm import LLM, VLM
 
 TOKEN_ROLES = ("last", "instruction", "image_mean", "text_mean")
 """Last token of the prompt; last token of the query's own text; means over the picture's tokens and over all others."""
-ALL = "all"
+ALL_TOKENS = "all"
 MEANS = ("image_mean", "text_mean")
 Token = str | int
 Tokens = Sequence[Token] | np.ndarray | str
@@ -89,7 +89,7 @@ class TokenPositions:
             TraceError: a position is outside the prompt.
         """
         n = len(ids)
-        if tokens == ALL:
+        if tokens == ALL_TOKENS:
             return cls(tuple(range(n)), torch.zeros(0, n, dtype=torch.bool))
         is_image = torch.zeros(n, dtype=torch.bool)
         if isinstance(model, VLM):
@@ -125,7 +125,7 @@ def check_tokens(tokens: Tokens) -> tuple[Token, ...] | str:
     else:
         checked = tuple(index(token) if hasattr(token, "__index__") else token for token in tokens)
     unknown = [token for token in checked if not isinstance(token, int) and token not in TOKEN_ROLES]
-    if checked != ALL and (not checked or isinstance(checked, str) or unknown):
+    if checked != ALL_TOKENS and (not checked or isinstance(checked, str) or unknown):
         wrong = checked if isinstance(checked, str) else unknown
         roles = ", ".join(TOKEN_ROLES)
         raise TraceError(f"tokens {wrong!r}; expected 'all', or some of {roles} and positions as numbers")

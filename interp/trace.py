@@ -16,7 +16,7 @@ from interp.batches import Advance, BatchPlan
 from interp.identity import prompt_record, provenance
 from interp.inputs import Prompt, collate
 from interp.pictures import PictureError
-from interp.token_positions import ALL, Layers, Tokens, TraceError
+from interp.token_positions import ALL_TOKENS, Layers, Tokens, TraceError
 from interp.tracing.forward import Remote
 from interp.tracing.request import TraceRequest
 from interp.tracing.runner import Runner
@@ -207,7 +207,7 @@ def _fitting_batch_size(model: VLM | LLM, prompts: Sequence[Prompt], request: Tr
     n_tokens, config = collate(model, [longest])["input_ids"].shape[1], model.model.config.get_text_config()
     # Numbers per token: residual stream, queries, keys, values, both sides of the MLP; some for the vision tower.
     widest = 12 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
-    n_read = n_tokens if request.tokens == ALL else len(request.tokens)
+    n_read = n_tokens if request.tokens == ALL_TOKENS else len(request.tokens)
     chunk = n_read * model.d_model * 4
     # States that are read exist five times: on the device, copied, stacked, in the requested order, and being written.
     kept = 5 * len(request.sites) * len(request.layers) * chunk

@@ -13,7 +13,15 @@ from PIL import Image, ImageDraw, ImageFont
 from interp.pictures import PictureError
 
 __all__ = [
+    "SCENE_SHARE",
+    "blank_picture",
+    "figstep_picture",
+    "mm_safety_picture",
+    "mm_safety_scene",
+    "noise_picture",
     "scene_content",
+    "scene_picture",
+    "scene_with_text",
     "text_picture",
 ]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from interp import families
 from interp.bare import bare
 from interp.directions import SafetyDirection, random_basis
-from interp.families import ModelError
+from interp.errors import ModelError, first_line
 from interp.guard import POSITIONS, Guard
 from interp.inputs import Inputs, Prompt, collate, text_prompt
 from interp.lens import Lens
@@ -27,6 +27,7 @@ from interp.tracing.prefix import PREFIX_TOLERANCE, shares_prefixes
 from interp.vlm import VLM
 
 __all__ = [
+    "VERDICTS",
     "check_vlm",
     "transformer_lens_agrees",
 ]
@@ -129,7 +130,7 @@ def _run_check(check: Callable[[VLM, ContractInputs], Judgement], vlm: VLM, inpu
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {families.first_line(error)}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 # --- judging a property --------------------------------------------------------------------------------------
@@ -561,7 +562,7 @@ def transformer_lens_agrees(vlm: VLM, inputs: ContractInputs) -> Judgement:
         lens.resid_post(inputs.batch)
     except Exception as error:
         # A bridge that can't run this model says nothing about it.
-        return Judgement("not applicable", families.first_line(error))
+        return Judgement("not applicable", first_line(error))
     # The bridge has only the weights: a guard on the model is not on the bridge.
     with bare(vlm.model):
         return _worst(

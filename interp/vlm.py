@@ -22,11 +22,12 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from interp import display, families
-from interp.families import Family, ModelError, decoder_blocks
+from interp.errors import ModelError
+from interp.families import Family, decoder_blocks
 from interp.loading import Placement, hub_options, load, load_model
 from interp.processors import load_processor
 
-__all__ = ["LLM", "VLM", "ModelError"]
+__all__ = ["LLM", "VLM"]
 
 
 class _HasDecoder:

@@ -1,5 +1,7 @@
 """The experiments. One file per question on the top level: a configuration in, a tidy table out.
 
+A study that also chooses something, or keeps its answers, returns a small value with the table and its choice.
+
 Studies, in the order in which `repro.py` runs them:
 
     question                                                        file                      table

@@ -5,7 +5,7 @@ The folder of results holds `answers.jsonl` (one answer a line, with its verdict
 answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,26 +54,6 @@ def weights_identity(vlm: VLM, folder: str) -> str:
     return " ".join(filter(None, (model_hash(folder), commit, dtype, str(quantization) if quantization else "")))
 
 
-def write_leakage(benchmarks: Sequence[Benchmark], anchors: Sequence[Query], out: Path) -> dict[str, str]:
-    """Look for the anchors of a guard in every benchmark, and write `leakage.csv`.
-
-    Returns:
-        A sentence for each benchmark, by its name; empty if there are no anchors.
-    """
-    if not anchors:
-        (out / "leakage.csv").unlink(missing_ok=True)
-        return {}
-    tables, summaries = [], {}
-    for benchmark in benchmarks:
-        ids, texts = zip(*((record.id, record.query.text) for record in benchmark.records), strict=True)
-        leakage = find_leakage([query.text for query in anchors], ids, texts)
-        tables.append(leakage.rows.assign(dataset=benchmark.source.name))
-        summaries[benchmark.source.name] = str(leakage)
-    out.mkdir(parents=True, exist_ok=True)
-    write_table(pd.concat(tables), out, "leakage")
-    return summaries
-
-
 def run(
     vlm: VLM,
     weights: str,
@@ -84,6 +64,7 @@ def run(
     guard: Guard | None = None,
     anchors: Sequence[Query] = (),
     description: dict | None = None,
+    report_leakage: Callable[[Mapping[str, str]], None] = lambda leakage: None,
 ) -> BenchmarkResult:
     """Answer every prompt under every defence, judge the answers, and write the tables.
 
@@ -95,14 +76,18 @@ def run(
         out: folder of the results; answers that it has are reused.
         generation: how answers are generated.
         guard: the guard to compare with its rivals; None runs the rivals alone.
-        anchors: what the guard was fitted on; related methods are fitted on the same queries.
-        description: what is stored in `defend.json` next to the results.
+        anchors: what the guard was fitted on; it is looked for in the benchmarks, and related methods are fitted on it.
+        description: what is stored in `defend.json` next to the results, together with the leakage.
+        report_leakage: called before the first answer with a sentence about the leakage into each benchmark, by its
+            name; empty if there are no anchors.
 
     Raises:
         ConfigError: the folder holds answers of another model, or answers generated with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "defend.json", dict(description or {}))
+    leakage = _write_leakage(options.benchmarks, anchors, out)
+    report_leakage(leakage)
+    write_json(out / "defend.json", dict(description or {}) | {"leakage": leakage})
     write_provenance(out, {"weights": weights})
     # 1. the model and its defences
     model, log = CachedModel(vlm, generation, _refusal_ids(vlm, anchors, generation)), AnswerLog(out / ANSWERS)
@@ -151,6 +136,25 @@ def judge_again(path: Path, judges: Sequence[Judge], out: Path) -> BenchmarkResu
     seen = dict.fromkeys(name for record in judged for name in record.verdicts)
     earlier = [name for name in seen if name not in names and all(name in record.verdicts for record in judged)]
     return _write_results(answers, names + earlier, out)
+
+
+def _write_leakage(benchmarks: Sequence[Benchmark], anchors: Sequence[Query], out: Path) -> dict[str, str]:
+    """Look for the anchors of a guard in every benchmark, and write `leakage.csv`; without anchors, remove it.
+
+    Returns:
+        A sentence for each benchmark, by its name; empty if there are no anchors.
+    """
+    if not anchors:
+        (out / "leakage.csv").unlink(missing_ok=True)
+        return {}
+    tables, summaries = [], {}
+    for benchmark in benchmarks:
+        ids, texts = zip(*((record.id, record.query.text) for record in benchmark.records), strict=True)
+        leakage = find_leakage([query.text for query in anchors], ids, texts)
+        tables.append(leakage.rows.assign(dataset=benchmark.source.name))
+        summaries[benchmark.source.name] = str(leakage)
+    write_table(pd.concat(tables), out, "leakage")
+    return summaries
 
 
 def _refusal_ids(vlm: VLM, anchors: Sequence[Query], generation: Generation):

@@ -34,7 +34,7 @@ from figures import first_judge
 from interp import TYPOGRAPHIC, Guard, SafetyDirection, patch, recovered, text_prompt
 from interp.identity import fingerprint
 from interp.related_methods import arditi_ablation, arditi_addition
-from probes import FoldedProbe, LogisticProbe, auroc_interval, grouped_folds
+from probes import FoldedProbe, LogisticProbe, Measured, auroc_interval, grouped_folds
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
@@ -127,19 +127,19 @@ def _sweep_criterion(rows: Sequence[dict], n_layers: int) -> np.ndarray:
     """Turn the sweep's own rule into a criterion: the best layer gets 0, the next -1; NaN beyond the limits."""
     table = pd.DataFrame(rows)
     single = first_judge(table[table.last_layer.isna()])
-    standings = [
+    candidate_metrics = [
         {"place": layer} | judged_selection_metrics(single[single.layer == layer]) for layer in range(n_layers)
     ]
-    order, _ = rank(standings)
+    order, _ = rank(candidate_metrics)
     values = np.full(n_layers, np.nan)
     values[order.place.to_numpy()] = -np.arange(len(order))
     return values
 
 
 def _criterion_rows(name: str, values: np.ndarray) -> Iterator[dict]:
-    columns = {"setting": "criterion", "split": "validation", "selection_rule": name, "metric": "criterion"}
+    columns = {"setting": "criterion", "split": "validation", "selection_rule": name}
     for layer, value in enumerate(values):
-        yield columns | {"layer": layer, "value": value, "n": len(values)}
+        yield columns | {"layer": layer} | Measured("criterion", value, n=len(values)).row()
 
 
 def picked(values: np.ndarray, near: float = 1.0) -> int | None:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from figures import first_judge
 from interp import Prompt
-from probes import difference_interval
+from probes import Measured, difference_interval
 from studies.bookkeeping.estimates import rate
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
@@ -156,12 +156,12 @@ class _SweepRunner:
         for share in HALVINGS if halving else HALVINGS[-1:]:
             indices = _first_of_each_class(self.prompts[self.modalities[0]], share)
             outcomes = self._run([None, *remaining], indices, 1, f"sweep, first token of {len(indices)}")
-            standings = [
-                _opening_standing(place, configuration, outcomes, self.prompts, indices)
+            candidate_metrics = [
+                _opening_metrics(place, configuration, outcomes, self.prompts, indices)
                 for place, configuration in enumerate(remaining)
             ]
-            places = _ranked_places(standings)
-            remaining, standings = [remaining[i] for i in places], [standings[i] for i in places]
+            places = _ranked_places(candidate_metrics)
+            remaining, candidate_metrics = [remaining[i] for i in places], [candidate_metrics[i] for i in places]
             if share == HALVINGS[-1]:
                 break
             n_kept = -(-len(remaining) // 2)
@@ -171,7 +171,7 @@ class _SweepRunner:
             remaining = remaining[:n_kept] + list(filter(_acts_late, remaining[n_kept:]))
         for configuration in [None, *remaining]:
             rows += self._opening_rows(configuration, outcomes, indices)
-        return remaining, rows + list(_front_rows(remaining, standings))
+        return remaining, rows + list(_front_rows(remaining, candidate_metrics))
 
     def answered(self, candidates: Sequence[GuardConfiguration]) -> Outcomes:
         """Return the outcomes of whole answers, the unguarded model's included."""
@@ -267,7 +267,7 @@ def _opening_rates(prompts: Sequence[Prompt], outcome: Outcome) -> list[dict]:
     return [rate(metric, hits.tolist()) for metric, hits in by_metric.items()]
 
 
-def _opening_standing(
+def _opening_metrics(
     place: int,
     configuration: GuardConfiguration,
     outcomes: Outcomes,
@@ -292,25 +292,24 @@ def _opening_standing(
     return {"place": place, "over_refusal": series["over_refusal"].max()} | metrics
 
 
-def _ranked_places(standings: Sequence[Mapping]) -> list[int]:
+def _ranked_places(candidate_metrics: Sequence[Mapping]) -> list[int]:
     """Return the places best first; configurations beyond the limits follow, ordered by how far beyond they are."""
-    order, _ = rank(standings)
+    order, _ = rank(candidate_metrics)
     within = order.place.tolist()
-    beyond = [row for row in standings if row["place"] not in set(within)]
+    beyond = [row for row in candidate_metrics if row["place"] not in set(within)]
     return within + [row["place"] for row in sorted(beyond, key=lambda row: (row["excess"], -row["refusal"]))]
 
 
-def _front_rows(configurations: Sequence[GuardConfiguration], standings: Sequence[Mapping]) -> Iterator[dict]:
-    is_on_front = pareto_front(pd.DataFrame(standings))
+def _front_rows(configurations: Sequence[GuardConfiguration], candidate_metrics: Sequence[Mapping]) -> Iterator[dict]:
+    is_on_front = pareto_front(pd.DataFrame(candidate_metrics))
     for configuration, on_front in zip(configurations, is_on_front, strict=True):
         columns = configuration.columns("") | {"setting": "ranked", "split": "validation", "reference": None}
-        yield columns | {"metric": "on_front", "value": float(on_front)}
+        yield columns | Measured("on_front", float(on_front)).row()
 
 
 def _optimism(validated: pd.DataFrame, tested: pd.DataFrame) -> Iterator[dict]:
     """Yield validation minus test per metric; the queries differ, so the two estimates are independent."""
     for metric in OPTIMISM:
         before, after = (table[table.metric == metric].iloc[0] for table in (validated, tested))
-        gap, low, high = difference_interval(*((row.value, row.ci_low, row.ci_high) for row in (before, after)))
-        row = {"metric": "optimism", "value": gap, "ci_low": low, "ci_high": high, "n": min(before.n, after.n)}
-        yield row | {"category": metric}
+        gap = difference_interval(*((row.value, row.ci_low, row.ci_high) for row in (before, after)))
+        yield Measured("optimism", *gap, n=min(before.n, after.n)).row() | {"category": metric}

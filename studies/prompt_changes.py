@@ -50,7 +50,7 @@ def run(
     with phase("what the guard changed", len(modalities)) as report:
         for modality in modalities:
             is_written = modality in TYPOGRAPHIC
-            setting = "multimodal" if is_written else "plain"
+            setting = SETTINGS[is_written]
             n = len(experiment.prompts(config.split, modality))
             unguarded = _answer_table(by_prompt, (setting, modality, "unguarded", None), judge, n)
             for reference in ("prompt_text", "transcription") if is_written else ("prompt_text",):

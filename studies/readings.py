@@ -31,6 +31,7 @@ from torch import Tensor
 from figures import first_judge
 from interp import Guard, Prompt, alignment, stability
 from interp.projection import delta_norm
+from probes import Measured
 from studies.bookkeeping.estimates import mean
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
@@ -145,13 +146,18 @@ def choose(grid: Sequence[GuardConfiguration], by_place: Mapping[int, Sequence[M
     Raises:
         LookupError: no reading has all of its metrics.
     """
-    standings = []
+    candidate_metrics = []
     for place, configuration in enumerate(grid):
         if configuration.is_selectable:
-            metrics = judged_selection_metrics(first_judge(pd.DataFrame(by_place[place])))
-            standings.append({"place": place, "rule": configuration.guard.rule} | metrics)
-    ranked, rule = rank(standings)
+            metrics = judged_selection_metrics(first_judge(_by_modality(by_place[place])))
+            candidate_metrics.append({"place": place, "rule": configuration.guard.rule} | metrics)
+    ranked, rule = rank(candidate_metrics)
     return ranked.drop_duplicates("rule").place[:N_FINALISTS].tolist(), rule
+
+
+def _by_modality(rows: Sequence[Mapping]) -> pd.DataFrame:
+    """Return rows as a table sorted by modality, so that sums do not depend on the order of the scale."""
+    return pd.DataFrame(rows).sort_values("modality", kind="stable")
 
 
 def _validated(experiment: Experiment, fits: AnchorFits, base: Guard) -> tuple[list[GuardConfiguration], _MeasuredRows]:
@@ -237,16 +243,18 @@ class _SplitRunner:
         return self._references[name, source]
 
     def _states(self, configuration: GuardConfiguration) -> Float[Tensor, "prompt layer d_model"]:
-        """Return the states of each prompt's reference, or of the one that it is dealt."""
+        """Return the states of each prompt's reference, or of the one assigned to it."""
         states = self._reference(configuration.reference_in(self.modality), configuration.source).states
-        if configuration.deal is None:
+        if configuration.reference_from is None:
             return states
         is_harmful = harmful_mask(self.prompts)
         donors = torch.empty(len(states), dtype=torch.long)
         for label in (True, False):
             recipients = (is_harmful == label).nonzero()[:, 0]
             # The next prompt of the same class, or the prompts of the other class in turn.
-            others = recipients.roll(1) if configuration.deal == "same" else (is_harmful != label).nonzero()[:, 0]
+            others = (
+                recipients.roll(1) if configuration.reference_from == "same" else (is_harmful != label).nonzero()[:, 0]
+            )
             donors[recipients] = others[torch.arange(len(recipients)) % len(others)]
         return states[donors]
 
@@ -300,9 +308,9 @@ def _direction_rows(fits: AnchorFits, n_draws: int, report: Callable[[int], None
         llm = fits.direction(source="llm")
         yield from _by_layer(columns | {"source": "llm"}, "cosine", alignment(llm.basis, base.basis))
     for layer, explained in enumerate(base.explained[:, 0].tolist()):
-        yield columns | {"layer": layer, "metric": "explained_variance", "value": explained}
+        yield columns | {"layer": layer} | Measured("explained_variance", explained).row()
 
 
 def _by_layer(columns: dict, metric: str, values: Tensor) -> Iterator[dict]:
     for layer, value in enumerate(values.tolist()):
-        yield columns | {"layer": layer, "metric": metric, "value": value}
+        yield columns | {"layer": layer} | Measured(metric, value).row()

@@ -127,7 +127,7 @@ def read(folder: str | Path) -> claims.Tables:
     return claims.Tables(**{field.name: read_table(Path(folder), field.name) for field in fields(claims.Tables)})
 
 
-def reference_or_run(scale: str, model: str = "organism", queries: str | None = None) -> Path:
+def reference_or_run(scale: str, model: str = BUILT_IN, queries: str | None = None) -> Path:
     """Return a folder with the tables of a scale: the committed ones if they exist, else those of a new run."""
     committed = REFERENCE / scale
     if model == BUILT_IN and queries is None and committed.is_dir():

@@ -78,7 +78,7 @@ def run_page(name: str, names: dict) -> None:
 
 
 IN_OWN_PROCESS = ("how-to/ray.md", *CHANGING)
-"""Pages run in their own process, because Ray leaves sockets open and a changed toolkit must be imported anew."""
+"""Pages run in their own process, because Ray leaves sockets open and a changed toolkit has to be imported again."""
 
 
 @pytest.mark.parametrize("name", [name for name in with_python() if name not in IN_OWN_PROCESS])

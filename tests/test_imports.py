@@ -43,6 +43,7 @@ DOORS = {
         "interp",
         "interp.batches",
         "interp.display",
+        "interp.errors",
         "interp.identity",
         "interp.lens",
         "interp.pictures",
@@ -85,6 +86,39 @@ def imports_of(path: Path) -> tuple[tuple[str, str], ...]:
                 is_module = f"{node.module}.{alias.name}" in MODULES and alias.name not in exported_by(node.module)
                 found.append((f"{node.module}.{alias.name}", "") if is_module else (node.module, alias.name))
     return tuple(found)
+
+
+def modules_bound_in(path: Path) -> dict[str, str]:
+    """Return our modules that a file imports whole, by the name that each has there."""
+    bound = {}
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            # `import a.b` binds `a`, and `import a.b as c` binds `a.b`.
+            for alias in node.names:
+                name = alias.asname or alias.name.split(".")[0]
+                bound[name] = alias.name if alias.asname else name
+        elif isinstance(node, ast.ImportFrom):
+            whole = [alias for alias in node.names if alias.name not in exported_by(node.module)]
+            bound |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in whole}
+    return {name: module for name, module in bound.items() if module in MODULES}
+
+
+def attributes_of(path: Path) -> set[tuple[str, str]]:
+    """(module, name) of everything that a file reads from a module that it imports whole, such as `display.table`."""
+    bound, found = modules_bound_in(path), set()
+
+    def module_at(node: ast.expr) -> str | None:
+        if isinstance(node, ast.Name):
+            return bound.get(node.id)
+        parent = module_at(node.value) if isinstance(node, ast.Attribute) else None
+        return f"{parent}.{node.attr}" if parent and f"{parent}.{node.attr}" in MODULES else None
+
+    for node in ast.walk(tree_of(path)):
+        # A module inside a module, as in `interp.lens.Lens`, is not a name that the outer one offers.
+        if isinstance(node, ast.Attribute) and (module := module_at(node.value)):
+            if node.attr in exported_by(module) or not module_at(node):
+                found.add((module, node.attr))
+    return found
 
 
 def edges_of(path: Path) -> set[str]:
@@ -149,11 +183,15 @@ def test_studies_reach_the_other_packages_through_their_doors(path):
         if package in DOORS:
             assert module in DOORS[package], f"{module} is not a public module of {package}; expected {DOORS[package]}"
             assert not name or name in exported_by(module), f"{name} is not in {module}.__all__"
+    for module, name in attributes_of(path):
+        if module.split(".")[0] in DOORS:
+            assert name in exported_by(module), f"{name} is not in {module}.__all__"
 
 
 @pytest.mark.parametrize("door", sorted(set().union(*DOORS.values())))
 def test_a_door_lists_what_it_offers_and_offers_what_it_lists(door):
     listed = exported_by(door)
+    assert listed, f"{door} has no __all__"
     assert listed == sorted(set(listed)), f"{door}.__all__ is not sorted, or names something twice"
     bound = {name for _, name in imports_of(MODULES[door])}
     for node in tree_of(MODULES[door]).body:
@@ -161,6 +199,7 @@ def test_a_door_lists_what_it_offers_and_offers_what_it_lists(door):
             bound.add(node.name)
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            bound |= {target.id for target in targets if isinstance(target, ast.Name)}
+            names = [name for target in targets for name in getattr(target, "elts", [target])]
+            bound |= {name.id for name in names if isinstance(name, ast.Name)}
     bound |= {module.rsplit(".", 1)[1] for module, name in imports_of(MODULES[door]) if not name and "." in module}
     assert set(listed) <= bound

@@ -10,11 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from interp.families import ModelError, first_line
+from interp.errors import ModelError, first_line
 from interp.token_positions import TraceError
 from interp.vlm import LLM, VLM
 
-__all__ = []
+__all__ = [
+    "Job",
+    "loading_for_workers",
+    "run_job",
+]
 
 try:
     import ray
@@ -141,7 +145,7 @@ class _WorkerPool:
     """Workers, and the piece that each of them is running."""
 
     def __init__(self, job: Job, resources: dict[str, int], size: int):
-        # Stored once in the cluster, not sent anew with each worker.
+        # Stored once in the cluster, not sent again with each worker.
         self._job, self._resources, self._deaths = ray.put(job), resources, Counter()
         self.idle = [self._new_worker() for _ in range(size)]
         self.running = {}

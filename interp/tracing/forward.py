@@ -13,7 +13,7 @@ from transformers import Cache
 
 from interp import families
 from interp.bare import is_guarded
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.inputs import Inputs, Prompt, collate
 from interp.vlm import LLM, VLM
 

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from interp.bare import is_guarded
-from interp.families import first_line, is_out_of_memory
+from interp.errors import first_line, is_out_of_memory
 from interp.inputs import Inputs, collate, collate_same_pictures, text_prompt
 from interp.tracing.forward import PassSpec, read
 from interp.typography import noise_picture

@@ -8,9 +8,9 @@ from operator import index
 import torch
 
 from interp.activations import Field, Fields
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.inputs import Prompt, collate, collate_same_pictures
-from interp.token_positions import ALL, MEANS, Layers, Token, TokenPositions, Tokens, TraceError, check_tokens
+from interp.token_positions import ALL_TOKENS, MEANS, Layers, Token, TokenPositions, Tokens, TraceError, check_tokens
 from interp.tracing.forward import DECODER_SITES, SITES, VISION_SITES, PassSpec, Remote, read
 from interp.vlm import LLM, VLM
 
@@ -64,7 +64,7 @@ class TraceRequest:
     @property
     def token_order(self) -> list[int] | slice:
         """Indices that bring tokens from the order of a pass, where means come last, to the requested order."""
-        if self.tokens == ALL:
+        if self.tokens == ALL_TOKENS:
             return slice(None)
         pass_order = sorted(range(len(self.tokens)), key=lambda i: self.tokens[i] in MEANS)
         return [pass_order.index(i) for i in range(len(self.tokens))]
@@ -82,7 +82,7 @@ class TraceRequest:
             TraceError: a prompt lacks a requested token, or vision sites are requested and no prompt has pictures.
         """
         n_tokens, fields = len(self.tokens), {}
-        if self.tokens == ALL or not set(self.tokens) <= {"last", *MEANS}:
+        if self.tokens == ALL_TOKENS or not set(self.tokens) <= {"last", *MEANS}:
             n_tokens = self._check_positions(model, prompts)
         lengths = (len(self.layers), n_tokens, model.d_model)
         for site in self.decoder_sites:
@@ -120,4 +120,4 @@ class TraceRequest:
                 except ValueError as error:
                     raise TraceError(f"prompt {i} ({prompt.query.text!r}): {error}") from error
             longest = max(longest, *map(len, ids))
-        return longest if self.tokens == ALL else len(self.tokens)
+        return longest if self.tokens == ALL_TOKENS else len(self.tokens)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from interp.activations import Arrays, Fields
-from interp.families import ModelError, first_line, is_out_of_memory
+from interp.errors import ModelError, first_line, is_out_of_memory
 from interp.inputs import Prompt, collate, collate_same_pictures
-from interp.token_positions import ALL, TokenPositions
+from interp.token_positions import ALL_TOKENS, TokenPositions
 from interp.tracing.forward import PassSpec, Remote, read
 from interp.tracing.prefix import CutPrompts, LastPrefix, Prefix, shares_prefixes
 from interp.tracing.request import TraceRequest
@@ -35,7 +35,7 @@ class Runner:
         """
         self.model, self.request, self.fields, self.remote = model, request, fields, remote
         # The keys and values of a pass on a server can't be passed on to the next pass.
-        self._may_share = share_prefix and request.tokens != ALL and not remote
+        self._may_share = share_prefix and request.tokens != ALL_TOKENS and not remote
         self._last_prefix: LastPrefix | None = None
         self._max_prompts: int | None = None
         """Prompts in one pass, once more of them have not fitted into memory."""

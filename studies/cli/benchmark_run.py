@@ -1,13 +1,14 @@
 """The work of `vlm-guard defend`: check everything that was typed, load models, run the study, print what it found."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from interp import Guard, Query, read_settings
+from interp import Guard, Query, read_guard_settings
 from studies import benchmarks, organism
 from studies.benchmarks import BenchmarkResult
 from studies.bookkeeping.provenance import file_hash
@@ -66,18 +67,24 @@ class BenchmarkRun:
         description = self._description(weights)
         print_stand_ins(description["sets"], console)
         guard = Guard.from_pretrained(self.guard, vlm) if self.guard else None
-        leakage = benchmarks.write_leakage(self.options.benchmarks, anchors, self.out)
-        print_leakage(leakage, console)
-        description |= {"leakage": leakage}
         result = benchmarks.run(
-            vlm, weights, self.options, judges, self.out, self.generation, guard, anchors, description
+            vlm,
+            weights,
+            self.options,
+            judges,
+            self.out,
+            self.generation,
+            guard,
+            anchors,
+            description,
+            report_leakage=partial(print_leakage, console=console),
         )
         print_result(result, console)
         return result
 
     def _checked_anchors(self) -> Sequence[Query]:
         """Return the queries that guard and related methods are fitted on; empty if they are unknown."""
-        if self.guard and read_settings(self.guard)["guard"]["source"] == "llm":
+        if self.guard and read_guard_settings(self.guard)["guard"]["source"] == "llm":
             raise ConfigError(
                 f"guard {self.guard!r} reads states of the aligned LLM (source llm), which `defend` does not load"
             )
@@ -130,7 +137,7 @@ def print_stand_ins(sets: Sequence[dict], console: Console) -> None:
             console.print(f"{message}; results are not results of the published set", soft_wrap=True)
 
 
-def print_leakage(leakage: dict[str, str], console: Console) -> None:
+def print_leakage(leakage: Mapping[str, str], console: Console) -> None:
     """Print, for each set, how many of its requests a guard was fitted on."""
     if not leakage:
         console.print("leakage: unknown, because the anchors are unknown (--anchors FILE)")

@@ -97,12 +97,12 @@ def guard_apply(
 ) -> None:
     """Show answers with and without the guard, side by side; by default to 5 built-in queries of each class."""
     quieten()
-    from interp import Guard, read_settings
+    from interp import Guard, read_guard_settings
     from studies.cli.side_by_side import ApplyOptions, apply
     from studies.experiment.model_loading import load_model
     from studies.generation.generate import Generation
 
-    saved = read_settings(folder)
+    saved = read_guard_settings(folder)
     options = ApplyOptions.of(text, picture, queries, limit, modality, reference, saved["guard"]["reference"])
     precision = saved["model"]["dtype"] if dtype == "auto" else dtype
     loading = loading_of(precision, device_map, trust_remote_code, revision)
@@ -117,9 +117,9 @@ def show(folder: str, console: Console) -> None:
     Raises:
         GuardFileError: the folder holds no guard, or it is damaged.
     """
-    from interp import read_settings
+    from interp import read_guard_settings
 
-    saved = read_settings(folder)
+    saved = read_guard_settings(folder)
     settings = Table(title=f"Guard for {saved['model']['name']} ({saved['model']['weights']})", show_header=False)
     direction = {f"direction: {name}": value for name, value in saved["direction"].items()}
     for name, value in (saved["guard"] | direction).items():

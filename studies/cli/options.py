@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_MODEL = "organism"
+from studies import organism
+
+DEFAULT_MODEL = organism.ALIAS
 MODEL_HELP = "Folder in Hugging Face format, hub id, or 'organism' (the built-in model)."
 
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
@@ -88,11 +90,9 @@ def numbers(text: str) -> list[int]:
         TraceError: the text holds something else.
     """
     from interp import TraceError
+    from studies.guards.sweep_grid import layer_numbers
 
-    layers: list[int] = []
-    for part in words(text):
-        first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last.isdecimal() or part == first)):
-            raise TraceError(f"layers {text!r}; expected numbers and ranges, as 0,5,8-12")
-        layers += range(int(first), int(last or first) + 1)
-    return layers
+    try:
+        return layer_numbers(text)
+    except ValueError as error:
+        raise TraceError(str(error)) from None

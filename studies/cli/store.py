@@ -34,7 +34,7 @@ def summary(folder: Path) -> str:
     Raises:
         StoreError: the folder holds no store, or its header is damaged.
     """
-    from interp import ALL, Store
+    from interp import ALL_TOKENS, Store
 
     store = Store(folder)
     about, prompts = store.header["about"], store.prompts
@@ -44,7 +44,7 @@ def summary(folder: Path) -> str:
         "model": f"{about['model']} ({about['weights']}, {about['dtype']})",
         "prompts": f"{len(prompts)}: " + ", ".join(f"{n} {' '.join(kind)}" for kind, n in kinds.items()),
         "sites": ", ".join(about["sites"]),
-        "tokens": about["tokens"] if about["tokens"] == ALL else ", ".join(map(str, about["tokens"])),
+        "tokens": about["tokens"] if about["tokens"] == ALL_TOKENS else ", ".join(map(str, about["tokens"])),
         "layers": ", ".join(map(str, about["layers"])),
         "batches": f"{store.n_done} of {store.plan.n_batches} done, {store.plan.batch_size} prompts each",
         "on disk": f"{size / 1e6:.1f} MB, {about['stored_as']}",

@@ -118,11 +118,13 @@ class TraceOptions:
         Raises:
             TraceError: layers that can't be read.
         """
-        from interp import ALL
+        from interp import ALL_TOKENS
 
         options = {"sites": words(sites), "batch_size": batch_size, "dtype": stored_as}
         options["skip_unreadable"] = skip_unreadable
-        options["tokens"] = ALL if tokens == ALL else tuple(_role_or_position(token) for token in words(tokens))
+        options["tokens"] = (
+            ALL_TOKENS if tokens == ALL_TOKENS else tuple(_role_or_position(token) for token in words(tokens))
+        )
         options["layers"] = numbers(layers) if layers else None
         return cls(words(modality), options)
 

@@ -59,7 +59,7 @@ def read_responses(path: str | Path) -> Responses:
     file of its folders `Review/{Human,GPT4,BERT,Longformer}`, whose codes look alike and mean different things.
 
     Raises:
-        QueryFileError: it is none of these, a label is unknown, or folder and columns contradict each other.
+        QueryFileError: the file is of no such kind, a label is unknown, or folder and columns contradict each other.
     """
     file = read_file(path)
     readers = {"final_label": _xstest, "action": _review, "GPT4_action": _models}

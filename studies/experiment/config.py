@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from interp import MODALITIES
+from studies import organism
 from studies.generation.generate import Generation
 
 SPLITS = ("anchors", "validation", "test")
@@ -13,7 +14,7 @@ TRAINED = "train"
 alone."""
 SWEPT = ("blank", "scene", "typographic")
 """Modalities that a choice should rest on at least: an empty picture, a scene, the request itself."""
-BUILT_IN = "organism"
+BUILT_IN = organism.ALIAS
 """Name of the built-in model, and of its own queries."""
 WIDEST_LDA = 2048
 """Largest `d_model` for which LDA is fitted: beyond it a fit, which inverts d_model x d_model, takes half a minute."""
@@ -84,7 +85,7 @@ SCALES = {
 class Config:
     """Everything that a run depends on."""
 
-    model: str = "organism"
+    model: str = BUILT_IN
     """Folder in Hugging Face format, hub id, or `organism` (the built-in model)."""
     queries: str | None = None
     """CSV with text,harmful[,category,pair]; by default the built-in model's own queries."""

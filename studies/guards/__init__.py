@@ -1,1 +1,11 @@
-"""Configurations of a guard: fitted (`anchor_fits`), combined (`*_grid`), run, measured and chosen (`choice`)."""
+"""Configurations of a guard: combined, fitted, run, measured and chosen.
+
+configuration.py    one configuration, with the columns that identify it in a table
+anchor_fits.py      directions, gates and thresholds fitted on the anchors
+readings_grid.py    the configurations that `studies.readings` measures
+sweep_grid.py       the axes of a layer sweep, and the configurations that they combine to
+runner.py           many guards on many prompts, here or on a cluster
+measures.py         rows of a table from the outcomes of a guard
+choice_rule.py      the rule that chooses the best configuration on validation
+sweep_result.py     the result of a layer sweep, returned or read from its saved table
+"""

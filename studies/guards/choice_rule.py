@@ -17,7 +17,7 @@ SINGLE_LAYER = ", single layer"
 """Suffix of the mark of the best single layer."""
 
 
-def rank(standings: Iterable[Mapping]) -> tuple[pd.DataFrame, str]:
+def rank(candidate_metrics: Iterable[Mapping]) -> tuple[pd.DataFrame, str]:
     """Rank configurations from the best on.
 
     Eligible are those within `OVER_REFUSAL` and `COHERENT`; if there are none, those that come closest. Among those
@@ -25,7 +25,7 @@ def rank(standings: Iterable[Mapping]) -> tuple[pd.DataFrame, str]:
     a difference), the others follow by refusal.
 
     Args:
-        standings: `selection_metrics` of each configuration, with any columns that identify it.
+        candidate_metrics: `selection_metrics` of each configuration, with any columns that identify it.
 
     Returns:
         The eligible configurations, best first, and the name of the rule.
@@ -33,7 +33,7 @@ def rank(standings: Iterable[Mapping]) -> tuple[pd.DataFrame, str]:
     Raises:
         LookupError: no configuration has all of its metrics.
     """
-    ranked = pd.DataFrame(list(standings))
+    ranked = pd.DataFrame(list(candidate_metrics))
     if ranked.empty or not (is_whole := np.isfinite(ranked[["refusal", "kl", "excess"]]).all(axis=1)).any():
         raise LookupError("nothing was measured on validation as a whole; run the study with more queries")
     ranked = ranked[is_whole]
@@ -69,11 +69,11 @@ def choose(candidates: Sequence[GuardConfiguration], metrics: Sequence[Mapping])
     Raises:
         LookupError: no finalist has all of its metrics.
     """
-    standings = [{"place": place} | dict(values) for place, values in enumerate(metrics)]
+    candidate_metrics = [{"place": place} | dict(values) for place, values in enumerate(metrics)]
     marks: dict[int, str] = {}
-    order, rule = rank(standings)
+    order, rule = rank(candidate_metrics)
     best = int(order.place.iloc[0])
-    if single := [row for row in standings if len(candidates[row["place"]].guard.layers) == 1]:
+    if single := [row for row in candidate_metrics if len(candidates[row["place"]].guard.layers) == 1]:
         single_order, single_rule = rank(single)
         marks[int(single_order.place.iloc[0])] = f"{single_rule}{SINGLE_LAYER}"
     marks[best] = rule
@@ -117,9 +117,9 @@ def judged_selection_metrics(rows: pd.DataFrame) -> dict:
     return selection_metrics(*rates, coherence, values.get("kl", nothing), n) | {"over_refusal": rates[1].max()}
 
 
-def pareto_front(standings: pd.DataFrame) -> pd.Series:
+def pareto_front(candidate_metrics: pd.DataFrame) -> pd.Series:
     """Mark the Pareto front: rows that no other row beats in all of refusal, over-refusal and KL."""
-    points = np.stack([-standings.refusal, standings.over_refusal, standings.kl], axis=1)
+    points = np.stack([-candidate_metrics.refusal, candidate_metrics.over_refusal, candidate_metrics.kl], axis=1)
     no_worse = (points[:, None] <= points[None]).all(-1)
     better = (points[:, None] < points[None]).any(-1)
-    return pd.Series(~(no_worse & better).any(0), index=standings.index)
+    return pd.Series(~(no_worse & better).any(0), index=candidate_metrics.index)

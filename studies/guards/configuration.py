@@ -57,7 +57,7 @@ class GuardConfiguration:
     """A control that is not a setting of the guard itself."""
     seed: int | None = None
     """Seed of a random control."""
-    deal: str | None = None
+    reference_from: str | None = None
     """Whose reference each prompt gets: None for its own, else another prompt's of the `same` or the `other` class."""
 
     def reference_in(self, modality: str) -> str:
@@ -72,7 +72,7 @@ class GuardConfiguration:
 
     def key(self, modality: str) -> tuple:
         """Return a key that two configurations share if they act the same."""
-        return (*(self.columns(modality) | {"setting": None}).items(), self.guard.control_seed, self.deal)
+        return (*(self.columns(modality) | {"setting": None}).items(), self.guard.control_seed, self.reference_from)
 
     @property
     def is_selectable(self) -> bool:

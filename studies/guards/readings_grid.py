@@ -62,8 +62,8 @@ def _controls(fits: AnchorFits, base: Guard) -> Iterator[GuardConfiguration]:
             yield GuardConfiguration("control", shuffled, control="shuffled_labels", seed=seed)
     # With the gate always open: otherwise the other prompt's reference would also decide who is changed.
     always = replace(base, gate="always")
-    yield GuardConfiguration("control", always, control="shuffled_reference, same class", deal="same")
-    yield GuardConfiguration("control", always, control="shuffled_reference, other class", deal="other")
+    yield GuardConfiguration("control", always, control="shuffled_reference, same class", reference_from="same")
+    yield GuardConfiguration("control", always, control="shuffled_reference, other class", reference_from="other")
     yield GuardConfiguration("control", replace(base, control="full_state"))
 
 

@@ -157,20 +157,36 @@ def _as_axis(name: str, values: object) -> tuple:
     return tuple(str(value) for value in several) if name == "layers" else tuple(several)
 
 
+def layer_numbers(text: str) -> list[int]:
+    """Return the layers that `0,5,8-12` lists.
+
+    Raises:
+        ValueError: a part is neither a number nor a range from a lower to a higher one, or there is none.
+    """
+    bounds = [part.strip().partition("-") for part in text.split(",") if part.strip()]
+    layers = []
+    for first, hyphen, last in bounds:
+        if not (first.isdecimal() and (last.isdecimal() or not hyphen)) or int(last or first) < int(first):
+            raise ValueError(f"layers {text!r}; expected numbers and ranges, as 0,5,8-12")
+        layers += range(int(first), int(last or first) + 1)
+    if not layers:
+        raise ValueError(f"layers {text!r}; expected numbers and ranges, as 0,5,8-12")
+    return layers
+
+
 def _numbered_layers(word: str, n_layers: int) -> list[int]:
     """Return the layers of a word such as `0,5,8-12`.
 
     Raises:
         GridError: the word is not understood, or a layer does not exist.
     """
-    bounds = [part.strip().partition("-") for part in word.split(",") if part.strip()]
-    # A part is a number, or two numbers joined by a hyphen.
-    if not bounds or not all(first.isdecimal() and (last.isdecimal() or not hyphen) for first, hyphen, last in bounds):
+    try:
+        layers = layer_numbers(word)
+    except ValueError:
         raise GridError(
             f"layers {word!r}; expected single, every:N, windows:N (N up to {n_layers}), start-to-end, middle-to-last, "
             "or numbers as 0,5,8-12"
-        )
-    layers = [layer for first, _, last in bounds for layer in range(int(first), int(last or first) + 1)]
+        ) from None
     absent = [layer for layer in layers if layer >= n_layers]
     if absent:
         raise GridError(f"layers {absent} do not exist; layers go from 0 to {n_layers - 1}")

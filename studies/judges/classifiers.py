@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from interp import ModelError, first_line
+from interp import ModelError
+from interp.errors import first_line
 from studies.bookkeeping.provenance import model_hash
 from studies.judges.verdicts import Case, Verdict
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
-from interp import first_line
+from interp.errors import first_line
 from studies.judges.replies import Replies, reply_key
 from studies.judges.rubrics import Rubric, Turn
 from studies.judges.verdicts import FAILED, Case, Verdict

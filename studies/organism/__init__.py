@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+ALIAS = "organism"
+"""Name of the built-in model wherever a model is named."""
 FOLDER = Path(__file__).parent / "model"
 
 

@@ -13,7 +13,8 @@ from transformers import LlamaForCausalLM
 
 from interp import families, verify
 from interp.directions import SafetyDirection, random_basis
-from interp.families import Family, ModelError, decoder_blocks
+from interp.errors import ModelError
+from interp.families import Family, decoder_blocks
 from interp.guard import Guard
 from interp.inputs import collate, text_prompt
 from interp.lens import Lens

@@ -8,7 +8,7 @@ import torch
 from transformers import TextStreamer, pipeline
 
 from interp.directions import SafetyDirection, random_basis
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.guard import POSITIONS, Guard
 from interp.guard_files import GuardFileError
 from interp.inputs import collate, to_prompts

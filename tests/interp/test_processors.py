@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import LlavaOnevisionImageProcessorPil, Qwen2VLImageProcessorPil
 from transformers.utils import is_torchvision_available
 
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.processors import load_processor
 from tests.families import deep, handmade
 

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from interp import processors, verify
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.inputs import collate, text_prompt
 from interp.processors import load_processor
 from interp.verify import check_vlm

@@ -9,7 +9,7 @@ from PIL import Image
 from interp import trace as public_trace
 from interp.activations import open_store
 from interp.batches import BatchPlan
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.inputs import Query, collate, to_prompt, to_prompts
 from interp.pictures import PictureError
 from interp.trace import trace

@@ -7,7 +7,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from interp.families import ModelError, decoder_blocks
+from interp.errors import ModelError
+from interp.families import decoder_blocks
 from interp.vlm import LLM, VLM
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -69,9 +70,10 @@ def finished(vlm, guard, data, tmp_path_factory):
     )
     anchors = language.queries("anchors")[:30] + QUERIES[:1]
     console = Console(record=True, width=100)
-    leakage = benchmarks.write_leakage(options.benchmarks, anchors, out)
-    benchmark_run.print_leakage(leakage, console)
-    result = benchmarks.run(vlm, "weights", options, [KEYWORDS], out, HOW, guard, anchors, {"leakage": leakage})
+    report_leakage = partial(benchmark_run.print_leakage, console=console)
+    result = benchmarks.run(
+        vlm, "weights", options, [KEYWORDS], out, HOW, guard, anchors, {"model": "tiny"}, report_leakage
+    )
     benchmark_run.print_result(result, console)
     return out, options, result.table, console.export_text()
 
@@ -106,6 +108,25 @@ def test_anchors_are_found_in_the_set(finished):
     assert "leakage, mine: 1 of 20 test requests are among the 31 anchors: 1 word for word" in " ".join(printed.split())
     leaked = pd.read_csv(out / "leakage.csv")
     assert leaked.anchor.tolist() == [QUERIES[0].text] and leaked.dataset.tolist() == ["mine"]
+    described = json.loads((out / "defend.json").read_text(encoding="utf-8"))
+    assert described["model"] == "tiny" and described["leakage"].keys() == {"mine"}
+    assert described["leakage"]["mine"].startswith("1 of 20 test requests are among the 31 anchors")
+    assert printed.index("leakage, mine") < printed.index("attack success")
+
+
+def test_leakage_is_reported_before_the_first_answer_and_removed_without_anchors(finished, vlm, data, tmp_path):
+    options, events = finished[1], []
+
+    def stop(leakage):
+        events.append(leakage)
+        raise KeyboardInterrupt
+
+    for anchors in (QUERIES[:1], ()):
+        with pytest.raises(KeyboardInterrupt):
+            benchmarks.run(vlm, "weights", options, [KEYWORDS], tmp_path, HOW, anchors=anchors, report_leakage=stop)
+        assert (tmp_path / "leakage.csv").exists() == bool(anchors)
+    assert [list(leakage) for leakage in events] == [["mine"], []]
+    assert not (tmp_path / "answers.jsonl").exists()
 
 
 def test_nothing_is_asked_twice(finished, vlm, guard, monkeypatch):
@@ -255,6 +276,17 @@ def test_a_limit_keeps_the_shares_of_the_classes(tmp_path, vlm):
     (prompt_set,) = prompt_sets_of(options, vlm.picture_size)
     assert [prompt.query.harmful for prompt in prompt_set.prompts] == [True] * 8 + [False] * 2
     assert prompt_set.rows[7] == "39"
+
+
+def test_a_text_part_that_is_drawn_in_no_modality_leaves_other_sets_alone(data, tmp_path, vlm):
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "a.png")
+    rows = [{"text": "How?", "harmful": True}, {"text": "Why?", "harmful": True, "picture": "a.png"}]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [BenchmarkFile(data / "mine.csv"), BenchmarkFile(tmp_path / "mixed.jsonl")]
+    # The set `mixed` is itself published with scenes, so none is drawn for its first row.
+    options = BenchmarkOptions.of(files, ("scene",), attacks=["role_play"])
+    prompt_sets = [(found.dataset, found.setting) for found in prompt_sets_of(options, vlm.picture_size)]
+    assert prompt_sets == [("mine", "plain"), ("mine", "role_play@1"), ("mixed", "plain")]
 
 
 def test_the_published_wording_of_a_request_is_kept_next_to_a_picture():

@@ -98,7 +98,7 @@ def test_configurations_share_a_key_only_if_they_act_the_same(fits):
     for other in (
         GuardConfiguration("gate", replace(base, strength=2.0)),
         GuardConfiguration("gate", base, "caption"),
-        GuardConfiguration("gate", base, deal="same"),
+        GuardConfiguration("gate", base, reference_from="same"),
         GuardConfiguration("gate", replace(base, control="random", control_seed=1)),
         GuardConfiguration("gate", replace(base, direction=fits.direction(token="instruction"))),
     ):
@@ -167,14 +167,14 @@ def test_gains_are_differences_from_the_unguarded_score(table):
         np.testing.assert_allclose(score.value.values - baseline, gain.value.values, atol=1e-4)
 
 
-def test_references_are_dealt_within_a_class_or_across(experiment):
+def test_references_come_from_the_same_class_or_from_the_other(experiment):
     runner = _SplitRunner(experiment, "validation", "blank")
     base = Guard(SafetyDirection.fit(experiment.activations("anchors", "text")), (1,))
     own = runner._states(GuardConfiguration("control", base))
     harmful = torch.tensor([prompt.query.harmful for prompt in runner.prompts])
-    for deal, keeps_class in (("same", True), ("other", False)):
-        dealt = runner._states(GuardConfiguration("control", base, deal=deal))
-        donors = torch.cdist(dealt[:, 1], own[:, 1]).argmin(1)
+    for reference_from, keeps_class in (("same", True), ("other", False)):
+        states = runner._states(GuardConfiguration("control", base, reference_from=reference_from))
+        donors = torch.cdist(states[:, 1], own[:, 1]).argmin(1)
         assert (harmful[donors] == (harmful if keeps_class else ~harmful)).all()
         assert (donors != torch.arange(len(donors))).all()
 

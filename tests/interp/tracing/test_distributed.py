@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from interp.activations import Store, StoreError
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.inputs import to_prompts
 from interp.token_positions import TraceError
 from interp.trace import trace

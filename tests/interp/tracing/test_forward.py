@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from interp.families import ModelError
+from interp.errors import ModelError
 from interp.inputs import collate, to_prompts
 from interp.token_positions import TraceError
 from interp.trace import trace

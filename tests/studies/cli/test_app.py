@@ -180,7 +180,7 @@ def test_probes_and_sweeps_that_cannot_be_run(run, tmp_path, query_file):
 
 
 def test_a_sweep_writes_its_tables_and_the_chosen_guard(run, tmp_path):
-    from interp.guard_files import read_settings
+    from interp.guard_files import read_guard_settings
 
     grid = ("--layers", "0,6", "--rules", "substitute", "--strengths", "1,2", "--top", "2")
     code, printed, _ = run("sweep", "--scale", "tiny", "--split", "validation", "--out", tmp_path, *grid)
@@ -188,7 +188,7 @@ def test_a_sweep_writes_its_tables_and_the_chosen_guard(run, tmp_path):
     assert {"layer_sweep.csv", "layer_selection.csv", "sweep.json", "pareto.png"} <= {
         p.name for p in tmp_path.iterdir()
     }
-    saved = read_settings(tmp_path / "guard")
+    saved = read_guard_settings(tmp_path / "guard")
     assert saved["guard"]["layers"][0] in (0, 6) and saved["validation"]["refusal"] > 0
 
 

@@ -31,6 +31,12 @@ def test_words_name_the_layers_of_each_guard(word, expected):
     assert Grid(layers=(word,)).windows(4) == expected
 
 
+@pytest.mark.parametrize("word", ["8-3", "3-", "-3", "", ",", "one"])
+def test_a_word_that_names_no_layers_is_an_error(word):
+    with pytest.raises(GridError, match=f"layers '{word}'; expected single, every:N"):
+        Grid(layers=("single", word)).windows(12)
+
+
 def test_every_combination_occurs_once(fits):
     grid = Grid(
         layers=("single", "start-to-end"),

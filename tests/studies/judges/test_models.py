@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from interp.vlm import ModelError
+from interp.errors import ModelError
 from studies.bookkeeping.provenance import model_hash
 from studies.judges import (
     FAILED,
