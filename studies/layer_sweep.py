@@ -312,4 +312,4 @@ def _optimism(validated: pd.DataFrame, tested: pd.DataFrame) -> Iterator[dict]:
     for metric in OPTIMISM:
         before, after = (table[table.metric == metric].iloc[0] for table in (validated, tested))
         gap = difference_interval(*((row.value, row.ci_low, row.ci_high) for row in (before, after)))
-        yield Measured("optimism", *gap, n=min(before.n, after.n)).row() | {"category": metric}
+        yield Measured("optimism", *gap, n=int(min(before.n, after.n))).row() | {"category": metric}
