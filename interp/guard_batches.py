@@ -178,17 +178,17 @@ def run_guards(
         GuardBatchError: `together=True`, and a guard or the model does not allow it.
         ValueError: no prompts, or a guard needs references and has none.
     """
-    states, reasons = _per_guard(guards, references), {}
-    if together is not False:
-        reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
     if together:
         # Scores compare with the unguarded model, which is always part of the batch.
-        refused = why_not_together(vlm, None, max_new_tokens) or next(iter(reasons.values()), None)
-        if refused:
-            raise GuardBatchError(f"{refused}; run the guards one at a time: together=False")
+        refused = (why_not_together(vlm, guard, max_new_tokens) for guard in (None, *guards))
+        if reason := next(filter(None, refused), None):
+            raise GuardBatchError(f"{reason}; run the guards one at a time: together=False")
+    # A missing reference is reported before anything runs on the model.
+    states = _per_guard(guards, references)
     batch = _GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance)
     if together is False:
         return _run_separately(batch)
+    reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
     return _run_mixed(batch, reasons)
 
 
