@@ -72,14 +72,14 @@ class SafetyDirection:
 
         Args:
             activations: `interp.trace` of the anchors.
-            estimator: One of `ESTIMATORS`.
-            rank: Number of rows of the basis; `mean_diff`, `lda` and `logistic` allow 1 only.
+            estimator: one of `ESTIMATORS`.
+            rank: number of rows of the basis; `mean_diff`, `lda` and `logistic` allow 1 only.
             token: `last` (nearer refusal), or `instruction` (nearer harmfulness).
-            apart_from: Texts of the test split, none of which may be an anchor.
+            apart_from: texts of the test split, none of which may be an anchor.
 
         Raises:
-            ValueError: There is no such estimator or token, or the estimator does not have this rank.
-            AnchorError: A class has no anchors, anchors are unpaired for `paired_svd`, there are fewer of them than
+            ValueError: the estimator or token does not exist, or the estimator does not support this rank.
+            AnchorError: a class has no anchors, anchors are unpaired for `paired_svd`, there are fewer of them than
                 the rank, states are not finite, or anchors are in the test split.
         """
         _check(activations, estimator, rank, token, apart_from)
@@ -133,7 +133,7 @@ def fit_gate(activations: xr.Dataset, layer: int, token: str = "last") -> ProbeG
     """Fit a logistic regression (L2, C = 1, standardised) on the anchors' states at a layer, as a gate.
 
     Raises:
-        ValueError: See `SafetyDirection.fit`.
+        ValueError: see `SafetyDirection.fit`.
     """
     _check(activations, "logistic", 1, token, ())
     harmful, harmless = (states[:, layer].double().numpy() for states in _by_class(activations, token))
@@ -170,12 +170,12 @@ def stability(
     """Return the mean `alignment` of fits on bootstrap draws with the fit on all anchors.
 
     Args:
-        activations: See `SafetyDirection.fit`, like `estimator`, `rank` and `token`.
-        estimator: One of `ESTIMATORS`.
-        rank: Number of rows of the basis.
-        token: Token position at which the anchors are read.
-        n_draws: Number of bootstrap draws; pairs are drawn whole.
-        seed: Seed of the draws.
+        activations: see `SafetyDirection.fit`, like `estimator`, `rank` and `token`.
+        estimator: one of `ESTIMATORS`.
+        rank: number of rows of the basis.
+        token: token position at which the anchors are read.
+        n_draws: number of bootstrap draws; pairs are drawn whole.
+        seed: seed of the draws.
     """
     whole = SafetyDirection.fit(activations, estimator, rank, token).basis
     rng, alignments = np.random.default_rng(seed), []
@@ -204,7 +204,7 @@ def _check(activations: xr.Dataset, estimator: str, rank: int, token: str, apart
     """Check the arguments of `SafetyDirection.fit`.
 
     Raises:
-        AnchorError, ValueError: See `SafetyDirection.fit`.
+        AnchorError, ValueError: see `SafetyDirection.fit`.
     """
     single = [name for name, method in ESTIMATORS.items() if not method.any_rank]
     if estimator not in ESTIMATORS or rank < 1 or (rank > 1 and estimator in single):

@@ -111,7 +111,7 @@ def html(value: object) -> str:
     """Return the HTML that Jupyter shows for a value; `cards` registers an implementation for each type.
 
     Raises:
-        TypeError: No implementation is registered for this type.
+        TypeError: no implementation is registered for this type.
     """
     raise TypeError(f"{type(value).__name__} has no card; register one with @display.html.register in interp/cards.py")
 
@@ -120,10 +120,10 @@ def card(kind: str, title: str, facts: Mapping[str, object], *parts: Markup) -> 
     """Return a box with a title, facts, tables and charts.
 
     Args:
-        kind: What the object is.
-        title: Its name.
-        facts: Names and values.
-        parts: Tables and charts below the facts.
+        kind: what the object is.
+        title: its name.
+        facts: names and values.
+        parts: tables and charts below the facts.
     """
     return _CARD.render(kind=kind, title=title, facts=facts, parts=parts)
 
@@ -132,9 +132,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], marked: Coll
     """Return a table: floats with three digits, numbers aligned to the right, NaN and None as empty cells.
 
     Args:
-        columns: Column names.
-        rows: Cells.
-        marked: Indices of rows in bold.
+        columns: column names.
+        rows: cells.
+        marked: indices of rows in bold.
     """
     is_number = [bool(rows) and all(isinstance(row[i], NUMBER) for row in rows) for i in range(len(columns))]
     cells = [{"cells": list(map(_cell, row)), "is_marked": i in marked} for i, row in enumerate(rows)]
@@ -187,10 +187,10 @@ def chart(
     """Return a chart of lines over layers, or nothing if no line has a finite value.
 
     Args:
-        title: Text above the chart.
-        lines: Values that are not finite are left out.
-        marked: Layers with a bar behind them.
-        span: Lowest and highest value of the axis; by default those of the lines.
+        title: text above the chart.
+        lines: values that are not finite are left out.
+        marked: layers with a bar behind them.
+        span: lowest and highest value of the axis; by default those of the lines.
     """
     drawn = [(line, points) for line in lines if (points := _finite_points(line))]
     if not drawn:

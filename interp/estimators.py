@@ -28,7 +28,7 @@ def paired_svd(
     The differences are not centred: centring would remove the very direction that all pairs share.
 
     Raises:
-        AnchorError: The classes are not paired, or there are fewer pairs than the rank.
+        AnchorError: the classes are not paired, or there are fewer pairs than the rank.
     """
     if harmful.shape != harmless.shape:
         raise AnchorError(
@@ -48,7 +48,7 @@ def mean_diff(
     """Return the difference of class means, scaled to unit length (Arditi et al., arXiv:2406.11717).
 
     Raises:
-        AnchorError: The class means coincide at some layer.
+        AnchorError: the class means coincide at some layer.
     """
     direction = harmful.double().mean(0) - harmless.double().mean(0)
     if not direction.norm(dim=-1).all():
@@ -62,7 +62,7 @@ def pca(
     """Return the first principal components of both classes together, centred.
 
     Raises:
-        AnchorError: There are not more anchors than the rank.
+        AnchorError: there are not more anchors than the rank.
     """
     states = torch.cat([harmful, harmless]).double()
     if len(states) <= rank:

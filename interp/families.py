@@ -162,7 +162,7 @@ def vision_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """Return the blocks of the vision tower, identified by the number of blocks in the vision config.
 
     Raises:
-        ModelError: there is no vision tower, or not exactly one list of that length in it.
+        ModelError: the model has no vision tower, or the tower does not have exactly one list of that length.
     """
     family = family_of(model.config)
     if family.vision_blocks:

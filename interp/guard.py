@@ -160,8 +160,8 @@ class Guard:
         """Return whether the gate opens for each reference.
 
         Args:
-            states: States of the references, from `read`.
-            layer: A guarded layer, by default the first. Only the gate `sign` depends on it, as in the paper.
+            states: states of the references, from `read`.
+            layer: a guarded layer, by default the first. Only the gate `sign` depends on it, as in the paper.
         """
         layer = self.layers[0] if layer is None else layer
         return self.opens_at(layer, {guarded: states[:, guarded] for guarded in self.layers})
@@ -190,12 +190,12 @@ class Guard:
         """Return the states with the formula applied, in float32, where the mask is True and the gate is open.
 
         Args:
-            resid: The output of the layer.
-            layer: The guarded layer.
-            reference: The state of each row's reference at that layer; None if the rule needs none.
-            mask: Positions that may change.
-            is_open: The gate of each row, from `opens`; open by default.
-            unguarded: The state on which a frozen shift is measured.
+            resid: the output of the layer.
+            layer: the guarded layer.
+            reference: the state of each row's reference at that layer; None if the rule needs none.
+            mask: positions that may change.
+            is_open: the gate of each row, from `opens`; open by default.
+            unguarded: the state on which a frozen shift is measured.
         """
         return guard_change.change(self, resid, layer, reference, mask, is_open, unguarded)
 
@@ -213,15 +213,15 @@ class Guard:
         assisted decoding) are not supported and raise an error.
 
         Args:
-            vlm: The model.
-            references: One text for each row of the next batch, or their states from `read`. By default the guard
+            vlm: the model.
+            references: one text for each row of the next batch, or their states from `read`. By default the guard
                 reads the text of each prompt from its `input_ids` (reference `prompt_text`). Where `generate` repeats
                 rows (beams, several answers), their references are repeated too.
 
         Raises:
-            ValueError: The direction or the references do not have the shape of the model, or the guard needs
+            ValueError: the direction or the references do not have the shape of the model, or the guard needs
                 references that it can't read from the prompts.
-            ModelError: The model is compiled, so its hooks would not run; inside the block: the text of a prompt
+            ModelError: the model is compiled, so its hooks would not run; inside the block: the text of a prompt
                 can't be recovered, or a pass is not supported.
         """
         return guard_hooks.attached(self, vlm, references)
@@ -230,9 +230,9 @@ class Guard:
         """Run one prompt and return what the guard does at its last token.
 
         Args:
-            vlm: The model.
-            prompt: Run once.
-            references: A single row; see `on`.
+            vlm: the model.
+            prompt: run once.
+            references: a single row; see `on`.
 
         Returns:
             One row per guarded layer, columns `layer coordinate reference_coordinate gate after delta_norm`: first
@@ -240,7 +240,7 @@ class Guard:
             to the state. Positions other than the last prompt token change nothing here.
 
         Raises:
-            ValueError: The guard changes all writes, so there is no single state per layer.
+            ValueError: the guard changes all writes, so a layer has no single state.
         """
         return guard_hooks.explain(self, vlm, prompt, references)
 
@@ -248,12 +248,12 @@ class Guard:
         """Save the guard as safetensors and JSON, with a guard card for people.
 
         Args:
-            folder: Created if it does not exist.
-            vlm: The model that the guard is for.
-            validation: Numbers that the guard was chosen by, by name; by default its own.
+            folder: created if it does not exist.
+            vlm: the model that the guard is for.
+            validation: numbers that the guard was chosen by, by name; by default its own.
 
         Raises:
-            ValueError: The guard is a control.
+            ValueError: the guard is a control.
         """
         if self.control is not None:
             raise ValueError(f"control guards can't be saved, got control {self.control!r}; use control=None")
@@ -266,7 +266,7 @@ class Guard:
         """Load a guard from a folder, or from a repository on the Hugging Face Hub.
 
         Raises:
-            GuardFileError: There is no guard, it is damaged, or it was made for another model.
+            GuardFileError: no guard is found, it is damaged, or it was made for another model.
         """
         # Inside the block, so that settings which the constructor rejects are reported as a damaged file.
         with guard_files.opened(name_or_path, vlm) as saved:
@@ -278,10 +278,10 @@ class Guard:
         """Save the guard and upload it as a model repository; needs a token of the Hugging Face Hub.
 
         Args:
-            repo_id: Name of the repository, created if it does not exist.
-            vlm: The model that the guard is for.
-            validation: See `save_pretrained`.
-            private: Whether a new repository is private.
+            repo_id: name of the repository, created if it does not exist.
+            vlm: the model that the guard is for.
+            validation: see `save_pretrained`.
+            private: whether a new repository is private.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, vlm, validation)

@@ -171,7 +171,7 @@ def run_guards(
         max_new_tokens: length of the longest answer; one token costs nothing on top of the scores.
         batch_size: prompts in one pass.
         advance: called with the number of prompts times guards finished since the last call.
-        together: True runs all guards on one prefill per prompt, False one guard at a time; by default (None) guards
+        together: true runs all guards on one prefill per prompt, False one guard at a time; by default (None) guards
             share a prefill where they can, and `GuardRuns.not_batched` names the others.
 
     Raises:
@@ -186,8 +186,8 @@ def run_guards(
     # A missing reference is reported before anything runs on the model.
     states = _per_guard(guards, references)
     batch = _GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance)
-    if together is False:
-        return _run_separately(batch)
+    if together is not None:
+        return _run_together(batch) if together else _run_separately(batch)
     reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
     return _run_mixed(batch, reasons)
 

@@ -48,13 +48,8 @@ def change(
     """Apply the formula, in float32, where the mask is True and the gate is open.
 
     Args:
-        guard: Rule, strength, gate scope and control.
-        resid: The output of the layer.
-        layer: The guarded layer.
-        reference: The state of each row's reference at that layer; None if the rule needs none.
-        mask: Positions that may change.
-        is_open: The gate of each row; open by default.
-        unguarded: The state on which a frozen shift is measured.
+        guard: rule, strength, gate scope and control.
+        resid, layer, reference, mask, is_open, unguarded: see `Guard.change`.
     """
     # Nothing before the first masked position is computed, so a long prompt costs no more than its last token.
     first = _first_position(mask)

@@ -50,12 +50,12 @@ def write(
     """Write the parts of a guard to a folder.
 
     Args:
-        folder: Created if it does not exist.
-        vlm: The model that the guard is for.
-        direction: Its direction.
-        settings: The fields named in `GUARD_SETTINGS`.
-        probe: The probe of the gate `probe`.
-        validation: Numbers that the guard was chosen by, by name.
+        folder: created if it does not exist.
+        vlm: the model that the guard is for.
+        direction: its direction.
+        settings: the fields named in `GUARD_SETTINGS`.
+        probe: the probe of the gate `probe`.
+        validation: numbers that the guard was chosen by, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in direction.tensors.items()}
@@ -94,9 +94,12 @@ def read_guard_settings(name_or_path: str | Path) -> dict:
         `model`, `direction`, `guard` and `validation`, each a dictionary of plain values.
 
     Raises:
-        GuardFileError: There is no guard, or it is damaged.
+        GuardFileError: no guard is found, or it is damaged.
     """
-    folder = _folder_of(name_or_path)
+    return _read_record(_folder_of(name_or_path))
+
+
+def _read_record(folder: Path) -> dict:
     with _damage_reported(folder):
         record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
@@ -110,14 +113,14 @@ def opened(name_or_path: str | Path, vlm: VLM) -> Iterator[dict[str, object]]:
     """Yield the fields of a saved guard; an error inside the block is reported as damage to the files.
 
     Args:
-        name_or_path: A folder, or a repository on the Hugging Face Hub.
-        vlm: The model that the guard is loaded for.
+        name_or_path: a folder, or a repository on the Hugging Face Hub.
+        vlm: the model that the guard is loaded for.
 
     Raises:
-        GuardFileError: There is no guard, it is damaged, or it was made for another model.
+        GuardFileError: no guard is found, it is damaged, or it was made for another model.
     """
-    record = read_guard_settings(name_or_path)
     folder = _folder_of(name_or_path)
+    record = _read_record(folder)
     with _damage_reported(folder):
         tensors = load_file(folder / TENSORS)
         settings, theirs, ours = dict(record["guard"]), record["model"], _identity(vlm)
@@ -154,7 +157,7 @@ def _damage_reported(folder: Path) -> Iterator[None]:
     """Turn errors about missing or damaged files into one that names the folder.
 
     Raises:
-        GuardFileError: A file is missing, or what it holds is not a guard.
+        GuardFileError: a file is missing, or what it holds is not a guard.
     """
     try:
         yield

@@ -56,14 +56,14 @@ def attached(
     """Put a guard's hooks on a model, inside the block. See `Guard.on`.
 
     Args:
-        guard: The guard.
-        vlm: The model.
-        references: Texts or states, one for each row of the next batch; None if the guard reads the prompts.
-        explanation: Collects a row for each change, for `explain`.
+        guard: the guard.
+        vlm: the model.
+        references: texts or states, one for each row of the next batch; None if the guard reads the prompts.
+        explanation: collects a row for each change, for `explain`.
 
     Raises:
-        ValueError: The direction or the references do not fit the model, or references have to be passed.
-        ModelError: The model is compiled.
+        ValueError: the direction or the references do not fit the model, or references have to be passed.
+        ModelError: the model is compiled.
     """
     _check_fits(guard, vlm, references)
     states = references
@@ -90,7 +90,7 @@ def _check_fits(guard: HookedGuard, vlm: VLM, references: object) -> None:
     """Check that a guard can be put on a model.
 
     Raises:
-        ValueError, ModelError: See `attached`.
+        ValueError, ModelError: see `attached`.
     """
     basis = guard.direction.basis
     if (len(basis), basis.shape[-1]) != (vlm.n_layers, vlm.d_model):
@@ -114,16 +114,14 @@ def explain(
     """Run one prompt and return what the guard does at its last token.
 
     Args:
-        guard: The guard.
-        vlm: The model.
-        prompt: Run once.
-        references: A single row; see `Guard.on`.
+        guard: the guard.
+        vlm, prompt, references: see `Guard.explain`.
 
     Returns:
         One row per guarded layer; see `Guard.explain` for the columns.
 
     Raises:
-        ValueError: The guard changes all writes, so there is no single state per layer.
+        ValueError: the guard changes all writes, so a layer has no single state.
     """
     if guard.all_writes:
         raise ValueError("a guard of all writes can't be explained layer by layer; expected all_writes=False")
@@ -162,8 +160,8 @@ class GuardHooks:
         """Locate positions, and read references and gates for a new prompt: a forward pre-hook of the whole model.
 
         Raises:
-            ValueError: The pass has no `input_ids`, or its rows don't match the references.
-            ModelError: The positions of this pass can't be located, or the text of a prompt can't be recovered.
+            ValueError: the pass has no `input_ids`, or its rows don't match the references.
+            ModelError: the positions of this pass can't be located, or the text of a prompt can't be recovered.
         """
         if is_bare(module):
             return
@@ -275,7 +273,7 @@ def _repeated(states: Float[Tensor, "reference d_model"], ids: Int[Tensor, "batc
     """Return references for the rows of a batch, in which `generate` may have repeated each prompt.
 
     Raises:
-        ValueError: The number of references is neither that of the rows nor that of the repeated prompts.
+        ValueError: the number of references is neither that of the rows nor that of the repeated prompts.
     """
     n, times = len(states), len(ids) // max(1, len(states))
     if n == len(ids):

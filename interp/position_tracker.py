@@ -30,7 +30,7 @@ class PositionTracker:
         """Set the mask of a pass and return whether the pass begins a new prompt.
 
         Raises:
-            ModelError: The positions of this pass can't be located.
+            ModelError: the positions of this pass can't be located.
         """
         cache, attention_mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         n_cached = int(cache.get_seq_length()) if cache is not None else 0

@@ -47,9 +47,9 @@ def set_coordinates(
     """Return h + (c_target - c) V: the coordinates are replaced, the orthogonal complement is untouched.
 
     Args:
-        resid: The states h.
-        basis: Orthonormal rows V. Rows of zeros pad a smaller rank and change nothing.
-        target: The coordinates c_target that the states get.
+        resid: the states h.
+        basis: orthonormal rows V. Rows of zeros pad a smaller rank and change nothing.
+        target: the coordinates c_target that the states get.
     """
     change = target - coordinates(resid, basis)
     return resid + einsum(change, basis, "... rank, ... rank d_model -> ... d_model")
@@ -136,7 +136,7 @@ def check_rule(rule: str, rank: int) -> None:
     """Check that a rule exists and is defined for a basis of this rank.
 
     Raises:
-        ValueError: There is no such rule, or it is not defined for this rank.
+        ValueError: there is no such rule, or it is not defined for this rank.
     """
     if rule not in RULES:
         raise ValueError(f"rule {rule!r} does not exist; expected one of {', '.join(RULES)}")
@@ -150,13 +150,13 @@ def target_coordinates(
     """Return the c_target of a rule.
 
     Args:
-        rule: One of `RULES`.
-        own: The coordinates c of the states.
-        inputs: Must hold what the rule needs; other fields may be None.
+        rule: one of `RULES`.
+        own: the coordinates c of the states.
+        inputs: must hold what the rule needs; other fields may be None.
         strength: α. `ablate` ignores it.
 
     Raises:
-        ValueError: There is no such rule, or an input that it needs is missing.
+        ValueError: there is no such rule, or an input that it needs is missing.
     """
     check_rule(rule, own.shape[-1])
     missing = [name for name in RULES[rule].needs if getattr(inputs, name) is None]
@@ -192,8 +192,8 @@ def sign_gate(reference: Float[Tensor, "*batch rank"], threshold: float = 0.0) -
     """Return whether the paper's gate opens: the reference's first coordinate is positive, so the LLM sees harm.
 
     Args:
-        reference: Coordinates of the reference.
-        threshold: Replaces 0 when it was calibrated on anchors.
+        reference: coordinates of the reference.
+        threshold: replaces 0 when it was calibrated on anchors.
     """
     return reference[..., 0] > threshold
 

@@ -27,8 +27,8 @@ def shift_dc(direction: SafetyDirection, layers: Sequence[int]) -> Guard:
     projection does not depend on the sign. Its reference is the prompt's text with a caption: pass that as references.
 
     Args:
-        direction: Estimator `mean_diff`, fitted on text.
-        layers: In the paper the second half of all layers.
+        direction: estimator `mean_diff`, fitted on text.
+        layers: in the paper the second half of all layers.
     """
     return Guard(direction, tuple(layers), "substitute", gate="always", frozen_shift=True)
 
@@ -41,13 +41,13 @@ def cmrm(text: xr.Dataset, pictured: xr.Dataset, layers: Sequence[int], strength
     would remove their mean, which is what they share.
 
     Args:
-        text: Traced prompts without pictures.
-        pictured: The same prompts in the same order, with a picture without meaning.
-        layers: In the paper all layers.
+        text: traced prompts without pictures.
+        pictured: the same prompts in the same order, with a picture without meaning.
+        layers: in the paper all layers.
         strength: a.
 
     Raises:
-        ValueError: The two datasets do not hold the same prompts.
+        ValueError: the two datasets do not hold the same prompts.
     """
     if text.text.values.tolist() != pictured.text.values.tolist():
         raise ValueError("cmrm needs the same prompts, in the same order, without and with a picture; these differ")

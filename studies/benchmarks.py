@@ -46,7 +46,7 @@ class BenchmarkResult:
     """Tables and figures."""
 
 
-def weights_identity(vlm: VLM, folder: str) -> str:
+def checkpoint_identity(vlm: VLM, folder: str) -> str:
     """Identify the weights as loaded: files or hub id, commit, precision and quantization."""
     config = vlm.model.config
     dtype, commit = str(vlm.model.dtype).removeprefix("torch."), getattr(config, "_commit_hash", None)

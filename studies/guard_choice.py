@@ -52,7 +52,7 @@ def validation_numbers(selected: readings.ReadingsResult) -> dict[str, float]:
     """
     unguarded = selected.table[selected.table.defence == "unguarded"]
     numbers = {}
-    for prefix, table in (("", selected.validation.sort_values("modality", kind="stable")), ("unguarded, ", unguarded)):
+    for prefix, table in (("", selected.validation), ("unguarded, ", unguarded)):
         rows = first_judge(table)
         rows = rows[rows.metric.isin(VALIDATION_METRICS) & rows.value.notna()]
         # The KL of the unguarded model from itself is 0.

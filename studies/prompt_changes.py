@@ -18,7 +18,7 @@ from studies.experiment.config import Config
 from studies.experiment.experiment import Experiment
 from studies.guards.configuration import GuardConfiguration
 
-SETTINGS = ("plain", "multimodal")
+SETTINGS = PLAIN, MULTIMODAL = ("plain", "multimodal")
 COLUMNS = (
     "model split setting modality reference harmful pair text layer coordinate reference_coordinate gate after "
     "delta_norm answer guarded_answer refused guarded_refused"
@@ -50,7 +50,7 @@ def run(
     with phase("what the guard changed", len(modalities)) as report:
         for modality in modalities:
             is_written = modality in TYPOGRAPHIC
-            setting = SETTINGS[is_written]
+            setting = MULTIMODAL if is_written else PLAIN
             n = len(experiment.prompts(config.split, modality))
             unguarded = _answer_table(by_prompt, (setting, modality, "unguarded", None), judge, n)
             for reference in ("prompt_text", "transcription") if is_written else ("prompt_text",):

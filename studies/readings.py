@@ -59,7 +59,7 @@ class ReadingsResult:
     table: pd.DataFrame = field(repr=False)
     chosen: GuardConfiguration
     validation: pd.DataFrame = field(repr=False)
-    """The chosen reading's rows on validation."""
+    """The chosen reading's rows on validation, sorted by modality."""
 
 
 def run(config: Config, experiment: Experiment | None = None, layer: int | None = None) -> ReadingsResult:
@@ -111,9 +111,9 @@ class _MeasuredRows:
 
     @property
     def by_place(self) -> dict[int, list[dict]]:
-        """Rows of each configuration in all modalities."""
+        """Rows of each configuration, sorted by modality: sums do not depend on the order of the scale."""
         by_place: dict[int, list[dict]] = {}
-        for place, row in self.placed_rows:
+        for place, row in sorted(self.placed_rows, key=lambda placed: placed[1]["modality"]):
             if place is not None:
                 by_place.setdefault(place, []).append(row)
         return by_place
@@ -130,7 +130,7 @@ def _result(
     """Collect the result; the rows of the grid come first in `rows`."""
     table = tidy(experiment.labels | row for row in rows)
     is_best = [i for i, (place, _) in enumerate(measured.placed_rows) if place == best]
-    return ReadingsResult(table, grid[best], table.iloc[is_best])
+    return ReadingsResult(table, grid[best], table.iloc[is_best].sort_values("modality", kind="stable"))
 
 
 def choose(grid: Sequence[GuardConfiguration], by_place: Mapping[int, Sequence[Mapping]]) -> tuple[list[int], str]:
@@ -149,15 +149,10 @@ def choose(grid: Sequence[GuardConfiguration], by_place: Mapping[int, Sequence[M
     candidate_metrics = []
     for place, configuration in enumerate(grid):
         if configuration.is_selectable:
-            metrics = judged_selection_metrics(first_judge(_by_modality(by_place[place])))
+            metrics = judged_selection_metrics(first_judge(pd.DataFrame(by_place[place])))
             candidate_metrics.append({"place": place, "rule": configuration.guard.rule} | metrics)
     ranked, rule = rank(candidate_metrics)
     return ranked.drop_duplicates("rule").place[:N_FINALISTS].tolist(), rule
-
-
-def _by_modality(rows: Sequence[Mapping]) -> pd.DataFrame:
-    """Return rows as a table sorted by modality, so that sums do not depend on the order of the scale."""
-    return pd.DataFrame(rows).sort_values("modality", kind="stable")
 
 
 def _validated(experiment: Experiment, fits: AnchorFits, base: Guard) -> tuple[list[GuardConfiguration], _MeasuredRows]:
@@ -248,13 +243,11 @@ class _SplitRunner:
         if configuration.reference_from is None:
             return states
         is_harmful = harmful_mask(self.prompts)
-        donors = torch.empty(len(states), dtype=torch.long)
+        donors, is_same = torch.empty(len(states), dtype=torch.long), configuration.reference_from == "same"
         for label in (True, False):
             recipients = (is_harmful == label).nonzero()[:, 0]
             # The next prompt of the same class, or the prompts of the other class in turn.
-            others = (
-                recipients.roll(1) if configuration.reference_from == "same" else (is_harmful != label).nonzero()[:, 0]
-            )
+            others = recipients.roll(1) if is_same else (is_harmful != label).nonzero()[:, 0]
             donors[recipients] = others[torch.arange(len(recipients)) % len(others)]
         return states[donors]
 

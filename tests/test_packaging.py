@@ -1,4 +1,4 @@
-"""What `pip install` takes: exactly the packages that exist, with their data, and never to a public index."""
+"""The distribution holds exactly the packages that exist, with their data, and is kept off public indexes."""
 
 import tomllib
 from fnmatch import fnmatch

@@ -63,7 +63,7 @@ class BenchmarkRun:
         judges = judges_named(self.judges, self.out, self.judge_options)
         vlm = load_model(self.model, **self.loading)
         folder = str(organism.path()) if self.model == BUILT_IN else self.model
-        weights = benchmarks.weights_identity(vlm, folder)
+        weights = benchmarks.checkpoint_identity(vlm, folder)
         description = self._description(weights)
         print_stand_ins(description["sets"], console)
         guard = Guard.from_pretrained(self.guard, vlm) if self.guard else None

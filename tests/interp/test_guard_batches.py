@@ -117,7 +117,7 @@ def test_guards_run_together_on_a_model_like_the_built_in_one(tiny_vlm, queries,
 
 @pytest.mark.parametrize("name", ["Gemma 3", "LLaVA-NeXT", "Idefics2"])
 def test_a_prompt_longer_than_a_sliding_window(name, tmp_path):
-    """In Gemma, sliding and full layers alternate; in Mistral all layers slide, and its config lists no kinds."""
+    """Gemma alternates sliding and full layers; all layers of Mistral slide, and its config lists no kinds."""
     ALL_FAMILIES[name].build(tmp_path)
     vlm = VLM.from_pretrained(tmp_path, device="cpu")
     vlm.model.config.get_text_config().sliding_window = 3

@@ -58,7 +58,7 @@ def test_attn_out_and_mlp_out_add_up_to_what_a_block_adds(tiny_vlm, queries):
 
 
 def test_a_pass_on_a_server_gives_the_same_states(tiny_vlm, queries):
-    """In nnsight's simulation of a server, this project's own modules are hidden from the code that runs there."""
+    """The simulated server hides this project's own modules from the code that runs there."""
     prompts = [p for modality in ("scene", "text") for p in to_prompts(queries[:2], modality, 96)]
     kwargs = {"sites": ("resid_pre", "mlp_out", "resid_post", "projector_out"), "tokens": ("last", "text_mean")}
     here, there = (trace(tiny_vlm, prompts, **kwargs, remote=remote) for remote in (False, "local"))
