@@ -171,7 +171,7 @@ def run_guards(
         max_new_tokens: length of the longest answer; one token costs nothing on top of the scores.
         batch_size: prompts in one pass.
         advance: called with the number of prompts times guards finished since the last call.
-        together: true runs all guards on one prefill per prompt, False one guard at a time; by default (None) guards
+        together: True runs all guards on one prefill per prompt, False one guard at a time; by default (None) guards
             share a prefill where they can, and `GuardRuns.not_batched` names the others.
 
     Raises:

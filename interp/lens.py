@@ -94,7 +94,7 @@ class Lens:
         """Build the bridge.
 
         Raises:
-            NotInTransformerLens: transformerLens does not support the model's family.
+            NotInTransformerLens: TransformerLens does not support the model's family.
         """
         self.vlm = vlm
         self.bridge = _bridge(vlm)

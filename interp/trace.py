@@ -68,14 +68,14 @@ def trace(
         layers: decoder blocks; by default all.
         out: folder of a store. What is already in it is not run again; without it, everything is kept in memory.
         batch_size: prompts between two marks in the store, and at most in one pass; by default what fits memory.
-        share_prefix: false runs every prompt in full.
+        share_prefix: False runs every prompt in full.
         dtype: precision of the stored states, `float32` or `float16`.
         skip_unreadable: leave out prompts whose pictures can't be read, with a warning, instead of raising.
         ray: address of a Ray cluster that the batches are spread over (extra `distributed`), `auto` for the one that
             runs here, or `local` for workers on this machine only. Each worker loads the model the way this one was
             loaded, and must see the folder `out`.
         cpus_per_worker: CPUs per worker on a cluster without GPUs; otherwise each worker has its own GPU.
-        remote: true runs the passes on NDIF, through nnsight. That needs an account, its key in nnsight's
+        remote: True runs the passes on NDIF, through nnsight. That needs an account, its key in nnsight's
             configuration, and a model that is deployed there (`nnsight.is_model_running`).
             `VLM.from_pretrained(name, device="meta")` then needs no weights here. Nothing is shared between passes.
             `local` simulates NDIF on this machine.

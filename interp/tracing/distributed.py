@@ -66,7 +66,7 @@ def trace_on_cluster(
         request: sites, tokens and layers.
         prompts: all prompts of the trace.
         store: where the workers write; every machine sees its folder.
-        share_prefix: false runs every prompt in full.
+        share_prefix: False runs every prompt in full.
         address: address of a Ray cluster, `auto`, or `local`.
         cpus_per_worker: CPUs per worker on a cluster without GPUs.
         advance: called with the number of prompts finished after each batch.

@@ -128,7 +128,7 @@ def read(
         batch: the model's inputs.
         spec: sites, layers and positions.
         cache: keys and values that the pass continues and fills; none by default.
-        remote: true runs the pass on NDIF, `local` simulates that on this machine.
+        remote: True runs the pass on NDIF, `local` simulates that on this machine.
 
     Returns:
         States by site, in float32 on the CPU: `batch layer token d_model` for decoder sites, single positions first,

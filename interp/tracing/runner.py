@@ -30,7 +30,7 @@ class Runner:
             model: left unchanged.
             request: sites, tokens and layers.
             fields: the arrays that the batches fill, from `TraceRequest.fields`.
-            share_prefix: false runs every prompt in full.
+            share_prefix: False runs every prompt in full.
             remote: see `interp.trace`.
         """
         self.model, self.request, self.fields, self.remote = model, request, fields, remote

@@ -110,7 +110,7 @@ class CachedModel:
 
         Args:
             prompts: answered under every guard.
-            guards: none for the unguarded model.
+            guards: None for the unguarded model.
             references: states of each prompt's reference text; the same for every guard, or one entry per guard.
             advance: called with the number of prompts times guards finished since the last call.
         """

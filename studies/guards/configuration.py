@@ -11,7 +11,7 @@ def guard_columns(guard: Guard | None, reference: str, source: str = "vlm_text")
     """Return the columns that say which guard a row is about.
 
     Args:
-        guard: none for the unguarded model.
+        guard: None for the unguarded model.
         reference: kind of reference text.
         source: model whose states of the reference the guard reads.
 
