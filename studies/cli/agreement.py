@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from studies.cli.messages import quieten
-from studies.cli.options import DeviceMap, JudgeSetting, Label, Precision, Trust, loading_of
+from studies.cli.options import JudgeSetting, Label, Loading, loads_judges
 
 app = typer.Typer()
 
 
 @app.command()
+@loads_judges
 def judges(
     completions: Annotated[
         list[Path], typer.Argument(help="Files of XSTest that people have labelled: xstest_v2_completions_*.csv.")
@@ -23,9 +24,8 @@ def judges(
     out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("results/judges"),
     judge_setting: JudgeSetting = None,
     label: Label = None,
-    trust_remote_code: Trust = False,
-    dtype: Precision = "auto",
-    device_map: DeviceMap = None,
+    *,
+    loading: Loading,
 ) -> None:
     """Show how far judges agree with people, and with each other: kappa, confusion, precision and recall."""
     quieten()
@@ -35,7 +35,7 @@ def judges(
     from studies.judges.agreement import compare_with_people, summary_lines
     from studies.judges.by_name import judges_named, rule_judges
 
-    folder, loading = writable_folder(out), loading_of(dtype, device_map, trust_remote_code)
+    folder = writable_folder(out)
     options = judge_options(judge_setting, label, loading)
     table = compare_with_people(completions, judges_named(judge or list(rule_judges()), folder, options))
     for line in summary_lines(table):

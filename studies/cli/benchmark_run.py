@@ -41,7 +41,7 @@ class BenchmarkRun:
 
     model: str
     loading: dict
-    """How the model is loaded, see `studies.cli.options.loading_of`."""
+    """How the model is loaded: arguments of `load_model`."""
     guard: str | None
     """Folder of a guard, or hub id."""
     anchors: Path | None

@@ -7,19 +7,18 @@ from typing import Annotated
 import typer
 
 from studies.cli.messages import quieten
-from studies.cli.options import DeviceMap, ModelArgument, Precision, Revision, Trust, loading_of
+from studies.cli.options import Loading, ModelArgument, loads_model
 
 app = typer.Typer()
 
 
 @app.command()
+@loads_model
 def check(
     model: ModelArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, for programs.")] = False,
-    trust_remote_code: Trust = False,
-    dtype: Precision = "auto",
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    *,
+    loading: Loading,
 ) -> None:
     """Verify on a model that the toolkit reads and changes what it claims to. Run it before you trust a new model.
 
@@ -30,7 +29,7 @@ def check(
     from interp.verify import check_vlm
     from studies.experiment.model_loading import load_model
 
-    findings = check_vlm(load_model(model, **loading_of(dtype, device_map, trust_remote_code, revision)))
+    findings = check_vlm(load_model(model, **loading))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

@@ -8,16 +8,13 @@ import typer
 from studies.cli.messages import quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
-    DeviceMap,
     JudgeSetting,
     Label,
+    Loading,
     MaxNewTokens,
     Model,
-    Precision,
-    Revision,
     StandIn,
-    Trust,
-    loading_of,
+    loads_model,
     words,
 )
 
@@ -26,6 +23,7 @@ DEFAULT_JUDGES = ("xstest", "keywords")
 
 
 @app.command()
+@loads_model
 def defend(
     data: Annotated[
         list[str],
@@ -93,10 +91,8 @@ def defend(
     ] = False,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 16,
-    trust_remote_code: Trust = False,
-    dtype: Precision = "auto",
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    *,
+    loading: Loading,
 ) -> None:
     """Run every defence on published benchmarks: attack success, over-refusal and utility, with intervals.
 
@@ -121,7 +117,6 @@ def defend(
         skip_missing,
         words(attacks or ""),
     )
-    loading = loading_of(dtype, device_map, trust_remote_code, revision)
     BenchmarkRun(
         model,
         loading,

@@ -10,18 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from studies.cli.messages import quieten
-from studies.cli.options import (
-    DEFAULT_MODEL,
-    DeviceMap,
-    MaxNewTokens,
-    Model,
-    Precision,
-    Queries,
-    Revision,
-    SplitSeed,
-    Trust,
-    loading_of,
-)
+from studies.cli.options import DEFAULT_MODEL, Loading, MaxNewTokens, Model, Queries, SplitSeed, loads_model
 
 if TYPE_CHECKING:
     from studies.cli.side_by_side import SideBySide
@@ -32,6 +21,7 @@ Folder = Annotated[str, typer.Argument(help="Folder of a guard, or hub id.")]
 
 
 @app.command("fit")
+@loads_model
 def guard_fit(
     out: Annotated[Path, typer.Option(help="Folder of the guard.")],
     model: Model = DEFAULT_MODEL,
@@ -39,17 +29,14 @@ def guard_fit(
     scale: Annotated[str, typer.Option(help="How much is measured on validation: tiny, quick or full.")] = "quick",
     work: Annotated[Path, typer.Option(help="Folder for traces, which are reused.")] = Path("results/guard_fit"),
     seed: SplitSeed = 0,
-    trust_remote_code: Trust = False,
-    dtype: Precision = "auto",
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    *,
+    loading: Loading,
 ) -> None:
     """Fit the direction on anchors, choose layer, rule and strength on validation, and save the guard."""
     quieten()
     from studies import guard_choice
     from studies.experiment.config import Config
 
-    loading = loading_of(dtype, device_map, trust_remote_code, revision)
     config = Config(model, str(queries) if queries else None, scale, str(work), "validation", seed, loading=loading)
     guard_choice.fit(config, out)
     show(str(out), Console())
@@ -63,6 +50,7 @@ def guard_show(folder: Folder) -> None:
 
 
 @app.command("apply")
+@loads_model
 def guard_apply(
     folder: Folder,
     text: Annotated[str | None, typer.Option(help="A single request, instead of --queries.")] = None,
@@ -90,10 +78,8 @@ def guard_apply(
             help="Folder in Hugging Face format, hub id, or 'organism'; by default the model the guard was fitted on."
         ),
     ] = None,
-    trust_remote_code: Trust = False,
-    dtype: Precision = "auto",
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    *,
+    loading: Loading,
 ) -> None:
     """Show answers with and without the guard, side by side; by default to 5 built-in queries of each class."""
     quieten()
@@ -104,9 +90,8 @@ def guard_apply(
 
     saved = read_guard_settings(folder)
     options = ApplyOptions.of(text, picture, queries, limit, modality, reference, saved["guard"]["reference"])
-    precision = saved["model"]["dtype"] if dtype == "auto" else dtype
-    loading = loading_of(precision, device_map, trust_remote_code, revision)
-    vlm = load_model(model or saved["model"]["name"], **loading)
+    precision = saved["model"]["dtype"] if loading["dtype"] == "auto" else loading["dtype"]
+    vlm = load_model(model or saved["model"]["name"], **loading | {"dtype": precision})
     guard = Guard.from_pretrained(folder, vlm)
     print_answers(apply(vlm, guard, options, Generation(max_new_tokens)), Console())
 

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from studies.cli.messages import quieten
-from studies.cli.options import DeviceMap, JudgeSetting, Label, Precision, Trust, loading_of
+from studies.cli.options import JudgeSetting, Label, Loading, loads_judges
 
 app = typer.Typer()
 
 
 @app.command()
+@loads_judges
 def judge(
     answers: Annotated[Path, typer.Argument(help="answers.jsonl of `vlm-guard defend` or `repro`.")],
     judge: Annotated[
@@ -23,9 +24,8 @@ def judge(
     ] = None,
     judge_setting: JudgeSetting = None,
     label: Label = None,
-    trust_remote_code: Trust = False,
-    dtype: Precision = "auto",
-    device_map: DeviceMap = None,
+    *,
+    loading: Loading,
 ) -> None:
     """Re-judge saved answers with other judges; nothing is regenerated. The verdicts are added to the file."""
     quieten()
@@ -38,6 +38,5 @@ def judge(
     from studies.judges.by_name import judges_named
 
     folder = writable_folder(out or answers.parent / "judged")
-    loading = loading_of(dtype, device_map, trust_remote_code)
     judges = judges_named(judge, answers.parent, judge_options(judge_setting, label, loading))
     print_result(benchmarks.judge_again(answers, judges, folder), Console())

@@ -1,5 +1,8 @@
 """Options that several verbs share, and how their values are read."""
 
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated
 
@@ -49,33 +52,47 @@ Label = Annotated[
     ),
 ]
 
-Trust = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint. Read it first.")
-]
-Precision = Annotated[str, typer.Option(help="Weight precision: auto, float32, bfloat16 or float16.")]
-DeviceMap = Annotated[
-    str | None, typer.Option(help="'auto' spreads a large model over the devices (needs accelerate).")
-]
-Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")]
+LOADING_OPTIONS = {
+    "trust_remote_code": Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint. Read it first.")
+    ],
+    "dtype": Annotated[str, typer.Option(help="Weight precision: auto, float32, bfloat16 or float16.")],
+    "device_map": Annotated[
+        str | None, typer.Option(help="'auto' spreads a large model over the devices (needs accelerate).")
+    ],
+    "revision": Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")],
+}
+"""Options that say how a model is loaded, named as the arguments of `load_model`."""
+Loading = dict[str, str | bool | None]
+"""Values of `LOADING_OPTIONS`."""
+LOADING_DEFAULTS: Loading = {"trust_remote_code": False, "dtype": "auto", "device_map": None, "revision": None}
 
 
-def loading_of(
-    dtype: str, device_map: str | None, trust_remote_code: bool, revision: str | None = None
-) -> dict[str, str | bool | None]:
-    """Return how a model is loaded, as arguments of `studies.experiment.model_loading.load_model`.
+def _with_options(command: Callable, names: Sequence[str]) -> Callable:
+    """Give a command these loading options; it receives all of them together, as `loading`."""
+    own = [parameter for parameter in signature(command).parameters.values() if parameter.name != "loading"]
+    # typer reads options off the signature and the annotations, both of which name the loading options one by one.
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    added = [Parameter(name, kind, default=LOADING_DEFAULTS[name], annotation=LOADING_OPTIONS[name]) for name in names]
 
-    Args:
-        dtype: weight precision.
-        device_map: how the model is spread over devices.
-        trust_remote_code: whether code of the checkpoint may run.
-        revision: commit, tag or branch on the hub.
-    """
-    return {
-        "dtype": dtype,
-        "device_map": device_map,
-        "revision": revision,
-        "trust_remote_code": trust_remote_code,
-    }
+    @wraps(command)
+    def with_options(**values):
+        loading = LOADING_DEFAULTS | {name: values.pop(name) for name in names}
+        return command(**values, loading=loading)
+
+    with_options.__signature__ = Signature([*own, *added])
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
+    return with_options
+
+
+def loads_model(command: Callable) -> Callable:
+    """Give a command that loads a model all loading options; it receives them as `loading`."""
+    return _with_options(command, tuple(LOADING_OPTIONS))
+
+
+def loads_judges(command: Callable) -> Callable:
+    """Give a command that loads judges all loading options but `revision`, which names a commit of one model."""
+    return _with_options(command, ("trust_remote_code", "dtype", "device_map"))
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -9,19 +9,7 @@ import typer
 from rich.console import Console
 
 from studies.cli.messages import print_paths, quieten
-from studies.cli.options import (
-    DEFAULT_MODEL,
-    DeviceMap,
-    Layers,
-    Model,
-    Precision,
-    Queries,
-    Revision,
-    Trust,
-    loading_of,
-    numbers,
-    words,
-)
+from studies.cli.options import DEFAULT_MODEL, Layers, Loading, Model, Queries, loads_model, numbers, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +21,7 @@ app = typer.Typer()
 
 
 @app.command()
+@loads_model
 def probe(
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
@@ -74,10 +63,8 @@ def probe(
         int | None, typer.Option(help="Number of cross-validation folds, which never divide a pair.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed for folds and controls.")] = 0,
-    trust_remote_code: Trust = False,
-    dtype: Precision = "auto",
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    *,
+    loading: Loading,
 ) -> None:
     """Measure where harmful and harmless requests separate: probes with controls, by layer, modality, token, site.
 
@@ -93,7 +80,6 @@ def probe(
     if store is None:
         if modality:
             raise ConfigError("--modality is for stores; a study probes the modalities of its scale")
-        loading = loading_of(dtype, device_map, trust_remote_code, revision)
         path = str(queries) if queries else None
         config = Config(model, path, scale, str(out), split or "test", seed, loading=loading)
         probe_model(config, changes, Console())

@@ -6,22 +6,13 @@ from typing import Annotated
 import typer
 
 from studies.cli.messages import quieten
-from studies.cli.options import (
-    DEFAULT_MODEL,
-    DeviceMap,
-    Model,
-    Precision,
-    Queries,
-    Revision,
-    Split,
-    Trust,
-    loading_of,
-)
+from studies.cli.options import DEFAULT_MODEL, Loading, Model, Queries, Split, loads_model
 
 app = typer.Typer()
 
 
 @app.command()
+@loads_model
 def repro(
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
@@ -31,10 +22,8 @@ def repro(
     ),
     split: Split = "test",
     seed: Annotated[int, typer.Option(help="Seed for folds, splits of your own queries, and shuffled labels.")] = 0,
-    trust_remote_code: Trust = False,
-    dtype: Precision = "auto",
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    *,
+    loading: Loading,
 ) -> None:
     """Reproduce the paper's argument: separability, sweep, readings, defences, signal path; figures and verdicts."""
     quieten()
@@ -43,6 +32,5 @@ def repro(
     from studies import repro as study
     from studies.experiment.config import Config
 
-    loading = loading_of(dtype, device_map, trust_remote_code, revision)
     config = Config(model, str(queries) if queries else None, scale, str(out), split, seed, loading=loading)
     study.run(config, Console())

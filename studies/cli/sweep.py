@@ -13,16 +13,13 @@ from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
     CpusPerWorker,
-    DeviceMap,
+    Loading,
     Model,
-    Precision,
     Queries,
     Ray,
-    Revision,
     Split,
     SplitSeed,
-    Trust,
-    loading_of,
+    loads_model,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +31,7 @@ app = typer.Typer()
 
 
 @app.command()
+@loads_model
 def sweep(
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
@@ -115,10 +113,8 @@ def sweep(
     seed: SplitSeed = 0,
     ray: Ray = None,
     cpus_per_worker: CpusPerWorker = 1,
-    trust_remote_code: Trust = False,
-    dtype: Precision = "auto",
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    *,
+    loading: Loading,
 ) -> None:
     """Find where and how to guard: rank every configuration by its first answer token, judge full answers of the best.
 
@@ -136,7 +132,6 @@ def sweep(
     axes = {name: value for name, value in typed.items() if value is not None}
     # The study itself reports a scale that does not exist.
     grid = grid_from_options(axes, GRIDS.get(scale, Grid()))
-    loading = loading_of(dtype, device_map, trust_remote_code, revision)
     config = Config(model, str(queries) if queries else None, scale, str(out), split, seed, loading=loading)
     run(config, grid, Console(), top, halving, ray, cpus_per_worker)
 

@@ -13,15 +13,12 @@ from studies.cli.messages import quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
     CpusPerWorker,
-    DeviceMap,
     Layers,
+    Loading,
     Model,
-    Precision,
     Queries,
     Ray,
-    Revision,
-    Trust,
-    loading_of,
+    loads_model,
     numbers,
     words,
 )
@@ -35,6 +32,7 @@ app = typer.Typer()
 
 
 @app.command()
+@loads_model
 def trace(
     out: Annotated[Path, typer.Option(help="Folder of the store; an interrupted trace is resumed.")],
     model: Model = DEFAULT_MODEL,
@@ -69,10 +67,8 @@ def trace(
     ] = False,
     ray: Ray = None,
     cpus_per_worker: CpusPerWorker = 1,
-    trust_remote_code: Trust = False,
-    dtype: Precision = "auto",
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    *,
+    loading: Loading,
 ) -> None:
     """Trace activations into a store. Rerun it to resume where it stopped."""
     quieten()
@@ -80,7 +76,7 @@ def trace(
 
     options = TraceOptions.of(modality, sites, tokens, layers, batch_size, stored_as, skip_unreadable)
     chosen = queries_of(queries)
-    vlm = load_model(model, **loading_of(dtype, device_map, trust_remote_code, revision))
+    vlm = load_model(model, **loading)
     run(vlm, chosen, options, out, ray, cpus_per_worker)
     print(f"{out} is complete; `vlm-guard store {out}` shows what it holds")
 
