@@ -42,6 +42,7 @@ from interp.pictures import PictureError
 from interp.projection import RULES, ProbeGate, coordinates, set_coordinates
 from interp.token_positions import ALL_TOKENS, TOKEN_ROLES, TraceError
 from interp.trace import PromptsLeftOut, trace
+from interp.tracing.forward import DECODER_SITES
 from interp.tracing.prefix import SharingDisabled
 from interp.vlm import LLM, VLM
 
@@ -49,6 +50,7 @@ __all__ = [
     "ALL_TOKENS",
     "AnchorError",
     "CAPTION_REQUEST",
+    "DECODER_SITES",
     "ESTIMATORS",
     "GUARD_SETTINGS",
     "Guard",

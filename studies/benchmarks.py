@@ -45,6 +45,11 @@ class BenchmarkResult:
     files: tuple[Path, ...]
     """Tables and figures."""
 
+    @property
+    def tables(self) -> list[Path]:
+        """The files that are tables."""
+        return [path for path in self.files if path.suffix == ".csv"]
+
 
 def checkpoint_identity(vlm: VLM, folder: str) -> str:
     """Identify the weights as loaded: files or hub id, commit, precision and quantization."""
@@ -107,8 +112,7 @@ def run(
         answers = _judged(log, answers, judges)
     # 3. tables
     result = _write_results(answers, [judge.name for judge in judges], out, scorer=vlm)
-    tables = ["defence.csv", *(["judges.csv"] if len(judges) > 1 else [])]
-    write_provenance(out, {"weights": weights}, tables=[out / name for name in tables if (out / name).exists()])
+    write_provenance(out, {"weights": weights}, tables=result.tables)
     return result
 
 

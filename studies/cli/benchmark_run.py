@@ -149,8 +149,7 @@ def print_result(result: BenchmarkResult, console: Console) -> None:
     """Print a table for each set, and where results were written."""
     for table in summary_tables(result):
         console.print(table)
-    csv = [path for path in result.files if path.suffix == ".csv"]
-    print_paths(console, csv, [path for path in result.files if path not in csv])
+    print_paths(console, result.tables, [path for path in result.files if path not in result.tables])
 
 
 def summary_tables(result: BenchmarkResult) -> Iterator[Table]:

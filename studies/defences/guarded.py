@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from interp import GUARD_SETTINGS, Guard, Prompt
 from studies.defences.defence import GUARD, Defence, GuardSetup
@@ -31,7 +30,7 @@ def guarded(guard: Guard, reference: str, source: str = "vlm_text", name: str = 
 
 def _tensor_hash(guard: Guard) -> str:
     """Hash everything that was fitted."""
-    tensors = {name: value for name, value in vars(guard.direction).items() if isinstance(value, Tensor)}
+    tensors = guard.direction.tensors
     if guard.probe is not None:
         tensors["probe"] = guard.probe.weight
     digest = hashlib.sha256()

@@ -90,9 +90,9 @@ class AnchorFits:
 
 
 def available_estimators(d_model: int, is_paired: bool) -> list[str]:
-    """List the estimators: `paired_svd` only for paired anchors, `lda` only up to `WIDEST_LDA`."""
-    excluded = ({"lda"} if d_model > WIDEST_LDA else set()) | (set() if is_paired else {"paired_svd"})
-    return [name for name in ESTIMATORS if name not in excluded]
+    """List the estimators: those that need pairs only for paired anchors, `lda` only up to `WIDEST_LDA`."""
+    usable = [name for name, estimator in ESTIMATORS.items() if is_paired or not estimator.needs_pairs]
+    return [name for name in usable if name != "lda" or d_model <= WIDEST_LDA]
 
 
 def trace_anchors(experiment: Experiment) -> dict[str, xr.Dataset]:

@@ -202,7 +202,8 @@ def _why_impossible(
     if rank > 1 and "cosine" in RULES[rule].needs:
         return f"{rule} is for one direction"
     if estimator not in estimators:
-        return f"{estimator} needs pairs of anchors" if estimator == "paired_svd" else f"{estimator} is too wide here"
+        lacks_pairs = ESTIMATORS[estimator].needs_pairs
+        return f"{estimator} needs pairs of anchors" if lacks_pairs else f"{estimator} is too wide here"
     if source not in sources:
         return f"no checkpoint is known for source {source}"
     return None

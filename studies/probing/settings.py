@@ -9,12 +9,9 @@ import xarray as xr
 from jaxtyping import Bool
 from rich.console import Console
 
-from interp import TOKEN_ROLES, Query
+from interp import DECODER_SITES, TOKEN_ROLES, Query
 from probes import PROBES, Fold, as_groups, category_folds, grouped_folds
 from studies.experiment.config import WIDEST_LDA
-
-PROBED_SITES = ("resid_post", "resid_pre", "attn_out", "mlp_out")
-"""Sites of the decoder blocks, where probes can be fitted."""
 
 
 class ProbeError(ValueError):
@@ -114,7 +111,7 @@ class ProbeSettings:
             ProbeError: a name that does not exist, an empty list, or a number that is too small.
         """
         for kind, names, available in (
-            ("site", self.sites, PROBED_SITES),
+            ("site", self.sites, DECODER_SITES),
             ("token", self.tokens, TOKEN_ROLES),
             ("probe", self.probes, tuple(PROBES)),
         ):

@@ -1,5 +1,6 @@
 import pytest
 
+from interp.estimators import ESTIMATORS
 from interp.projection import RULES
 
 
@@ -9,7 +10,7 @@ def thin_grid():
     with pytest.MonkeyPatch.context() as patch:
         for name, values in {
             "RULES": {name: RULES[name] for name in ("ablate", "substitute", "add_reference")},
-            "ESTIMATORS": ("paired_svd", "mean_diff"),
+            "ESTIMATORS": {name: ESTIMATORS[name] for name in ("paired_svd", "mean_diff")},
             "POSITIONS": ("last_prefill",),
             "RANKS": (1,),
             "SEEDS": (0, 1),
