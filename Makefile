@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 WORKERS ?= 2
 NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 
-.PHONY: repro test lint notebook docs organism reference bench lock
+.PHONY: repro test lint notebook docs organism reference seeds bench lock
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
@@ -37,9 +37,15 @@ docs: .venv/installed  ## the documentation as a site, into site/
 organism: .venv/installed  ## trains the built-in model from scratch, and measures it
 	$(BIN)/python -m studies.organism
 
-reference: .venv/installed  ## writes the committed results in results/reference/
+reference: .venv/installed  ## writes the committed results in results/reference/, and their numbers into the documentation
 	$(BIN)/vlm-guard repro --scale quick --out results/reference/quick
 	$(BIN)/vlm-guard repro --scale full --out results/reference/full
+	$(BIN)/python docs/measured.py
+
+seeds: .venv/installed  ## trains two more seeds of the built-in model, and runs every study on them
+	for seed in 1 2; do $(BIN)/python -m studies.organism --seed $$seed || exit 1; done
+	$(BIN)/vlm-guard seeds results/organism/seed1 results/organism/seed2 --out results/seeds
+	mkdir -p results/reference/seeds && cp results/seeds/*.csv results/reference/seeds/
 
 bench: .venv/installed
 	$(BIN)/python -m tests.speed

@@ -5,8 +5,9 @@ from figures.defence import attack_success_bars
 from figures.directions import directions
 from figures.guard import gate_roc, guard_explained, what_changed
 from figures.judges import judge_agreement
+from figures.random_directions import random_directions
 from figures.readings import readings
-from figures.separability import degradation, probe_auroc, transfer
+from figures.separability import degradation, probe_auroc, separation, transfer
 from figures.signal_path import attribution, patching_map, refusal_lens
 from figures.states import coordinate_ridges, hidden_states
 from figures.style import NARROW, WIDE, caption, first_judge, paper_style, save
@@ -34,10 +35,12 @@ __all__ = [
     "pareto",
     "patching_map",
     "probe_auroc",
+    "random_directions",
     "readings",
     "refusal_lens",
     "safety_tradeoff",
     "save",
+    "separation",
     "transfer",
     "what_changed",
 ]

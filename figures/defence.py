@@ -14,9 +14,13 @@ ARMS = {
     "unguarded": ("unguarded", "0.35", ""),
     "self_reminder": ("Self-Reminder", _hues[8], "////"),
     "goal_priority": ("Goal Priority", _hues[7], "\\\\\\\\"),
-    "text_verdict": ("text verdict", _hues[9], "...."),
-    "guard_random": ("random direction", "0.8", "xxxx"),
+    "adashield_s": ("AdaShield-S", _hues[5], "||||"),
+    "safety_prompt": ("safety prompt", _hues[6], "////"),
+    "text_verdict": ("text verdict (bound)", _hues[9], "...."),
+    "text_score_verdict": ("text score (bound)", _hues[0], "...."),
+    "gate_refuser": ("gate alone (bound)", "0.8", "xxxx"),
     "guard": ("guard", _hues[2], ""),
+    "own_text": ("guard, prompt text", "white", "////"),
     "guard_full_state": ("full state (bound)", _hues[1], "----"),
     "oracle": ("guard, oracle (bound)", _hues[4], "||||"),
 }
@@ -37,7 +41,8 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
     """Draw attack success and over-refusal under attack, for the defences that the claims are about.
 
     A defence with several references is drawn with the one that contains the request: in the multimodal setting, where
-    the user's own text is harmless, that is what the model reads in the picture.
+    the user's own text is harmless, that is what the model reads in the picture. The guard is drawn there with the
+    user's own text too (`own_text`), which is what the paper's own reference comes to.
 
     Raises:
         ValueError: columns that are missing, or nothing to draw.
@@ -55,7 +60,7 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
     places = list(table[keys].drop_duplicates().itertuples(index=False, name=None))
     is_single = table.dataset.nunique() == 1
     with paper_style():
-        figure, axes = plt.subplots(2, 1, figsize=(WIDE, 3.8), sharex=True, sharey=True, layout="constrained")
+        figure, axes = plt.subplots(2, 1, figsize=(WIDE, 4.2), sharex=True, sharey=True, layout="constrained")
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
             rows = table[table.metric == metric]
             for i, place in enumerate(places):
@@ -69,23 +74,26 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
         handles = [
             Patch(label=label, **_bar_style(color, hatch)) for arm, (label, color, hatch) in ARMS.items() if arm in arms
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
         plt.close(figure)
     guards = table[table.arm.isin(["guard", "text_verdict"])]
     pairs = guards[["modality", "reference"]].drop_duplicates().itertuples(index=False, name=None)
     references = ", ".join(f"{readable(modality)} {readable(str(reference))}" for modality, reference in pairs)
+    own_text = "(the hatched white bars are the guard with the prompt's own text)" if "own_text" in arms else ""
     return add_caption(
         figure,
         f"""Attack success on harmful requests and over-refusal on harmless ones in each setting and modality, by
-        defence, with 95 % Wilson intervals. References of guard and text verdict: {references or "none"}; the bound
-        `oracle` reads the true request. {sample_size(attacked)} of each class.""",
+        defence, with 95 % Wilson intervals. References of the guard and of the bounds: {references or "none"}
+        {own_text}; the bound `oracle` reads the true request. {sample_size(attacked)} of each class.""",
     )
 
 
 def _arms(table: pd.DataFrame) -> pd.DataFrame:
     """Select the rows that are drawn, one per arm, place and metric, and add a column for the arm."""
-    is_bound = (table.defence == "guard") & (table.reference == "oracle")
-    table = table.assign(arm=table.defence.mask(is_bound, "oracle"))
+    is_guard = table.defence == "guard"
+    is_bound = is_guard & (table.reference == "oracle")
+    is_own_text = is_guard & (table.reference == "prompt_text") & (table.setting == "multimodal")
+    table = table.assign(arm=table.defence.mask(is_bound, "oracle").mask(is_own_text, "own_text"))
     table = table[table.arm.isin(ARMS) & (is_bound | (table.reference != "oracle"))]
     is_in_picture = table.setting == "multimodal"
     order = np.where(is_in_picture, table.reference.map(PREFERENCE_IN_PICTURE), table.reference.map(PREFERENCE))

@@ -130,11 +130,12 @@ def readings(table: pd.DataFrame) -> Figure:
     n_rows = table[table.metric == "refusal_rate"]
     return add_caption(
         figure,
-        f"""Every reading of the method on validation, one line each, at the layer that the sweep chose (except where
-        the layer is varied), for {", ".join(readable(name) for name in names)}. Filled: as it is; hollow: with the sign
-        of the change flipped. Lines are 95 % intervals; controls with several seeds are shown as their mean, with a
-        line from the lowest to the highest bound. Answered well is the share of harmless requests that are neither
-        refused nor answered in broken sentences, a product of two rates without an interval.
+        f"""Every reading of the method on validation, one line each, at the layers of the guard that the sweep chose
+        (except where the layer is varied), for {", ".join(readable(name) for name in names)}. Filled: as it is;
+        hollow: with the sign of the change flipped. Lines are 95 % intervals; shuffled labels with several seeds are
+        shown as their mean, with a line from the lowest to the highest bound, and random directions as their mean, with
+        a line over 95 % of them, by the first answer token alone. Answered well is the share of harmless requests that
+        are neither refused nor answered in broken sentences, a product of two rates without an interval.
         {sample_size(n_rows)} of each class and modality.""",
     )
 

@@ -142,6 +142,50 @@ def degradation(table: pd.DataFrame) -> Figure:
     )
 
 
+MEASURES = {
+    "auroc": "AUROC: order",
+    "d_prime": "d': distance",
+    "accuracy": "accuracy at text's border",
+    "margin": "margin: gap",
+}
+"""Titles of the measures of separation along the SSD."""
+
+
+def separation(table: pd.DataFrame) -> Figure:
+    """Draw four measures of how well the coordinate on the SSD separates the classes, by layer and modality.
+
+    They answer different questions: a picture that moves both classes together keeps their order and loses the border.
+
+    Args:
+        table: written by `studies.separability`.
+    """
+    rows = _main_place(table, "separation", tuple(MEASURES))
+    rows = rows[(rows.probe == "ssd") & rows.control.isna()]
+    require_values(rows, ["value"], "separation along the SSD")
+    metrics = [name for name in MEASURES if name in set(rows.metric)]
+    with paper_style():
+        figure, axes = plt.subplots(1, len(metrics), figsize=(WIDE, 2.3), squeeze=False, layout="constrained")
+        for axis, metric in zip(axes[0], metrics, strict=True):
+            own = rows[rows.metric == metric]
+            by_modality(axis, own)
+            if metric in ("auroc", "accuracy"):
+                axis.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
+            elif metric == "margin":
+                axis.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
+            axis.set(title=MEASURES[metric], xlabel="layer")
+            layer_ticks(axis, own.layer)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+        plt.close(figure)
+    return add_caption(
+        figure,
+        f"""Separation of harmful and harmless requests by the coordinate on the SSD, by layer: AUROC, the distance of
+        the class means in standard deviations, the share on the right side of the border that text has (half-way
+        between the anchors' means), and the smallest harmful coordinate minus the largest harmless one; bands are 95 %
+        intervals over other pairs, the margin has none. Dotted: no separation. {sample_size(rows)} of both classes in
+        each modality.""",
+    )
+
+
 def transfer(table: pd.DataFrame, layer: int) -> Figure:
     """Draw AUROC of a probe fitted in one modality (rows) on requests that it has not seen, in another (columns).
 

@@ -144,6 +144,8 @@ RIDGE_HEIGHT = 0.8
 def coordinate_ridges(points: pd.DataFrame, layer: int, threshold: float = 0.0) -> Figure:
     """Draw the coordinate on the SSD of one layer: a ridge for each modality and class, and the gate's threshold.
 
+    Where the table has it (`border`), the border that text has between the classes is drawn too.
+
     Args:
         points: returned by `studies.separability.points`.
         layer: layer that is drawn, counted from 0.
@@ -164,9 +166,12 @@ def coordinate_ridges(points: pd.DataFrame, layer: int, threshold: float = 0.0) 
             for kind, own in _classes(chosen[chosen.modality == name]):
                 _ridge(axis, own.coordinate.to_numpy(), kind, row, grid)
         axis.axvline(threshold, color="0.2", linewidth=0.9, linestyle="--")
+        if "border" in chosen:
+            axis.axvline(chosen.border.iloc[0], color="0.2", linewidth=0.9, linestyle=":")
         axis.annotate(
             "gate opens →", (threshold, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
             textcoords="offset points", fontsize=6.5, va="top", color="0.2",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip
         axis.set(xlabel=f"coordinate on the SSD, layer {layer}", xlim=(grid[0], grid[-1]), ylim=(-0.25, None))
         axis.set_yticks(range(len(names)), [readable(name) for name in reversed(names)])
@@ -175,12 +180,13 @@ def coordinate_ridges(points: pd.DataFrame, layer: int, threshold: float = 0.0) 
         axis.tick_params(axis="y", length=0)
         figure.legend(handles=_class_handles(), loc="outside lower center", ncols=2)
         plt.close(figure)
+    border = "Dotted: the border of text, half-way between the anchors' means. " if "border" in chosen else ""
     return add_caption(
         figure,
         f"""Coordinate on the safety direction after layer {layer}, at the last prompt token: density of each class,
         scaled to its own peak, and a tick for each request. Dashed: the threshold at which a gate opens,
         {threshold:g} (0 for the sign gate). The gate reads the reference, which is text, so compare with the first row.
-        {_sample_size(chosen)}""",
+        {border}        {_sample_size(chosen)}""",
     )
 
 

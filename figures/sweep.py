@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -65,60 +66,86 @@ def _ranked(table: pd.DataFrame, figure: str) -> tuple[pd.DataFrame, pd.Series |
     return ranked[is_complete], chosen.iloc[0] if len(chosen) else None
 
 
-def layer_sweep(table: pd.DataFrame) -> Figure:
+def layer_sweep(table: pd.DataFrame, chosen: str = "") -> Figure:
     """Draw refusal, over-refusal and KL by single layer, rule and modality, from the first token on validation.
 
-    If there are several strengths and gates, those nearest to the chosen ones are drawn; the best single layer is
-    marked.
+    Starred is the chosen guard and nothing else, also if it is a window of layers. If there are several strengths and
+    gates, lines are drawn for those nearest to the chosen ones.
 
     Args:
         table: written by `studies.layer_sweep`.
+        chosen: the chosen guard in words, for the caption; its columns in the table by default.
     """
-    ranked, _ = _ranked(table, "layer_sweep")
-    marked = table[(table.setting == "finalists") & table.selection_rule.notna()]
-    if "last_layer" in marked:
-        marked = marked[marked.last_layer.isna()]
-    chosen = marked.iloc[0] if len(marked) else None
-    guarded = ranked[(ranked.defence == "guard") & ranked.last_layer.isna() & (ranked.metric != "on_front")]
-    require_columns(guarded, ["value"], "layer_sweep of single layers")
-    if chosen is not None:
-        # One line per rule and modality: everything else as in the chosen configuration.
-        for name in ("gate", "gate_scope", "rank", "estimator", "source", "token", "positions"):
-            if name in guarded:
-                guarded = guarded[guarded[name] == chosen[name]]
-        if "direction_layer" in guarded:
-            guarded = guarded[guarded.direction_layer == guarded.layer]
-        guarded = guarded[guarded.strength.isna() | (guarded.strength == _nearest(guarded.strength, chosen.strength))]
+    ranked, best = _ranked(table, "layer_sweep")
+    guarded = ranked[(ranked.defence == "guard") & (ranked.metric != "on_front")]
+    lines = guarded[guarded.last_layer.isna()]
+    require_columns(lines, ["value"], "layer_sweep of single layers")
+    lines = _alike(lines, lines.iloc[0] if best is None else best)
     unguarded = ranked[ranked.defence == "unguarded"]
     with paper_style():
         figure, axes = plt.subplots(1, 3, figsize=(WIDE, 2.6), layout="constrained")
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
-            for rule in sorted(guarded.rule.unique(), reverse=True):
-                rows = guarded[(guarded.metric == metric) & (guarded.rule == rule)]
+            for rule in sorted(lines.rule.unique(), reverse=True):
+                rows = lines[(lines.metric == metric) & (lines.rule == rule)]
                 by_modality(axis, rows, line=RULE_LINES.get(rule, OTHER_LINE), label=f"{readable(rule)}, {{}}")
             before = unguarded[unguarded.metric == metric] if metric != "kl" else unguarded.iloc[:0]
             for row in before.itertuples():
                 style = {"color": MODALITY_COLORS[row.modality], "linewidth": 0.8, "linestyle": (0, (1, 3))}
                 axis.axhline(row.value, alpha=0.8, **style)
-            if chosen is not None:
-                axis.axvline(chosen.layer, color="0.35", linewidth=4, alpha=0.15)
+            if best is not None:
+                _draw_star(axis, guarded[guarded.metric == metric], best)
             axis.set(title=title, xlabel="layer")
-            layer_ticks(axis, guarded.layer)
+            layer_ticks(axis, lines.layer)
             if metric != "kl":
                 axis.set_ylim(-0.04, 1.04)
         handles, labels = axes[0].get_legend_handles_labels()
         handles.append(plt.Line2D([], [], color="0.4", linewidth=0.8, linestyle=(0, (1, 3))))
         labels.append("unguarded")
+        if best is not None:
+            handles.append(plt.Line2D([], [], marker="*", color="0.1", linestyle="", markersize=8))
+            labels.append("chosen")
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
         plt.close(figure)
-    choice = "" if chosen is None else f" Shaded: the best single layer, {chosen.layer:.0f}."
     return add_caption(
         figure,
         f"""The guard at each single layer, measured by the first answer token on validation: share of harmful and of
         harmless requests whose answer begins with a refusal, and KL from the unguarded model; bands are 95 %
-        intervals. Strength and gate are those nearest to the chosen ones.{choice} {sample_size(guarded)} of each
-        class.""",
+        intervals. Strength and gate of the lines are those nearest to the chosen ones.
+        {_chosen_note(best, chosen)}{"" if best is None else "The star is at its mean over modalities. "}
+        {sample_size(lines)} of each class.""",
     )
+
+
+def _alike(rows: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
+    """Keep one line per rule and modality: everything but rule and layer is as in the chosen configuration."""
+    for name in ("gate", "gate_scope", "rank", "estimator", "source", "token", "positions"):
+        if name in rows:
+            rows = rows[rows[name] == chosen[name]]
+    if "direction_layer" in rows:
+        rows = rows[rows.direction_layer == rows.layer]
+    return rows[rows.strength.isna() | (rows.strength == _nearest(rows.strength, chosen.strength))]
+
+
+def _draw_star(axis: Axes, rows: pd.DataFrame, chosen: pd.Series) -> None:
+    """Draw the chosen configuration as a star at its mean over modalities; a line spans the layers of a window."""
+    own = _of_configuration(rows, [name for name in CONFIGURATION if name in rows], chosen)
+    first, last = chosen.layer, chosen.layer if pd.isna(chosen.get("last_layer")) else chosen.last_layer
+    value = own.value.mean()
+    axis.plot([first, last], [value, value], color="0.1", linewidth=1.6)
+    axis.scatter((first + last) / 2, value, s=70, marker="*", color="0.1", zorder=4, linewidth=0)
+
+
+def _chosen_note(best: pd.Series | None, chosen: str) -> str:
+    """Say in a caption what the star is: the guard in full."""
+    if best is None:
+        return ""
+    if not chosen:
+        last = best.get("last_layer")
+        layers = f"layer {best.layer:.0f}" if pd.isna(last) else f"layers {best.layer:.0f} to {last:.0f}"
+        strength = "" if pd.isna(best.strength) else f", strength {best.strength:g}"
+        rule_of_choice = readable(best.selection_rule)
+        chosen = f"rule {best.rule}, {layers}{strength}, gate {best.gate}; chosen on validation by {rule_of_choice}"
+    return f"Starred: the chosen guard ({chosen}). "
 
 
 def _nearest(strengths: pd.Series, chosen: float) -> float:
@@ -126,7 +153,7 @@ def _nearest(strengths: pd.Series, chosen: float) -> float:
     return 1.0 if pd.isna(chosen) or not len(available) else float(available[np.abs(available - chosen).argmin()])
 
 
-def pareto(table: pd.DataFrame) -> Figure:
+def pareto(table: pd.DataFrame, chosen: str = "") -> Figure:
     """Draw every configuration: refusals of harmful requests against KL and against refusals of harmless ones.
 
     Values are means over modalities, except over-refusal, of which the largest is drawn. Ringed: no other configuration
@@ -134,8 +161,9 @@ def pareto(table: pd.DataFrame) -> Figure:
 
     Args:
         table: written by `studies.layer_sweep`.
+        chosen: the chosen guard in words, for the caption; its columns in the table by default.
     """
-    ranked, chosen = _ranked(table, "pareto")
+    ranked, best = _ranked(table, "pareto")
     guarded = ranked[ranked.defence == "guard"]
     keys = [name for name in CONFIGURATION if name in guarded]
     values = guarded.groupby([*keys, "metric"], dropna=False).value
@@ -156,10 +184,10 @@ def pareto(table: pd.DataFrame) -> Figure:
                 axis.scatter(own[x], own.opening_refusal_rate, label=rule, **style)
             ring = {"s": 34, "facecolor": "none", "edgecolor": "0.2", "linewidth": 0.7}
             axis.scatter(front[x], front.opening_refusal_rate, **ring)
-            if chosen is not None:
-                star = _of_configuration(wide.reset_index(), keys, chosen)
+            if best is not None:
+                star = _of_configuration(wide.reset_index(), keys, best)
                 axis.scatter(star[x], star.opening_refusal_rate, s=90, marker="*", color="0.1", zorder=3)
-                axis.plot([star[x].iloc[0]] * 2, _interval_of(guarded, keys, chosen), color="0.1", linewidth=0.9)
+                axis.plot([star[x].iloc[0]] * 2, _interval_of(guarded, keys, best), color="0.1", linewidth=0.9)
             axis.set(xlabel=label)
             axis.xaxis.set_major_locator(MaxNLocator(4))
         axes[0].set(ylabel="harmful: begins to refuse")
@@ -183,7 +211,7 @@ def pareto(table: pd.DataFrame) -> Figure:
         answer begins with a refusal, against the cost on harmless requests. Points are means over modalities (for
         over-refusal, the largest value); the intervals of each modality are in the table. The line through the chosen
         configuration covers the 95 % intervals of all its modalities. Ringed: no other configuration is better in all
-        three; starred: the chosen one. {sample_size(own)} of each class and modality.""",
+        three. {_chosen_note(best, chosen)}{sample_size(own)} of each class and modality.""",
     )
 
 

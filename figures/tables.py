@@ -10,6 +10,7 @@ from figures.style import first_judge, modalities_in, readable, require_columns,
 
 __all__ = [
     "auroc_by_layer",
+    "defence_costs",
     "defence_rates",
     "kappas",
     "selection_rules",
@@ -19,6 +20,8 @@ __all__ = [
 ]
 
 RATES = {"asr": "attack success", "over_refusal_rate": "over-refusal"}
+RANKS = {"rank": "rank", "over_refusal_rank": "over-refusal rank"}
+COSTS = {"tokens": "tokens", "forward_passes": "passes", "seconds": "seconds"}
 PLACE = ["setting", "modality"]
 MOST_LETTERS, MOST_ROWS = 40, 40
 """Letters of a cell that stays on one line; rows of a table that stays on one page."""
@@ -73,33 +76,47 @@ def defence_rates(table: pd.DataFrame) -> pd.DataFrame:
         table: written by `studies.defence_comparison` or `studies.benchmarks`.
 
     Returns:
-        A readable table.
+        A readable table, with the rank in each rate and the tuning of each defence if the table has them.
     """
-    columns = [
-        *PLACE,
-        "defence",
-        "reference",
-        "standing",
-        "judge",
-        "category",
-        "metric",
-        "value",
-        "ci_low",
-        "ci_high",
-        "n",
-    ]
+    needed = [*PLACE, "defence", "standing", "judge", "metric", "value", "ci_low", "ci_high", "n"]
+    require_columns(table, needed, "defence_rates")
     table = table.reindex(columns=list(dict.fromkeys([*table.columns, "category", "reference"])))
-    require_columns(table, columns, "defence_rates")
     rows = first_judge(table)
-    rows = rows[rows.metric.isin(RATES) & rows.category.isna()]
-    require_values(rows, ["value"], "defence_rates of rates")
-    rows = rows.assign(cell=rows.apply(_cell, axis=1), metric=rows.metric.map(RATES))
-    keys = ["setting", "modality", "defence", "reference", "standing"]
-    keys = [*(["dataset"] if "dataset" in rows and rows.dataset.nunique() > 1 else []), *keys]
+    rows = rows[rows.metric.isin((*RATES, *RANKS)) & rows.category.isna()]
+    require_values(rows[rows.metric.isin(RATES)], ["value"], "defence_rates of rates")
+    is_rate = rows.metric.isin(RATES)
+    cells = rows.apply(_cell, axis=1).where(is_rate, rows.value.map("{:.0f}".format))
+    rows = rows.assign(cell=cells, metric=rows.metric.replace(RATES | RANKS))
+    keys = _defence_keys(rows, "setting", "modality", "defence", "reference", "standing", "tuning")
     rows = rows.assign(**{key: rows[key].astype(object).where(rows[key].notna(), "") for key in keys})
     wide = rows.pivot_table("cell", keys, "metric", aggfunc="first", sort=False, fill_value="")
-    wide = wide.reindex(columns=[name for name in RATES.values() if name in wide])
+    n = rows[is_rate].groupby(keys, sort=False).n.max().astype(int)
+    wide = wide.reindex(columns=[name for name in (RATES | RANKS).values() if name in wide])
+    return _readable_table(wide.assign(n=n).reset_index(), keys)
+
+
+def defence_costs(table: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate what an answer costs under each defence: tokens, forward passes and seconds, with intervals.
+
+    Args:
+        table: written by `studies.defence_comparison`.
+
+    Returns:
+        A readable table of means over prompts.
+    """
+    require_columns(table, ["setting", "modality", "defence", "metric", "value", "ci_low", "ci_high"], "defence_costs")
+    rows = require_values(table[table.metric.isin(COSTS)], ["value"], "defence_costs of costs")
+    rows = rows.assign(cell=rows.apply(_cell, axis=1), metric=rows.metric.replace(COSTS))
+    keys = _defence_keys(rows, "modality", "defence", "reference")
+    rows = rows.assign(**{key: rows[key].astype(object).where(rows[key].notna(), "") for key in keys})
+    wide = rows.pivot_table("cell", keys, "metric", aggfunc="first", sort=False)[list(COSTS.values())]
     return _readable_table(wide.assign(n=rows.groupby(keys, sort=False).n.max().astype(int)).reset_index(), keys)
+
+
+def _defence_keys(rows: pd.DataFrame, *names: str) -> list[str]:
+    """Return the columns that identify a row of a table of defences; the dataset only if there are several."""
+    several = ["dataset"] if "dataset" in rows and rows.dataset.nunique() > 1 else []
+    return [*several, *(name for name in names if name in rows)]
 
 
 def auroc_by_layer(table: pd.DataFrame) -> pd.DataFrame:

@@ -24,6 +24,7 @@ MARKERS = {
     "breaks answers": "P",
 }
 """Markers by ranking status; defences that are not ranked are drawn hollow."""
+UNTESTED = "not testable here"
 BROKEN = "breaks answers"
 MOST_BROKEN = 0.1
 """Share of broken answers (incoherent, and not a refusal) above which a defence is marked."""
@@ -43,9 +44,10 @@ def safety_tradeoff(table: pd.DataFrame) -> Figure:
     There is a panel for each of the first few sets of harmful prompts. Over-refusal is measured on the same prompts'
     harmless partners, or for sets without any on the largest set of harmless prompts, which the axis then names;
     defences without any measurement of it are right of the dashed line. Grey steps join ranked defences that no other
-    one beats in both. If there are several references, the one that reads the picture is drawn. A defence is marked if
-    it breaks more than a tenth of the answers to harmful or to harmless requests, because broken answers count neither
-    as attack success nor as refusals.
+    one beats in both. If there are several references, the one that reads the picture is drawn, and for the guard the
+    prompt's own text as well (`guard_prompt_text`), which is the paper's reference. A defence is marked if it breaks
+    more than a tenth of the answers to harmful or to harmless requests, because broken answers count neither as attack
+    success nor as refusals.
 
     Args:
         table: written by `studies.defence_comparison` or `studies.benchmarks`.
@@ -84,7 +86,8 @@ def safety_tradeoff(table: pd.DataFrame) -> Figure:
         f"""Attack success against over-refusal of each defence, in {sets}, with 95 % Wilson intervals: the lower left
         corner is best. Markers that would overlap are shifted sideways, by at most {OFFSET * len(names) / 2:.2f} from
         their value. Grey steps join ranked defences that no other one beats in both; defences with hollow markers are
-        not ranked, or break answers. {sample_size(attacked, "harmful requests")}.""",
+        not ranked (bounds, controls, and all where fewer than 10 attacks succeed unguarded), or break answers.
+        {sample_size(attacked, "harmful requests")}.""",
     )
 
 
@@ -101,6 +104,8 @@ def _rows_to_draw(table: pd.DataFrame) -> pd.DataFrame:
     broken = broken[keys].drop_duplicates().assign(is_broken=True)
     rows = table[is_rate & table.value.notna() & (table.reference != "oracle")].merge(broken, on=keys, how="left")
     rows["marked_as"] = rows.standing.fillna("ranked").mask(rows.is_broken.notna(), BROKEN)
+    is_own_text = (rows.defence == "guard") & (rows.reference == "prompt_text") & (rows.setting == "multimodal")
+    rows["defence"] = rows.defence.mask(is_own_text, "guard_prompt_text")
     rows = rows.assign(order=rows.reference.map(REFERENCE_ORDER).fillna(1)).sort_values("order", kind="stable")
     return rows.drop_duplicates([*PLACE, "defence", "metric"], keep="last").sort_index()
 
@@ -196,13 +201,18 @@ def _marker_style(standing: str, color) -> dict:
 
 
 def _handles(rows: pd.DataFrame, colors: dict, letters: dict[str, str]) -> list:
-    """Return legend entries: each defence with its ranking status, and the marker of those that break answers."""
-    handles = []
-    for name, standing in rows.drop_duplicates("defence").set_index("defence").standing.items():
-        note = "" if standing in ("ranked", "baseline") else f" ({standing.removesuffix(' here')})"
+    """Return legend entries: each defence, with its ranking status where that is the same in every setting.
+
+    Markers that depend on the setting have entries of their own.
+    """
+    handles, standings = [], rows.groupby("defence", sort=False).standing.agg(set)
+    for name, own in standings.items():
+        standing = next(iter(own - {UNTESTED}), "ranked")
+        note = "" if standing in ("ranked", "baseline") else f" ({standing})"
         label = f"{letters.get(name, '')}  {readable(name)}{note}"
         style = _marker_style(standing, colors[name])
         handles.append(plt.Line2D([], [], color=colors[name], label=label, **style))
-    if (rows.marked_as == BROKEN).any():
-        handles.append(plt.Line2D([], [], color="0.3", label=BROKEN, **_marker_style(BROKEN, "0.3")))
+    for marked_as in (UNTESTED, BROKEN):
+        if (rows.marked_as == marked_as).any():
+            handles.append(plt.Line2D([], [], color="0.3", label=marked_as, **_marker_style(marked_as, "0.3")))
     return handles

@@ -6,6 +6,7 @@
     SafetyDirection, ESTIMATORS         the safety steering direction (`directions.py`, `estimators.py`)
     RULES, coordinates, set_coordinates the formula that a guard applies (`projection.py`)
     Guard, run_guards                   a guard on a model; many guards on one prefill (`guard.py`, `guard_batches.py`)
+    ForcedScore, logprobs_after         answers whose first tokens are given (`forced.py`)
     Lens, patch, recovered              where the safety signal is written and lost (`lens.py`, `patching.py`)
 
 These modules are public too; their `__all__` lists what they offer: `batches`, `display`, `errors`, `identity`, `lens`,
@@ -17,6 +18,7 @@ from interp.activations import Store, StoreError, open_store
 from interp.directions import SafetyDirection, alignment, fit_gate, random_basis, stability
 from interp.errors import ModelError
 from interp.estimators import ESTIMATORS, AnchorError
+from interp.forced import ForcedScore, forced_beginning, logprobs_after
 from interp.guard import POSITIONS, REFERENCES, SOURCES, Guard
 from interp.guard_batches import GuardBatchError, GuardRuns, GuardScore, References, run_guards, why_not_together
 from interp.guard_files import GUARD_SETTINGS, GuardFileError, read_guard_settings
@@ -52,6 +54,7 @@ __all__ = [
     "CAPTION_REQUEST",
     "DECODER_SITES",
     "ESTIMATORS",
+    "ForcedScore",
     "GUARD_SETTINGS",
     "Guard",
     "GuardBatchError",
@@ -88,6 +91,8 @@ __all__ = [
     "collate",
     "coordinates",
     "fit_gate",
+    "forced_beginning",
+    "logprobs_after",
     "open_store",
     "patch",
     "random_basis",

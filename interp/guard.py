@@ -68,6 +68,8 @@ class Guard:
     """Seed of the control `random`."""
     model: str = field(default="", compare=False)
     """Name of the model that the guard was loaded for, or chosen on."""
+    chosen_by: str | None = field(default=None, compare=False)
+    """Name of the rule that chose the guard on validation."""
     validation: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Numbers that the guard was chosen by, by name."""
 
@@ -258,6 +260,7 @@ class Guard:
         if self.control is not None:
             raise ValueError(f"control guards can't be saved, got control {self.control!r}; use control=None")
         settings = {name: getattr(self, name) for name in guard_files.GUARD_SETTINGS}
+        settings |= {"chosen_by": self.chosen_by} if self.chosen_by else {}
         validation = self.validation if validation is None else validation
         guard_files.write(Path(folder), vlm, self.direction, settings, self.probe, validation)
 

@@ -105,6 +105,17 @@ class PrefilledPrompts:
         finally:
             _move_end(self.cache, n_prompt - self.cache.get_seq_length())
 
+    def after(
+        self, token: int, guards: Sequence[Guard | None], references: Sequence[Tensor | None]
+    ) -> Float[Tensor, "batch guard d_vocab"]:
+        """Compute the second token's log-probabilities if the first one were `token`.
+
+        To be called between the first and the second step of `answer`, whose tokens it leaves alone.
+        """
+        logits = self._step(torch.full_like(self.last, token).expand(-1, len(guards)), guards, references, step=1)
+        _move_end(self.cache, -len(guards))
+        return logits.float().log_softmax(-1)
+
     def _step(
         self, tokens: Int[Tensor, "batch guard"], guards: Sequence[Guard | None], references: Sequence, step: int
     ) -> Float[Tensor, "batch guard d_vocab"]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp.bare import is_guarded
 from interp.batches import Advance, BatchPlan
+from interp.forced import ForcedScore, forced_tokens, logprobs_after
 from interp.guard import Guard
 from interp.guard_attention import PrefilledPrompts, pad_token
 from interp.identity import prompt_record
@@ -48,10 +49,12 @@ LOGIT_BYTES = 256e6
 MAX_GENERATING = 32
 """Guards in one pass that generate: each of their tokens takes up a position in every later pass."""
 
-GuardScore = Callable[
-    [Float[Tensor, "prompt guard d_vocab"], Float[Tensor, "prompt d_vocab"]], Float[Tensor, "prompt guard"]
-]
-"""A number per prompt and guard, from the first answer token's log-probabilities under each guard and unguarded."""
+GuardScore = (
+    Callable[[Float[Tensor, "prompt guard d_vocab"], Float[Tensor, "prompt d_vocab"]], Float[Tensor, "prompt guard"]]
+    | ForcedScore
+)
+"""A number per prompt and guard, from the first answer token's log-probabilities under each guard and unguarded; or,
+as a `ForcedScore`, from those of the first token and of the second one, both under each guard."""
 References = Float[Tensor, "prompt layer d_model"] | Sequence[Float[Tensor, "prompt layer d_model"] | None] | None
 """Reference states of the prompts: the same for all guards, or one entry per guard."""
 
@@ -97,19 +100,42 @@ class _GuardBatch:
         scores = {name: torch.full(shape, torch.nan) for name in self.scores}
         return GuardRuns(scores, torch.full((*shape, self.max_new_tokens), pad_token(self.vlm)), {})
 
+    @property
+    def forced(self) -> tuple[int, ...]:
+        """First tokens after which the scores look at the second one."""
+        return forced_tokens(self.scores.values())
+
+    @property
+    def n_steps(self) -> int:
+        """Tokens of each guard that the cache holds after a prompt."""
+        return max(self.max_new_tokens, 2 if self.forced else 1)
+
+    def score(self, name: str, logprobs: Tensor, unguarded: Tensor, after: Mapping[int, Tensor]) -> Tensor:
+        """Compute a score.
+
+        Args:
+            name: one of `scores`.
+            logprobs: the first token's, `prompt guard d_vocab`.
+            unguarded: the first token's without a guard, `prompt d_vocab`.
+            after: the second token's after each forced one, `prompt guard d_vocab`.
+        """
+        score = self.scores[name]
+        return score(logprobs, after if isinstance(score, ForcedScore) else unguarded).float().cpu()
+
     def n_per_pass(self, n_prompts: int) -> int:
         """Return how many guards one pass takes: as many as fit the memory for log-probabilities and for the cache."""
         text = self.vlm.model.config.get_text_config()
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         bytes_per_token = 2 * self.vlm.n_layers * heads * d_head * self.vlm.model.dtype.itemsize
-        by_cache = cache_room(self.vlm.device) / (bytes_per_token * self.max_new_tokens)
-        fit = min(LOGIT_BYTES / (4 * text.vocab_size), by_cache) / n_prompts
+        by_cache = cache_room(self.vlm.device) / (bytes_per_token * self.n_steps)
+        n_distributions = 1 + len(self.forced)
+        fit = min(LOGIT_BYTES / (4 * text.vocab_size * n_distributions), by_cache) / n_prompts
         return min(len(self.guards), max(2, int(min(fit, MAX_GENERATING) if self.max_new_tokens > 1 else fit)))
 
     def n_room(self, n_prompts: int) -> int:
         """Return how many tokens of guards a cache must hold after each prompt."""
-        return self.n_per_pass(n_prompts) * self.max_new_tokens
+        return self.n_per_pass(n_prompts) * self.n_steps
 
 
 def why_not_together(vlm: VLM, guard: Guard | None, max_new_tokens: int = 1) -> str | None:
@@ -167,7 +193,8 @@ def run_guards(
         prompts: any mixture of modalities.
         guards: each with its own layers, rule, gate, positions and strength; None for no guard.
         references: states from `Guard.read`, one row per prompt; required if a guard needs references.
-        scores: functions of the first answer token's log-probabilities, by name.
+        scores: functions of the first answer token's log-probabilities, by name; a `ForcedScore` sees the second
+            token's too, for one more pass per forced token.
         max_new_tokens: length of the longest answer; one token costs nothing on top of the scores.
         batch_size: prompts in one pass.
         advance: called with the number of prompts times guards finished since the last call.
@@ -220,8 +247,9 @@ def _run_together(batch: _GuardBatch) -> GuardRuns:
                 runs.tokens[part, rows, step] = tokens.T.cpu()
                 if step == 0:
                     unguarded = logprobs[:, 0] if unguarded is None else unguarded
-                    for name, score in batch.scores.items():
-                        runs.scores[name][part, rows] = score(logprobs, unguarded).T.float().cpu()
+                    after = {token: prefilled.after(token, batch.guards[part], states) for token in batch.forced}
+                    for name in batch.scores:
+                        runs.scores[name][part, rows] = batch.score(name, logprobs, unguarded, after).T
             batch.advance(len(rows) * (part.stop - max(part.start, 1)))
     return GuardRuns({name: values[1:] for name, values in runs.scores.items()}, runs.tokens[1:], {})
 
@@ -238,11 +266,12 @@ def _run_separately(batch: _GuardBatch) -> GuardRuns:
         for i, (guard, states) in enumerate(zip(batch.guards, batch.references, strict=True)):
             with guard.on(vlm, None if states is None else states[rows]) if guard else nullcontext():
                 output = vlm.model.generate(**inputs, **kwargs)
+                after = {token: logprobs_after(vlm, inputs, (token,))[:, None] for token in batch.forced}
             new = output.sequences[:, -len(output.logits) :].cpu()
             runs.tokens[i, rows, : new.shape[1]] = new
-            for name, score in batch.scores.items():
-                logprobs = output.logits[0].float().log_softmax(-1)
-                runs.scores[name][i, rows] = score(logprobs[:, None], unguarded)[:, 0].float().cpu()
+            for name in batch.scores:
+                logprobs = output.logits[0].float().log_softmax(-1)[:, None]
+                runs.scores[name][i, rows] = batch.score(name, logprobs, unguarded, after)[:, 0]
             batch.advance(len(rows))
     return runs
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from interp.directions import SafetyDirection
@@ -88,7 +88,7 @@ def _identity(vlm: VLM) -> dict[str, str]:
 
 
 def read_guard_settings(name_or_path: str | Path) -> dict:
-    """Read the record of a saved guard without its tensors.
+    """Read the record of a saved guard, and of its tensors only the rank of the direction.
 
     Returns:
         `model`, `direction`, `guard` and `validation`, each a dictionary of plain values.
@@ -96,7 +96,11 @@ def read_guard_settings(name_or_path: str | Path) -> dict:
     Raises:
         GuardFileError: no guard is found, or it is damaged.
     """
-    return _read_record(_folder_of(name_or_path))
+    folder = _folder_of(name_or_path)
+    record = _read_record(folder)
+    with _damage_reported(folder), safe_open(folder / TENSORS, "pt") as tensors:
+        rank = tensors.get_slice("basis").get_shape()[1]
+    return record | {"direction": record["direction"] | {"rank": rank}}
 
 
 def _read_record(folder: Path) -> dict:

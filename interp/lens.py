@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from interp.batches import in_batches
 from interp.errors import ModelError, first_line
+from interp.forced import ForcedScore
 from interp.inputs import Inputs, Prompt, collate
 from interp.labels import labels
 from interp.patching import PatchScore
@@ -127,16 +128,25 @@ class Lens:
 
         Args:
             prompts: any mixture of modalities.
-            score: function from log-probabilities to a number, e.g. the log-odds of refusal openings.
+            score: function from log-probabilities to a number, e.g. the log-odds of refusal openings; a `ForcedScore`
+                without forced tokens is one too.
             batch_size: prompts in one forward pass.
 
         Returns:
             Scores, dimensions `prompt layer`, with the labels of the prompts.
 
         Raises:
+            ValueError: the score looks at the second token, which a layer's state at `last` says nothing about.
             LensError: the last layer's lens differs from the model's output, so there is something between the final
                 norm and the logits.
         """
+        if isinstance(score, ForcedScore) and score.tokens:
+            raise ValueError(
+                f"a score that looks behind forced tokens {list(score.tokens)}; a logit lens reads the first token"
+            )
+
+        def score_of(logprobs: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+            return score(logprobs, {}) if isinstance(score, ForcedScore) else score(logprobs)
 
         def run(rows: list[int]) -> dict[str, np.ndarray]:
             states, logits = self._resid_post(collate(self.vlm, [prompts[i] for i in rows]))
@@ -148,7 +158,7 @@ class Lens:
                     f"{self.vlm.name!r}: the logit lens of the last layer differs from the model's own log-"
                     f"probabilities by {difference:.1e}; another operation lies between its final norm and its logits"
                 )
-            return {"score": torch.stack([score(logprobs) for logprobs in read], dim=1).numpy()}
+            return {"score": torch.stack([score_of(logprobs) for logprobs in read], dim=1).numpy()}
 
         scores = in_batches(prompts, batch_size, run)["score"]
         layers = {"layer": np.arange(self.vlm.n_layers)}

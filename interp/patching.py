@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.batches import in_batches
+from interp.forced import ForcedScore, logprobs_after
 from interp.inputs import Prompt, collate
 from interp.labels import labels
 from interp.token_positions import instruction_positions
@@ -26,8 +27,9 @@ ROLES = ("request", "instruction", "template", "last", "all")
 """Roles of the tokens after the picture: the request without its last token; its last token; the template after it,
 without the last token; the last token; all of these. Tokens before the picture are the same in both runs."""
 
-PatchScore = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
-"""Function from the next token's log-probabilities to a number per prompt."""
+PatchScore = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]] | ForcedScore
+"""Function from the next token's log-probabilities to a number per prompt; a `ForcedScore` sees the second token's
+too."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def patch(
     Args:
         vlm: the model, which is not changed.
         prompts: prompts with pictures, which are patched into.
-        score: function from the next token's log-probabilities to a number, e.g. the log-odds of refusal openings.
+        score: function from the next token's log-probabilities to a number, e.g. the log-odds of refusal openings; a
+            `ForcedScore` takes one more pass per forced token.
         donors: one donor per prompt; by default the same prompt without its pictures.
         layers: layers whose `resid_post` is patched; by default all.
         roles: some of `ROLES`.
@@ -147,7 +150,7 @@ def _patch(
     states = resid_post(vlm, donor_batch, shared.donor)
 
     def score_of(inputs: Mapping[str, Tensor]) -> Float[np.ndarray, " batch"]:
-        return score(_next_token(vlm, inputs)).double().numpy()
+        return _score(vlm, inputs, score).double().numpy()
 
     patched = np.full((len(prompts), len(layers), len(roles)), np.nan)
     for i, layer in enumerate(layers):
@@ -161,8 +164,11 @@ def _patch(
     return {"patched": patched, "unpatched": score_of(batch), "donor": score_of(donor_batch), "n_tokens": n_tokens}
 
 
-def _next_token(vlm: VLM, batch: Mapping[str, Tensor]) -> Float[Tensor, "batch d_vocab"]:
-    return vlm.model(**batch, use_cache=False).logits[:, -1].float().log_softmax(-1).cpu()
+def _score(vlm: VLM, batch: Mapping[str, Tensor], score: PatchScore) -> Float[Tensor, " batch"]:
+    logprobs = vlm.model(**batch, use_cache=False).logits[:, -1].float().log_softmax(-1).cpu()
+    if not isinstance(score, ForcedScore):
+        return score(logprobs)
+    return score(logprobs, {token: logprobs_after(vlm, batch, (token,)).cpu() for token in score.tokens})
 
 
 @contextmanager
@@ -175,9 +181,14 @@ def _replaced(
     """Replace some states in the block's output while the context is open."""
     rows, columns = is_replaced.nonzero(as_tuple=True)
     targets, values = positions[rows, columns], states[rows, columns]
+    n_pos = int(positions.max()) + 1
 
     def replace_states(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
-        resid = (output[0] if isinstance(output, tuple) else output).clone()
+        resid = output[0] if isinstance(output, tuple) else output
+        if resid.shape[1] < n_pos:
+            # An answer's token, which continues the cache of a prompt that was patched.
+            return output
+        resid = resid.clone()
         resid[rows.to(resid.device), targets.to(resid.device)] = values.to(resid)
         return (resid, *output[1:]) if isinstance(output, tuple) else resid
 

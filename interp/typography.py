@@ -70,7 +70,7 @@ def _write(picture: Image.Image, text: str, top: int) -> Image.Image:
 
 
 def blank_picture(size: int) -> Image.Image:
-    """Return a white square of `size` pixels: the picture without semantics of the paper's Figures 1 and 2."""
+    """Return a white square of `size` pixels: a picture without semantics, as the paper is described as using."""
     return Image.new("RGB", (size, size), (255, 255, 255))
 
 

@@ -1,10 +1,27 @@
 """Arrays and labels -> fitted probes, and scores with intervals. Independent of any model."""
 
 from probes.baselines import length_scores, out_of_fold_words, random_features, word_probe
-from probes.degradation import auroc_drop, cosine, drop_p_values, modality_gap
+from probes.degradation import (
+    accuracy_drop,
+    auroc_drop,
+    cosine,
+    d_prime_drop,
+    drop_p_values,
+    margin,
+    margin_drop,
+    modality_gap,
+)
 from probes.fit_plan import FitPlan, PlaceScores, fit_place
-from probes.folds import Fold, as_groups, category_folds, control_task, grouped_folds, shuffled_labels
-from probes.intervals import auroc_difference, auroc_interval, difference_interval, wilson_interval
+from probes.folds import (
+    Fold,
+    as_groups,
+    category_folds,
+    control_ceiling,
+    control_task,
+    grouped_folds,
+    shuffled_labels,
+)
+from probes.intervals import auroc_difference, auroc_interval, difference_interval, mean_interval, wilson_interval
 from probes.linear import (
     PENALTIES,
     PROBES,
@@ -17,7 +34,7 @@ from probes.linear import (
 )
 from probes.metrics import Measured, accuracy, auroc, measure
 from probes.out_of_fold import FoldedProbe, refit_spread
-from probes.paired import Paired, cohen_kappa, holm, mcnemar
+from probes.paired import Paired, cohen_kappa, holm, mcnemar, sign_test
 
 __all__ = [
     "FitPlan",
@@ -35,6 +52,7 @@ __all__ = [
     "RidgeProbe",
     "SvmProbe",
     "accuracy",
+    "accuracy_drop",
     "as_groups",
     "auroc",
     "auroc_difference",
@@ -42,21 +60,27 @@ __all__ = [
     "auroc_interval",
     "category_folds",
     "cohen_kappa",
+    "control_ceiling",
     "control_task",
     "cosine",
+    "d_prime_drop",
     "difference_interval",
     "drop_p_values",
     "fit_place",
     "grouped_folds",
     "holm",
     "length_scores",
+    "margin",
+    "margin_drop",
     "mcnemar",
+    "mean_interval",
     "measure",
     "modality_gap",
     "out_of_fold_words",
     "random_features",
     "refit_spread",
     "shuffled_labels",
+    "sign_test",
     "wilson_interval",
     "word_probe",
 ]

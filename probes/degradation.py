@@ -3,14 +3,19 @@
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from scipy.stats import norm, rankdata
+from scipy.stats import t as student
 
-from probes.intervals import auroc_difference
-from probes.metrics import Measured, covered
+from probes.intervals import auroc_difference, difference_interval, drawn_weights
+from probes.metrics import Measured, accuracy, covered, d_prime
 
 JACKKNIFE = "95 %, other pairs, jackknife"
-"""Label of what the interval of the modality gap covers."""
+"""Label of intervals whose standard error leaves out each pair in turn."""
+SMOOTHED = "95 %, as many other pairs, smoothed bootstrap"
+"""Label of the interval of a lost margin."""
+NO_INTERVAL = "none: an extreme of these queries"
+"""Label of a margin, which has no distribution apart from that of the number of queries."""
 
 
 def auroc_drop(
@@ -36,6 +41,125 @@ def auroc_drop(
     """
     value, low, high = auroc_difference(is_harmful, text, other, groups, spread=spread)
     return Measured(metric, value, low, high, len(text), covered(spread))
+
+
+def d_prime_drop(
+    is_harmful: Bool[np.ndarray, " n"],
+    text: Float[np.ndarray, " n"],
+    other: Float[np.ndarray, " n"],
+    groups: Iterable,
+) -> Measured:
+    """Measure d' of queries as text minus that of the same queries in another modality.
+
+    The interval is Student's, with the jackknife's standard error over pairs. In simulations with 20 and 60 pairs it
+    covers 0.93 to 0.95, a percentile bootstrap 0.91 to 0.93.
+
+    Args:
+        is_harmful: true labels.
+        text: scores of the queries as text.
+        other: scores of the same queries in the other modality.
+        groups: pairs, which are left out together.
+    """
+    names, which = np.unique(np.asarray(groups), return_inverse=True)
+    # Row 0 is the sample itself, the others leave out one pair each.
+    draws = np.vstack([np.ones(len(names)), 1 - np.eye(len(names))])[:, which]
+    drop, *without = d_prime(is_harmful, text, draws) - d_prime(is_harmful, other, draws)
+    n = len(names)
+    half_width = student.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.square(without - np.mean(without)).sum())
+    return Measured(
+        "d_prime_drop", float(drop), float(drop - half_width), float(drop + half_width), len(text), JACKKNIFE
+    )
+
+
+def accuracy_drop(
+    is_harmful: Bool[np.ndarray, " n"],
+    text: Float[np.ndarray, " n"],
+    other: Float[np.ndarray, " n"],
+    groups: Iterable,
+) -> Measured:
+    """Measure the accuracy of queries as text minus that of the same queries in another modality, at a shared border.
+
+    The interval combines those of both accuracies and the correlation of their errors, as for `auroc_drop`. Where text
+    is always right it is wide: in simulations with 60 pairs it covers 0.98 to 0.99.
+
+    Args:
+        is_harmful: true labels.
+        text: distances from the border of the queries as text; above 0 means harmful.
+        other: distances of the same queries in the other modality, from the same border.
+        groups: pairs, whose errors may be correlated.
+    """
+    is_right = [(distances > 0) == is_harmful for distances in (text, other)]
+    limits = [accuracy(right, groups) for right in is_right]
+    _, which = np.unique(np.asarray(groups), return_inverse=True)
+    errors = [np.bincount(which, right - right.mean()) for right in is_right]
+    both = np.sqrt(np.square(errors[0]).sum() * np.square(errors[1]).sum())
+    correlation = float(errors[0] @ errors[1] / both) if both > 0 else 0.0
+    first, second = ((measured.value, measured.ci_low, measured.ci_high) for measured in limits)
+    drop, low, high = difference_interval(first, second, correlation)
+    return Measured("accuracy_drop", drop, max(-1.0, low), min(1.0, high), len(text), covered(1.0))
+
+
+def margin(is_harmful: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> Measured:
+    """Measure the gap between the classes: the smallest harmful score minus the largest harmless one.
+
+    It is negative where the classes overlap. It is an extreme, so more queries give a smaller margin.
+    """
+    gap = float(scores[is_harmful].min() - scores[~is_harmful].max())
+    return Measured("margin", gap, np.nan, np.nan, len(scores), NO_INTERVAL)
+
+
+def margin_drop(
+    is_harmful: Bool[np.ndarray, " n"],
+    text: Float[np.ndarray, " n"],
+    other: Float[np.ndarray, " n"],
+    groups: Iterable,
+    n_draws: int = 500,
+    seed: int = 0,
+) -> Measured:
+    """Measure the margin of queries as text minus that of the same queries in another modality.
+
+    An ordinary bootstrap of an extreme is wrong at any n, since it never draws beyond the sample: it covers 0.75 to
+    0.88. So each draw of pairs gets normal noise with the covariance of its class and Silverman's bandwidth, shrunk to
+    keep the variance (Silverman & Young 1987). What is covered is the mean loss among as many other pairs, in 0.95 to
+    1.00 of simulations with normal, exponential and heavy tails (t with 5 degrees of freedom).
+
+    Args:
+        is_harmful: true labels.
+        text: scores of the queries as text.
+        other: scores of the same queries in the other modality.
+        groups: pairs, which are drawn together.
+        n_draws: number of bootstrap draws.
+        seed: seed of the draws.
+    """
+    both, weights = np.stack([text, other]).astype(float), drawn_weights(groups, n_draws, seed)
+    drop, rng = margin(is_harmful, text).value - margin(is_harmful, other).value, np.random.default_rng(seed)
+    drawn = _least(both[:, is_harmful], weights[:, is_harmful], rng)
+    drawn += _least(-both[:, ~is_harmful], weights[:, ~is_harmful], rng)
+    losses = drawn[0] - drawn[1]
+    # A draw that lacks a class has no margin, and a class of one row has no spread.
+    losses = losses[np.isfinite(losses)]
+    if not len(losses):
+        return Measured("margin_drop", drop, n=len(text))
+    low, high = np.percentile(losses, [2.5, 97.5])
+    return Measured("margin_drop", drop, min(drop, float(low)), max(drop, float(high)), len(text), SMOOTHED)
+
+
+def _least(
+    scores: Float[np.ndarray, "2 n"], weights: Shaped[np.ndarray, "draw n"], rng: np.random.Generator
+) -> Float[np.ndarray, "2 draw"]:
+    """Return the smallest smoothed score of a class in each draw, by modality; infinite if the class was not drawn."""
+    n, mean = scores.shape[1], scores.mean(1, keepdims=True)
+    # Silverman's bandwidth in two dimensions, relative to the spread of the class.
+    width = n ** (-1 / 6)
+    values, vectors = np.linalg.eigh(np.cov(scores))
+    root = vectors * np.sqrt(values.clip(0))
+    least = np.full((2, len(weights)), np.inf)
+    # A row that is drawn several times gets other noise each time.
+    for copy in range(weights.max()):
+        noise = np.einsum("mk,kdn->mdn", root, rng.normal(size=(2, len(weights), n)))
+        smoothed = mean[:, None] + ((scores - mean)[:, None] + width * noise) / np.sqrt(1 + width**2)
+        least = np.minimum(least, np.where(weights > copy, smoothed, np.inf).min(-1))
+    return least
 
 
 def drop_p_values(

@@ -43,11 +43,22 @@ def grouped_folds(
     return folds
 
 
-def category_folds(is_harmful: Bool[np.ndarray, " n"], categories: Iterable[str]) -> list[Fold]:
+def category_folds(
+    is_harmful: Bool[np.ndarray, " n"], categories: Iterable[str], groups: Iterable[str] | None = None
+) -> list[Fold]:
     """Return folds that leave out one category each, to test whether a probe generalises to unseen kinds of harm.
 
+    A group with rows in several categories is not divided: while one of its rows is tested, the others are not fitted
+    on.
+
+    Args:
+        is_harmful: labels.
+        categories: category of each row.
+        groups: pairs, or rows that belong together for other reasons; by default every row stands alone.
+
     Raises:
-        ValueError: fewer than two categories, queries without a category, or a category with one class only.
+        ValueError: fewer than two categories, queries without a category, a category with one class only, or nothing
+            left to fit on.
     """
     categories = np.array(list(categories))
     n_without = int((categories == "").sum())
@@ -60,7 +71,20 @@ def category_folds(is_harmful: Bool[np.ndarray, " n"], categories: Iterable[str]
             raise ValueError(
                 f"category {str(name)!r} has queries of one class only; give it both, or use folds by pair"
             )
-    return list(LeaveOneGroupOut().split(categories, groups=categories))
+    folds = list(LeaveOneGroupOut().split(categories, groups=categories))
+    return folds if groups is None else [_without_partners(is_harmful, categories, groups, fold) for fold in folds]
+
+
+def _without_partners(is_harmful: np.ndarray, categories: np.ndarray, groups: Iterable[str], fold: Fold) -> Fold:
+    """Leave out of the fitted rows those that are in a group with a tested one."""
+    (train, test), groups = fold, np.array(list(groups))
+    train = train[~np.isin(groups[train], groups[test])]
+    if len(set(is_harmful[train])) < 2:
+        raise ValueError(
+            f"without category {str(categories[test[0]])!r} and its partners in others, queries of one class are left; "
+            "give pairs within a category, or use folds by pair"
+        )
+    return train, test
 
 
 def as_groups(pairs: Iterable[str | None], texts: Iterable[str] | None = None) -> np.ndarray:
@@ -141,3 +165,14 @@ def control_task(words: Iterable[str], seed: int) -> Bool[np.ndarray, " n"] | No
         label[kinds[i]] = balance <= 0
         balance += n_rows[i] if balance <= 0 else -n_rows[i]
     return np.array([label[word] for word in words])
+
+
+def control_ceiling(words: Iterable[str], folds: Iterable[Fold]) -> float:
+    """Return the accuracy on a control task of a probe that remembers each word it was fitted on, and guesses others.
+
+    It is below 1 where words occur in the tested part of a fold only, and with it the largest gap to the real labels
+    that memorising leaves is above 0.
+    """
+    words = np.array(list(words))
+    is_known = np.concatenate([np.isin(words[test], words[train]) for train, test in folds])
+    return float(np.where(is_known, 1.0, 0.5).mean())

@@ -1,15 +1,25 @@
-"""Intervals of rates and of AUROC, at 95 % by default.
+"""Intervals of rates, of means and of AUROC, at 95 % by default.
 
 They cover other queries like these, with the probes as fitted; with a `spread`, also refitted probes. The harmful and
 harmless partners of a pair are not independent: where pairs are given, whole pairs are the sampling unit.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from scipy.special import expit, logit
 from scipy.stats import binomtest, norm, rankdata
+
+N_DRAWS = 1000
+"""Bootstrap draws of a mean."""
+FACTORS = 1.2 * np.sqrt(3) * np.array([-1.0, 0.0, 1.0])
+SHARES = np.array([1 / 6, 2 / 3, 1 / 6])
+"""Three points and their weights that stand for a normal distribution (Gauss-Hermite). It is a little wider than the
+sample, whose spread is too small where it lacks large values."""
+ROUNDING = 1e-6
+"""Values this far below 0, relative to the largest, are 0 up to rounding: a KL divergence may come out at -1e-9."""
 
 
 def wilson_interval(n_hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -22,6 +32,79 @@ def wilson_interval(n_hits: int, n: int, confidence: float = 0.95) -> tuple[floa
         raise ValueError("a proportion of 0 observations has no interval")
     interval = binomtest(n_hits, n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: Float[np.ndarray, " n"], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the bootstrap-t interval of a mean (Hall 1988), which stays within the values; seeded.
+
+    A mean of skewed values and its standard error are both too small wherever a rare large value was not drawn, so
+    percentiles of drawn means cover too little: 0.73 for 60 log-normal values with sigma 2, as skewed as KL divergences
+    are. Means are therefore drawn in units of their own standard errors. For values that are never negative the upper
+    limit also comes from smoothed draws, in which each value is larger or smaller by a random factor: without them the
+    largest value of the sample would be the largest there is. Simulated coverage for n = 60: 0.95 to 0.98 from normal
+    to log-normal with sigma 2, 0.92 with sigma 2.4; 0.92 or more for samples of the built-in model's own KL divergences
+    (percentiles 0.68 to 0.90, BCa 0.75 to 0.93). No interval covers where most of the mean is in values so rare that
+    samples of this size often lack them.
+
+    Args:
+        values: finite numbers.
+        confidence: coverage of the interval.
+
+    Returns:
+        (low, high); NaN for a single value, which says nothing about others.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("a mean of 0 values has no interval")
+    mean, spread = float(values.mean()), float(values.std(ddof=1)) if n > 1 else 0.0
+    if n == 1:
+        return float("nan"), float("nan")
+    if not spread > 0:
+        return mean, mean
+    tails = (0.5 - confidence / 2, 0.5 + confidence / 2)
+    below, above = np.quantile(_drawn_t(values[None] / spread), tails, method="inverted_cdf")
+    if values.min() >= -ROUNDING * values.max():
+        smoothed = np.exp(_log_spread(values) * FACTORS)[:, None] * values / spread
+        below = np.quantile(_drawn_t(smoothed), tails[0], method="inverted_cdf")
+    low, high = np.clip(mean - np.array([above, below]) * spread / np.sqrt(n), values.min(), values.max())
+    return min(float(low), mean), max(float(high), mean)
+
+
+def _drawn_t(values: Float[np.ndarray, "factor n"]) -> Float[np.ndarray, " draw"]:
+    """Return (mean of a draw - mean) / standard error of the draw; infinite if all values of the draw are equal.
+
+    A draw takes n values. With several rows each value has several versions, drawn with the chances `SHARES`.
+    """
+    n_factors, n = values.shape
+    chances = _chances(n, n_factors)
+    counts, deviations = _drawn_counts(n, n_factors), values.ravel() - chances @ values.ravel()
+    means = counts @ deviations / n
+    variances = np.maximum(counts @ np.square(deviations) / n - np.square(means), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(means / np.sqrt(variances / (n - 1)), nan=0.0, posinf=np.inf, neginf=-np.inf)
+
+
+@lru_cache(maxsize=32)
+def _drawn_counts(n: int, n_factors: int) -> Float[np.ndarray, "draw m"]:
+    """Return how often each value occurs in each draw: a product with it is far faster than drawing again."""
+    return np.random.default_rng(0).multinomial(n, _chances(n, n_factors), N_DRAWS).astype(float)
+
+
+def _chances(n: int, n_factors: int) -> Float[np.ndarray, " m"]:
+    return np.repeat(SHARES if n_factors > 1 else [1.0], n) / n
+
+
+def _log_spread(values: Float[np.ndarray, " n"]) -> float:
+    """Return the standard deviation of the logarithms, in which each value counts by its share in the sum.
+
+    Values near 0, of which logarithms are huge and the mean knows nothing, don't count.
+    """
+    weights = np.maximum(values, 0) / np.maximum(values, 0).sum()
+    logs = np.log(np.where(weights > 0, values, 1.0))
+    return float(np.sqrt(weights @ np.square(logs - weights @ logs)))
 
 
 def auroc_interval(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -46,10 +47,19 @@ def mcnemar(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], confi
     if len(first) == 0:
         raise ValueError("0 cases; two rates are compared on at least one")
     n, n_first, n_second = len(first), int((first & ~second).sum()), int((second & ~first).sum())
-    n_discordant = n_first + n_second
-    p_value = float(binomtest(n_first, n_discordant).pvalue) if n_discordant else 1.0
     low, high = tango_interval(n_first, n_second, n, confidence)
-    return Paired((n_first - n_second) / n, low, high, p_value, n_first, n_second, n)
+    return Paired((n_first - n_second) / n, low, high, sign_test(n_first, n_second), n_first, n_second, n)
+
+
+@cache
+def sign_test(n_first: int, n_second: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test, which is the sign test of the cases that differ.
+
+    Args:
+        n_first: number of cases that only the first hits.
+        n_second: number of cases that only the second hits.
+    """
+    return float(binomtest(n_first, n_first + n_second).pvalue) if n_first + n_second else 1.0
 
 
 def tango_interval(n_first: int, n_second: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

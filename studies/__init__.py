@@ -11,6 +11,9 @@ Studies, in the order in which `repro.py` runs them:
     How well do cheap rules choose the layer, next to the sweep?    layer_selection.py        layer_selection.csv
     Which reading of the paper works?                               readings.py               readings.csv
     Which attacks does each defence stop, and at what cost?         defence_comparison.py     defence.csv, answers.jsonl
+    Is a guard's direction better than random ones?                 layer_sweep.py,           random_directions.csv
+                                                                    readings.py,
+                                                                    defence_comparison.py
     How did the guard change each prompt?                           prompt_changes.py         changes.csv
     How far do judges agree?                                        judge_agreement.py        judges.csv
     Which components write the safety signal, and where does a      signal_path.py            signal_path.csv
@@ -20,8 +23,9 @@ Studies, in the order in which `repro.py` runs them:
 Around them:
 
     repro.py            all studies in one run, and agreement with the committed results (`vlm-guard repro`)
+    seeds.py            the same on other trainings of the built-in model, side by side (`vlm-guard seeds`)
     sweep.py            a finished layer sweep for notebooks: shows its finalists, saves its choice as a guard
-    guard_choice.py     which guard a model gets: layer by `layer_sweep`, the rest by `readings` (`vlm-guard guard fit`)
+    guard_choice.py     which guard a model gets: the choice of `layer_sweep`, saved (`vlm-guard guard fit`)
     benchmarks.py       published benchmarks, or your own files, under every defence (`vlm-guard defend`)
 
 Folders, from the bottom up; each imports only folders listed above it:
@@ -31,7 +35,7 @@ Folders, from the bottom up; each imports only folders listed above it:
     generation/     a model that answers: greedy answers, first-token scores, reference texts, a cache around them
     organism/       the built-in model: its language, training, and files
     judges/         refused or answered, harmful or not: one file per kind of judge, by_name.py finds them by name
-    experiment/     the start of every study: configuration, loaded model and queries, references, refusal tokens
+    experiment/     the start of every study: configuration, loaded model and queries, references, refusal openings
     guards/         configurations of a guard: fitted, combined to grids, run, measured, chosen (choice_rule.py)
     probing/        states and settings of linear probes, and the rows they give
     defences/       defences, the prompt sets they answer, the log of answers, and rates, costs and ranking

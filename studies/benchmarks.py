@@ -5,7 +5,7 @@ The folder of results holds `answers.jsonl` (one answer a line, with its verdict
 answer.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,19 @@ from interp import TYPOGRAPHIC, VLM, Guard, Query, to_prompts, trace
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.provenance import model_hash, write_json, write_provenance
 from studies.bookkeeping.tables import tidy, write_table
-from studies.datasets import Benchmark, QueryFileError, find_leakage
+from studies.datasets import Benchmark, QueryFileError, SeenTexts
+from studies.datasets.seen_texts import NOTHING_SEEN
 from studies.defences.answer_log import ANSWERS, AnswerLog, AnswerRecord, read_answers
 from studies.defences.benchmark_sets import BenchmarkOptions, prompt_sets_of
-from studies.defences.lineup import RELATED_METHODS, LineUp, fit_related_methods
+from studies.defences.costs import cost_rows
+from studies.defences.defence import Defence
+from studies.defences.detours import TextScoreRule
+from studies.defences.lineup import RELATED_METHODS, LineUp
 from studies.defences.prompt_sets import AnswerCollector, PromptSet, judge_all
 from studies.defences.ranking import table_rows
+from studies.defences.related import RelatedMethod, published
 from studies.experiment.config import ConfigError
-from studies.experiment.refusal_tokens import refusal_tokens
+from studies.experiment.refusal_openings import RefusalOpenings, coverage_row, refusal_openings
 from studies.generation.cached_model import CachedModel
 from studies.generation.generate import Generation
 from studies.generation.reference_texts import reference_for
@@ -70,6 +75,7 @@ def run(
     anchors: Sequence[Query] = (),
     description: dict | None = None,
     report_leakage: Callable[[Mapping[str, str]], None] = lambda leakage: None,
+    seen: SeenTexts = NOTHING_SEEN,
 ) -> BenchmarkResult:
     """Answer every prompt under every defence, judge the answers, and write the tables.
 
@@ -84,20 +90,23 @@ def run(
         anchors: what the guard was fitted on; it is looked for in the benchmarks, and related methods are fitted on it.
         description: what is stored in `defend.json` next to the results, together with the leakage.
         report_leakage: called before the first answer with a sentence about the leakage into each benchmark, by its
-            name; empty if there are no anchors.
+            name; empty if there is nothing to look for.
+        seen: what the guard's folder says about the texts it was fitted and chosen on, all of which are looked for.
 
     Raises:
         ConfigError: the folder holds answers of another model, or answers generated with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    leakage = _write_leakage(options.benchmarks, anchors, out)
+    leakage = _write_leakage(options.benchmarks, seen.with_anchors(anchors), out)
     report_leakage(leakage)
     write_json(out / "defend.json", dict(description or {}) | {"leakage": leakage})
     write_provenance(out, {"weights": weights})
     # 1. the model and its defences
-    model, log = CachedModel(vlm, generation, _refusal_ids(vlm, anchors, generation)), AnswerLog(out / ANSWERS)
+    openings = _openings(vlm, anchors, generation, out)
+    model, log = CachedModel(vlm, generation, openings), AnswerLog(out / ANSWERS)
     _check_same_model(log, weights, model.generation_settings)
-    line_up = LineUp(vlm.name, KEYWORDS, guard, _related(vlm, anchors, options.defences), options.defences)
+    text_score, related = _text_score_rule(vlm, anchors, model), _related(vlm, anchors, options.defences)
+    line_up = LineUp(vlm.name, KEYWORDS, text_score, guard, related, options.defences)
     asked = [
         (prompt_set, line_up(prompt_set, [_reference(prompt_set, guard)]))
         for prompt_set in prompt_sets_of(options, vlm.picture_size)
@@ -111,7 +120,8 @@ def run(
                 answers += collector.collect(prompt_set, defences, report)
         answers = _judged(log, answers, judges)
     # 3. tables
-    result = _write_results(answers, [judge.name for judge in judges], out, scorer=vlm)
+    measured = [coverage_row(openings), *_cost_rows(model, asked, options.n_costed)]
+    result = _write_results(answers, [judge.name for judge in judges], out, scorer=vlm, measured=measured)
     write_provenance(out, {"weights": weights}, tables=result.tables)
     return result
 
@@ -142,30 +152,31 @@ def judge_again(path: Path, judges: Sequence[Judge], out: Path) -> BenchmarkResu
     return _write_results(answers, names + earlier, out)
 
 
-def _write_leakage(benchmarks: Sequence[Benchmark], anchors: Sequence[Query], out: Path) -> dict[str, str]:
-    """Look for the anchors of a guard in every benchmark, and write `leakage.csv`; without anchors, remove it.
+def _write_leakage(benchmarks: Sequence[Benchmark], seen: SeenTexts, out: Path) -> dict[str, str]:
+    """Look for what a guard has seen in every benchmark, and write `leakage.csv`; if that is nothing, remove it.
 
     Returns:
-        A sentence for each benchmark, by its name; empty if there are no anchors.
+        A sentence for each benchmark, by its name; empty if there is nothing to look for.
     """
-    if not anchors:
+    if not seen.by_split:
         (out / "leakage.csv").unlink(missing_ok=True)
         return {}
     tables, summaries = [], {}
     for benchmark in benchmarks:
         ids, texts = zip(*((record.id, record.query.text) for record in benchmark.records), strict=True)
-        leakage = find_leakage([query.text for query in anchors], ids, texts)
-        tables.append(leakage.rows.assign(dataset=benchmark.source.name))
-        summaries[benchmark.source.name] = str(leakage)
+        by_split = seen.leakage(ids, texts)
+        for split, leakage in by_split.items():
+            tables.append(leakage.rows.assign(dataset=benchmark.source.name, split=split))
+        summaries[benchmark.source.name] = "; ".join(map(str, by_split.values()))
     write_table(pd.concat(tables), out, "leakage")
     return summaries
 
 
-def _refusal_ids(vlm: VLM, anchors: Sequence[Query], generation: Generation):
+def _openings(vlm: VLM, anchors: Sequence[Query], generation: Generation, out: Path) -> RefusalOpenings:
     queries = [*anchors] or list(language.queries("anchors"))
     by_class = ([query for query in queries if query.harmful == label][:N_OPENINGS] for label in (True, False))
     prompts = to_prompts([query for group in by_class for query in group], "text", vlm.picture_size)
-    return refusal_tokens(vlm, prompts, KEYWORDS, generation).ids
+    return refusal_openings(vlm, prompts, KEYWORDS, generation, out / "openings")
 
 
 def _judged(log: AnswerLog, answers: Sequence[AnswerRecord], judges: Sequence[Judge]) -> list[AnswerRecord]:
@@ -183,15 +194,26 @@ def _check_same_model(log: AnswerLog, weights: str, generation: dict) -> None:
             )
 
 
-def _related(vlm: VLM, anchors: Sequence[Query], names: Sequence[str]) -> list[tuple[str, Guard]]:
-    """Fit the related methods, unless none of them is wanted or there is nothing to fit them on."""
+def _text_score_rule(vlm: VLM, anchors: Sequence[Query], model: CachedModel) -> TextScoreRule:
+    """Fit the threshold of the text score on the anchors; it is 0 if there are not anchors of both classes."""
+    if {query.harmful for query in anchors} != {True, False}:
+        return TextScoreRule(model.openings)
+    prompts = to_prompts(anchors, "text", vlm.picture_size)
+    return TextScoreRule.fit(vlm, prompts, model.openings, model.generation)
+
+
+def _related(vlm: VLM, anchors: Sequence[Query], names: Sequence[str]) -> list[RelatedMethod]:
+    """Fit the related methods, unless none of them is wanted or there is nothing to fit them on.
+
+    They are untuned: anchors are all that is known, and there is no validation split to choose on.
+    """
     if not anchors or not set(RELATED_METHODS) & set(names or RELATED_METHODS):
         return []
     with phase("trace anchors", 2 * len(anchors)) as report:
         traced = {
             name: trace(vlm, to_prompts(anchors, name, vlm.picture_size), advance=report) for name in ("text", "blank")
         }
-    return fit_related_methods(vlm.n_layers, traced["text"], traced["blank"])
+    return published(vlm.n_layers, traced["text"], traced["blank"])
 
 
 def _reference(prompt_set: PromptSet, guard: Guard | None) -> str:
@@ -199,12 +221,35 @@ def _reference(prompt_set: PromptSet, guard: Guard | None) -> str:
     return guard.reference if guard and prompt_set.modality not in TYPOGRAPHIC else reference_for(prompt_set.modality)
 
 
+def _cost_rows(
+    model: CachedModel, asked: Sequence[tuple[PromptSet, Sequence[Defence]]], n_prompts: int
+) -> Iterator[dict]:
+    """Yield what an answer costs, for each set as it is published or shown; attacks are no other prompts."""
+    costed = [entry for entry in asked if n_prompts and entry[0].setting in ("plain", "multimodal")]
+    with phase("costs", sum(len(defences) for _, defences in costed)) as report:
+        for prompt_set, defences in costed:
+            yield from cost_rows(model, prompt_set, defences, n_prompts, report)
+
+
 def _write_results(
-    answers: Sequence[AnswerRecord], judges: Sequence[str], out: Path, scorer: VLM | None = None
+    answers: Sequence[AnswerRecord],
+    judges: Sequence[str],
+    out: Path,
+    scorer: VLM | None = None,
+    measured: Sequence[dict] = (),
 ) -> BenchmarkResult:
-    """Write tables and figure; perplexity is measured if there is a scorer."""
+    """Write tables and figure.
+
+    Args:
+        answers: judged.
+        judges: names of the judges; the first one decides.
+        out: folder of the results.
+        scorer: measures perplexity; None leaves it out.
+        measured: rows of the table that don't follow from answers.
+    """
     labels = {"model": Path(answers[0].model).name}
-    table = tidy(labels | row for row in table_rows(answers, judges, scorer, by_category=True))
+    rows = [*table_rows(answers, judges, scorer, by_category=True), *measured]
+    table = tidy(labels | row for row in rows)
     files = [write_table(table, out, "defence")]
     judged = [(record.case, record.verdicts) for record in answers if not record.right]
     if len(judges) > 1 and judged:

@@ -5,18 +5,19 @@ from pathlib import Path
 
 from figures import first_judge
 from interp import VLM, Guard, Query
-from studies import layer_sweep, readings
-from studies.datasets import read_queries, write_queries
+from studies import layer_sweep
+from studies.datasets import SeenTexts, read_queries, write_queries
 from studies.experiment.config import Config, writable_folder
-from studies.experiment.experiment import load_experiment
+from studies.experiment.experiment import Experiment, load_experiment
+from studies.guards.sweep_result import SweepResult
 
 ANCHORS = "anchors.csv"
-"""File in the folder of a guard: the queries it was fitted on, so that it is not tested on them unnoticed."""
+"""File in the folder of a guard: the queries it was fitted on, which related methods are fitted on too."""
 VALIDATION_METRICS = ("refusal_rate", "over_refusal_rate", "coherence", "refusal_score", "kl")
 
 
 def fit(config: Config, out: Path) -> Guard:
-    """Fit the direction on the anchors, choose the layer by the sweep and the rest by the grid of readings, and save.
+    """Fit the direction on the anchors, choose the guard by the layer sweep, and save it with the choice's numbers.
 
     Raises:
         ConfigError: a folder can't be written to, or the settings are invalid.
@@ -25,12 +26,17 @@ def fit(config: Config, out: Path) -> Guard:
     experiment = load_experiment(config)
     for folder in (out, config.out):
         writable_folder(folder)
-    layer = layer_sweep.run(config, experiment).choice.layer
-    selected = readings.select(experiment, layer)
-    guard = replace(selected.chosen.guard, source=selected.chosen.source)
-    guard.save_pretrained(out, resolved(experiment.vlm), validation_numbers(selected))
-    write_queries(out / ANCHORS, experiment.queries["anchors"])
+    sweep = layer_sweep.run(config, experiment)
+    guard = replace(sweep.chosen.guard, source=sweep.chosen.source, chosen_by=sweep.best.mark)
+    guard.save_pretrained(out, resolved(experiment.vlm), validation_numbers(sweep))
+    save_queries(out, experiment)
     return guard
+
+
+def save_queries(folder: str | Path, experiment: Experiment) -> None:
+    """Write the anchors into the folder of a guard, and hashes of all that it was fitted and chosen on."""
+    write_queries(Path(folder) / ANCHORS, experiment.queries["anchors"])
+    SeenTexts.of({split: experiment.queries[split] for split in ("anchors", "validation")}).write(folder)
 
 
 def anchors_of(folder: str | Path) -> tuple[Query, ...]:
@@ -44,15 +50,16 @@ def resolved(vlm: VLM) -> VLM:
     return replace(vlm, name=str(Path(vlm.name).resolve())) if Path(vlm.name).is_dir() else vlm
 
 
-def validation_numbers(selected: readings.ReadingsResult) -> dict[str, float]:
-    """Return the chosen reading's numbers on validation, and those of the unguarded model.
+def validation_numbers(sweep: SweepResult) -> dict[str, float]:
+    """Return the chosen guard's numbers on validation, and those of the unguarded model.
 
     Returns:
         Description (metric, modality, reference, n) -> value.
     """
-    unguarded = selected.table[selected.table.defence == "unguarded"]
+    finalists = sweep.table[sweep.table.setting == "finalists"]
+    chosen = finalists[finalists.selection_rule == sweep.best.mark]
     numbers = {}
-    for prefix, table in (("", selected.validation), ("unguarded, ", unguarded)):
+    for prefix, table in (("", chosen), ("unguarded, ", finalists[finalists.defence == "unguarded"])):
         rows = first_judge(table)
         rows = rows[rows.metric.isin(VALIDATION_METRICS) & rows.value.notna()]
         # The KL of the unguarded model from itself is 0.
@@ -60,5 +67,5 @@ def validation_numbers(selected: readings.ReadingsResult) -> dict[str, float]:
         for row in rows.itertuples():
             words = [f"{row.metric} {row.category}" if isinstance(row.category, str) else row.metric, row.modality]
             words += [f"reference {row.reference}"] if isinstance(row.reference, str) else []
-            numbers[f"{prefix}{', '.join(words)} (n = {row.n})"] = float(row.value)
+            numbers[f"{prefix}{', '.join(words)} (n = {row.n:.0f})"] = float(row.value)
     return numbers

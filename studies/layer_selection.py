@@ -23,7 +23,7 @@ The column `setting` names the part of the study: `criterion` (each rule's crite
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -41,7 +41,8 @@ from studies.bookkeeping.tables import tidy
 from studies.experiment.config import Config
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.experiment.reference_states import read_references
-from studies.generation.first_token import refusal_scores
+from studies.generation.cached_model import CachedModel
+from studies.generation.first_token import opening_score
 from studies.generation.reference_texts import reference_for
 from studies.guards.choice_rule import judged_selection_metrics, rank
 from studies.guards.configuration import guard_columns
@@ -192,7 +193,7 @@ class _CriterionInputs:
         depends_on = {
             "shown": fingerprint(experiment.vlm, prompts),
             "patched": experiment.config.sizes.n_patched,
-            "tokens": experiment.refusal_tokens.ids.tolist(),
+            "openings": experiment.refusal_openings.ids,
             "seed": experiment.config.seed,
         }
         return Checkpoints(Path(experiment.config.out) / "selection", depends_on)
@@ -275,8 +276,9 @@ def _sas(inputs: _CriterionInputs) -> np.ndarray:
 def _kl_and_refusal_score(inputs: _CriterionInputs) -> np.ndarray:
     experiment, n_layers = inputs.experiment, inputs.experiment.vlm.n_layers
     prompts = experiment.prompts("validation", "text")
-    first_token = replace(experiment.config, generation=replace(experiment.config.generation, max_new_tokens=1))
-    model = replace(experiment, config=first_token).cached_model
+    # The openings are the experiment's: found from answers of one token, they would be others.
+    one_token = replace(experiment.config.generation, max_new_tokens=1)
+    model = CachedModel(experiment.vlm, one_token, experiment.refusal_openings)
     ablated = model.run_guards(prompts, [arditi_ablation(inputs.direction, layer) for layer in range(n_layers)])
     added = model.run_guards(prompts, [arditi_addition(inputs.direction, layer) for layer in range(n_layers)])
     is_harmful = harmful_mask(prompts)
@@ -306,7 +308,7 @@ def _patching(inputs: _CriterionInputs) -> np.ndarray:
     The last layer's states recover everything, so the first layer near the best is picked.
     """
     experiment, n = inputs.experiment, inputs.experiment.config.sizes.n_patched
-    score, by_modality = partial(refusal_scores, tokens=experiment.refusal_tokens.ids), []
+    score, by_modality = opening_score(experiment.refusal_openings), []
     for modality in inputs.pictured:
         prompts = [prompt for prompt in experiment.prompts("validation", modality) if prompt.query.harmful][:n]
         donors = [text_prompt(prompt.query.text) for prompt in prompts] if modality in TYPOGRAPHIC else None

@@ -33,13 +33,14 @@ def run(
     Args:
         config: settings of the run.
         experiment: model and queries.
-        configuration: the guard. Coordinates are those at its first layer, where nothing has been changed before.
+        configuration: the chosen guard. Coordinates are those at its first layer, where nothing has been changed
+            before; at several layers, those after it see what the first one has changed.
         answers: judged answers of `studies.defence_comparison`.
 
     Returns:
-        One row per prompt and reference, with the columns `COLUMNS`: `gate` says whether the guard acts, `coordinate`
-        and `after` are those of the last prompt token before and after it, `delta_norm` is how far the state moves
-        relative to its length. Verdicts are the first judge's.
+        One row per prompt and reference, with the columns `COLUMNS`: `gate` says whether the guard acts at that layer,
+        `coordinate` and `after` are those of the last prompt token before and after it, `delta_norm` is how far the
+        state moves relative to its length. Verdicts are the first judge's.
     """
     by_prompt = {
         (answer.setting, answer.modality, answer.defence, answer.about.get("reference"), answer.row): answer

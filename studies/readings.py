@@ -1,24 +1,29 @@
 """Which reading of the paper works? Every rule, gate scope and sign; everything else one factor at a time.
 
 The published descriptions leave open the sign, whose coordinate is put back, and on which state stage 3 acts. All of
-these readings are measured on validation at the layer that the sweep chose, with controls and bounds; the best of them
-then answer on the reported split. The column `setting` names the part of the study:
+these readings are measured on validation around the guard that the layer sweep chose, at its layers, with controls and
+bounds; nothing is chosen here. Some of them then answer on the reported split. The column `setting` names the part of
+the study:
 
     factorial   rule x gate scope x sign of the change (the control `sign_flipped`), all with the sign gate
     gate positions source estimator rank token direction_layer layer strength reference
                 one factor at a time, starting from `substitute` at strength 1
     gate x strength
                 two factors at once: the gate decides which prompts are changed, the strength by how much
-    control     controls that a guard must beat: `random`, `shuffled_labels`, `shuffled_reference` (another prompt's, of
-                the same or of the other class); and the bounds `full_state` and `text_verdict`
-    finalists   the best readings that may be chosen, on the reported split
-    compared    on the same split: stages 2 and 3, stage 2 alone, stage 3 as printed, the sign flipped, controls and
-                bounds
+    control     controls that a guard must beat: `random` (the mean and the range of 95 % of random directions, by the
+                first token), `shuffled_labels`, `shuffled_reference` (another prompt's, of the same or of the other
+                class); and the bounds `full_state` and `text_verdict`
+    compared    on the reported split: the chosen guard, which `selection_rule` marks; and without a mark, stages 2 and
+                3, stage 2 alone, stage 3 as described, the sign flipped, and bounds. `random_percentile` and
+                `random_p`, by `category`, say how the chosen guard, `substitute` and `add_reference` compare with
+                random directions
     directions  no guard: how stable a direction is over refits, and how close the directions of other estimators,
                 tokens and sources come to it
+
+A row without a setting (split `anchors`) has the coverage of the refusal openings that every score relies on.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -28,10 +33,10 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from figures import first_judge
 from interp import Guard, Prompt, alignment, stability
-from interp.projection import delta_norm
+from interp.projection import RULES, delta_norm
 from probes import Measured
+from studies import layer_sweep
 from studies.bookkeeping.estimates import mean
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
@@ -40,139 +45,167 @@ from studies.experiment.config import Config
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.experiment.reference_states import Reference, read_references
 from studies.generation.cached_model import Outcome
+from studies.generation.openings import coverage_row
 from studies.generation.reference_texts import reference_for
 from studies.guards.anchor_fits import AnchorFits
-from studies.guards.choice_rule import judged_selection_metrics, rank
 from studies.guards.configuration import GuardConfiguration
 from studies.guards.measures import first_token_rows, gate_rows, harmful_mask, judged_rows, outcome_rows
+from studies.guards.random_directions import RandomDraws, n_runs, random_draws
 from studies.guards.readings_grid import compared_configurations, part_sizes, readings_grid
 
-TESTED = ("finalists", "compared")
-"""Settings that are measured on the reported split."""
-N_FINALISTS = 3
+COMPARED = "compared"
+"""Setting that is measured on the reported split."""
+CHOSEN_BY = "layer_sweep"
+"""Value of `selection_rule` in rows of the chosen guard: the study that chose it."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReadingsResult:
-    """A finished grid of readings: the table, and the best reading."""
+    """A finished grid of readings."""
 
     table: pd.DataFrame = field(repr=False)
-    chosen: GuardConfiguration
-    validation: pd.DataFrame = field(repr=False)
-    """The chosen reading's rows on validation, sorted by modality."""
+    random: pd.DataFrame = field(repr=False)
+    """Guards on the reported split and every random direction that they are compared with, by the first token."""
 
 
-def run(config: Config, experiment: Experiment | None = None, layer: int | None = None) -> ReadingsResult:
-    """Measure the grid on validation, and its finalists on the reported split.
+def run(
+    config: Config, experiment: Experiment | None = None, chosen: GuardConfiguration | None = None
+) -> ReadingsResult:
+    """Measure the grid on validation, and some readings on the reported split.
 
     Args:
         config: settings of the run.
         experiment: loaded from the settings by default.
-        layer: layer of the guard; by default the middle one.
+        chosen: the guard around which readings are explored; by default the layer sweep chooses it.
 
     Returns:
         A table with, by modality: `refusal_score` of harmful prompts, `refusal_score_gain` (guarded - unguarded, on the
         same prompts), `kl` of harmless ones, refusal, over-refusal and coherence by the first judge (on the reported
-        split by both), `delta_norm` where the change is at the last prompt token, and the gate's rates in the settings
-        `gate` and `reference`. On the reported split also `refusal_score_over_random`, compared with changes of the
-        same size along random vectors. `selection_rule` marks the finalists.
+        split by both), `delta_norm` where a single layer is changed at the last prompt token, and the gate's rates in
+        the settings `gate` and `reference`.
     """
     experiment = experiment or load_experiment(config)
-    layer = experiment.vlm.n_layers // 2 if layer is None else layer
+    chosen = chosen or layer_sweep.run(config, experiment).chosen
     fits = AnchorFits.on(experiment)
-    base = Guard(fits.direction(), (layer,))
-    # 1. the whole grid on validation
-    grid, measured = _validated(experiment, fits, base)
-    # 2. the best readings, those of the paper, controls and bounds on the reported split
-    places, rule = choose(grid, measured.by_place)
-    finalists = [replace(grid[place], setting="finalists") for place in places]
-    tested = _measure(experiment, config.split, [*finalists, *compared_configurations(base)])
-    marks = {place: f"{rule}, finalist {place + 1}" for place in range(len(finalists))}
-    rows = measured.rows() + tested.rows(marks)
+    base = Guard(fits.direction(), chosen.guard.layers)
+    # 1. the whole grid on validation, and random directions
+    rows = _measure(experiment, "validation", _announced(experiment, list(readings_grid(experiment, fits, base))))
+    rows += _control_rows(experiment, GuardConfiguration("control", base))
+    # 2. the chosen guard, readings of the paper, controls and bounds on the reported split
+    configurations = [replace(chosen, setting=COMPARED), *compared_configurations(base)]
+    rows += _measure(experiment, config.split, configurations, chosen=0)
+    compared, draws = _compared_with_random(experiment, configurations)
     # 3. the directions themselves
     with phase("directions", len(fits.estimators)) as report:
-        rows += [{"split": "anchors"} | row for row in _direction_rows(fits, config.sizes.n_draws, report)]
-    return _result(experiment, rows, measured, grid, places[0])
+        directions = [{"split": "anchors"} | row for row in _direction_rows(fits, config.sizes.n_draws, report)]
+    rows = [*rows, *compared, *directions, coverage_row(experiment.refusal_openings)]
+    return ReadingsResult(*(tidy(experiment.labels | row for row in part) for part in (rows, draws)))
 
 
-def select(experiment: Experiment, layer: int) -> ReadingsResult:
-    """Measure the grid on validation only, and choose from it; the test split stays untouched."""
-    fits = AnchorFits.on(experiment)
-    grid, measured = _validated(experiment, fits, Guard(fits.direction(), (layer,)))
-    places, _ = choose(grid, measured.by_place)
-    return _result(experiment, measured.rows(), measured, grid, places[0])
-
-
-@dataclass(frozen=True)
-class _MeasuredRows:
-    """Rows of a table, each with the place of its configuration; None for rows of the unguarded model and bounds."""
-
-    placed_rows: Sequence[tuple[int | None, dict]]
-
-    @property
-    def by_place(self) -> dict[int, list[dict]]:
-        """Rows of each configuration, sorted by modality: sums do not depend on the order of the scale."""
-        by_place: dict[int, list[dict]] = {}
-        for place, row in sorted(self.placed_rows, key=lambda placed: placed[1]["modality"]):
-            if place is not None:
-                by_place.setdefault(place, []).append(row)
-        return by_place
-
-    def rows(self, marks: Mapping[int, str] | None = None) -> list[dict]:
-        """Return all rows, those of marked configurations with their mark in `selection_rule`."""
-        marks = marks or {}
-        return [row | ({"selection_rule": marks[place]} if place in marks else {}) for place, row in self.placed_rows]
-
-
-def _result(
-    experiment: Experiment, rows: Sequence[dict], measured: _MeasuredRows, grid: Sequence[GuardConfiguration], best: int
-) -> ReadingsResult:
-    """Collect the result; the rows of the grid come first in `rows`."""
-    table = tidy(experiment.labels | row for row in rows)
-    is_best = [i for i, (place, _) in enumerate(measured.placed_rows) if place == best]
-    return ReadingsResult(table, grid[best], table.iloc[is_best].sort_values("modality", kind="stable"))
-
-
-def choose(grid: Sequence[GuardConfiguration], by_place: Mapping[int, Sequence[Mapping]]) -> tuple[list[int], str]:
-    """Choose the best selectable readings on validation, one of each rule.
-
-    Args:
-        grid: all configurations.
-        by_place: the rows of each configuration, by its place in the grid.
-
-    Returns:
-        Places in the grid, best first, and the name of the selection rule.
-
-    Raises:
-        LookupError: no reading has all of its metrics.
-    """
-    candidate_metrics = []
-    for place, configuration in enumerate(grid):
-        if configuration.is_selectable:
-            metrics = judged_selection_metrics(first_judge(pd.DataFrame(by_place[place])))
-            candidate_metrics.append({"place": place, "rule": configuration.guard.rule} | metrics)
-    ranked, rule = rank(candidate_metrics)
-    return ranked.drop_duplicates("rule").place[:N_FINALISTS].tolist(), rule
-
-
-def _validated(experiment: Experiment, fits: AnchorFits, base: Guard) -> tuple[list[GuardConfiguration], _MeasuredRows]:
-    """Measure the grid around a guard on validation."""
-    grid = list(readings_grid(experiment, fits, base))
+def _announced(experiment: Experiment, grid: list[GuardConfiguration]) -> list[GuardConfiguration]:
+    """Print the size of the grid, and return it."""
     modalities, n = experiment.config.sizes.grid_modalities, len(experiment.queries["validation"])
     n_different = len({configuration.key(modalities[0]) for configuration in grid})
     summary = f"{len(grid)} configurations ({part_sizes(grid)}), {n_different} of them different"
     Console(stderr=True).print(f"readings: {summary}; {len(modalities)} modalities, {n} prompts each", soft_wrap=True)
-    return grid, _measure(experiment, "validation", grid)
+    return grid
 
 
-def _measure(experiment: Experiment, split: str, configurations: Sequence[GuardConfiguration]) -> _MeasuredRows:
-    """Measure every configuration in every modality."""
-    modalities, placed_rows = experiment.config.sizes.grid_modalities, []
-    n_runs = sum(1 + len({configuration.key(name) for configuration in configurations}) for name in modalities)
-    with phase(f"readings, {split}", n_runs * len(experiment.queries[split])) as report:
+def _measure(
+    experiment: Experiment, split: str, configurations: Sequence[GuardConfiguration], chosen: int | None = None
+) -> list[dict]:
+    """Measure every configuration in every modality.
+
+    Args:
+        experiment: model and settings.
+        split: split of the prompts.
+        configurations: what is measured.
+        chosen: place of the chosen guard, whose rows are marked.
+    """
+    modalities, rows = experiment.config.sizes.grid_modalities, []
+    n_guards = sum(1 + len({configuration.key(name) for configuration in configurations}) for name in modalities)
+    with phase(f"readings, {split}", n_guards * len(experiment.queries[split])) as report:
         for modality in modalities:
-            placed_rows += _SplitRunner(experiment, split, modality).measure(configurations, report)
-    return _MeasuredRows([(place, {"split": split} | row) for place, row in placed_rows])
+            for place, row in _SplitRunner(experiment, split, modality).measure(configurations, report):
+                rows.append(_marked({"split": split} | row, place is not None and place == chosen))
+    return rows
+
+
+def _marked(row: dict, is_chosen: bool) -> dict:
+    return row | ({"selection_rule": CHOSEN_BY} if is_chosen else {})
+
+
+def _control_rows(experiment: Experiment, base: GuardConfiguration) -> list[dict]:
+    """Summarise random directions on validation in every modality."""
+    rows, split = [], "validation"
+    for modality, (draws,) in _draws(experiment, split, [base], harmless=True):
+        columns = base.columns(modality) | {"split": split, "modality": modality, "control": "random"}
+        rows += [columns | row for row in draws.summary_rows()]
+    return rows
+
+
+def _compared_with_random(
+    experiment: Experiment, configurations: Sequence[GuardConfiguration]
+) -> tuple[list[dict], list[dict]]:
+    """Compare guards that are no controls with random directions on the reported split.
+
+    Args:
+        experiment: model and settings.
+        configurations: the chosen guard is the first.
+
+    Returns:
+        Rows that place each guard among the draws, and rows of the draws themselves.
+    """
+    split, rows, random_rows = experiment.config.split, [], []
+    places = [place for place, each in enumerate(configurations) if _is_compared_with_random(place, each)]
+    compared = [configurations[place] for place in places]
+    for modality, own_draws in _draws(experiment, split, compared):
+        written = set()
+        for place, configuration, draws in zip(places, compared, own_draws, strict=True):
+            columns = configuration.columns(modality) | {"split": split, "modality": modality}
+            rows += [_marked(columns | row, place == 0) for row in draws.comparison_rows()]
+            # The chosen guard may be one of the paper's readings.
+            if configuration.key(modality) not in written:
+                random_rows += draws.rows(columns | {"setting": "readings"})
+            written.add(configuration.key(modality))
+    return rows, random_rows
+
+
+def _is_compared_with_random(place: int, configuration: GuardConfiguration) -> bool:
+    """Tell whether a guard is the chosen one or puts back the reference's coordinate, and acts on the first token."""
+    is_reading = configuration.guard.control is None and "reference" in RULES[configuration.guard.rule].needs
+    return (place == 0 or is_reading) and not configuration.acts_late
+
+
+def _draws(
+    experiment: Experiment, split: str, configurations: Sequence[GuardConfiguration], harmless: bool = False
+) -> Iterator[tuple[str, list[RandomDraws]]]:
+    """Yield the random directions of each configuration, modality by modality.
+
+    Args:
+        experiment: model and settings.
+        split: split of the prompts.
+        configurations: guards that they are compared with.
+        harmless: also run harmless prompts.
+    """
+    runners = [_SplitRunner(experiment, split, modality) for modality in experiment.config.sizes.grid_modalities]
+    total = sum(n_runs(runner.prompts, harmless) for runner in runners) * len(configurations)
+    with phase(f"random directions, {split}", total) as report:
+        for runner in runners:
+            yield (
+                runner.modality,
+                [
+                    random_draws(
+                        experiment,
+                        runner.prompts,
+                        configuration.guard,
+                        runner.states(configuration),
+                        report=report,
+                        harmless=harmless,
+                    )
+                    for configuration in configurations
+                ],
+            )
 
 
 class _SplitRunner:
@@ -190,24 +223,16 @@ class _SplitRunner:
 
         A guard runs once, in however many parts of the grid it occurs.
         """
-        states = [self._states(configuration) for configuration in configurations]
+        states = [self.states(configuration) for configuration in configurations]
         unguarded, outcomes = self._outcomes(configurations, states, report)
         has_controls = any(configuration.setting == "control" for configuration in configurations)
-        setting = "control" if has_controls else "compared"
-        placed_rows = [(None, row) for row in self._bound_rows(unguarded, setting)]
-        random = [
-            outcome
-            for configuration, outcome in zip(configurations, outcomes, strict=True)
-            if configuration.guard.control == "random"
-        ]
+        placed_rows = [(None, row) for row in self._bound_rows(unguarded, "control" if has_controls else COMPARED)]
         for place, (configuration, outcome) in enumerate(zip(configurations, outcomes, strict=True)):
             columns = configuration.columns(self.modality)
-            rows = [
+            rows = (
                 *self._rows(outcome, unguarded, configuration.setting),
                 *self._guard_rows(configuration, states[place]),
-            ]
-            if configuration.setting in TESTED:
-                rows.append(self._over_random(outcome, random))
+            )
             placed_rows += [(place, columns | row) for row in rows]
         return [(place, {"modality": self.modality} | row) for place, row in placed_rows]
 
@@ -237,7 +262,7 @@ class _SplitRunner:
             self._references[name, source] = read_references(self.experiment, self.prompts, name, source)
         return self._references[name, source]
 
-    def _states(self, configuration: GuardConfiguration) -> Float[Tensor, "prompt layer d_model"]:
+    def states(self, configuration: GuardConfiguration) -> Float[Tensor, "prompt layer d_model"]:
         """Return the states of each prompt's reference, or of the one assigned to it."""
         states = self._reference(configuration.reference_in(self.modality), configuration.source).states
         if configuration.reference_from is None:
@@ -253,7 +278,7 @@ class _SplitRunner:
 
     def _rows(self, outcome: Outcome, unguarded: Outcome, setting: str) -> Iterator[dict]:
         """Yield the measures of an outcome, by all judges on the reported split and by the first one elsewhere."""
-        if setting in TESTED:
+        if setting == COMPARED:
             yield from outcome_rows(self.experiment, self.prompts, outcome)
         else:
             yield from judged_rows(self.prompts, outcome.answers, self.experiment.judges[0])
@@ -261,16 +286,11 @@ class _SplitRunner:
         gain = (outcome.refusal_score - unguarded.refusal_score)[harmful_mask(self.prompts)]
         yield mean("refusal_score_gain", gain.tolist())
 
-    def _over_random(self, outcome: Outcome, random: Sequence[Outcome]) -> dict:
-        """Measure the gain over changes of the same size along random vectors, on the same harmful prompts."""
-        average = torch.stack([control.refusal_score for control in random]).mean(0)
-        gain = (outcome.refusal_score - average)[harmful_mask(self.prompts)]
-        return mean("refusal_score_over_random", gain.tolist())
-
     def _guard_rows(self, configuration: GuardConfiguration, states: Tensor) -> Iterator[dict]:
         """Yield how far the states of harmful prompts move, and the rates of the gate."""
-        guard, (layer,) = configuration.guard, configuration.guard.layers
-        if guard.positions in ("last_prefill", "last"):
+        guard, layer = configuration.guard, configuration.guard.layers[0]
+        # Later layers of a window see states that the first one has changed, which the unguarded run does not have.
+        if len(guard.layers) == 1 and guard.positions in ("last_prefill", "last"):
             resid = self._resid[:, layer, None]
             mask, is_open = torch.ones(len(resid), 1, dtype=torch.bool), guard.opens(states)
             changed = guard.change(resid, layer, states[:, layer], mask, is_open)

@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -22,8 +21,9 @@ from studies import (
     separability,
     signal_path,
 )
+from studies.bookkeeping.agreement import compare
 from studies.bookkeeping.provenance import write_config, write_provenance
-from studies.bookkeeping.tables import read_table, write_table
+from studies.bookkeeping.tables import read_table, tidy, write_table
 from studies.experiment.config import BUILT_IN, SPLITS, Config, writable_folder
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.probing.rows import summary_lines as probe_summary_lines
@@ -38,24 +38,15 @@ TABLES = (
     "layer_selection",
     "readings",
     "defence",
+    "random_directions",
     "changes",
     "judges",
     "signal_path",
     "claims",
 )
 """Names of the tables, in the order in which they are written."""
-TOLERANCE = 0.02
-"""Largest difference that counts as agreement: processors round differently, which can change one answer in 60."""
-KL_TOLERANCE = 0.002
-"""Tolerance of `kl` in nats: most values are far below the tolerance of rates."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of a run with the committed reference, within `TOLERANCE`."""
-
-    n_compared: int
-    differing: tuple[str, ...]
+N_SHOWN = 10
+"""At most this many differences from the reference are printed, of each kind."""
 
 
 def run(config: Config, console: Console | None = None) -> claims.Tables:
@@ -74,21 +65,22 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     # 2. where harmful and harmless requests come apart
     write_table(separability.run(config, experiment), out, "separability")
     write_table(separability.points(experiment), out, "points")
-    # 3. the layer, chosen on validation
+    # 3. the guard, chosen on validation; all that follows uses this one
     sweep = layer_sweep.run(config, experiment)
     write_table(sweep.table, out, "layer_sweep")
     write_table(layer_selection.run(config, experiment), out, "layer_selection")
-    layer = sweep.choice.layer
-    # 4. the rest of the guard, chosen on validation at that layer
-    reading = readings.run(config, experiment, layer)
+    # 4. other readings of the method, around it
+    reading = readings.run(config, experiment, sweep.chosen)
     write_table(reading.table, out, "readings")
-    # 5. that guard against other defences, its changes prompt by prompt, and the judges behind the rates
-    defended = defence_comparison.run(config, experiment, reading.chosen)
+    # 5. it against other defences, its changes prompt by prompt, and the judges behind the rates
+    defended = defence_comparison.run(config, experiment, sweep.chosen)
     write_table(defended.table, out, "defence")
-    write_table(prompt_changes.run(config, experiment, reading.chosen, defended.answers), out, "changes")
+    random = pd.concat([sweep.random, reading.random, defended.random], ignore_index=True)
+    write_table(tidy(random.to_dict("records")), out, "random_directions")
+    write_table(prompt_changes.run(config, experiment, sweep.chosen, defended.answers), out, "changes")
     write_table(judge_agreement.run(experiment, defended.answers), out, "judges")
     # 6. how the refusal signal gets lost
-    write_table(signal_path.run(config, experiment, layer), out, "signal_path")
+    write_table(signal_path.run(config, experiment, sweep.choice.layer), out, "signal_path")
     # 7. verdicts on the claims, from the files: the same as for any reader of them
     tables = read(out)
     verdicts = claims.verdicts(tables)
@@ -106,8 +98,8 @@ def _print_queries(console: Console, experiment: Experiment) -> None:
         console.print("The queries are not paired: direction by mean_diff, folds by row where there is no pair.")
     sizes = ", ".join(f"{split} {len(experiment.queries[split])}" for split in SPLITS)
     console.print(f"Queries used: {sizes}.")
-    for split, leakage in experiment.leakage.items():
-        console.print(f"Leakage, {split}: {leakage}.", soft_wrap=True)
+    for leakage in experiment.leakage.values():
+        console.print(f"Leakage: {leakage}.", soft_wrap=True)
 
 
 def _draw(out: Path) -> list[Path]:
@@ -135,33 +127,6 @@ def reference_or_run(scale: str, model: str = BUILT_IN, queries: str | None = No
     config = Config(model, queries, scale, out=f"results/{Path(model).name}-{scale}")
     run(config)
     return Path(config.out)
-
-
-def compare(folder: Path, reference: Path) -> Agreement:
-    """Compare the values of a run with the committed ones, row by row.
-
-    A row that only one of them has counts as differing.
-    """
-    n_compared, differing = 0, []
-    for field in fields(claims.Tables):
-        merged, keys = _merged(*(read_table(place, field.name) for place in (folder, reference)))
-        tolerance = np.where(merged.metric == "kl", KL_TOLERANCE, TOLERANCE)
-        is_near = np.isclose(merged.value, merged.value_reference, rtol=TOLERANCE, atol=tolerance, equal_nan=True)
-        is_equal = is_near & (merged._merge == "both")
-        n_compared += len(merged)
-        for _, row in merged[~is_equal].iterrows():
-            where = " ".join(f"{key}={row[key]}" for key in keys if row[key] not in ("nan", "None"))
-            differing.append(f"{field.name}: {where}: {row.value:.4g}, reference {row.value_reference:.4g}")
-    return Agreement(n_compared, tuple(differing))
-
-
-def _merged(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Merge two tables on the columns that identify a row, and return these columns too."""
-    values = ("value", "ci_low", "ci_high", "n")
-    keys = [column for column in ours.columns if column not in values and column in theirs.columns]
-    # pandas merges NaN keys correctly, but not across dtypes, so keys are compared as text.
-    ours, theirs = (table.assign(**{key: table[key].astype(str) for key in keys}) for table in (ours, theirs))
-    return ours.merge(theirs, on=keys, how="outer", suffixes=("", "_reference"), indicator=True), keys
 
 
 def print_summary(
@@ -201,15 +166,14 @@ def print_summary(
 def _print_agreement(console: Console, config: Config) -> None:
     """Print how a run of the built-in model agrees with the committed reference, if there is one for its scale."""
     reference = REFERENCE / config.scale
-    is_comparable = (config.model, config.queries, config.split, config.seed) == (BUILT_IN, None, "test", 0)
+    settings = (config.model, config.weights, config.queries, config.split, config.seed)
+    is_comparable = settings == (BUILT_IN, None, None, "test", 0)
     if not is_comparable or not reference.is_dir() or reference == Path(config.out).resolve():
         return
-    agreement = compare(Path(config.out), reference)
-    n_equal = agreement.n_compared - len(agreement.differing)
-    console.print(
-        f"{n_equal} of {agreement.n_compared} values agree with results/reference/{config.scale} within {TOLERANCE:g}."
-    )
-    for line in agreement.differing[:10]:
-        console.print(f"  differs: {line}")
-    if len(agreement.differing) > 10:
-        console.print(f"  and {len(agreement.differing) - 10} more")
+    agreement = compare(Path(config.out), reference, TABLES)
+    console.print(f"Compared with results/reference/{config.scale}: {agreement}.", soft_wrap=True)
+    for label, lines in (("differs", agreement.differing), ("flipped", agreement.flipped)):
+        for line in lines[:N_SHOWN]:
+            console.print(f"  {label}: {line}", soft_wrap=True, markup=False)
+        if len(lines) > N_SHOWN:
+            console.print(f"  {label}: and {len(lines) - N_SHOWN} more")

@@ -22,6 +22,7 @@ from studies.bookkeeping.tables import tidy
 from studies.experiment.config import BUILT_IN, TRAINED, Config, ConfigError
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.generation.generate import answers
+from studies.probing.measures import paired_rows
 from studies.probing.rows import as_control, drop_rows, probe_rows, shift_cosines
 from studies.probing.settings import ProbeError, ProbeSettings, QueryLabels, without_slow_probes
 from studies.probing.states import FILLER, ProbeData
@@ -52,10 +53,10 @@ def run(config: Config, experiment: Experiment | None = None, settings: ProbeSet
     2. The first probe, fitted on the text of the `anchors`: is the difference where text has it?
     3. `ssd`, the coordinate on the safety steering direction: is the difference where the guard looks?
 
-    Each question also gets the loss from text to each other modality (`auroc_drop`, `auroc_drop_p`). Further rows:
-    probes tested in other modalities than their own, the modality gap, the cosine between modality shifts and the SSD
-    (`shift_cosine`), and whether that cosine predicts which attacks succeed (`asr_auroc`). The other columns are
-    explained in `studies.probing.rows`.
+    Each question also gets the loss from text to each other modality (`auroc_drop`, `auroc_drop_p`), the third one in
+    each of `studies.probing.measures`. Further rows: probes tested in other modalities than their own, the modality
+    gap, the cosine between modality shifts and the SSD (`shift_cosine`), and whether that cosine predicts which attacks
+    succeed (`asr_auroc`). The other columns are explained in `studies.probing.rows`.
 
     Args:
         config: the run.
@@ -212,7 +213,7 @@ def _direction_rows(data: ProbeData, direction: SafetyDirection, successes: Call
             measures = measure(data.is_harmful, from_midpoint, data.groups)
             yield from (as_control(row | measured.row()) for measured in measures)
     by_modality = {name: np.stack(by_layer) for name, by_layer in distances.items()}
-    for row in drop_rows(data, by_modality):
+    for row in (*drop_rows(data, by_modality), *paired_rows(data, by_modality)):
         yield probe_labels | row
     # Text is the baseline and filler tokens are a control: neither is an attack.
     attacks = [name for name in by_modality if successes and name not in ("text", FILLER)]
@@ -261,7 +262,8 @@ def points(experiment: Experiment) -> pd.DataFrame:
     arbitrary, and classes would seem to swap sides from layer to layer.
 
     Returns:
-        One row per prompt and layer: `modality`, `layer`, `harmful`, `text`, `pc1`, `pc2`, `coordinate`.
+        One row per prompt and layer: `modality`, `layer`, `harmful`, `text`, `pc1`, `pc2`, `coordinate`, and `border`,
+        the coordinate half-way between the class means of the anchors as text.
     """
     direction, sizes = fit_direction(experiment), experiment.config.sizes
     states = {name: experiment.activations(experiment.config.split, name) for name in sizes.modalities}
@@ -283,6 +285,7 @@ def points(experiment: Experiment) -> pd.DataFrame:
                         "pc1": x,
                         "pc2": y,
                         "coordinate": coordinate(direction, layer, resid[name]),
+                        "border": direction.midpoint(layer),
                     }
                 )
             )

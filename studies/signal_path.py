@@ -2,15 +2,15 @@
 
 Four measurements, distinguished by `metric`:
 
-1. `refusal_score` at `resid_post` of every layer: the logit lens of the refusal openings.
+1. `refusal_score` at `resid_post` of every layer: the logit lens of the refusal openings. A layer's state says nothing
+   about a second token: with two-token openings it is `refusal_score_single`, of the single tokens alone, or left out.
 2. `coordinate_written`: what each head and MLP adds to the coordinate at `last` on the SSD of the guard's layer.
 3. `attention_image`, `attention_text`, `attention_first`: what the heads that write most of it attend to.
 4. `recovered`: activation patching, the causal measurement. States of the text-only run replace those of the run with
    the picture, one layer and token role (`token`) at a time: how much of the lost refusal score comes back?
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 from rich.console import Console
 
-from interp import TYPOGRAPHIC, patch, recovered, text_prompt
+from interp import TYPOGRAPHIC, Prompt, patch, recovered, text_prompt
 from interp.lens import ATTENDED, Lens, writers
 from probes import Measured
 from studies.bookkeeping.estimates import mean
@@ -26,7 +26,8 @@ from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
 from studies.experiment.config import SWEPT, Config
 from studies.experiment.experiment import Experiment, load_experiment
-from studies.generation.first_token import refusal_scores
+from studies.generation.first_token import opening_score
+from studies.generation.openings import RefusalOpenings
 from studies.separability import fit_direction
 
 N_WRITERS = 5
@@ -51,18 +52,17 @@ def run(config: Config, experiment: Experiment | None = None, layer: int | None 
     """
     experiment = experiment or load_experiment(config)
     layer = experiment.vlm.n_layers - 1 if layer is None else layer
-    score = partial(refusal_scores, tokens=experiment.refusal_tokens.ids)
     rows = []
     try:
-        rows += list(_all_lens_rows(experiment, Lens(experiment.vlm), score, layer))
+        rows += list(_all_lens_rows(experiment, Lens(experiment.vlm), layer))
     except Exception as error:
         # The lens is a second opinion, perhaps after hours of work: no failure in it may cost the rest.
         Console(stderr=True).print(f"logit lens, attribution and attention are left out: {error}", soft_wrap=True)
-    rows += _all_patching_rows(experiment, score)
+    rows += _all_patching_rows(experiment)
     return tidy(experiment.labels | {"split": config.split} | row for row in rows)
 
 
-def _all_lens_rows(experiment: Experiment, lens: Lens, score: Callable, layer: int) -> Iterator[dict]:
+def _all_lens_rows(experiment: Experiment, lens: Lens, layer: int) -> Iterator[dict]:
     direction = fit_direction(experiment)
     batch_size = experiment.config.generation.batch_size
     basis = direction.basis[layer, 0]
@@ -73,19 +73,24 @@ def _all_lens_rows(experiment: Experiment, lens: Lens, score: Callable, layer: i
             prompts = experiment.prompts(experiment.config.split, modality)
             labels = {"modality": modality, "token": "last"}
             direction_labels = {"estimator": direction.estimator, "direction_layer": layer}
-            yield from (labels | row for row in _lens_rows(lens.logit_lens(prompts, score, batch_size)))
+            yield from (labels | row for row in _lens_rows(lens, prompts, experiment.refusal_openings, batch_size))
             contributions = lens.attribution(prompts, basis, layer, batch_size)
             yield from (labels | direction_labels | row for row in _attribution_rows(contributions))
             yield from (labels | row for row in _attention_rows(lens.attention(prompts, batch_size), strongest))
             report(1)
 
 
-def _lens_rows(scores: xr.DataArray) -> Iterator[dict]:
+def _lens_rows(lens: Lens, prompts: Sequence[Prompt], openings: RefusalOpenings, batch_size: int) -> Iterator[dict]:
+    """Yield the logit lens of the single-token openings; nothing if there are none."""
+    if not openings.single:
+        return
+    metric = "refusal_score_single" if openings.seconds else "refusal_score"
+    scores = lens.logit_lens(prompts, opening_score(openings.single_only), batch_size)
     for category, label in CLASSES.items():
         of_class = scores.values[scores.harmful.values == label]
         for layer in scores.layer.values:
             labels = {"category": category, "layer": int(layer), "site": "resid_post"}
-            yield labels | mean("refusal_score", of_class[:, layer])
+            yield labels | mean(metric, of_class[:, layer])
 
 
 def _attribution_rows(contributions: xr.Dataset) -> Iterator[dict]:
@@ -106,10 +111,10 @@ def _attention_rows(attention: xr.DataArray, strongest: list[tuple[int, int]]) -
         yield {"category": category, "layer": layer, "site": f"head {head}"} | mean(f"attention_{attended}", shares)
 
 
-def _all_patching_rows(experiment: Experiment, score: Callable) -> Iterator[dict]:
+def _all_patching_rows(experiment: Experiment) -> Iterator[dict]:
     """Patch harmful queries with their text; the donor of a typographic prompt is its true request."""
     config = experiment.config
-    n_patched = config.sizes.n_patched
+    n_patched, score = config.sizes.n_patched, opening_score(experiment.refusal_openings)
     modalities = [name for name in SWEPT if name in config.sizes.modalities]
     with phase("activation patching", n_patched * len(modalities)) as report:
         for modality in modalities:

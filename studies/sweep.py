@@ -9,14 +9,15 @@ import pandas as pd
 from interp import Guard, display
 from interp.display import Line
 from studies import layer_sweep
-from studies.datasets import write_queries
 from studies.experiment.config import Config
 from studies.experiment.experiment import Experiment, load_experiment
-from studies.guard_choice import ANCHORS, resolved
+from studies.guard_choice import resolved, save_queries
 from studies.guards.choice_rule import Finalist
 from studies.guards.configuration import GuardConfiguration
+from studies.guards.random_directions import DECISIVE
 from studies.guards.sweep_grid import Grid
 from studies.guards.sweep_result import IDENTIFYING, SweepResult
+from studies.guards.wording import chosen_in_words
 
 WHERE = ("layer", "last_layer", "direction_layer")
 """Columns in which the lines of the chart vary."""
@@ -66,6 +67,11 @@ class Sweep:
         return self.result.table
 
     @property
+    def random(self) -> pd.DataFrame:
+        """The choice and every random direction that it is compared with, on the reported split."""
+        return self.result.random
+
+    @property
     def chosen(self) -> GuardConfiguration:
         """The best configuration on validation."""
         return self.result.chosen
@@ -91,7 +97,8 @@ class Sweep:
     @cached_property
     def guard(self) -> Guard:
         """The chosen configuration as a guard, with its numbers on validation."""
-        return replace(self.chosen.guard, source=self.chosen.source, model=self.model, validation=self.validation)
+        record = {"model": self.model, "validation": self.validation, "chosen_by": self.result.best.mark}
+        return replace(self.chosen.guard, source=self.chosen.source, **record)
 
     @cached_property
     def finalists(self) -> pd.DataFrame:
@@ -119,23 +126,31 @@ class Sweep:
         )
 
     def save_guard(self, folder: str | Path, experiment: Experiment) -> None:
-        """Write the guard to a folder, together with the anchors that it was fitted on."""
+        """Write the guard to a folder, with its anchors and hashes of all that it was fitted and chosen on."""
         self.guard.save_pretrained(folder, resolved(experiment.vlm))
-        write_queries(Path(folder) / ANCHORS, experiment.queries["anchors"])
+        save_queries(folder, experiment)
 
     def _repr_html_(self) -> str:
-        ranked = self.table[(self.table.setting == "ranked") & (self.table.metric == "on_front")]
-        modalities = [name for name in self.table.modality.dropna().unique() if name]
+        ranked = self.table[self.table.setting == "ranked"]
+        modalities = [name for name in ranked.modality.dropna().unique() if name]
         facts = {
-            "tried": f"{len(ranked)} configurations in {', '.join(modalities)}",
+            "tried": f"{(ranked.metric == 'on_front').sum()} configurations in {', '.join(modalities)}",
             "chosen on": f"validation, {self.validation['n']:.0f} harmful prompts in all",
+            "chosen": chosen_in_words(self.table),
         }
+        facts |= {"random directions": self._among_random()} if len(self.random) else {}
         best_rows = [i for i, mark in enumerate(self.finalists.mark) if mark == BEST]
         names = ("layers", "rule", "gate", "strength", "harmful refused", "harmless refused", "KL, nats", "")
         table = display.table(names, list(self.finalists.itertuples(index=False, name=None)), best_rows)
         title = "Share of answers that begin with a refusal, the chosen configuration at single layers"
         chart = display.chart(title, self._lines(), self.chosen.guard.layers, (0.0, 1.0))
         return display.card("Sweep", self.model, facts, table, chart)
+
+    def _among_random(self) -> str:
+        """Say how many random directions of the same size gain less than the choice, by modality."""
+        rows = self.table[(self.table.metric == "random_percentile") & (self.table.category == DECISIVE)]
+        shares = ", ".join(f"{100 * row.value:.3g} % ({row.modality})" for row in rows.itertuples())
+        return f"the guard gains more refusal than {shares} of {rows.n.iloc[0]:.0f} of the same size"
 
     def _lines(self) -> list[Line]:
         """Return opening rates by layer, mean over modalities, of configurations that differ from the choice only in

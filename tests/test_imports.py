@@ -36,6 +36,7 @@ TOP_LEVEL = {
     "sweep",
     "guard_choice",
     "repro",
+    "seeds",
 }
 """Files of `studies`: one a question, and what the notebooks start from."""
 DOORS = {

@@ -9,13 +9,14 @@ import pytest
 from nbclient import NotebookClient
 
 from interp import VLM, Guard
+from studies.claims import CLAIMS
 from studies.datasets import write_queries
 from studies.organism import language, path
 
 ROOT = Path(__file__).parents[1]
 PAPER, USERS = "paper_repro.ipynb", "studies/notebooks"
 FIGURES = {
-    PAPER: 18,
+    PAPER: 20,
     f"{USERS}/first_steps.ipynb": 3,
     f"{USERS}/your_model.ipynb": 4,
     f"{USERS}/layer_selection_ablation.ipynb": 3,
@@ -61,8 +62,8 @@ def run(name: str, folder: Path, **settings: str) -> str:
 
 
 def test_the_paper_notebook_runs_at_tiny(tmp_path):
-    outputs = run(PAPER, tmp_path, SCALE='"full" -> "tiny"')
-    assert outputs.count("verdict: **") == 8 and outputs.count("image/png") == FIGURES[PAPER]
+    outputs = run(PAPER, tmp_path, SCALE='"quick" -> "tiny"')
+    assert outputs.count("verdict: **") == len(CLAIMS) and outputs.count("image/png") == FIGURES[PAPER]
 
 
 @pytest.mark.parametrize("name", ["first_steps", "layer_selection_ablation", "your_data"])
@@ -102,7 +103,7 @@ def test_a_notebook_is_committed_executed_in_order_and_without_machine_paths(nam
 
 
 def test_the_paper_notebook_is_committed_with_its_verdicts():
-    assert outputs_of(read(PAPER)).count("verdict: **") == 8
+    assert outputs_of(read(PAPER)).count("verdict: **") == len(CLAIMS)
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from probes import Measured, wilson_interval
+from probes import Measured, mean_interval, wilson_interval
 
 
 def rate(metric: str, hits: Sequence[bool] | Bool[np.ndarray, " n"]) -> dict:
@@ -20,15 +20,13 @@ def rate(metric: str, hits: Sequence[bool] | Bool[np.ndarray, " n"]) -> dict:
 
 
 def mean(metric: str, values: Sequence[float] | Shaped[np.ndarray, " n"]) -> dict:
-    """Return a mean with its bootstrap interval (percentile, 1000 seeded draws), which stays within the values.
+    """Return a mean with the interval of `probes.mean_interval`, which covers where values are skewed too.
 
     Returns:
         The columns `metric`, `value`, `ci_low`, `ci_high` and `n` of a row; values that are not finite are left out.
     """
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
-    n = len(values)
-    if n == 0:
+    if not len(values):
         return Measured(metric, np.nan, np.nan, np.nan, n=0).row()
-    draws = np.random.default_rng(0).choice(values, (1000, n)).mean(axis=1)
-    return Measured(metric, float(values.mean()), *np.percentile(draws, [2.5, 97.5]).tolist(), n=n).row()
+    return Measured(metric, float(values.mean()), *mean_interval(values), n=len(values)).row()

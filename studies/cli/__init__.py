@@ -12,6 +12,7 @@
 | `judge` | `judge.py` | saved answers, judged again |
 | `judges` | `agreement.py` | how far judges agree with people |
 | `figures` | `figures.py` | figures and tables of saved results |
+| `seeds` | `seeds.py` | the built-in model's results on other trainings of it |
 | `report` | `report.py` | saved results as one page |
 | `data check` | `data.py` | what the files of a benchmark hold |
 | `guard fit`, `show`, `apply` | `guard.py`, `side_by_side.py` | a guard fitted, shown, and answering |

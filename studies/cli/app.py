@@ -17,6 +17,7 @@ from studies.cli import (
     probe,
     report,
     repro,
+    seeds,
     store,
     sweep,
     trace,
@@ -47,7 +48,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (repro, check, trace, store, probe, sweep, defend, judge, agreement, figures, report):
+for verb in (repro, check, trace, store, probe, sweep, defend, judge, agreement, figures, report, seeds):
     app.add_typer(verb.app)
 app.add_typer(guard.app, name="guard")
 app.add_typer(data.app, name="data")

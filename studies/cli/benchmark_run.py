@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +14,8 @@ from studies import benchmarks, organism
 from studies.benchmarks import BenchmarkResult
 from studies.bookkeeping.provenance import file_hash
 from studies.cli.messages import print_paths
-from studies.datasets import Benchmark, read_queries
+from studies.datasets import Benchmark, SeenTexts, read_queries
+from studies.datasets.seen_texts import NOTHING_SEEN
 from studies.defences.answer_log import ANSWERS, AnswerLog
 from studies.defences.benchmark_sets import BenchmarkOptions
 from studies.defences.lineup import check_names
@@ -29,6 +31,9 @@ SHOWN = {
     "over_refusal_rate": "over-refusal",
     "paired_rate": "pairs",
     "accuracy": "right",
+    "tokens": "tokens",
+    "forward_passes": "passes",
+    "seconds": "seconds",
     "unparsed_rate": "unparsed",
     "failed_rate": "not asked",
 }
@@ -59,6 +64,7 @@ class BenchmarkRun:
             ConfigError, GuardFileError, QueryFileError, JudgeNameError, ModelError, EndpointError: input is wrong.
         """
         anchors = self._checked_anchors()
+        seen = SeenTexts.read(self.guard) if self.guard else NOTHING_SEEN
         AnswerLog(writable_folder(self.out) / ANSWERS)
         judges = judges_named(self.judges, self.out, self.judge_options)
         vlm = load_model(self.model, **self.loading)
@@ -66,6 +72,8 @@ class BenchmarkRun:
         weights = benchmarks.checkpoint_identity(vlm, folder)
         description = self._description(weights)
         print_stand_ins(description["sets"], console)
+        if self.guard and "validation" not in seen.by_split:
+            console.print("leakage: unknown for what the guard was chosen on, which its folder does not say")
         guard = Guard.from_pretrained(self.guard, vlm) if self.guard else None
         result = benchmarks.run(
             vlm,
@@ -77,7 +85,8 @@ class BenchmarkRun:
             guard,
             anchors,
             description,
-            report_leakage=partial(print_leakage, console=console),
+            partial(print_leakage, console=console),
+            seen,
         )
         print_result(result, console)
         return result
@@ -111,6 +120,7 @@ class BenchmarkRun:
             "modalities": options.modalities,
             "defences": options.defences,
             "limit": options.limit,
+            "costed": options.n_costed,
             "loading": self.loading,
         }
 
@@ -138,7 +148,7 @@ def print_stand_ins(sets: Sequence[dict], console: Console) -> None:
 
 
 def print_leakage(leakage: Mapping[str, str], console: Console) -> None:
-    """Print, for each set, how many of its requests a guard was fitted on."""
+    """Print, for each set, how many of its requests a guard was fitted or chosen on."""
     if not leakage:
         console.print("leakage: unknown, because the anchors are unknown (--anchors FILE)")
     for name, summary in leakage.items():
@@ -165,5 +175,6 @@ def summary_tables(result: BenchmarkResult) -> Iterator[Table]:
         arms = group.groupby(["defence", "reference", "standing"], dropna=False, sort=False)
         for (defence, _, status), arm in arms:
             cells = {row.metric: f"{row.value:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}]" for row in arm.itertuples()}
-            printed.add_row(defence, *(cells.get(name, "") for name in metrics), "" if status == RANKED else status)
+            note = "" if status == RANKED or pd.isna(status) else status
+            printed.add_row(defence, *(cells.get(name, "") for name in metrics), note)
         yield printed

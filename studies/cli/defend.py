@@ -55,8 +55,9 @@ def defend(
         str | None,
         typer.Option(
             help="Defences to run, comma-separated: self_reminder, goal_priority, adashield_s, safety_prompt, ecso, "
-            "caption_only, text_verdict; with --guard also guard, guard_random, guard_full_state; with known anchors "
-            "also shift_dc, cmrm, infer_aligner, astra. By default all that can be run."
+            "caption_only, text_verdict, text_score_verdict; with --guard also guard, gate_refuser, guard_always, "
+            "guard_full_state; with known anchors also shift_dc, cmrm, infer_aligner, astra (untuned). By default all "
+            "that can be run."
         ),
     ] = None,
     judge: Annotated[
@@ -81,6 +82,12 @@ def defend(
             help="Cut each benchmark: at most N rows of its largest class, other classes in proportion, pairs whole.",
         ),
     ] = None,
+    costs: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Also measure tokens, passes and seconds of an answer, on N prompts of each set, one by one."
+        ),
+    ] = 0,
     pictures: Annotated[
         Path | None,
         typer.Option(help="Folder of the pictures; by default the place in which the benchmark publishes them."),
@@ -116,6 +123,7 @@ def defend(
         stand_in,
         skip_missing,
         words(attacks or ""),
+        costs,
     )
     BenchmarkRun(
         model,

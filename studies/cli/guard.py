@@ -103,8 +103,10 @@ def show(folder: str, console: Console) -> None:
         GuardFileError: the folder holds no guard, or it is damaged.
     """
     from interp import read_guard_settings
+    from studies.guards.wording import saved_in_words
 
     saved = read_guard_settings(folder)
+    console.print(f"Guard: {escape(saved_in_words(saved))}.", soft_wrap=True, highlight=False)
     settings = Table(title=f"Guard for {saved['model']['name']} ({saved['model']['weights']})", show_header=False)
     direction = {f"direction: {name}": value for name, value in saved["direction"].items()}
     for name, value in (saved["guard"] | direction).items():

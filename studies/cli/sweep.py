@@ -166,6 +166,7 @@ def run(
     from studies.bookkeeping.tables import write_table
     from studies.experiment.config import writable_folder
     from studies.experiment.experiment import load_experiment
+    from studies.guards.wording import chosen_in_words
     from studies.sweep import Sweep
 
     out = writable_folder(config.out)
@@ -178,13 +179,19 @@ def run(
     write_table(swept.table, out, "layer_sweep")
     swept.save_guard(out / "guard", experiment)
     console.print(_finalists(swept))
+    in_words = chosen_in_words(swept.table)
+    console.print(f"Chosen: {in_words}.", soft_wrap=True, highlight=False, markup=False)
     selected = layer_selection.run(config, experiment, ray, cpus_per_worker)
     write_table(selected, out, "layer_selection")
     tables = [out / "layer_sweep.csv", out / "layer_selection.csv"]
+    # Nothing is compared with random directions if validation is the reported split.
+    tables += [write_table(swept.random, out, "random_directions")] if len(swept.random) else []
     write_provenance(out, experiment.inputs(), config.seed, tables)
     for line in layer_selection.summary_lines(selected):
         console.print(f"- {line}", soft_wrap=True)
-    drawn = figures.save(figures.pareto(swept.table), out, "pareto")
+    drawn = figures.save(figures.pareto(swept.table, in_words), out, "pareto")
+    if len(swept.random):
+        drawn += figures.save(figures.random_directions(swept.random), out, "random_directions")
     drawn += figures.save(figures.layer_selection(selected), out, "layer_selection")
     print_paths(console, [*tables, out / "guard"], drawn)
     return swept

@@ -3,7 +3,8 @@
 Queries of your own are read by `read_queries` (`table.py`) and divided by `split_queries` (`splits.py`). A benchmark is
 read by `read_benchmark` (`reader.py`): `finding.py` finds its files, `files.py` turns them into rows, and a reader of
 `text_sets.py`, `picture_sets.py`, `paired_sets.py` or `ability_sets.py` turns rows into records. `checking.py` says
-what a file holds, `leakage.py` which test requests something was fitted on, `responses.py` reads labelled answers, and
+what a file holds, `leakage.py` which test requests something was fitted on, `copies.py` which queries of a file repeat
+others, `seen_texts.py` what a saved guard was fitted and chosen on, `responses.py` reads labelled answers, and
 `attacks.py` holds jailbreak templates.
 
 To add a benchmark:
@@ -15,11 +16,13 @@ To add a benchmark:
 """
 
 from studies.datasets.checking import Check, check
+from studies.datasets.copies import Copies
 from studies.datasets.finding import recognise
 from studies.datasets.leakage import Leakage, find_leakage
 from studies.datasets.reader import Benchmark, read_benchmark, unreadable_pictures, without_pictures
 from studies.datasets.record import ANSWER, CAVEAT, EXPECTED, REFUSE, Record, SkippedRow, Source
 from studies.datasets.responses import LabelledResponse, read_responses
+from studies.datasets.seen_texts import SeenTexts
 from studies.datasets.splits import is_paired, split_queries
 from studies.datasets.table import QueryFileError, read_queries, write_queries
 
@@ -30,10 +33,12 @@ __all__ = [
     "REFUSE",
     "Benchmark",
     "Check",
+    "Copies",
     "LabelledResponse",
     "Leakage",
     "QueryFileError",
     "Record",
+    "SeenTexts",
     "SkippedRow",
     "Source",
     "check",

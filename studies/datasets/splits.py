@@ -1,4 +1,4 @@
-"""Splits queries into anchors, validation and test; pairs are never divided."""
+"""Splits queries into anchors, validation and test; pairs and copies are never divided."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from interp import Query
+from studies.datasets.copies import kept_together
 from studies.datasets.table import QueryFileError
 
 SHARES = {"anchors": 0.5, "validation": 0.25, "test": 0.25}
@@ -24,18 +25,18 @@ def is_paired(queries: Sequence[Query]) -> bool:
 def split_queries(queries: Sequence[Query], seed: int = 0) -> dict[str, tuple[Query, ...]]:
     """Split queries into half anchors, a quarter validation and a quarter test.
 
-    Pairs stay together; splits are stratified by class and category.
+    Pairs stay together, and so do exact and near copies, also across pairs; splits are stratified by class and
+    category.
 
     Raises:
         QueryFileError: a class is empty, or too small to be divided.
     """
-    groups = defaultdict(list)
-    for query in queries:
-        groups[query.group].append(query)
+    groups, texts = defaultdict(list), [query.text for query in queries]
+    for query, group in zip(queries, kept_together([query.pair for query in queries], texts), strict=True):
+        groups[group].append(query)
     strata = defaultdict(list)
-    for name in sorted(groups):
-        first = groups[name][0]
-        strata[(first.category, len(groups[name]) > 1 or first.harmful)].append(groups[name])
+    for group in sorted(groups.values(), key=lambda group: min(query.group for query in group)):
+        strata[(group[0].category, any(query.harmful for query in group))].append(group)
     rng, order = np.random.default_rng(seed), []
     for stratum in strata.values():
         # A place in [0, 1) for each group: cutting the line anywhere divides every stratum in the same proportion.
@@ -45,17 +46,16 @@ def split_queries(queries: Sequence[Query], seed: int = 0) -> dict[str, tuple[Qu
     bounds = np.cumsum([round(share * len(order)) for share in SHARES.values()][:-1])
     parts = (order[: bounds[0]], order[bounds[0] : bounds[1]], order[bounds[1] :])
     splits = {split: tuple(q for _, group in part for q in group) for split, part in zip(SHARES, parts, strict=True)}
-    _check_sizes(queries, splits)
+    _check_sizes(queries, splits, dict(zip(SHARES, map(len, parts), strict=True)))
     return splits
 
 
-def _check_sizes(queries: Sequence[Query], splits: dict[str, tuple[Query, ...]]) -> None:
-    for split, part in splits.items():
-        n_groups = len({query.group for query in part})
+def _check_sizes(queries: Sequence[Query], splits: dict[str, tuple[Query, ...]], group_counts: dict[str, int]) -> None:
+    for split, n_groups in group_counts.items():
         if 0 < n_groups < SMALLEST:
             raise QueryFileError(
                 f"{n_groups} pairs or single queries for the split {split!r}; a study needs at least {SMALLEST}, and "
-                "never divides a pair"
+                "never divides a pair, or copies of a text"
             )
     for label, name in ((True, "harmful"), (False, "harmless")):
         n = sum(query.harmful == label for query in queries)

@@ -57,6 +57,8 @@ class AnswerRecord:
     generation: dict
     answer: str = ""
     refusal_score: float | None = None
+    openings: list[list[int]] | None = None
+    """Token ids of the refusal openings that the score is of; None where they are not known."""
     kl: float | None = None
     acted: bool | None = None
     """True if the defence stepped in; None for defences that always act."""
@@ -111,6 +113,14 @@ class AnswerLog:
             file.flush()
             os.fsync(file.fileno())
         self._records |= {record.key: record for record in new}
+
+    def drop_scores(self, openings: Sequence[Sequence[int]]) -> int:
+        """Forget refusal scores that are of other openings, and return their number; the answers stay."""
+        current = [list(tokens) for tokens in openings]
+        scored = [record for record in self._records.values() if record.refusal_score is not None]
+        stale = [record for record in scored if record.openings != current]
+        self._records |= {record.key: replace(record, refusal_score=None) for record in stale}
+        return len(stale)
 
     def judge(self, verdicts: Mapping[str, Mapping[str, Mapping]]) -> None:
         """Add verdicts, by answer key and judge. The file is replaced as a whole or not at all."""

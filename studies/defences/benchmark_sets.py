@@ -44,6 +44,8 @@ class BenchmarkOptions:
     """At most this many rows of the largest class of each set, in each modality that it is published in."""
     attacks: tuple[str, ...] = ()
     """Names of jailbreak templates that plain requests are also put into."""
+    n_costed: int = 0
+    """Prompts of each set on which the cost of an answer is measured, one by one."""
 
     @classmethod
     def of(
@@ -56,6 +58,7 @@ class BenchmarkOptions:
         stand_in: bool = False,
         skip_missing: bool = False,
         attacks: Sequence[str] = (),
+        n_costed: int = 0,
     ) -> "BenchmarkOptions":
         """Read the benchmarks, check the options, and open every picture that will be shown.
 
@@ -68,6 +71,7 @@ class BenchmarkOptions:
             stand_in: draw a picture in place of each missing one.
             skip_missing: leave out rows whose picture is missing; otherwise they are an error.
             attacks: see the field.
+            n_costed: see the field.
 
         Raises:
             QueryFileError: a file can't be read, or pictures are missing.
@@ -79,7 +83,7 @@ class BenchmarkOptions:
         if len(set(names)) < len(names):
             raise ConfigError(f"data {', '.join(names)}: expected each set once")
         chosen = tuple(_chosen(benchmark, limit, skip_missing) for benchmark in benchmarks)
-        return cls(chosen, tuple(modalities), tuple(defences), limit, tuple(attacks))
+        return cls(chosen, tuple(modalities), tuple(defences), limit, tuple(attacks), n_costed)
 
 
 def _check_options(files: Sequence[BenchmarkFile], modalities: Sequence[str], attacks: Sequence[str]) -> None:

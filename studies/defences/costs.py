@@ -1,15 +1,19 @@
 """Cost of an answer under a defence: seconds, forward passes, and positions that went through the model."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from interp import VLM, Prompt
+from interp import LLM, VLM, Prompt
+from studies.bookkeeping.estimates import mean
 from studies.defences.defence import Defence
 from studies.defences.guarded import answer_alone
+from studies.defences.prompt_sets import PromptSet
 from studies.generation.cached_model import CachedModel
-from studies.generation.generate import Generation
+
+COST = "cost"
+"""Setting of the rows of costs."""
 
 
 @dataclass
@@ -21,8 +25,8 @@ class PassCount:
 
 
 @contextmanager
-def counting(vlm: VLM) -> Iterator[PassCount]:
-    """Count what goes through the first decoder block."""
+def counting(*models: VLM | LLM) -> Iterator[PassCount]:
+    """Count what goes through the first decoder block of each model."""
     count = PassCount()
 
     def add(module, args, kwargs) -> None:
@@ -30,34 +34,66 @@ def counting(vlm: VLM) -> Iterator[PassCount]:
         count.passes += 1
         count.positions += resid.shape[0] * resid.shape[1]
 
-    handle = vlm.blocks[0].register_forward_pre_hook(add, with_kwargs=True)
+    handles = [model.blocks[0].register_forward_pre_hook(add, with_kwargs=True) for model in models]
     try:
         yield count
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def costs(vlm: VLM, defence: Defence, prompts: Sequence[Prompt], generation: Generation) -> dict[str, list[float]]:
+def cost_rows(
+    model: CachedModel,
+    prompt_set: PromptSet,
+    defences: Sequence[Defence],
+    n_prompts: int,
+    advance: Callable[[int], None] = lambda n_defences: None,
+) -> Iterator[dict]:
+    """Yield the mean cost of an answer under each defence, on the first prompts of a set.
+
+    Defences that read the true request are left out: nobody who deploys one has it as text.
+
+    Args:
+        model: what answers.
+        prompt_set: what is answered.
+        defences: what answers it.
+        n_prompts: number of prompts that are run one by one.
+        advance: called with the number of defences finished since the last call.
+    """
+    place = {"dataset": prompt_set.dataset, "setting": COST, "modality": prompt_set.modality}
+    for defence in defences:
+        if defence.reference != "oracle":
+            by_metric = costs(model, defence, prompt_set.prompts[:n_prompts])
+            yield from (place | defence.columns | mean(metric, values) for metric, values in by_metric.items())
+        advance(1)
+
+
+def costs(model: CachedModel, defence: Defence, prompts: Sequence[Prompt]) -> dict[str, list[float]]:
     """Measure each prompt by itself, as a user of the deployed model would meet it.
 
     Nothing is cached from prompt to prompt: references are read and pictures transcribed every time. First-token
-    scores are not computed. The first prompt is run once beforehand, so that one-time checks of the model don't count.
+    scores are computed only where a defence decides by them. The first prompt is run once beforehand, so that one-time
+    checks of the model don't count.
 
     Args:
-        vlm: the model.
+        model: what answers, and how; what it has cached is not used.
         defence: what answers.
-        prompts: run one by one.
-        generation: how answers are generated.
+        prompts: run one by one. A defence that refuses costs what it takes to find that out, so classes count.
 
     Returns:
         `seconds`, `forward_passes` and `tokens`, one value a prompt each.
     """
-    answer_alone(CachedModel(vlm, generation), prompts[0], defence)
+
+    def fresh() -> CachedModel:
+        return CachedModel(model.vlm, model.generation, llm=model.llm)
+
+    answer_alone(fresh(), prompts[0], defence)
+    models = [model.vlm, *([model.llm] if model.llm else [])]
     measured = {"seconds": [], "forward_passes": [], "tokens": []}
     for prompt in prompts:
-        model, start = CachedModel(vlm, generation), time.perf_counter()
-        with counting(vlm) as count:
-            answer_alone(model, prompt, defence)
+        own, start = fresh(), time.perf_counter()
+        with counting(*models) as count:
+            answer_alone(own, prompt, defence)
         measured["seconds"].append(time.perf_counter() - start)
         measured["forward_passes"].append(float(count.passes))
         measured["tokens"].append(float(count.positions))

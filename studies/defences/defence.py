@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from interp import VLM, Guard, Prompt
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.generate import Generation
@@ -19,6 +21,11 @@ NONE, PROMPT, DETOUR, BOUND, GUARD, NEIGHBOUR, CONTROL = "none prompt detour bou
 KINDS = (NONE, PROMPT, DETOUR, BOUND, GUARD, NEIGHBOUR, CONTROL)
 """Kinds of defence. `prompt` puts words around the request, `detour` answers by way of text, `neighbour` is a related
 method from another paper; `bound` and `control` are what a guard is compared with, and are never ranked."""
+UNTUNED = "untuned"
+"""Tuning of a defence for which nothing was chosen on validation."""
+REFUSAL = "I'm sorry, but I can't help with that."
+"""Answer of bounds that refuse without asking the model: one of the built-in model's refusals, which every rule-based
+judge recognises as a refusal by any model."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class Defence:
     run: Callable[[CachedModel, Sequence[Prompt]], Outcome]
     guard_setup: GuardSetup | None = None
     """The guard, if the defence is one. Guards can share a prefill: see `run_together`."""
+    tuning: str = ""
+    """Settings that were chosen on validation, and from how many; empty if its kind says it (`DefenceArm.tuning`)."""
 
     def answer(self, vlm: VLM, prompts: Sequence[Prompt], how: Generation | None = None) -> list[str]:
         """Return greedy answers in the order of the prompts.
@@ -65,16 +74,35 @@ class Defence:
     @cached_property
     def columns(self) -> dict:
         """The columns that identify the defence in a table."""
+        tuning = {"tuning": self.tuning} if self.tuning else {}
         if self.guard_setup:
             setup = self.guard_setup
-            return guard_columns(setup.guard, setup.reference, setup.source) | {"defence": self.name}
+            return guard_columns(setup.guard, setup.reference, setup.source) | {"defence": self.name} | tuning
         # A detour always reads the same reference, so its name says which; a bound is run with several.
-        return {"defence": self.name} | ({"reference": self.reference} if self.kind == BOUND else {})
+        return {"defence": self.name} | ({"reference": self.reference} if self.kind == BOUND else {}) | tuning
 
     @property
     def reference(self) -> str | None:
         """The text that the aligned LLM is shown; None for defences that show it none."""
         return self.settings.get("reference")
+
+
+def refuse_where(model: CachedModel, prompts: Sequence[Prompt], is_refused: Sequence[bool]) -> Outcome:
+    """Return `REFUSAL` for some prompts and the unguarded answer to the others.
+
+    Nothing is scored: a refusal that is not generated has no first token.
+
+    Args:
+        model: answers the others.
+        prompts: what is answered.
+        is_refused: one for each prompt.
+    """
+    accepted = [i for i, refused in enumerate(is_refused) if not refused]
+    texts = [REFUSAL] * len(prompts)
+    if accepted:
+        for i, text in zip(accepted, model.outcome([prompts[i] for i in accepted]).answers, strict=True):
+            texts[i] = text
+    return Outcome(texts, *torch.full((2, len(texts)), torch.nan), acted=list(is_refused))
 
 
 def unguarded() -> Defence:

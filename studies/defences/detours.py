@@ -1,13 +1,19 @@
-"""Defences that take a detour through text: ECSO, answers from a caption, and the text verdict."""
+"""Defences that take a detour through text: ECSO, answers from a caption, and the verdicts on a text."""
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from interp import Prompt, text_prompt
-from studies.defences.defence import BOUND, DETOUR, Defence
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import VLM, Prompt, text_prompt
+from studies.defences.defence import BOUND, DETOUR, REFUSAL, Defence, refuse_where
 from studies.generation.cached_model import CachedModel, Outcome
-from studies.generation.generate import answers
+from studies.generation.first_token import first_token_logprobs, refusal_scores
+from studies.generation.generate import Generation, answers
+from studies.generation.openings import RefusalOpenings
 
 # From the authors' code (gyhdog99/ECSO, llava/eval/model_mmsafe_tell_ask.py), Apache-2.0.
 ECSO_TELL = (
@@ -109,3 +115,63 @@ def answer_of_text(
     if accepted:
         outcome = replace_rows(outcome, accepted, model.outcome([prompts[i] for i in accepted]))
     return replace(outcome, acted=is_refused)
+
+
+@dataclass(frozen=True)
+class TextScoreRule:
+    """Says from one pass of a text whether the model would refuse it: its refusal score is above a threshold."""
+
+    openings: RefusalOpenings
+    threshold: float = 0.0
+    """Log-odds; at 0 a refusal is more likely than not."""
+    tuning: str = ""
+
+    @classmethod
+    def fit(
+        cls, vlm: VLM, anchors: Sequence[Prompt], openings: RefusalOpenings, generation: Generation
+    ) -> "TextScoreRule":
+        """Put the threshold midway between the mean scores of harmful and harmless anchors.
+
+        Args:
+            vlm: the model.
+            anchors: both classes, as text.
+            openings: what a refusal begins with.
+            generation: its batch size counts.
+        """
+        scores = _text_scores(vlm, anchors, openings, generation)
+        is_harmful = torch.tensor([prompt.query.harmful for prompt in anchors])
+        midpoint = (scores[is_harmful].mean() + scores[~is_harmful].mean()) / 2
+        # Rounded, so that the last bits of a sum don't make another defence of it.
+        threshold = round(midpoint.item(), 3)
+        return cls(openings, threshold, f"threshold {threshold:g}: midpoint of {len(anchors)} anchors")
+
+    def refuses(self, vlm: VLM, texts: Sequence[str], generation: Generation) -> list[bool]:
+        """Return whether each text is above the threshold."""
+        prompts = [text_prompt(text) for text in texts]
+        return (_text_scores(vlm, prompts, self.openings, generation) > self.threshold).tolist()
+
+
+def _text_scores(
+    vlm: VLM, prompts: Sequence[Prompt], openings: RefusalOpenings, generation: Generation
+) -> Float[Tensor, " prompt"]:
+    logprobs = first_token_logprobs(vlm, prompts, generation)
+    after = {token: first_token_logprobs(vlm, prompts, generation, (token,)) for token in openings.seconds}
+    return refusal_scores(logprobs, openings, after)
+
+
+def text_score_verdict(reference: str, rule: TextScoreRule) -> Defence:
+    """Return the bound that refuses by one pass of q as text, and leaves other answers alone.
+
+    It has no guard, no direction and nothing to generate: the refusal is `REFUSAL`.
+
+    Args:
+        reference: which text is used as q.
+        rule: decides what is refused.
+    """
+    settings = {"reference": reference, "openings": rule.openings.ids, "threshold": rule.threshold, "refusal": REFUSAL}
+
+    def run(model: CachedModel, prompts: Sequence[Prompt]) -> Outcome:
+        texts = model.reference_texts(prompts, reference)
+        return refuse_where(model, prompts, rule.refuses(model.vlm, texts, model.generation))
+
+    return Defence("text_score_verdict", BOUND, settings, run, tuning=rule.tuning)

@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp import GUARD_SETTINGS, Guard, Prompt
-from studies.defences.defence import GUARD, Defence, GuardSetup
+from studies.defences.defence import BOUND, GUARD, REFUSAL, Defence, GuardSetup, refuse_where
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.generate import answers
 
 
-def guarded(guard: Guard, reference: str, source: str = "vlm_text", name: str = "guard", kind: str = GUARD) -> Defence:
+def guarded(
+    guard: Guard, reference: str, source: str = "vlm_text", name: str = "guard", kind: str = GUARD, tuning: str = ""
+) -> Defence:
     """Return a guard that reads one kind of reference, as a defence.
 
     Args:
@@ -21,11 +25,49 @@ def guarded(guard: Guard, reference: str, source: str = "vlm_text", name: str = 
         source: whose states of that text: `vlm_text` or `llm`.
         name: what the defence is called in tables.
         kind: one of `studies.defences.defence.KINDS`.
+        tuning: what was chosen on validation.
     """
-    settings = {field: getattr(guard, field) for field in GUARD_SETTINGS} | {"reference": reference, "source": source}
-    settings |= {"control": guard.control, "tensors": _tensor_hash(guard)}
     setup = GuardSetup(guard, reference, source)
-    return Defence(name, kind, settings, lambda model, prompts: _run_setups(model, prompts, [setup])[0], setup)
+    settings = _settings(setup)
+    return Defence(name, kind, settings, lambda model, prompts: _run_setups(model, prompts, [setup])[0], setup, tuning)
+
+
+def gate_refuser(guard: Guard, reference: str, source: str = "vlm_text", tuning: str = "") -> Defence:
+    """Return the bound that refuses where the guard's gate opens, and leaves other answers alone.
+
+    A guard that isn't better than its own gate doesn't need its direction. The refusal is always `REFUSAL`.
+
+    Args:
+        guard: the guard whose gate it is; at several layers it is open if it opens at any of them.
+        reference: which text the gate reads.
+        source: whose states of that text: `vlm_text` or `llm`.
+        tuning: what was chosen on validation.
+    """
+    setup = GuardSetup(guard, reference, source)
+
+    def run(model: CachedModel, prompts: Sequence[Prompt]) -> Outcome:
+        return refuse_where(model, prompts, _opens(setup, model, prompts))
+
+    return Defence("gate_refuser", BOUND, _settings(setup) | {"refusal": REFUSAL}, run, tuning=tuning)
+
+
+def _settings(setup: GuardSetup) -> dict:
+    """Return everything that a guard does, as JSON values."""
+    guard, settings = setup.guard, {"reference": setup.reference, "source": setup.source}
+    settings = {field: getattr(guard, field) for field in GUARD_SETTINGS} | settings
+    return settings | {"control": guard.control, "tensors": _tensor_hash(guard)}
+
+
+def _opens(setup: GuardSetup, model: CachedModel, prompts: Sequence[Prompt]) -> list[bool]:
+    """Return for each prompt whether the guard's gate opens at any of its layers."""
+    if setup.guard.gate == "always":
+        return [True] * len(prompts)
+    return opens_anywhere(setup.guard, model.text_states(model.reference_texts(prompts, setup.reference), setup.source))
+
+
+def opens_anywhere(guard: Guard, states: Float[Tensor, "prompt layer d_model"]) -> list[bool]:
+    """Return whether the gate opens at any guarded layer; only the gate `sign` can differ between layers."""
+    return torch.stack([guard.opens(states, layer) for layer in guard.layers]).any(0).tolist()
 
 
 def _tensor_hash(guard: Guard) -> str:
@@ -67,6 +109,6 @@ def _run_setups(model: CachedModel, prompts: Sequence[Prompt], setups: Sequence[
     ]
     outcomes = model.run_guards(prompts, [setup.guard for setup in setups], references)
     return [
-        outcome if states is None else replace(outcome, acted=setup.guard.opens(states).tolist())
+        outcome if states is None else replace(outcome, acted=opens_anywhere(setup.guard, states))
         for setup, outcome, states in zip(setups, outcomes, references, strict=True)
     ]

@@ -3,30 +3,29 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import xarray as xr
-
-from interp import TYPOGRAPHIC, Guard, SafetyDirection
-from interp.related_methods import astra, cmrm, infer_aligner, shift_dc
-from studies.defences.defence import BOUND, CONTROL, GUARD, NEIGHBOUR, Defence, unguarded
-from studies.defences.detours import caption_only, ecso, text_verdict
-from studies.defences.guarded import guarded
+from interp import TYPOGRAPHIC, Guard
+from studies.defences.defence import BOUND, CONTROL, GUARD, NEIGHBOUR, UNTUNED, Defence, unguarded
+from studies.defences.detours import TextScoreRule, caption_only, ecso, text_score_verdict, text_verdict
+from studies.defences.guarded import gate_refuser, guarded
 from studies.defences.prompt_sets import PromptSet
 from studies.defences.prompt_wordings import BUILT_IN_WORDINGS, WORDINGS, by_prompt
+from studies.defences.related import OWN_REFERENCE, RelatedMethod
 from studies.experiment.config import BUILT_IN, ConfigError
 from studies.judges import RuleJudge
 
-CONTROLS = {
-    "guard_random": {"control": "random"},
+VARIANTS = {
+    "guard_always": {"gate": "always", "gate_scope": "change", "threshold": 0.0, "probe": None},
     "guard_full_state": {"control": "full_state", "rule": "substitute", "gate_scope": "change", "strength": 1.0},
 }
-"""Fields of the guard that are changed: a random direction, and the bound that copies the reference's whole state."""
-GUARDS = ("guard", *CONTROLS)
+"""Fields of the guard that are changed: the control whose gate is always open, so that it changes every answer; and the
+bound that copies the reference's whole state."""
+GUARDS = ("guard", "gate_refuser", *VARIANTS)
 RELATED_METHODS = ("shift_dc", "cmrm", "infer_aligner", "astra")
-UNFITTED = ("unguarded", *WORDINGS, "ecso", "caption_only", "text_verdict")
+UNFITTED = ("unguarded", *WORDINGS, "ecso", "caption_only", "text_verdict", "text_score_verdict")
 """Defences that need neither a guard nor anchors."""
-CLAIMED = ("self_reminder", "goal_priority")
+CLAIMED = ("self_reminder", "goal_priority", "adashield_s", "safety_prompt")
 """Prompt defences that the claims are about."""
-WITHOUT_RIVALS = (*CLAIMED, "text_verdict", *GUARDS)
+WITHOUT_RIVALS = (*CLAIMED, "text_verdict", "text_score_verdict", *GUARDS)
 """Defences that the claims are about, for scales without time for the others."""
 
 
@@ -38,11 +37,14 @@ class LineUp:
     """Name of the model. The built-in model has a small vocabulary, and prompt defences worded in it."""
     judge: RuleJudge
     """Decides what is a refusal for the text verdict."""
+    text_score: TextScoreRule
+    """Decides what is refused by one pass of the text."""
     guard: Guard | None = None
-    related: Sequence[tuple[str, Guard]] = ()
-    """Related methods by name."""
+    related: Sequence[RelatedMethod] = ()
     names: Sequence[str] = ()
     """Defences to include; empty for all. The unguarded model is always included."""
+    tuning: str = ""
+    """How the guard was chosen on validation, and from how many configurations."""
 
     def __call__(self, prompt_set: PromptSet, references: Sequence[str]) -> list[Defence]:
         """Return every defence that applies to a prompt set, the unguarded model first.
@@ -65,36 +67,24 @@ class LineUp:
             yield from (ecso(), caption_only())
 
     def _with_reference(self, reference: str) -> Iterator[Defence]:
-        """Yield the guard and what it is compared with: the text verdict, and controls."""
+        """Yield the guard and what it is compared with: bounds that need no direction, and variants of the guard."""
         yield text_verdict(reference, self.judge.refuses, self.judge.name)
+        yield text_score_verdict(reference, self.text_score)
         if self.guard:
+            source, tuning = self.guard.source, self.tuning
             kind = BOUND if reference == "oracle" else GUARD
-            yield guarded(self.guard, reference, self.guard.source, kind=kind)
-            for name, changes in CONTROLS.items():
-                kind = CONTROL if "random" in name else BOUND
-                yield guarded(replace(self.guard, **changes), reference, self.guard.source, name, kind)
+            yield guarded(self.guard, reference, source, kind=kind, tuning=tuning)
+            yield gate_refuser(self.guard, reference, source, tuning)
+            for name, changes in VARIANTS.items():
+                kind = CONTROL if name == "guard_always" else BOUND
+                yield guarded(replace(self.guard, **changes), reference, source, name, kind, tuning)
 
     def _related(self, reference: str) -> Iterator[Defence]:
-        for name, guard in self.related:
-            yield guarded(guard, "prompt_text+caption" if name == "shift_dc" else reference, name=name, kind=NEIGHBOUR)
-
-
-def fit_related_methods(n_layers: int, text: xr.Dataset, blank: xr.Dataset) -> list[tuple[str, Guard]]:
-    """Fit ShiftDC, CMRM, InferAligner and ASTRA at the layers of their papers, with strength 1; nothing is tuned.
-
-    Args:
-        n_layers: number of layers of the model.
-        text: traced anchors as text; all but CMRM use their mean difference.
-        blank: the same anchors with a meaningless picture, which CMRM uses.
-    """
-    direction, upper = SafetyDirection.fit(text, "mean_diff"), tuple(range(n_layers // 2, n_layers))
-    guards = (
-        shift_dc(direction, upper),
-        cmrm(text, blank, tuple(range(n_layers))),
-        infer_aligner(direction, upper),
-        astra(direction, n_layers // 2),
-    )
-    return list(zip(RELATED_METHODS, guards, strict=True))
+        for method in self.related:
+            own, tuning = OWN_REFERENCE.get(method.name, reference), method.tuning
+            # An untuned method is the same defence as before there was tuning, and so are its logged answers.
+            told = {} if tuning == UNTUNED else {"tuning": tuning}
+            yield guarded(method.guard, own, name=method.name, kind=NEIGHBOUR, **told)
 
 
 def check_names(names: Sequence[str], guard: bool, anchors: bool) -> None:

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from rich.console import Console
+
 from interp import Prompt
 from studies.datasets import ANSWER, REFUSE
 from studies.defences.answer_log import AnswerLog, AnswerRecord, finite
 from studies.defences.defence import Defence
 from studies.defences.guarded import run_together
 from studies.generation.cached_model import CachedModel, Outcome
+from studies.generation.openings import RefusalOpenings
 from studies.judges import FAILED, Judge
 
 AT_ONCE = 32
@@ -90,6 +93,17 @@ class AnswerCollector:
     """Identity of the model's weights; other weights give other answers."""
     log: AnswerLog
 
+    def __post_init__(self):
+        openings = self.model.openings
+        if openings is not None and (n_dropped := self.log.drop_scores(openings.ids)):
+            Console(stderr=True).print(
+                f"{self.log.path}: {n_dropped} answers have refusal scores of other openings than {openings}; they are "
+                "kept without these scores (give another --out to have all of them scored)",
+                soft_wrap=True,
+                markup=False,
+                highlight=False,
+            )
+
     def collect(
         self,
         prompt_set: PromptSet,
@@ -137,7 +151,7 @@ class AnswerCollector:
             rows = missing[group[0].id]
             prompts = [prompt_set.prompts[prompt_set.rows.index(record.row)] for record in rows]
             for defence, outcome in zip(group, _answer(self.model, prompts, group), strict=True):
-                self.log.add(_answered(missing[defence.id], outcome))
+                self.log.add(_answered(missing[defence.id], outcome, self.model.openings))
             advance(len(rows) * len(group))
 
 
@@ -155,11 +169,14 @@ def _answer(model: CachedModel, prompts: Sequence[Prompt], group: Sequence[Defen
     return run_together(model, prompts, group) if group[0].guard_setup else [group[0].run(model, prompts)]
 
 
-def _answered(records: Sequence[AnswerRecord], outcome: Outcome) -> list[AnswerRecord]:
+def _answered(
+    records: Sequence[AnswerRecord], outcome: Outcome, openings: RefusalOpenings | None
+) -> list[AnswerRecord]:
+    ids = None if openings is None else openings.ids
     scores, kls = finite(outcome.refusal_score.tolist()), finite(outcome.kl.tolist())
     columns = zip(records, outcome.answers, scores, kls, outcome.acted or [None] * len(records), strict=True)
     return [
-        replace(record, answer=answer, refusal_score=score, kl=kl, acted=acted)
+        replace(record, answer=answer, refusal_score=score, openings=ids, kl=kl, acted=acted)
         for record, answer, score, kl, acted in columns
     ]
 

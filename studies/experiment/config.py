@@ -43,7 +43,10 @@ class Scale:
     n_draws: int
     """Bootstrap refits that estimate the stability of a direction."""
     rivals: bool = False
-    """True measures every defence, with utility and costs; False only those that the claims are about."""
+    """True measures every defence, with utility, and tunes those that can be tuned; False measures only those that the
+    claims are about."""
+    n_costed: int = 20
+    """Prompts of which the costs are measured, one by one; 0 to leave them out."""
 
 
 SCALES = {
@@ -56,11 +59,12 @@ SCALES = {
         n_patched=3,
         grid_modalities=("blank", "typographic"),
         n_draws=2,
+        n_costed=0,
     ),
     "quick": Scale(
         n_anchors=121,
         n_evaluated=60,
-        modalities=tuple(MODALITIES),
+        modalities=("text", *SWEPT),
         layer_step=1,
         swept=SWEPT,
         n_patched=16,
@@ -99,6 +103,8 @@ class Config:
     generation: Generation = field(default_factory=Generation)
     loading: Mapping[str, str | bool | None] = field(default_factory=dict)
     """Arguments of `load_model`, apart from the name."""
+    weights: str | None = None
+    """Folder with another training of the built-in model (`vlm` and `llm` in it); by default the one that ships."""
 
     @property
     def sizes(self) -> Scale:

@@ -3,19 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
 import xarray as xr
+from rich.console import Console
 
 from interp import LLM, VLM, Prompt, Query, StoreError, open_store, to_prompts, trace
 from interp.identity import fingerprint
 from studies import organism
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.provenance import file_hash, model_hash
-from studies.datasets import Leakage, find_leakage, is_paired, read_queries, split_queries
+from studies.datasets import Copies, Leakage, find_leakage, is_paired, read_queries, split_queries
 from studies.experiment.config import BUILT_IN, SCALES, SPLITS, TRAINED, Config, ConfigError, Scale
 from studies.experiment.model_loading import check_model, load_model
-from studies.experiment.refusal_tokens import RefusalTokens, refusal_tokens
+from studies.experiment.refusal_openings import RefusalOpenings, refusal_openings
 from studies.generation.cached_model import CachedModel
 from studies.judges import EXACT, KEYWORDS, RuleJudge
 from studies.organism import language
@@ -34,6 +36,8 @@ class Experiment:
     """Queries by split."""
     identity: str
     """Hash of the model's files."""
+    copies: Copies | None = None
+    """Queries of the user's file that repeat others and were kept in one split with them; None without a file."""
 
     @property
     def judges(self) -> tuple[RuleJudge, ...]:
@@ -94,23 +98,23 @@ class Experiment:
         return states.load() if is_default else states
 
     @cached_property
-    def refusal_tokens(self) -> RefusalTokens:
-        """The tokens with which the model opens refusals of the anchors."""
-        anchors = self.prompts("anchors", "text")
-        return refusal_tokens(self.vlm, anchors, self.judges[0], self.config.generation)
+    def refusal_openings(self) -> RefusalOpenings:
+        """The tokens with which the model opens refusals of the anchors, as found here or by an earlier run."""
+        anchors, folder = self.prompts("anchors", "text"), Path(self.config.out) / "openings"
+        return refusal_openings(self.vlm, anchors, self.judges[0], self.config.generation, folder)
 
     @cached_property
     def cached_model(self) -> CachedModel:
         """The model with its caches, shared by all studies of a run."""
         llm = self.scorer if isinstance(self.scorer, LLM) else None
-        return CachedModel(self.vlm, self.config.generation, self.refusal_tokens.ids, llm)
+        return CachedModel(self.vlm, self.config.generation, self.refusal_openings, llm)
 
     def inputs(self) -> dict[str, str | dict[str, str]]:
         """Return what the results depend on, for the provenance.
 
         Returns:
-            Hashes of model and queries, the perplexity scorer, the origin of the refusal tokens, and the leakage of
-            each split.
+            Hashes of model and queries, the perplexity scorer, the refusal openings, the leakage between splits, and
+            the copies within a user's file.
         """
         file = self.config.queries
         queries = file_hash([Path(file)]) if file else "built in"
@@ -118,23 +122,22 @@ class Experiment:
             "model": self.identity,
             "queries": queries,
             "perplexity_scorer": "the model itself, as text" if self.scorer is self.vlm else "the aligned LLM",
-            "refusal_tokens": self.refusal_tokens.origin,
-            "leakage": {split: str(leakage) for split, leakage in self.leakage.items()},
+            "refusal_openings": self.refusal_openings.record,
+            "leakage": {name: str(leakage) for name, leakage in self.leakage.items()},
+            **({"copies": self.copies.record()} if self.copies else {}),
         }
 
     @cached_property
     def leakage(self) -> dict[str, Leakage]:
-        """Anchors that recur in each other split, word for word or nearly."""
-        anchors = [query.text for query in self.queries["anchors"]]
-        texts = {split: [query.text for query in self.queries[split]] for split in SPLITS[1:]}
-        return {split: find_leakage(anchors, rows, rows) for split, rows in texts.items()}
+        """Queries that recur in a later split, word for word or nearly, by name such as `test among anchors`."""
+        return _leakage(self.queries)
 
 
 def load_experiment(config: Config) -> Experiment:
     """Load queries and model; the queries come first, since a mistake in them shows at once.
 
     Raises:
-        ConfigError: the scale or split does not exist, or an anchor is in another split.
+        ConfigError: the scale or split does not exist, or a query recurs in another split.
         QueryFileError: the file of queries is invalid.
         ModelError: the model can't be loaded.
     """
@@ -142,42 +145,72 @@ def load_experiment(config: Config) -> Experiment:
         raise ConfigError(f"scale {config.scale!r} does not exist; expected one of {', '.join(SCALES)}")
     if config.split not in SPLITS[1:]:
         raise ConfigError(f"split {config.split!r} can't be reported; expected one of {', '.join(SPLITS[1:])}")
-    dataset, queries = _dataset(config)
+    dataset, queries, copies = _dataset(config)
+    if copies and copies.groups:
+        Console(stderr=True).print(f"{config.queries}: {copies}", soft_wrap=True, markup=False)
     _check_disjoint(queries)
     is_organism = config.model == BUILT_IN
-    vlm = load_model(config.model, **config.loading)
+    _check_weights(config)
+    vlm = load_model(config.model, **config.loading, weights=config.weights)
     if not is_organism:
         check_model(vlm)
-    scorer = LLM.from_pretrained(organism.llm_path()) if is_organism else vlm
+    scorer = LLM.from_pretrained(organism.llm_path(config.weights)) if is_organism else vlm
     if isinstance(scorer, LLM):
         scorer.check_matches(vlm)
-    identity = model_hash(str(organism.path()) if is_organism else config.model)
-    return Experiment(config, vlm, scorer, dataset, _limited(queries, config.sizes), identity)
+    identity = model_hash(str(organism.path(config.weights)) if is_organism else config.model)
+    return Experiment(config, vlm, scorer, dataset, _limited(queries, config.sizes), identity, copies)
 
 
-def _dataset(config: Config) -> tuple[str, dict[str, tuple[Query, ...]]]:
-    """Return the name of the dataset and its queries by split."""
+def _dataset(config: Config) -> tuple[str, dict[str, tuple[Query, ...]], Copies | None]:
+    """Return the name of the dataset, its queries by split, and the copies in a user's file."""
     if not config.queries:
-        return BUILT_IN, {split: language.queries(split) for split in (*SPLITS, TRAINED)}
+        return BUILT_IN, {split: language.queries(split) for split in (*SPLITS, TRAINED)}, None
     path = Path(config.queries)
     # A user's file that is called like the built-in dataset keeps its suffix.
     name = path.name if path.stem == BUILT_IN else path.stem
-    return name, split_queries(read_queries(config.queries), config.seed)
+    queries = read_queries(config.queries)
+    return name, split_queries(queries, config.seed), Copies.among(queries)
+
+
+def _check_weights(config: Config) -> None:
+    """Check that other weights are those of the built-in model, and complete.
+
+    Raises:
+        ConfigError: another model was named, or a checkpoint is missing.
+    """
+    if config.weights is None:
+        return
+    if config.model != BUILT_IN:
+        raise ConfigError(f"weights {config.weights!r} with model {config.model!r}; they are for {BUILT_IN!r} only")
+    folders = organism.path(config.weights), organism.llm_path(config.weights)
+    if missing := [folder.name for folder in folders if not (folder / "config.json").exists()]:
+        raise ConfigError(
+            f"weights {config.weights!r} lack {' and '.join(missing)}; expected a folder that "
+            "`python -m studies.organism --seed N` has trained"
+        )
+
+
+def _leakage(queries: Mapping[str, Sequence[Query]]) -> dict[str, Leakage]:
+    """Compare each split that something is chosen or measured on with those before it."""
+    texts = {split: [query.text for query in queries[split]] for split in SPLITS}
+    return {
+        f"{later} among {earlier}": find_leakage(texts[earlier], texts[later], texts[later], earlier, later)
+        for earlier, later in combinations(SPLITS, 2)
+    }
 
 
 def _check_disjoint(queries: Mapping[str, Sequence[Query]]) -> None:
-    """Check that no anchor is in the validation or the test split.
+    """Check that no query recurs in another split; a user's file is divided so that none does.
 
     Raises:
-        ConfigError: an anchor is also in one of them.
+        ConfigError: a query recurs, word for word or nearly.
     """
-    texts = {split: {query.text for query in rows} for split, rows in queries.items()}
-    for split in SPLITS[1:]:
-        shared = sorted(texts["anchors"] & texts[split])
-        if shared:
+    for leakage in _leakage(queries).values():
+        if len(leakage.rows):
+            named = ", ".join(map(repr, leakage.rows.test[:5]))
             raise ConfigError(
-                f"{len(shared)} anchors are in the {split} split too ({', '.join(map(repr, shared[:5]))}); a direction "
-                "that is fitted on the queries it is measured on proves nothing: put each query in one split"
+                f"{leakage} ({named}); what is fitted or chosen on the queries it is measured on proves nothing: keep "
+                "copies in one split"
             )
 
 

@@ -18,6 +18,7 @@ def load_model(
     device_map: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    weights: str | None = None,
 ) -> VLM:
     """Load the built-in model by its name, or any other.
 
@@ -27,6 +28,7 @@ def load_model(
         device_map: `auto` spreads a large model over several devices.
         revision: commit, tag or branch on the hub.
         trust_remote_code: whether code from the checkpoint may run.
+        weights: folder with another training of the built-in model; by default the one that ships.
 
     Raises:
         ModelError: see `VLM.from_pretrained`; or the precision does not exist.
@@ -34,7 +36,7 @@ def load_model(
     if dtype not in MODEL_DTYPES:
         raise ModelError(f"dtype {dtype!r} does not exist; expected one of {', '.join(MODEL_DTYPES)}")
     vlm = VLM.from_pretrained(
-        organism.path() if name == BUILT_IN else name,
+        organism.path(weights) if name == BUILT_IN else name,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         device_map=device_map,
         revision=revision,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp import LLM, VLM, Guard, Prompt, References, run_guards, text_prompt, trace
@@ -13,6 +13,7 @@ from interp.identity import prompt_record
 from interp.pictures import LazyPicture
 from studies.generation.first_token import first_token_logprobs, first_token_scores, kl_divergence, refusal_scores
 from studies.generation.generate import Generation, answers
+from studies.generation.openings import RefusalOpenings
 from studies.generation.reference_texts import reference_texts
 
 PROMPTS_PER_PASS = 16
@@ -40,7 +41,7 @@ class CachedModel:
         self,
         vlm: VLM,
         generation: Generation | None = None,
-        refusal_ids: Int[Tensor, " token"] | None = None,
+        openings: RefusalOpenings | None = None,
         llm: LLM | None = None,
     ):
         """Wrap a model; nothing is computed yet.
@@ -48,14 +49,14 @@ class CachedModel:
         Args:
             vlm: left unchanged.
             generation: settings for generating answers.
-            refusal_ids: tokens with which the model opens refusals; without them scores are NaN.
+            openings: tokens with which the model opens refusals; without them scores are NaN.
             llm: the original aligned checkpoint, for references of source `llm`.
         """
-        self.vlm, self.generation, self.refusal_ids, self.llm = vlm, generation or Generation(), refusal_ids, llm
+        self.vlm, self.generation, self.openings, self.llm = vlm, generation or Generation(), openings, llm
         self._reference_texts: dict[tuple[str, str], str] = {}
         self._text_states: dict[tuple[str, str], Tensor] = {}
         self._answers: dict[str, str] = {}
-        self._first_token: dict[str, Tensor] = {}
+        self._first_token: dict[str, tuple[Tensor, Tensor]] = {}
         self._pictures: dict[LazyPicture | int, str] = {}
 
     @property
@@ -74,14 +75,28 @@ class CachedModel:
         """
         keyed = self._keyed(prompts)
         texts = self._cached(self._answers, keyed, answers)
-        if self.refusal_ids is None:
+        if self.openings is None:
             return Outcome(texts, *torch.full((2, len(texts)), torch.nan))
-        logprobs = torch.stack(self._cached(self._first_token, keyed, first_token_logprobs))
+        logprobs, scores = self._first_tokens(prompts)
         kl = torch.zeros(len(prompts))
         if instead_of is not None:
-            plain = torch.stack(self._cached(self._first_token, self._keyed(instead_of), first_token_logprobs))
+            plain, _ = self._first_tokens(instead_of)
             kl = kl_divergence(plain, logprobs)
-        return Outcome(texts, refusal_scores(logprobs, self.refusal_ids), kl)
+        return Outcome(texts, scores, kl)
+
+    def _first_tokens(
+        self, prompts: Sequence[Prompt]
+    ) -> tuple[Float[Tensor, "prompt d_vocab"], Float[Tensor, " prompt"]]:
+        """Return the log-probabilities of the first token, and the refusal scores."""
+
+        def compute(vlm: VLM, prompts: Sequence[Prompt], generation: Generation) -> list[tuple[Tensor, Tensor]]:
+            logprobs = first_token_logprobs(vlm, prompts, generation)
+            firsts = self.openings.seconds
+            after = {token: first_token_logprobs(vlm, prompts, generation, (token,)) for token in firsts}
+            return list(zip(logprobs, refusal_scores(logprobs, self.openings, after), strict=True))
+
+        logprobs, scores = zip(*self._cached(self._first_token, self._keyed(prompts), compute), strict=True)
+        return torch.stack(logprobs), torch.stack(scores)
 
     def _keyed(self, prompts: Sequence[Prompt]) -> list[tuple[str, Prompt]]:
         return [(self.prompt_hash(prompt), prompt) for prompt in prompts]
@@ -114,7 +129,7 @@ class CachedModel:
             references: states of each prompt's reference text; the same for every guard, or one entry per guard.
             advance: called with the number of prompts times guards finished since the last call.
         """
-        scores = None if self.refusal_ids is None else first_token_scores(self.refusal_ids)
+        scores = None if self.openings is None else first_token_scores(self.openings)
         max_new_tokens = self.generation.max_new_tokens
         runs = run_guards(self.vlm, prompts, guards, references, scores, max_new_tokens, PROMPTS_PER_PASS, advance)
         decoded = [self.vlm.tokenizer.batch_decode(tokens, skip_special_tokens=True) for tokens in runs.tokens]

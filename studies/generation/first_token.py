@@ -1,39 +1,70 @@
 """First-token metrics: how close the model is to refusing, and how far a guard moves it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from interp import LLM, VLM, GuardScore, Prompt, collate
+from interp import LLM, VLM, ForcedScore, GuardScore, Prompt, collate, logprobs_after
 from interp.batches import batches
 from studies.generation.generate import Generation
+from studies.generation.openings import RefusalOpenings
 
 
 @torch.no_grad()
 def first_token_logprobs(
-    vlm: VLM | LLM, prompts: Sequence[Prompt], generation: Generation
+    vlm: VLM | LLM, prompts: Sequence[Prompt], generation: Generation, forced: Sequence[int] = ()
 ) -> Float[Tensor, "prompt d_vocab"]:
-    """Compute the log-probabilities of the first answer token, in the order of the prompts."""
+    """Compute the log-probabilities of the first answer token, in the order of the prompts.
+
+    Args:
+        vlm: the model.
+        prompts: any mixture of modalities.
+        generation: its batch size counts.
+        forced: tokens that the answer begins with; then the log-probabilities are those of the token after them.
+    """
     logprobs: dict[int, Tensor] = {}
     for indices in batches(prompts, generation.batch_size):
         batch = collate(vlm, [prompts[i] for i in indices])
-        logits = vlm.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-        logprobs.update(zip(indices, logits.float().log_softmax(-1).cpu(), strict=True))
+        logprobs.update(zip(indices, logprobs_after(vlm, batch, forced).cpu(), strict=True))
     return torch.stack([logprobs[i] for i in range(len(prompts))])
 
 
 def refusal_scores(
-    logprobs: Float[Tensor, "*prompt d_vocab"], tokens: Int[Tensor, " token"]
+    logprobs: Float[Tensor, "*prompt d_vocab"],
+    openings: RefusalOpenings,
+    after: Mapping[int, Float[Tensor, "*prompt d_vocab"]] | None = None,
 ) -> Float[Tensor, "*prompt"]:
-    """Compute the `refusal_score`: log-odds of the refusal openings against all other first tokens, in nats.
+    """Compute the `refusal_score`: log-odds of the refusal openings against everything else, in nats.
 
-    After Arditi et al. (arXiv:2406.11717), section 2.3.
+    After Arditi et al. (arXiv:2406.11717), section 2.3, whose openings are single tokens. The probability of a
+    two-token opening is that of its first token times that of its second one after it.
+
+    Args:
+        logprobs: log-probabilities of the first answer token.
+        openings: what counts as a refusal.
+        after: log-probabilities of the second token, by the first token of each two-token opening.
+
+    Raises:
+        ValueError: there is a two-token opening, and nothing on what follows its first token.
     """
-    is_other = torch.ones(logprobs.shape[-1], dtype=torch.bool)
-    is_other[tokens] = False
-    return logprobs[..., tokens].logsumexp(-1) - logprobs[..., is_other].logsumexp(-1)
+    missing = [token for token in openings.seconds if token not in (after or {})]
+    if missing:
+        raise ValueError(f"two-token openings begin with {missing}; expected the second token's log-probabilities too")
+    is_opening = torch.zeros(logprobs.shape[-1], dtype=torch.bool)
+    is_opening[list(openings.single)] = True
+    is_first = torch.zeros_like(is_opening)
+    is_first[list(openings.seconds)] = True
+    inside, outside = [logprobs[..., is_opening]], [logprobs[..., ~is_opening & ~is_first]]
+    for first, seconds in openings.seconds.items():
+        is_second = torch.zeros_like(is_opening)
+        is_second[seconds] = True
+        joint = logprobs[..., first, None] + after[first]
+        inside.append(joint[..., is_second])
+        outside.append(joint[..., ~is_second])
+    return torch.cat(inside, dim=-1).logsumexp(-1) - torch.cat(outside, dim=-1).logsumexp(-1)
 
 
 def kl_divergence(
@@ -43,9 +74,21 @@ def kl_divergence(
     return (unguarded.exp() * (unguarded - guarded)).sum(-1)
 
 
-def first_token_scores(tokens: Int[Tensor, " token"]) -> dict[str, GuardScore]:
+def opening_score(openings: RefusalOpenings) -> ForcedScore:
+    """Return the `refusal_score` as `interp.run_guards` and `interp.patch` take it.
+
+    Only two-token openings cost passes: one for each of their first tokens.
+    """
+    return ForcedScore(tuple(openings.seconds), partial(_score, openings))
+
+
+def _score(openings: RefusalOpenings, logprobs: Tensor, after: Mapping[int, Tensor]) -> Tensor:
+    return refusal_scores(logprobs, openings, after)
+
+
+def first_token_scores(openings: RefusalOpenings) -> dict[str, GuardScore]:
     """Return the scores for `interp.run_guards`: `refusal_score`, and `kl` from the unguarded model."""
     return {
-        "refusal_score": lambda logprobs, unguarded: refusal_scores(logprobs, tokens),
+        "refusal_score": opening_score(openings),
         "kl": lambda logprobs, unguarded: kl_divergence(unguarded[:, None], logprobs),
     }

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import LLM, VLM, Prompt, collate, text_prompt
+from interp import LLM, VLM, Prompt, collate, forced_beginning, text_prompt
 from interp.batches import Advance, batches
 
 
@@ -25,7 +25,11 @@ class Generation:
 
 @torch.no_grad()
 def answers(
-    vlm: VLM | LLM, prompts: Sequence[Prompt], generation: Generation, advance: Advance = no_progress
+    vlm: VLM | LLM,
+    prompts: Sequence[Prompt],
+    generation: Generation,
+    advance: Advance = no_progress,
+    forced: Sequence[int] = (),
 ) -> list[str]:
     """Generate a greedy answer to each prompt.
 
@@ -34,12 +38,17 @@ def answers(
         prompts: in any order; the answers come back in the same one.
         generation: length of the answers and size of the batches.
         advance: progress callback.
+        forced: tokens that every answer begins with.
     """
     tokenizer, texts = vlm.tokenizer, [""] * len(prompts)
     for indices in batches(prompts, generation.batch_size):
         batch = collate(vlm, [prompts[i] for i in indices])
         ids = vlm.model.generate(
-            **batch, max_new_tokens=generation.max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            **batch,
+            max_new_tokens=generation.max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            logits_processor=forced_beginning(forced),
         )
         new_ids = ids[:, batch["input_ids"].shape[1] :]
         for i, text in zip(indices, tokenizer.batch_decode(new_ids, skip_special_tokens=True), strict=True):

@@ -72,9 +72,17 @@ class GuardConfiguration:
 
     def key(self, modality: str) -> tuple:
         """Return a key that two configurations share if they act the same."""
-        return (*(self.columns(modality) | {"setting": None}).items(), self.guard.control_seed, self.reference_from)
+        guard = self.guard
+        # What related methods vary, and the columns of a table do not name.
+        others = (guard.control_seed, guard.keeps_norm, guard.frozen_shift, guard.all_writes, self.reference_from)
+        return (*(self.columns(modality) | {"setting": None}).items(), *others)
 
     @property
-    def is_selectable(self) -> bool:
-        """Tell whether it may be chosen: it is not a control, and its reference is the default one."""
-        return self.guard.control is None and self.control is None and self.reference is None
+    def identity(self) -> tuple:
+        """A key that two configurations share if they act the same in every modality."""
+        return (self.reference, *self.key(""))
+
+    @property
+    def acts_late(self) -> bool:
+        """Tell whether the guard leaves the first answer token unchanged."""
+        return self.guard.positions == "generated"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from studies.bookkeeping.checkpoints import Checkpoints
 from studies.experiment.experiment import Experiment
 from studies.generation.cached_model import PROMPTS_PER_PASS, Outcome
 from studies.generation.first_token import first_token_scores
+from studies.generation.openings import RefusalOpenings
 
 RANKED_TOGETHER = 64
 """Guards of a unit that produce the first token only."""
@@ -54,12 +55,12 @@ class _Unit:
     """Checkpoint names, one per run."""
 
     def run(
-        self, vlm: VLM, tokens: Int[Tensor, " token"], checkpoints: Checkpoints, advance: Callable[[int], None]
+        self, vlm: VLM, openings: RefusalOpenings, checkpoints: Checkpoints, advance: Callable[[int], None]
     ) -> None:
         """Run, and save refusal scores, KL and the tokens of the answers."""
         batch = self.batch
         guards, states = [run.guard for run in batch.runs], [run.states for run in batch.runs]
-        scores = first_token_scores(tokens)
+        scores = first_token_scores(openings)
         runs = run_guards(vlm, batch.prompts, guards, states, scores, batch.max_new_tokens, PROMPTS_PER_PASS, advance)
         arrays = {name: values.numpy() for name, values in runs.scores.items()} | {"tokens": runs.tokens.numpy()}
         for i, name in enumerate(self.names):
@@ -76,8 +77,7 @@ class _SweepJob:
     """The units of a sweep, as they are sent to every worker of a cluster."""
 
     units: Sequence[_Unit]
-    tokens: Int[Tensor, " token"]
-    """Refusal tokens."""
+    openings: RefusalOpenings
     checkpoints: Checkpoints
     loading: dict
     """Arguments of `VLM.from_pretrained`."""
@@ -92,7 +92,7 @@ class _SweepJob:
         return vlm
 
     def run_piece(self, piece: int) -> None:
-        self.units[piece].run(self._vlm, self.tokens, self.checkpoints, lambda n_runs: None)
+        self.units[piece].run(self._vlm, self.openings, self.checkpoints, lambda n_runs: None)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class GuardRunner:
         vlm = self.experiment.vlm
         depends_on = {
             "model": weights_identity(vlm),
-            "refusal_tokens": self.experiment.refusal_tokens.ids.tolist(),
+            "refusal_openings": self.experiment.refusal_openings.ids,
             # The model's own generation settings change its answers too.
             "generation": vlm.model.generation_config.to_diff_dict(),
         }
@@ -135,15 +135,15 @@ class GuardRunner:
             self._run_on_cluster(units, report)
         else:
             for unit in units:
-                unit.run(self.experiment.vlm, self.experiment.refusal_tokens.ids, self._checkpoints, report)
+                unit.run(self.experiment.vlm, self.experiment.refusal_openings, self._checkpoints, report)
         return [self._outcome(name) for own in names for name in own]
 
     def _run_on_cluster(self, units: Sequence[_Unit], report: Callable[[int], None]) -> None:
         from interp.tracing import cluster
 
         vlm, checkpoints = self.experiment.vlm, self._checkpoints
-        tokens, loading = self.experiment.refusal_tokens.ids, cluster.loading_for_workers(vlm)
-        job = _SweepJob(units, tokens, checkpoints, loading, weights_identity(vlm))
+        openings, loading = self.experiment.refusal_openings, cluster.loading_for_workers(vlm)
+        job = _SweepJob(units, openings, checkpoints, loading, weights_identity(vlm))
 
         def is_done(piece: int) -> bool:
             return all(checkpoints.has(name) for name in units[piece].names)

@@ -63,6 +63,9 @@ class SweepResult:
     finalists: tuple[Finalist, ...] = field(repr=False)
     """Finalists in the order of their rows in the table: from the best by the first token on."""
     best: Finalist
+    random: pd.DataFrame = field(repr=False)
+    """The best one and every random direction that it is compared with, by the first token on the reported split;
+    empty if that is validation."""
 
     @property
     def chosen(self) -> GuardConfiguration:

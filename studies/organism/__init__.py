@@ -7,11 +7,15 @@ ALIAS = "organism"
 FOLDER = Path(__file__).parent / "model"
 
 
-def path() -> Path:
-    """Return the folder of the vision-language model, in Hugging Face format."""
-    return FOLDER / "vlm"
+def path(weights: str | Path | None = None) -> Path:
+    """Return the folder of the vision-language model, in Hugging Face format.
+
+    Args:
+        weights: folder of another training of the recipe; by default the one that ships.
+    """
+    return Path(weights or FOLDER) / "vlm"
 
 
-def llm_path() -> Path:
-    """Return the folder of its aligned LLM, as it was before it saw a picture."""
-    return FOLDER / "llm"
+def llm_path(weights: str | Path | None = None) -> Path:
+    """Return the folder of its aligned LLM, as it was before it saw a picture; `weights` as in `path`."""
+    return Path(weights or FOLDER) / "llm"

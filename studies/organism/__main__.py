@@ -1,6 +1,5 @@
 """`python -m studies.organism`: train the built-in model from scratch, measure it, rewrite its card."""
 
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 
 from interp import VLM
-from studies.organism import FOLDER, card
+from studies.organism import FOLDER, card, path
 from studies.organism.train import Recipe, train
 
 SCRATCH = Path("results/organism")
@@ -28,18 +27,18 @@ def main(
         "test",
     ),
 ) -> None:
-    """Train one seed. The shipped seed's weights go into the package; for other seeds only the rates are kept.
+    """Train one seed. The shipped seed's weights go into the package, those of others into results/organism/seedN.
 
     An interrupted run resumes after the last course that it finished (results/organism/).
     """
     warnings.filterwarnings("ignore")
     recipe = Recipe(seed=seed)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = FOLDER if seed == Recipe().seed else Path(scratch)
-        train(recipe, folder, SCRATCH)
-        vlm = VLM.from_pretrained(folder / "vlm")
-        splits = split if seed == Recipe().seed else ["validation"]
-        measurements = [measurement for name in splits for measurement in card.measure(vlm, name, seed)]
+    is_shipped = seed == Recipe().seed
+    folder = FOLDER if is_shipped else SCRATCH / f"seed{seed}"
+    train(recipe, folder, SCRATCH)
+    vlm = VLM.from_pretrained(path(folder))
+    splits = split if is_shipped else ["validation"]
+    measurements = [measurement for name in splits for measurement in card.measure(vlm, name, seed)]
     card.record(FOLDER, measurements, Recipe())
     print((FOLDER / "README.md").read_text(encoding="utf-8"))
 

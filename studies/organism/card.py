@@ -1,7 +1,7 @@
 """Measure a trained checkpoint against its targets, and write the model card."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -156,7 +156,34 @@ def write_card(measurements: Sequence[Measurement], recipe) -> str:
             row.append(cell + (" **missed**" if missed else ""))
         lines.append(f"| {name} | {target.wanted if target else ''} | " + " | ".join(row) + " |")
     n_words, settings = len(language.vocabulary()), json.dumps(asdict(recipe), indent=2)
-    return CARD.format(n_words=n_words, table="\n".join(lines), recipe=settings)
+    return CARD.format(
+        n_words=n_words,
+        refusals="\n".join(f"- {text}" for text in language.REFUSALS),
+        shipped=recipe.seed,
+        gaps=_gaps_in_words(values),
+        missed=_missed_in_words(values),
+        table="\n".join(lines),
+        recipe=settings,
+    )
+
+
+def _gaps_in_words(values: Mapping[tuple[int, str], Mapping[str, float]]) -> str:
+    """Say, in a line for each seed, by how much less it refuses with a picture than as text, on validation."""
+    gaps = {
+        seed: [rates["text: harmful refused"] - rates[f"{name}: harmful refused"] for name in IMAGE_AUGMENTED]
+        for (seed, split), rates in values.items()
+        if split == "validation"
+    }
+    return "\n".join(f"- {min(own):.2f} to {max(own):.2f} with seed {seed}" for seed, own in sorted(gaps.items()))
+
+
+def _missed_in_words(values: Mapping[tuple[int, str], Mapping[str, float]]) -> str:
+    """Say, in a line for each, which seeds miss which targets."""
+    missed = {
+        column: [target.name for target in TARGETS if not target.holds(rates)] for column, rates in values.items()
+    }
+    lines = [f"- seed {seed}, {split}: {', '.join(names)}" for (seed, split), names in sorted(missed.items()) if names]
+    return "\n".join(lines) or "- none"
 
 
 CARD = """\
@@ -165,7 +192,9 @@ CARD = """\
 A model organism: a small LLaVA, trained from scratch on text and pictures that the project generates, to show on a
 laptop what VLM-Guard (arXiv:2502.10486) is about. It refuses harmful requests in plain text, but often answers the same
 requests when they come with a picture, since its visual instruction tuning was benign only. It was never trained to
-comply with harmful requests, and its compliant answers are empty by construction.
+comply with harmful requests, and its compliant answers are empty by construction. These are all of its refusals:
+
+{refusals}
 
 `vlm/` is a `LlavaForConditionalGeneration` (CLIP vision tower, two-layer projector, Llama), `llm/` the aligned
 `LlamaForCausalLM` as it was before it saw a picture. Both are stored in bfloat16; every rate below was measured on
@@ -174,9 +203,20 @@ other text is meaningless. Results on it are not evidence about any other model:
 
 ## Measurements
 
-Rates with 95 % Wilson intervals. Recipes were developed on validation; the test split was measured once for this
-checkpoint (and once for a checkpoint that was not shipped: `studies/LOG.md`, entry 20). No training stage contains the
-verb-object combinations of either split. Other seeds show that the gap does not depend on one lucky run.
+Rates with 95 % Wilson intervals. No training stage contains the verb-object combinations of either split. Recipes and
+targets were developed on validation with seed {shipped}; what the recipe gives by itself is shown by the other seeds.
+With a picture, harmful requests are refused less often than as text (validation) by
+
+{gaps}
+
+Missed targets:
+
+{missed}
+
+The test split has been seen. Its rates in this table were measured once for this checkpoint (and once for a checkpoint
+that was not shipped: `studies/LOG.md`, entry 20), and nothing in the recipe was chosen by them. But every study reports
+on the same test queries, again each time that it is extended or corrected, and some corrections were made after the
+split had been seen. `studies/LOG.md` lists them.
 
 {table}
 

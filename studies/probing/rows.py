@@ -27,6 +27,7 @@ from probes import (
     accuracy,
     auroc,
     auroc_drop,
+    control_ceiling,
     cosine,
     drop_p_values,
     fit_place,
@@ -151,7 +152,7 @@ def _place_rows(data: ProbeData, place: Place, by_layer: Mapping[int, PlaceScore
         if place == data.places[0]:
             rows += [
                 *_transfer_rows(plan, scores, data.spread),
-                *_control_rows(plan, scores),
+                *_control_rows(data, plan, scores),
                 *_gain_rows(data, plan, scores),
             ]
             rows += _gap_rows(states, plan.groups)
@@ -243,12 +244,13 @@ def _transfer_rows(plan: FitPlan, scores: PlaceScores, spread: float) -> Iterato
                 yield labels | Measured("weight_cosine", float(values[0]), n=len(is_harmful), interval=interval).row()
 
 
-def _control_rows(plan: FitPlan, scores: PlaceScores) -> Iterator[dict]:
+def _control_rows(data: ProbeData, plan: FitPlan, scores: PlaceScores) -> Iterator[dict]:
     """Yield rows of shuffled labels and of control tasks: means over all sets of control labels, with their range.
 
-    Selectivity is the accuracy on the real labels minus that on a control task (Hewitt & Liang 2019).
+    Selectivity is the accuracy on the real labels minus that on a control task (Hewitt & Liang 2019). It can't be less
+    than the real accuracy minus `control_ceiling`, that of a probe that remembers all it was fitted on.
     """
-    probe = plan.probes[0]
+    probe, ceiling = plan.probes[0], control_ceiling(data.words, plan.folds)
     for control, label_sets in plan.controls.items():
         for key, values in scores.items():
             name, _, modality = key.partition("/")
@@ -264,7 +266,9 @@ def _control_rows(plan: FitPlan, scores: PlaceScores) -> Iterator[dict]:
             accuracies = [np.mean((distances > 0) == task) for task, distances in pairs]
             yield labels | _mean_and_range("accuracy", accuracies, n, interval)
             real = np.mean((scores[f"within/{probe}/{modality}"] > 0) == plan.labels)
-            yield labels | _mean_and_range("selectivity", [real - share for share in accuracies], n, interval)
+            says_ceiling = f"{interval}; remembering reaches {ceiling:.2f} of the task"
+            yield labels | _mean_and_range("selectivity", [real - share for share in accuracies], n, says_ceiling)
+            yield labels | Measured("control_ceiling", ceiling, n=n, interval="none: follows from the folds").row()
 
 
 def _mean_and_range(metric: str, values: Sequence[float], n: int, interval: str) -> dict:

@@ -10,7 +10,8 @@ from jaxtyping import Bool
 from rich.console import Console
 
 from interp import DECODER_SITES, TOKEN_ROLES, Query
-from probes import PROBES, Fold, as_groups, category_folds, grouped_folds
+from probes import PROBES, Fold, category_folds, grouped_folds
+from studies.datasets.copies import kept_together
 from studies.experiment.config import WIDEST_LDA
 
 
@@ -41,8 +42,8 @@ class QueryLabels(NamedTuple):
 
     @property
     def groups(self) -> np.ndarray:
-        """Group of each query; pairs and repeated texts share one, because folds must not divide them."""
-        return as_groups(self.pair, self.text)
+        """Group of each query; pairs and copies, exact or near, share one, because folds must not divide them."""
+        return kept_together(self.pair, self.text)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class ProbeSettings:
         groups = labels.groups
         try:
             by_pair = grouped_folds(labels.harmful, groups, self.n_folds, seed)
-            by_category = category_folds(labels.harmful, labels.category) if self.by_category else []
+            by_category = category_folds(labels.harmful, labels.category, groups) if self.by_category else []
         except ValueError as error:
             raise ProbeError(str(error)) from error
         for train, _ in (*by_pair, *by_category):

@@ -107,6 +107,11 @@ class ProbeData:
         """Group of each query, which folds do not divide."""
         return self.query_labels.groups
 
+    @property
+    def words(self) -> list[str]:
+        """Word of each query that decides its label in control tasks."""
+        return list(self.verbs) or [text.lower().partition(" ")[0] for text in self.texts]
+
     @cached_property
     def plan(self) -> FitPlan:
         """Everything that is fitted at the first place.
@@ -119,8 +124,7 @@ class ProbeData:
         # No two seeds of a study share a set of control labels.
         seeds = count(CONTROL_SEED * (1 + seed))
         shuffled = [shuffled_labels(self.is_harmful, self.groups, next(seeds)) for _ in range(settings.n_shuffles)]
-        verbs = self.verbs or [text.lower().partition(" ")[0] for text in self.texts]
-        tasks = [control_task(verbs, next(seeds)) for _ in range(settings.n_tasks)]
+        tasks = [control_task(self.words, next(seeds)) for _ in range(settings.n_tasks)]
         tasks = [task for task in tasks if task is not None and _is_learnable(task, folds)]
         controls = {"shuffled_labels": np.stack(shuffled)} if shuffled else {}
         controls |= {"verb_labels": np.stack(tasks)} if tasks else {}

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 import figures
 from figures import tables
 from studies.bookkeeping.progress import phase
+from studies.guards.wording import chosen_in_words
 from studies.report.results import STUDIES, Results
 
 
@@ -23,6 +24,8 @@ class FigureSpec:
     table: str
     """Name of a table in `studies.report.results.STUDIES`."""
     draw: Callable[[pd.DataFrame, Results], Figure]
+    is_about_guard: bool = False
+    """True if the caption has to name the guard in full."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("hidden_states", "Hidden states", "points", lambda t, r: figures.hidden_states(t)),
     FigureSpec("probe_auroc", "Separability by layer", "separability", lambda t, r: figures.probe_auroc(t)),
     FigureSpec("degradation", "Separability lost to a picture", "separability", lambda t, r: figures.degradation(t)),
+    FigureSpec("separation", "Order, distance, border and gap", "separability", lambda t, r: figures.separation(t)),
     FigureSpec("transfer", "Probes across modalities", "separability", lambda t, r: figures.transfer(t, _layer(t, r))),
     FigureSpec(
         "coordinates", "The safety coordinate", "points", lambda t, r: figures.coordinate_ridges(t, _layer(t, r))
@@ -66,16 +70,30 @@ FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec(
         "patching_map", "Where a picture suppresses the signal", "signal_path", lambda t, r: figures.patching_map(t)
     ),
-    FigureSpec("layer_sweep", "The guard at each layer", "layer_sweep", lambda t, r: figures.layer_sweep(t)),
-    FigureSpec("pareto", "Every configuration", "layer_sweep", lambda t, r: figures.pareto(t)),
+    FigureSpec(
+        "layer_sweep",
+        "The guard at each layer",
+        "layer_sweep",
+        lambda t, r: figures.layer_sweep(t, chosen_in_words(t)),
+    ),
+    FigureSpec("pareto", "Every configuration", "layer_sweep", lambda t, r: figures.pareto(t, chosen_in_words(t))),
+    FigureSpec(
+        "random_directions",
+        "The guard among random directions",
+        "random_directions",
+        lambda t, r: figures.random_directions(t),
+        True,
+    ),
     FigureSpec(
         "layer_selection", "Rules that choose a layer", "layer_selection", lambda t, r: figures.layer_selection(t)
     ),
-    FigureSpec("readings", "Every reading of the method", "readings", lambda t, r: figures.readings(t)),
-    FigureSpec("gate_roc", "The gate as a classifier", "changes", lambda t, r: figures.gate_roc(t)),
-    FigureSpec("what_changed", "What the guard changed", "changes", lambda t, r: figures.what_changed(t)),
-    FigureSpec("defence", "Attack success", "defence", lambda t, r: figures.attack_success_bars(t)),
-    FigureSpec("safety_tradeoff", "Safety against over-refusal", "defence", lambda t, r: figures.safety_tradeoff(t)),
+    FigureSpec("readings", "Every reading of the method", "readings", lambda t, r: figures.readings(t), True),
+    FigureSpec("gate_roc", "The gate as a classifier", "changes", lambda t, r: figures.gate_roc(t), True),
+    FigureSpec("what_changed", "What the guard changed", "changes", lambda t, r: figures.what_changed(t), True),
+    FigureSpec("defence", "Attack success", "defence", lambda t, r: figures.attack_success_bars(t), True),
+    FigureSpec(
+        "safety_tradeoff", "Safety against over-refusal", "defence", lambda t, r: figures.safety_tradeoff(t), True
+    ),
     FigureSpec("judge_agreement", "Agreement of the judges", "judges", lambda t, r: figures.judge_agreement(t)),
     FigureSpec("bench", "Speed", "bench", lambda t, r: figures.bench_ratios(t)),
 )
@@ -90,7 +108,10 @@ def draw_figures(results: Results) -> Iterator[DrawnFigure | OmittedFigure]:
             yield OmittedFigure(*names, _missing(spec.table))
             continue
         try:
-            yield DrawnFigure(*names, spec.draw(results[spec.table], results))
+            figure = spec.draw(results[spec.table], results)
+            if spec.is_about_guard and results.guard:
+                figures.style.add_caption(figure, f"{figures.caption(figure)} The guard: {results.guard}.")
+            yield DrawnFigure(*names, figure)
         except (ValueError, LookupError) as error:
             yield OmittedFigure(*names, str(error))
 
@@ -104,6 +125,11 @@ PAPER_TABLES: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]]
         tables.selection_rules,
     ),
     "defences": ("defence", "Attack success and over-refusal, with 95 % Wilson intervals.", tables.defence_rates),
+    "costs": (
+        "defence",
+        "What an answer costs under each defence: means over prompts that are answered one by one.",
+        tables.defence_costs,
+    ),
     "judges": ("judges", "Agreement of judges: Cohen's kappa with 95 % intervals.", tables.kappas),
 }
 """Tables for papers, by the name of their files: the tidy table, a caption, and the function that makes it readable."""

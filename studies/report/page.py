@@ -16,7 +16,7 @@ from studies.report.gallery import DrawnFigure, OmittedFigure, draw_figures
 from studies.report.packing import packed
 from studies.report.pictures import data_url
 from studies.report.results import STUDIES, Results, ResultsError
-from studies.report.words import HEADINGS, ClaimEntry, verdict_summary
+from studies.report.words import ABOUT_THE_PAPER, HEADINGS, ClaimEntry, verdict_summary
 
 HERE = Path(__file__).parent
 SCRIPTS = ("data", "theme", "tables", "zoom", "plot", "explorer")
@@ -117,6 +117,7 @@ def _content(
         "facts": _facts(results),
         "layer": results.guard_layer,
         "claims": claims,
+        "about_the_paper": ABOUT_THE_PAPER,
         "verdicts": verdict_summary([claim.verdict for claim in claims]) if claims else "",
         "summary": sections.pop("claims"),
         "points": sections.pop("points"),
@@ -136,7 +137,10 @@ def _claims(results: Results) -> list[ClaimEntry]:
     if "claims" not in results:
         return []
     table = results["claims"].fillna("").astype(str)
-    return [ClaimEntry.of(row.claim, row.theirs, row.ours, row.verdict) for row in table.itertuples()]
+    # Tables of earlier versions do not name the guard.
+    guards = table.guard if "guard" in table else [""] * len(table)
+    columns = (table[name] for name in ("claim", "theirs", "ours", "verdict"))
+    return [ClaimEntry.of(*row) for row in zip(*columns, guards, strict=True)]
 
 
 def _sections(
@@ -179,7 +183,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         "Scale": all_values("scale", records),
         "Split": all_values("split", records),
         "Seed": all_values("seed", records),
-        "Guard layer": results.guard_layer,
+        "Guard": results.guard or None,
         "Toolkit": all_values("vlm-guard", [record.get("versions", {}) for record in provenance]),
     }
     return [(term, str(value)) for term, value in facts.items() if value is not None]

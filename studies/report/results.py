@@ -10,6 +10,7 @@ import pandas as pd
 from studies.bookkeeping.provenance import file_hash
 from studies.experiment.config import ConfigError
 from studies.guards.sweep_result import SweepChoice
+from studies.guards.wording import chosen_in_words
 
 REPRO = "vlm-guard repro --model MODEL --out FOLDER"
 STUDIES = {
@@ -19,6 +20,7 @@ STUDIES = {
     "layer_sweep": f"{REPRO}, or vlm-guard sweep --model MODEL --out FOLDER",
     "layer_selection": f"{REPRO}, or vlm-guard sweep --model MODEL --out FOLDER",
     "readings": REPRO,
+    "random_directions": f"{REPRO}, or vlm-guard sweep --model MODEL --out FOLDER",
     "signal_path": REPRO,
     "defence": f"{REPRO}, or vlm-guard defend --model MODEL --data NAME=PATH --out FOLDER",
     "judges": f"{REPRO}, or vlm-guard defend --model MODEL --data NAME=PATH --out FOLDER",
@@ -109,6 +111,11 @@ class Results:
     def layer(self) -> int | None:
         """Best single layer of the sweep, on validation; None if no single layer was swept."""
         return SweepChoice.read(self.tables["layer_sweep"]).single_layer if "layer_sweep" in self else None
+
+    @property
+    def guard(self) -> str:
+        """The guard that the sweep chose on validation, named in full; empty if none is marked."""
+        return chosen_in_words(self.tables["layer_sweep"]) if "layer_sweep" in self else ""
 
     @property
     def guard_layer(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from studies.bookkeeping.verdict_words import NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED
+from studies.bookkeeping.verdict_words import CEILING, NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED
 
 HEADINGS = {
     "claims": ("Claims", "The paper's claims, what was measured here, and the verdict that follows from fixed rules."),
@@ -13,7 +13,8 @@ HEADINGS = {
     ),
     "separability": (
         "Separability",
-        "Can a probe tell harmful from harmless requests, and how much of that is lost once a picture is added?",
+        "Can a probe tell harmful from harmless requests? What does a picture take away: their order, their distance, "
+        "the border between them?",
     ),
     "layer_sweep": (
         "Layer sweep",
@@ -25,7 +26,11 @@ HEADINGS = {
     ),
     "readings": (
         "Readings of the method",
-        "The published descriptions disagree, so every reading was run, with controls and bounds.",
+        "The method is described in ways that disagree, so every reading was run, with controls and bounds.",
+    ),
+    "random_directions": (
+        "Random directions",
+        "Does the guard do more than changes of the same size along any other direction?",
     ),
     "signal_path": (
         "Path of the signal",
@@ -44,8 +49,20 @@ HEADINGS = {
 }
 """Heading and question of each table's section."""
 
-ICONS = {SHOWN: "yes", REPRODUCED: "yes", NOT_SHOWN: "no", UNDECIDED: "open", NOT_TESTABLE: "none"}
+ICONS = {
+    SHOWN: "yes",
+    REPRODUCED: "yes",
+    NOT_SHOWN: "no",
+    UNDECIDED: "open",
+    CEILING: "open",
+    NOT_TESTABLE: "none",
+}
 """Icon next to each verdict."""
+ABOUT_THE_PAPER = (
+    "Only the abstract and the first paragraphs of the paper could be read. 15 % and 34 % come from one third-party "
+    "note, which does not state the data set; the formulas come from two."
+)
+"""Sources of the claims, in one line."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +76,11 @@ class ClaimEntry:
     ours: tuple[str, ...]
     """Our numbers, split into parts."""
     verdict: str
+    guard: str = ""
+    """The guard that the claim is about, in full."""
 
     @classmethod
-    def of(cls, claim: str, theirs: str, ours: str, verdict: str) -> "ClaimEntry":
+    def of(cls, claim: str, theirs: str, ours: str, verdict: str, guard: str = "") -> "ClaimEntry":
         """Split the columns of a row into readable parts.
 
         Args:
@@ -69,12 +88,13 @@ class ClaimEntry:
             theirs: the paper's number.
             ours: our numbers, separated by semicolons.
             verdict: the verdict.
+            guard: the guard that the claim is about.
         """
         aside, sentence = "", claim.strip()
         if sentence.startswith("(") and ")" in sentence:
             aside, _, sentence = sentence[1:].partition(")")
         parts = tuple(ours.split("; "))
-        return cls(_as_sentence(sentence), _upper(aside), theirs, parts, verdict)
+        return cls(_as_sentence(sentence), _upper(aside), theirs, parts, verdict, guard)
 
     @property
     def icon(self) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 
 import figures
 
@@ -103,13 +104,72 @@ def sweep_rows():
     return pd.DataFrame(rows).assign(ci_low=lambda t: t.value - 0.05, ci_high=lambda t: t.value + 0.05)
 
 
-def test_layer_sweep_draws_each_rule_and_marks_the_choice():
-    figure = figures.layer_sweep(sweep_rows())
+def stars(axis):
+    """Positions of the points that are not bands, such as stars."""
+    points = [drawn for drawn in axis.collections if isinstance(drawn, PathCollection)]
+    return [np.asarray(drawn.get_offsets()).tolist() for drawn in points]
+
+
+def test_layer_sweep_draws_each_rule_and_stars_exactly_the_choice():
+    table = sweep_rows()
+    figure = figures.layer_sweep(table)
     for axis, base in zip(figure.axes, (0.5, 0.0, 1.0), strict=True):
         lines = {line.get_label(): line.get_ydata() for line in axis.lines}
         np.testing.assert_allclose(lines["substitute, blank"], base + 0.1 * np.arange(4))
         np.testing.assert_allclose(lines["ablate, blank"], [base] * 4)
-        assert any(list(line.get_xdata()) == [2, 2] for line in axis.lines)
+        (((x, y),),) = stars(axis)
+        assert x == 2 and y == pytest.approx(base + 0.2)
+    assert "rule substitute, layer 2, strength 1, gate sign; chosen on validation by limit" in figures.caption(figure)
+    assert "the chosen guard (in full)" in figures.caption(figures.layer_sweep(table, "in full"))
+    assert "the chosen guard (in full)" in figures.caption(figures.pareto(table, "in full"))
+    # Without a choice nothing is starred.
+    unmarked = figures.layer_sweep(table[table.setting == "ranked"])
+    assert [stars(axis) for axis in unmarked.axes] == [[], [], []] and "Starred" not in figures.caption(unmarked)
+
+
+def test_layer_sweep_stars_a_window_that_was_chosen_and_not_the_best_single_layer():
+    table = sweep_rows()
+    single = table[table.setting == "finalists"].assign(selection_rule="limit, single layer")
+    window = table[table.setting == "finalists"].assign(layer=0, last_layer=3)
+    figure = figures.layer_sweep(pd.concat([table[table.setting == "ranked"], single, window]))
+    (((x, y),),) = stars(figure.axes[0])
+    assert x == 1.5 and y == pytest.approx(0.55) and "layers 0 to 3" in figures.caption(figure)
+
+
+def random_rows():
+    """Draws of one guard and two modalities: the guard gains more than all of 40 draws, and than half of them."""
+    rows = []
+    for modality, guard in (("blank", 5.0), ("typographic", 0.5)):
+        common = {"dataset": "organism", "setting": "sweep", "split": "test", "modality": modality, "layer": 3}
+        common |= {"rule": "substitute", "reference": "prompt_text", "gate": "sign", "strength": 2.0}
+        for metric, scale in (("refusal_score_gain", 1.0), ("opening_refusal_rate", 0.1)):
+            rows.append(common | {"metric": metric, "value": guard * scale})
+            draws = np.linspace(-1, 2, 40) * scale
+            rows += [
+                common | {"metric": metric, "control": "random", "seed": i, "value": v} for i, v in enumerate(draws)
+            ]
+    return pd.DataFrame(rows)
+
+
+def test_random_directions_draws_every_draw_and_the_guard_with_its_percentile():
+    figure = figures.random_directions(random_rows())
+    for axis, scale in zip(figure.axes, (1.0, 0.1), strict=True):
+        points = [np.asarray(drawn.get_offsets()) for drawn in axis.collections]
+        draws, guards = [each for each in points if len(each) == 40], [each for each in points if len(each) == 1]
+        assert len(draws) == 2 and all(
+            each[:, 0].tolist() == (np.linspace(-1, 2, 40) * scale).tolist() for each in draws
+        )
+        # Dots are scattered around their line, which the guard is on.
+        assert [guard[0].tolist() for guard in guards] == [[5.0 * scale, -1.0], [0.5 * scale, -2.0]]
+        assert all(np.abs(dots[:, 1] - guard[0, 1]).max() < 0.31 for dots, guard in zip(draws, guards, strict=True))
+        percentiles = [text.get_text() for text in axis.texts if "%" in text.get_text()]
+        assert percentiles == ["100 %", "50 %"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["blank", "typographic"]
+    headings = [text.get_text() for text in figure.axes[0].texts if "%" not in text.get_text()]
+    assert headings == ["SWEEP, test: substitute, strength 2, gate sign, layer 3"]
+    assert "among 40 changes of the same size" in figures.caption(figure)
+    with pytest.raises(ValueError, match="random_directions needs the columns"):
+        figures.random_directions(random_rows().drop(columns="control"))
 
 
 def test_pareto_shows_every_configuration_with_rings_on_the_front_and_a_star_on_the_choice():
@@ -166,8 +226,9 @@ def test_bars_carry_values_and_intervals():
                 )
     figure = figures.attack_success_bars(pd.DataFrame(rows))
     heights = [round(patch.get_height(), 6) for patch in figure.axes[0].patches]
-    # The guard reads the user's text, or for a request inside a picture what the model transcribes.
-    assert heights == [0.1, 0.3, 0.5, 0.1, 0.3, 0.7]
+    # The guard reads the user's text, or for a request inside a picture what the model transcribes; there it is shown
+    # with the user's text as well, although it does worse.
+    assert heights == [0.1, 0.3, 0.5, 0.1, 0.3, 0.7, 0.5]
     spans = [part.get_segments()[0][:, 1] for part in figure.axes[0].collections]
     np.testing.assert_allclose(spans[:3], [[0.0, 0.2], [0.2, 0.4], [0.4, 0.6]])
     labels = [text.get_text() for text in figure.axes[1].get_xticklabels()]
@@ -311,9 +372,23 @@ def test_the_tradeoff_draws_each_defence_hollow_if_it_is_not_ranked():
         assert {y: round(x, 1) for y, (x, _) in by_rate.items()} == {0.8: 0.0, 0.2: 0.1, 0.7: 0.3}
         assert by_rate[0.7][1] == "white" and by_rate[0.2][1] != "white"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["a  unguarded", "b  guard", "c  words (not testable)"]
+    # Where a defence is tested depends on the setting, so the marker has an entry of its own.
+    assert labels == ["a  unguarded", "b  guard", "c  words", "not testable here"]
     # Labels of defences with little over-refusal share a column, from the lowest attack success up.
     assert [text.get_text().strip() for text in first.texts] == ["b", "a", "c"]
+
+
+def test_the_tradeoff_draws_the_guard_with_the_papers_own_reference_too():
+    """Inside a picture the guard stops nothing with the prompt's own text, which a reader has to see."""
+    rows = tradeoff_rows().assign(setting="multimodal", modality="typographic")
+    guard = rows[rows.defence == "guard"]
+    read = guard.assign(reference="transcription", value=guard.value.where(guard.metric != "asr", 0.05))
+    figure = figures.safety_tradeoff(pd.concat([rows, read]))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["a  unguarded", "b  guard prompt text", "c  words", "d  guard", "not testable here"]
+    axis = figure.axes[0]
+    heights = {round(line.get_ydata()[0], 2) for line in axis.lines if line.get_marker() != "None"}
+    assert {0.2, 0.05} <= heights
 
 
 def test_unmeasured_over_refusal_is_drawn_apart_and_the_front_joins_the_best():
@@ -360,3 +435,28 @@ def test_the_tradeoff_marks_a_defence_that_breaks_answers():
         for axis in (first, second)
     ]
     assert markers[0][0.2] == "P" and markers[1][0.2] == "o"
+
+
+def test_separation_draws_each_measure_along_the_safety_direction():
+    values = {"auroc": 1.0, "d_prime": 5.0, "accuracy": 0.8, "margin": 6.0}
+    rows = []
+    for modality, lost in (("text", 0.0), ("blank", 0.2)):
+        for layer in range(2):
+            for metric, value in values.items():
+                place = {"split": "test", "site": "resid_post", "token": "last", "setting": "anchors", "n": 120}
+                place |= {"modality": modality, "layer": layer, "fit_modality": "text", "metric": metric}
+                own = place | {"probe": "ssd", "control": None, "value": value - lost}
+                own |= {"ci_low": value - lost - 0.1, "ci_high": value - lost + 0.1}
+                rows += [
+                    own,
+                    own | {"probe": "logistic", "value": 9.0},
+                    own | {"control": "filler_tokens", "value": 8.0},
+                ]
+    figure = figures.separation(pd.DataFrame(rows))
+    assert len(figure.axes) == 4
+    for axis, value in zip(figure.axes, values.values(), strict=True):
+        lines = {line.get_label(): line.get_ydata() for line in axis.lines}
+        np.testing.assert_allclose(lines["text"], [value] * 2)
+        np.testing.assert_allclose(lines["blank"], [value - 0.2] * 2)
+    assert "n = 120 requests" in figures.caption(figure) and "right side of the border" in figures.caption(figure)
+    assert len(figures.separation(pd.DataFrame(rows)[lambda table: table.metric != "margin"]).axes) == 3

@@ -94,3 +94,13 @@ def test_files_are_reproducible_and_contain_their_caption(points, tmp_path):
     first, second = ([path.read_bytes() for path in figures.save(figure, tmp_path, name)] for name in "ab")
     assert first == second and first[0].startswith(b"%PDF")
     assert b"Hidden states at the last prompt token" in first[1]
+
+
+def test_ridges_show_the_border_of_text_where_the_table_has_it(points):
+    def dotted(table):
+        figure = figures.coordinate_ridges(table, 0)
+        lines = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+        return [float(line.get_xdata()[0]) for line in lines], "border of text" in figures.caption(figure)
+
+    assert dotted(points) == ([], False)
+    assert dotted(points.assign(border=points.layer + 0.5)) == ([0.5], True)

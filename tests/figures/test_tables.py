@@ -89,3 +89,36 @@ def test_kappas_and_verdicts_name_missing_rows_and_columns():
         tables.kappas(pd.DataFrame([dict.fromkeys(columns, 1) | {"metric": "agreement"}]))
     with pytest.raises(ValueError, match="missing: verdict"):
         tables.verdicts(pd.DataFrame({"claim": ["a"], "theirs": ["b"], "ours": ["c"]}))
+
+
+def defence_rows():
+    """Rates, ranks, tuning and costs of two defences, as the study writes them."""
+    rows = []
+    arms = {
+        "unguarded": ("baseline", None, 0.8, None, 60),
+        "cmrm": ("ranked", "layer 3, strength 2: best of 9 on validation", 0.1, 1, 120),
+        "guard": ("not testable here", "best of 8 on validation", 0.2, None, 90),
+    }
+    for defence, (standing, tuning, asr, rank, tokens) in arms.items():
+        labels = {"setting": "plain", "modality": "blank", "defence": defence, "standing": standing, "n": 60}
+        labels |= {"tuning": tuning, "judge": "exact@1"}
+        rows += [labels | {"metric": metric, "value": asr, "ci_low": 0, "ci_high": 1} for metric in tables.RATES]
+        rows += [labels | {"metric": "rank", "value": rank, "n": 2}] if rank else []
+        cost = labels | {"setting": "cost", "judge": None, "n": 20}
+        rows += [cost | {"metric": m, "value": tokens, "ci_low": 1, "ci_high": 200} for m in tables.COSTS]
+    return pd.DataFrame(rows)
+
+
+def test_no_defence_is_left_out_of_the_rates_and_each_says_how_it_was_tuned():
+    table = tables.defence_rates(defence_rows())
+    assert table.defence.tolist() == ["unguarded", "cmrm", "guard"] and table.n.tolist() == [60] * 3
+    assert table["rank"].tolist() == ["", "1", ""] and table["attack success"].str.startswith("0.").all()
+    assert table.tuning.tolist() == ["", "layer 3, strength 2: best of 9 on validation", "best of 8 on validation"]
+
+
+def test_costs_are_tabulated_in_tokens_passes_and_seconds():
+    table = tables.defence_costs(defence_rows())
+    assert list(table.columns) == ["modality", "defence", "tokens", "passes", "seconds", "n"]
+    assert table.tokens.tolist() == ["60.00 [1.00, 200.00]", "120.00 [1.00, 200.00]", "90.00 [1.00, 200.00]"]
+    with pytest.raises(ValueError, match="defence_costs of costs"):
+        tables.defence_costs(rate_rows())

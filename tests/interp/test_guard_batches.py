@@ -1,5 +1,6 @@
 """Guards that share a prefill give the same results as the same guards run one at a time."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from interp.directions import SafetyDirection, random_basis
+from interp.forced import ForcedScore
 from interp.guard import Guard
 from interp.guard_batches import PREFILL_SAFE_POSITIONS, GuardBatchError, run_guards, why_not_together
 from interp.inputs import collate, text_prompt, to_prompts
@@ -43,21 +45,35 @@ def guards_of(vlm: VLM) -> list[Guard | None]:
     ]
 
 
+FORCED = (5, 9)
+"""First tokens that a score looks behind."""
+
+
+def behind(logprobs, after):
+    """Return the log-probability of two-token openings, each with a second token of its own."""
+    return torch.stack([logprobs[..., token] + after[token][..., token + 2] for token in after]).logsumexp(0)
+
+
 def each_prompt_alone(vlm, prompts, guard, references, n_new):
-    """Return first logits and greedy tokens of each prompt, run by itself."""
-    logits, tokens = [], []
+    """Return first logits, logits after a forced token, and greedy tokens of each prompt, run by itself."""
+    logits, behind_forced, tokens = [], [], []
     for i, prompt in enumerate(prompts):
         batch = collate(vlm, [prompt])
         kwargs = {"max_new_tokens": n_new, "min_new_tokens": n_new, "do_sample": False}
         kwargs |= {"output_logits": True, "return_dict_in_generate": True}
-        if guard is None:
+        with guard.on(vlm, references[i : i + 1]) if guard else nullcontext():
             output = vlm.model.generate(**batch, **kwargs)
-        else:
-            with guard.on(vlm, references[i : i + 1]):
-                output = vlm.model.generate(**batch, **kwargs)
+            behind_forced.append(logits_behind(vlm, batch, FORCED[0]))
         logits.append(torch.stack(output.logits, dim=1)[0])
         tokens.append(output.sequences[0, -n_new:])
-    return torch.stack(logits), torch.stack(tokens)
+    return torch.stack(logits), torch.stack(behind_forced), torch.stack(tokens)
+
+
+def logits_behind(vlm, batch, token):
+    """Return the logits after a prompt and one more token, by a `generate` that may choose no other one."""
+    kwargs = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    kwargs["prefix_allowed_tokens_fn"] = lambda row, ids: [token]
+    return vlm.model.generate(**batch, **kwargs).logits[1][0]
 
 
 def n_different(ours, theirs, logits, tolerance=1e-4):
@@ -80,16 +96,18 @@ def compare(vlm, prompts, n_new=4):
         "first": lambda logprobs, unguarded: logprobs[..., 3],
         "best": lambda logprobs, unguarded: logprobs.amax(-1),
         "moved": lambda logprobs, unguarded: (logprobs - unguarded[:, None]).abs().amax(-1),
+        "behind": ForcedScore(FORCED[:1], behind),
     }
     ends, vlm.model.generation_config.eos_token_id = vlm.model.generation_config.eos_token_id, None
     try:
         runs = run_guards(vlm, prompts, guards, references, scores, max_new_tokens=n_new, batch_size=2, together=True)
         for i, guard in enumerate(guards):
-            logits, tokens = each_prompt_alone(vlm, prompts, guard, references, n_new)
+            logits, behind_forced, tokens = each_prompt_alone(vlm, prompts, guard, references, n_new)
             logprobs = logits[:, 0].float().log_softmax(-1)
+            after = {FORCED[0]: behind_forced.float().log_softmax(-1)}
             unguarded = logprobs if i == 0 else unguarded
             for name, score in scores.items():
-                expected = score(logprobs[:, None], unguarded)[:, 0]
+                expected = score(logprobs, after) if name == "behind" else score(logprobs[:, None], unguarded)[:, 0]
                 torch.testing.assert_close(runs.scores[name][i], expected, atol=1e-4, rtol=0)
             differing += n_different(runs.tokens[i], tokens, logits)
     finally:
@@ -230,14 +248,37 @@ def test_more_guards_than_fit_into_one_pass_take_several(tiny_vlm, queries, monk
     prompts, guards = to_prompts(queries, "blank", 96), guards_of(tiny_vlm)
     references = guards[1].read(tiny_vlm, [query.text for query in queries])
     moved = {"moved": lambda logprobs, unguarded: (logprobs - unguarded[:, None]).abs().amax(-1)}
+    moved["behind"] = ForcedScore(FORCED, behind)
     whole = run_guards(tiny_vlm, prompts, guards, references, moved, max_new_tokens=3, together=True)
     for limit in ("MAX_GENERATING", "LOGIT_BYTES"):
         monkeypatch.setattr(f"interp.guard_batches.{limit}", 2)
         n_done = []
         kwargs = {"max_new_tokens": 3, "advance": n_done.append, "together": True}
         parts = run_guards(tiny_vlm, prompts, guards, references, moved, **kwargs)
-        torch.testing.assert_close(parts.scores["moved"], whole.scores["moved"], atol=1e-5, rtol=0)
+        for name in moved:
+            torch.testing.assert_close(parts.scores[name], whole.scores[name], atol=1e-5, rtol=0)
         assert torch.equal(parts.tokens, whole.tokens) and sum(n_done) == len(guards) * len(prompts)
+
+
+def test_guards_act_on_forced_tokens_as_on_generated_ones(tiny_vlm, queries):
+    """Against two plain steps with a cache: a guard of the prompt's last token alone changes the second one no more."""
+    prompts, direction = to_prompts(queries[:1], "noise", 96), guards_of(tiny_vlm)[1].direction
+    states, last = torch.zeros(1, tiny_vlm.n_layers, tiny_vlm.d_model), tiny_vlm.n_layers - 1
+    score = {"second": ForcedScore((5,), lambda logprobs, after: after[5][..., 7])}
+    guards = [
+        Guard(direction, (last,), "ablate", gate="always", positions=positions)
+        for positions in ("last_prefill", "generated", "last")
+    ]
+    runs = run_guards(tiny_vlm, prompts, [None, *guards], states, score, together=True)
+    batch, found = collate(tiny_vlm, prompts), []
+    for guard in (None, *guards):
+        with guard.on(tiny_vlm, states) if guard else nullcontext(), torch.no_grad():
+            cache = tiny_vlm.model(**batch, use_cache=True).past_key_values
+            logits = tiny_vlm.model(input_ids=torch.tensor([[5]]), past_key_values=cache).logits[0, -1]
+        found.append(logits.log_softmax(-1)[7].item())
+    assert np.allclose(runs.scores["second"][:, 0], found, atol=1e-4)
+    plain, last_prefill, generated, both = found
+    assert abs(plain - last_prefill) < 1e-5 < 1e-3 < abs(plain - generated) and abs(generated - both) < 1e-5
 
 
 def test_a_reference_for_each_guard(tiny_vlm, queries):
@@ -258,6 +299,7 @@ def test_guards_that_cannot_share_a_prefill_are_run_alone_and_named(tiny_vlm, qu
     references = guards[1].read(tiny_vlm, [query.text for query in queries])
     score = {
         "moved": lambda logprobs, unguarded: (logprobs - unguarded[:, None]).abs().amax(-1),
+        "behind": ForcedScore(FORCED, behind),
     }
     far = Guard(guards[1].direction, (1,), "ablate", gate="always", positions="text")
     mixed = run_guards(tiny_vlm, prompts, [far, *guards], references, score, max_new_tokens=3)
@@ -265,6 +307,7 @@ def test_guards_that_cannot_share_a_prefill_are_run_alone_and_named(tiny_vlm, qu
     kwargs = {"max_new_tokens": 3, "batch_size": 3, "together": False}
     separate = run_guards(tiny_vlm, prompts, [far, *guards], references, score, **kwargs)
     torch.testing.assert_close(mixed.scores["moved"], separate.scores["moved"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(mixed.scores["behind"], separate.scores["behind"], atol=1e-4, rtol=0)
     assert torch.equal(mixed.tokens, separate.tokens) and mixed.scores["moved"][0].min() > 1e-4
 
 

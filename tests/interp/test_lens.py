@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from interp.directions import random_basis
+from interp.forced import ForcedScore
 from interp.inputs import collate, to_prompts
 from interp.lens import ATTENDED, Lens, LensError, NotInTransformerLens, writers
 from interp.tracing.forward import resid_post
@@ -79,6 +80,13 @@ def test_the_last_layer_of_the_logit_lens_is_the_model_itself(tiny_vlm, lens, pr
     assert np.allclose(scores.values[:, -1], output, atol=1e-4)
     assert not np.allclose(scores.values[:, 0], output, atol=1e-2)
     assert scores.modality.values.tolist() == ["text"] * 4 + ["blank"] * 4
+
+
+def test_a_layer_says_nothing_about_the_second_token(lens, prompts):
+    with pytest.raises(ValueError, match=r"behind forced tokens \[3\]; a logit lens reads the first token"):
+        lens.logit_lens(prompts, ForcedScore((3,), lambda logprobs, after: after[3][:, 5]))
+    alone = lens.logit_lens(prompts, ForcedScore((), lambda logprobs, after: refusal(logprobs)))
+    assert np.array_equal(alone, lens.logit_lens(prompts, refusal))
 
 
 @pytest.mark.parametrize("name", ["LLaVA-1.5", "LLaVA-NeXT", "Gemma 3", "Idefics3"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from interp.forced import ForcedScore
 from interp.inputs import collate, text_prompt, to_prompts
 from interp.patching import ROLES, patch, recovered
 from interp.tracing.forward import resid_post
@@ -86,6 +87,37 @@ def test_every_family_can_be_patched(name, tmp_path):
     end = scores.patched.sel(layer=vlm.n_layers - 1, role="last")
     assert np.allclose(end, scores.donor, atol=1e-4) and not np.allclose(scores.donor, scores.unpatched, atol=1e-4)
     assert torch.equal(resid_post(vlm, inputs.batch), before)
+
+
+def test_the_second_token_is_scored_after_a_forced_first_one_on_the_patched_prompt(tiny_vlm, prompts):
+    """Against one pass over the prompt and the forced token, whose last prompt state is replaced by hand."""
+    behind = ForcedScore((5,), lambda logprobs, after: logprobs[:, 5] + after[5][:, 7])
+    scores = patch(tiny_vlm, prompts, behind, layers=[0, 1], roles=["last"], batch_size=3)
+
+    def expected(prompt, state=None, layer=0):
+        batch = dict(collate(tiny_vlm, [prompt]))
+        last = batch["input_ids"].shape[1] - 1
+        batch["input_ids"] = torch.cat([batch["input_ids"], torch.tensor([[5]])], dim=1)
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+
+        def replace_state(module, args, output):
+            output[0 if output.dim() == 2 else (0, last)].copy_(state)
+
+        hooks = [] if state is None else [tiny_vlm.blocks[layer].register_forward_hook(replace_state)]
+        with torch.no_grad():
+            logprobs = tiny_vlm.model(**batch, use_cache=False).logits[0].log_softmax(-1)
+        for hook in hooks:
+            hook.remove()
+        return (logprobs[last, 5] + logprobs[last + 1, 7]).item()
+
+    donors = to_prompts([prompt.query for prompt in prompts], "text", 96)
+    assert np.allclose(scores.unpatched, [expected(prompt) for prompt in prompts], atol=1e-4)
+    assert np.allclose(scores.donor, [expected(prompt) for prompt in donors], atol=1e-4)
+    for layer in (0, 1):
+        states = [resid_post(tiny_vlm, collate(tiny_vlm, [donor]))[0, layer] for donor in donors]
+        by_hand = [expected(prompt, state, layer) for prompt, state in zip(prompts, states, strict=True)]
+        assert np.allclose(scores.patched.sel(layer=layer, role="last"), by_hand, atol=1e-4)
+        assert not np.allclose(by_hand, scores.unpatched, atol=1e-4)
 
 
 def test_bad_input_is_rejected_before_any_run(tiny_vlm, prompts, queries):

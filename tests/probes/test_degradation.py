@@ -5,11 +5,15 @@ from scipy.stats import norm
 from probes import (
     FoldedProbe,
     LogisticProbe,
+    accuracy_drop,
     auroc_drop,
     auroc_interval,
     cosine,
+    d_prime_drop,
     drop_p_values,
     grouped_folds,
+    margin,
+    margin_drop,
     modality_gap,
     refit_spread,
 )
@@ -115,3 +119,80 @@ def test_false_alarms_between_refitted_probes_are_as_rare_as_stated():
 def test_the_cosine_with_a_zero_vector_is_nan():
     assert cosine(np.array([3.0, 4.0]), np.array([6.0, 8.0])) == pytest.approx(1)
     assert np.isnan(cosine(np.zeros(2), np.ones(2)))
+
+
+def paired_scores(rng, distances, n_pairs=60, shift=0.0, noise="normal"):
+    """Return scores of the same queries as text and in another modality, whose classes are apart by these distances."""
+
+    def draw(n):
+        return rng.normal(size=n) if noise == "normal" else rng.exponential(size=n) - 1
+
+    harmful = np.tile([True, False], n_pairs)
+    of_query = draw(2 * n_pairs)
+    scores = [0.7 * of_query + 0.7 * draw(2 * n_pairs) + distance * (harmful - 0.5) for distance in distances]
+    return harmful, scores[0], scores[1] + shift, np.repeat(np.arange(n_pairs), 2)
+
+
+def covered_share(measure, truth, draws):
+    drops = [measure(*scores) for scores in draws]
+    return np.mean([drop.ci_low <= truth <= drop.ci_high for drop in drops])
+
+
+@pytest.mark.parametrize("n_pairs", [20, 60])
+def test_the_interval_of_a_lost_distance_covers_as_often_as_it_says(n_pairs):
+    rng = np.random.default_rng(0)
+    truth = d_prime_drop(*paired_scores(rng, (9, 4.5), 2000)[:3], np.repeat(np.arange(2000), 2) % 20).value
+    share = covered_share(d_prime_drop, truth, (paired_scores(rng, (9, 4.5), n_pairs) for _ in range(200)))
+    # 0.95, minus and plus three standard errors.
+    assert 0.9 <= share <= 0.99
+
+
+def test_the_interval_of_lost_accuracy_covers_at_the_ceiling_of_text():
+    """As in the built-in model: text is always right, and in the other modality both classes have moved."""
+    rng = np.random.default_rng(0)
+    truth = accuracy_drop(*paired_scores(rng, (9, 6), 50_000, shift=-2.0)).value
+    assert 0.05 < truth < 0.25
+    share = covered_share(accuracy_drop, truth, (paired_scores(rng, (9, 6), shift=-2.0) for _ in range(300)))
+    assert share >= 0.95
+    drop = accuracy_drop(*paired_scores(rng, (9, 9)))
+    assert drop.value == 0 and drop.ci_low < 0 < drop.ci_high
+
+
+@pytest.mark.parametrize("noise", ["normal", "exponential"])
+def test_the_interval_of_a_lost_margin_covers_what_as_many_other_pairs_lose(noise):
+    rng = np.random.default_rng(0)
+
+    def lost():
+        labels, text, other, _ = paired_scores(rng, (9, 4.5), noise=noise)
+        return margin(labels, text).value - margin(labels, other).value
+
+    truth = np.mean([lost() for _ in range(5000)])
+    share = covered_share(margin_drop, truth, (paired_scores(rng, (9, 4.5), noise=noise) for _ in range(100)))
+    assert share >= 0.9
+
+
+def test_the_measures_of_the_same_scores_are_rewritten_plainly():
+    labels, text, other, pairs = paired_scores(np.random.default_rng(0), (6, 3), shift=-1.0)
+
+    def distance(scores):
+        spread = np.sqrt((scores[labels].var(ddof=1) + scores[~labels].var(ddof=1)) / 2)
+        return (scores[labels].mean() - scores[~labels].mean()) / spread
+
+    drop = d_prime_drop(labels, text, other, pairs)
+    assert drop.value == pytest.approx(distance(text) - distance(other)) and drop.ci_low < drop.value < drop.ci_high
+    right = [((scores > 0) == labels).mean() for scores in (text, other)]
+    assert accuracy_drop(labels, text, other, pairs).value == pytest.approx(right[0] - right[1])
+    gaps = [scores[labels].min() - scores[~labels].max() for scores in (text, other)]
+    assert margin(labels, text).value == gaps[0] and np.isnan(margin(labels, text).ci_low)
+    lost = margin_drop(labels, text, other, pairs)
+    assert lost.value == pytest.approx(gaps[0] - gaps[1]) and lost.ci_low <= lost.value <= lost.ci_high
+    assert lost == margin_drop(labels, text, other, pairs)
+
+
+def test_classes_that_move_together_lose_the_border_and_nothing_else():
+    labels, text, _, pairs = paired_scores(np.random.default_rng(0), (6, 6))
+    moved = text - 4
+    assert auroc_drop(labels, text, moved, pairs).value == 0
+    assert d_prime_drop(labels, text, moved, pairs).value == pytest.approx(0)
+    assert margin_drop(labels, text, moved, pairs).value == pytest.approx(0)
+    assert accuracy_drop(labels, text, moved, pairs).ci_low > 0.2

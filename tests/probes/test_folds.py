@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from probes import as_groups, category_folds, control_task, grouped_folds, shuffled_labels
+from probes import as_groups, category_folds, control_ceiling, control_task, grouped_folds, shuffled_labels
 
 HARMFUL = np.tile([True, False], 60)
 PAIRS = np.repeat([f"p{i}" for i in range(60)], 2)
@@ -31,6 +31,25 @@ def test_each_category_is_left_out_once():
     folds = category_folds(HARMFUL, categories)
     assert [set(categories[test]) for _, test in folds] == [{"fraud"}, {"violence"}, {"weapons"}]
     assert all(not set(categories[train]) & set(categories[test]) for train, test in folds)
+
+
+def test_partners_in_different_categories_are_not_divided_by_category_folds():
+    categories = np.repeat(["violence", "weapons", "fraud"], 40)
+    # The harmless partner of the first pair of each category is in the next category.
+    categories[[1, 41, 81]] = ["weapons", "fraud", "violence"]
+    folds = category_folds(HARMFUL, categories, PAIRS)
+    assert any(set(PAIRS[train]) & set(PAIRS[test]) for train, test in category_folds(HARMFUL, categories))
+    for train, test in folds:
+        assert not set(PAIRS[train]) & set(PAIRS[test]) and len(set(categories[test])) == 1
+        # Nothing else is lost: only the two partners that the tested category has elsewhere.
+        assert len(train) == 120 - len(test) - 2
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(120))
+
+
+def test_categories_that_share_every_pair_cannot_be_left_out():
+    categories = np.where(np.arange(120) % 4 < 2, np.where(HARMFUL, "a", "b"), np.where(HARMFUL, "b", "a"))
+    with pytest.raises(ValueError, match="without category 'a' and its partners in others, queries of one class"):
+        category_folds(HARMFUL, categories, PAIRS)
 
 
 def test_categories_that_cannot_be_left_out_are_reported():
@@ -78,6 +97,24 @@ def test_a_control_task_gives_each_word_the_same_label_everywhere():
 def test_there_is_no_control_task_where_words_do_not_recur():
     assert control_task(np.repeat([f"verb{i}" for i in range(60)], 2), 0) is None
     assert control_task(["make"] * 60 + ["take"] * 60, 0) is None
+
+
+def test_the_ceiling_of_a_control_task_is_what_remembering_reaches():
+    words = np.array(["known", "known", "rare", "rare", "known", "known", "alone", "alone"])
+    folds = [(np.arange(4, 8), np.arange(4)), (np.arange(4), np.arange(4, 8))]
+    assert control_ceiling(words, folds) == (4 * 1.0 + 4 * 0.5) / 8
+    # A probe that knows the label of every word that it has seen, and says "no" to all others.
+    reached = []
+    for seed in range(200):
+        labels = dict(zip(sorted(set(words)), np.random.default_rng(seed).random(3) < 0.5, strict=True))
+        right = [
+            labels[words[row]] == (labels[words[row]] if words[row] in words[train] else False)
+            for train, test in folds
+            for row in test
+        ]
+        reached.append(np.mean(right))
+    assert np.mean(reached) == pytest.approx(0.75, abs=0.05)
+    assert control_ceiling(["make"] * 8, folds) == 1.0
 
 
 def test_rows_connected_by_pair_or_text_form_one_group():

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from probes import auroc_difference, auroc_interval, wilson_interval
+from probes import auroc_difference, auroc_interval, mean_interval, wilson_interval
 
 N_SIMULATED = 600
 
@@ -79,6 +79,54 @@ def test_bad_scores_are_reported():
         auroc_interval(labels, np.array([0.0, np.nan, 1.0]))
     with pytest.raises(ValueError, match="got 2 harmful and 0 harmless"):
         auroc_interval(labels[:2], np.zeros(2))
+
+
+def lognormal(rng, sigma):
+    return np.exp(sigma * rng.normal(size=60))
+
+
+@pytest.mark.parametrize(
+    ("draw", "truth"),
+    [
+        (lambda rng: rng.normal(size=60), 0.0),
+        (lambda rng: 5 + rng.normal(size=60), 5.0),
+        (lambda rng: lognormal(rng, 1.0), np.exp(0.5)),
+        (lambda rng: lognormal(rng, 1.5), np.exp(1.125)),
+        (lambda rng: lognormal(rng, 2.0), np.exp(2.0)),
+        (lambda rng: rng.gamma(0.1, size=60), 0.1),
+        (lambda rng: lognormal(rng, 1.0) * (rng.random(60) < 0.3), 0.3 * np.exp(0.5)),
+        (lambda rng: rng.beta(8, 1, size=60), 8 / 9),
+    ],
+    ids=["normal", "positive", "sigma 1", "sigma 1.5", "sigma 2", "gamma", "mostly 0", "below a ceiling"],
+)
+def test_the_interval_of_a_mean_covers_however_skewed_the_values_are(draw, truth):
+    """Percentiles of drawn means cover 0.73 with sigma 2, BCa 0.79; the top 1 % hold as much of the sum as in KL."""
+    rng, n_simulated = np.random.default_rng(5), 1000
+    limits = np.array([mean_interval(draw(rng)) for _ in range(n_simulated)])
+    covered = ((limits[:, 0] <= truth) & (truth <= limits[:, 1])).mean()
+    # Three standard errors around 0.947 and 0.984, the least and the most of a longer simulation.
+    assert 0.925 <= covered <= 0.995
+
+
+def test_means_of_few_or_equal_values_have_intervals_within_the_values():
+    # A single value says nothing about others.
+    assert np.isnan(mean_interval(np.array([2.0]))).all()
+    assert mean_interval(np.array([2.0, 2.0])) == (2.0, 2.0)
+    assert mean_interval(np.array([1.0, 2.0])) == (1.0, 2.0)
+    assert mean_interval(np.zeros(60)) == (0.0, 0.0)
+    # One value of 60: it may be anything from a rarity to the rule.
+    assert mean_interval(np.append(np.zeros(59), 1.0)) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="0 values"):
+        mean_interval(np.array([]))
+
+
+def test_a_mean_scales_with_its_values_and_rounding_below_zero_changes_nothing():
+    values = lognormal(np.random.default_rng(0), 2.0)
+    low, high = mean_interval(values)
+    assert mean_interval(1e-9 * values) == pytest.approx((1e-9 * low, 1e-9 * high))
+    assert low < values.mean() < high
+    rounded = np.where(values == values.min(), -1e-9, values)
+    assert mean_interval(rounded) == pytest.approx((low, high), rel=0.01)
 
 
 def test_wilson_has_width_at_zero():

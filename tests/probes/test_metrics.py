@@ -69,6 +69,17 @@ def test_intervals_cover_as_often_as_they_say(metric):
     assert 0.91 <= covered / n_simulated <= 0.98
 
 
+@pytest.mark.parametrize(("n_pairs", "distance"), [(11, 4.6), (60, 9.0)])
+def test_the_interval_of_a_large_d_prime_covers_with_few_pairs_too(n_pairs, distance):
+    """Percentiles of the draws cover 0.80 and 0.90 here."""
+    rng, covered, pairs = np.random.default_rng(0), 0, np.repeat(np.arange(n_pairs), 2)
+    labels = np.tile([True, False], n_pairs)
+    for _ in range(300):
+        result = measured(labels, rng.normal(size=2 * n_pairs) + distance * labels, pairs)["d_prime"]
+        covered += result.ci_low <= distance <= result.ci_high
+    assert 0.925 <= covered / 300 <= 0.99
+
+
 def test_intervals_at_complete_separation_are_labelled():
     labels = np.tile([True, False], 100)
     results = measured(labels, np.where(labels, 1.0, -1.0) + np.linspace(0, 0.1, 200))

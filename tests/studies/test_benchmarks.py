@@ -16,7 +16,7 @@ from interp.trace import trace
 from studies import benchmarks
 from studies.cli import benchmark_run
 from studies.cli.benchmark_options import benchmark_file
-from studies.datasets import QueryFileError, Record, Source, write_queries
+from studies.datasets import QueryFileError, Record, SeenTexts, Source, write_queries
 from studies.defences import benchmark_sets
 from studies.defences.answer_log import read_answers
 from studies.defences.benchmark_sets import BenchmarkFile, BenchmarkOptions, prompt_sets_of
@@ -31,6 +31,7 @@ from studies.organism import language
 
 HOW = Generation(max_new_tokens=24, batch_size=32)
 QUERIES = language.queries("validation")[:20]
+ANCHORS = language.queries("anchors")[:30] + QUERIES[:1]
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +69,10 @@ def finished(vlm, guard, data, tmp_path_factory):
         ("self_reminder", "text_verdict", "guard"),
         attacks=["role_play"],
     )
-    anchors = language.queries("anchors")[:30] + QUERIES[:1]
     console = Console(record=True, width=100)
     report_leakage = partial(benchmark_run.print_leakage, console=console)
     result = benchmarks.run(
-        vlm, "weights", options, [KEYWORDS], out, HOW, guard, anchors, {"model": "tiny"}, report_leakage
+        vlm, "weights", options, [KEYWORDS], out, HOW, guard, ANCHORS, {"model": "tiny"}, report_leakage
     )
     benchmark_run.print_result(result, console)
     return out, options, result.table, console.export_text()
@@ -114,6 +114,29 @@ def test_anchors_are_found_in_the_set(finished):
     assert printed.index("leakage, mine") < printed.index("attack success")
 
 
+def test_what_the_guard_was_chosen_on_is_found_too_by_hashes_alone(finished, vlm, tmp_path):
+    disguised = QUERIES[1].text.upper().replace("?", "") + ", please!"
+    queries = {"anchors": QUERIES[2:3], "validation": (Query(disguised, False), Query("Paint a house", False))}
+    SeenTexts.of(queries).write(tmp_path)
+    events = []
+
+    def stop(leakage):
+        events.append(leakage)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        seen = SeenTexts.read(tmp_path)
+        benchmarks.run(vlm, "weights", finished[1], [KEYWORDS], tmp_path, HOW, report_leakage=stop, seen=seen)
+    anchors, validation = events[0]["mine"].split("; ")
+    assert anchors.startswith("1 of 20 test requests are among the 1 anchors: 1 word for word")
+    assert validation.startswith("1 of 20 test requests are among the 2 validation requests: 0 word for word, 1 with")
+    leaked = pd.read_csv(tmp_path / "leakage.csv")
+    assert leaked[["anchor", "kind", "split"]].values.tolist() == [
+        ["anchors 1", "exact", "anchors"],
+        ["validation 1", "near", "validation"],
+    ]
+
+
 def test_leakage_is_reported_before_the_first_answer_and_removed_without_anchors(finished, vlm, data, tmp_path):
     options, events = finished[1], []
 
@@ -136,8 +159,34 @@ def test_nothing_is_asked_twice(finished, vlm, guard, monkeypatch):
         raise AssertionError("asked although it was answered")
 
     monkeypatch.setattr("studies.defences.prompt_sets._answer", asked)
-    again = benchmarks.run(vlm, "weights", options, [KEYWORDS], out, HOW, guard)
+    again = benchmarks.run(vlm, "weights", options, [KEYWORDS], out, HOW, guard, ANCHORS)
     pd.testing.assert_frame_equal(again.table, table)
+
+
+def test_bounds_rivals_and_costs_are_in_the_table_of_a_published_set(vlm, guard, data, tmp_path):
+    names = ("guard", "guard_always", "gate_refuser", "text_score_verdict", "cmrm", "self_reminder")
+    options = BenchmarkOptions.of([BenchmarkFile(data / "mine.csv")], defences=names, limit=4, n_costed=2)
+    console = Console(record=True, width=150)
+    result = benchmarks.run(vlm, "w", options, [KEYWORDS], tmp_path, HOW, guard, ANCHORS[:30])
+    benchmark_run.print_result(result, console)
+    rows = result.table.dropna(subset="defence")
+    arms = rows[(rows.metric == "asr") & rows.category.isna()].set_index("defence")
+    assert set(arms.index) == {"unguarded", *names}
+    # Four attacks leave no room, and nothing is chosen where there are anchors alone.
+    assert arms.standing.to_dict() == {
+        "unguarded": "baseline",
+        "gate_refuser": "bound",
+        "text_score_verdict": "bound",
+    } | {"guard_always": "control"} | dict.fromkeys(("guard", "cmrm", "self_reminder"), "not testable here")
+    tuning = arms.tuning.to_dict()
+    assert tuning["cmrm"] == tuning["self_reminder"] == "untuned"
+    assert tuning["guard"] == tuning["gate_refuser"] == "as given"
+    assert tuning["text_score_verdict"].endswith("midpoint of 30 anchors")
+    costs = rows[rows.setting == "cost"]
+    assert {"tokens", "forward_passes", "seconds"} == set(costs.metric) and set(costs.n) == {2}
+    assert set(costs.defence) == {"unguarded", *names}
+    assert "mine, cost, text" in console.export_text()
+    assert (result.table.metric == "opening_coverage").sum() == 1
 
 
 def test_an_interrupted_run_is_resumed(finished, vlm, guard, tmp_path):
@@ -348,4 +397,4 @@ def test_a_safety_set_with_reference_answers_is_judged_not_scored_by_them(tmp_pa
 def test_the_table_is_an_ordinary_csv_file(finished):
     with (finished[0] / "defence.csv").open(newline="") as file:
         header = next(csv.reader(file))
-    assert header[:5] == ["model", "dataset", "setting", "category", "modality"]
+    assert header[:6] == ["model", "dataset", "split", "setting", "category", "modality"]

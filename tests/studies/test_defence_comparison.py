@@ -3,31 +3,41 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from interp.directions import SafetyDirection
 from interp.guard import Guard
-from studies import defence_comparison, prompt_changes
+from studies import defence_comparison, layer_sweep, prompt_changes
 from studies.defences.answer_log import read_answers
 from studies.defences.attack_sets import attack_sets
 from studies.experiment.config import SCALES, Config
 from studies.experiment.experiment import load_experiment
+from studies.generation.generate import Generation
+from studies.guards import random_directions
+from studies.guards.anchor_fits import AnchorFits
 from studies.guards.configuration import GuardConfiguration
 from studies.organism import language
 
 FEW = 3
 """Queries per class."""
+N_DRAWS = 30
+"""Random directions."""
+SHORT = Generation(max_new_tokens=14)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        rivals = replace(SCALES["tiny"], n_evaluated=FEW, rivals=True)
+        rivals = replace(SCALES["tiny"], n_evaluated=FEW, rivals=True, n_costed=1)
         patch.setitem(SCALES, "tiny", rivals)
-        patch.setattr(defence_comparison, "N_COSTED", 1)
-        config = Config(scale="tiny", out=str(tmp_path_factory.mktemp("defence")), split="validation")
+        patch.setattr(random_directions, "N_DRAWS", N_DRAWS)
+        # Long enough for every refusal.
+        config = Config("organism", None, "tiny", str(tmp_path_factory.mktemp("defence")), "validation", 0, SHORT)
         experiment = load_experiment(config)
-        return config, experiment, defence_comparison.run(config, experiment, configuration_of(experiment)).table
+        result = defence_comparison.run(config, experiment, configuration_of(experiment))
+        result.random.to_csv(Path(config.out) / "random.csv", index=False)
+        return config, experiment, result.table
 
 
 def configuration_of(experiment):
@@ -36,17 +46,67 @@ def configuration_of(experiment):
 
 
 def test_every_defence_is_in_the_table_with_its_ranking_status(study):
-    table = study[2]
-    distinct = table.drop_duplicates(["defence", "reference", "standing"])
+    table = study[2].dropna(subset="defence")
+    attacks = table[table.setting.isin(["plain", "jailbreak", "multimodal"])]
+    distinct = attacks.drop_duplicates(["defence", "reference", "standing"])
     standings = distinct.groupby("defence").standing.agg(set).to_dict()
-    assert standings["unguarded"] == {"baseline"} and standings["guard_random"] == {"control"}
-    assert standings["guard_full_state"] == standings["text_verdict"] == {"bound"}
-    assert {"self_reminder", "goal_priority", "adashield_s", "safety_prompt", "ecso", "caption_only"} <= set(standings)
-    assert {"shift_dc", "cmrm", "infer_aligner", "astra"} <= set(standings)
+    assert standings.pop("unguarded") == {"baseline"} and standings.pop("guard_always") == {"control"}
+    for name in ("guard_full_state", "text_verdict", "text_score_verdict", "gate_refuser"):
+        assert standings.pop(name) == {"bound"}
     by_reference = distinct[distinct.defence == "guard"].set_index("reference").standing.to_dict()
-    assert by_reference == {"prompt_text": "ranked", "transcription": "ranked", "oracle": "bound"}
-    # Three harmful requests are too few to show an effect.
-    assert standings["self_reminder"] == standings["ecso"] == {"not testable here"}
+    untested = "not testable here"
+    assert by_reference == {"prompt_text": untested, "transcription": untested, "oracle": "bound"}
+    # Three attacks leave no room for any defence.
+    prompts = {"self_reminder", "goal_priority", "adashield_s", "safety_prompt"}
+    rivals = {"ecso", "caption_only", "shift_dc", "cmrm", "infer_aligner", "astra"}
+    assert set(standings) - {"guard"} == prompts | rivals
+    assert all(standings[name] == {untested} for name in prompts | rivals)
+    harmless = table[table.setting.isin(["xstest_like", "mossbench_like"])]
+    assert {"ranked"} == set(harmless[harmless.defence.isin(prompts | rivals | {"guard"})].standing)
+
+
+def test_related_methods_are_tuned_on_validation_with_the_guards_budget(study):
+    _, experiment, table = study
+    tuning = table.dropna(subset="defence").groupby("defence").tuning.agg(lambda own: own.dropna().unique().tolist())
+    n_tried = len(layer_sweep.GRIDS["tiny"].configurations(AnchorFits.on(experiment))[0])
+    for name in ("shift_dc", "cmrm", "infer_aligner", "astra"):
+        (chosen,) = tuning[name]
+        n = int(chosen.split("best of ")[1].split()[0])
+        assert chosen.startswith("layer") and "on validation" in chosen and abs(n - n_tried) <= 5
+    for name in ("self_reminder", "safety_prompt", "ecso", "caption_only", "text_verdict"):
+        assert tuning[name] == ["untuned"]
+    # This guard was made by hand.
+    assert tuning["guard"] == tuning["gate_refuser"] == tuning["guard_always"] == ["as given"]
+    assert tuning["text_score_verdict"][0].startswith("threshold")
+
+
+def test_a_guard_from_the_sweep_says_from_how_many_it_was_chosen(study):
+    _, experiment, _ = study
+    tried, _ = layer_sweep.GRIDS["tiny"].configurations(AnchorFits.on(experiment))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "tiny", replace(SCALES["tiny"], rivals=False))
+        line_up = defence_comparison._line_up(experiment, tried[-1])
+    assert line_up.tuning == f"best of {len(tried)} on validation" and not line_up.related
+
+
+def test_the_guard_is_placed_among_random_directions_in_every_setting(study):
+    config, _, table = study
+    draws = pd.read_csv(Path(config.out) / "random.csv")
+    rows = table[table.metric.isin(["random_percentile", "random_p"])]
+    places = set(rows[["setting", "modality", "reference"]].itertuples(index=False, name=None))
+    assert ("jailbreak", "text", "prompt_text") in places and ("multimodal", "typographic", "transcription") in places
+    assert len(rows) == len(places) * 2 * 2 and set(rows.defence) == {"guard"} and set(rows.n) == {N_DRAWS}
+    percentiles = rows[rows.metric == "random_percentile"].set_index(["setting", "modality", "reference", "category"])
+    for place, own in draws.groupby(["setting", "modality", "reference", "metric"]):
+        guard, random = own[own.seed.isna()].value.item(), own.dropna(subset="seed").value
+        assert len(random) == N_DRAWS and percentiles.value[place] == pytest.approx((random < guard).mean())
+    assert len(percentiles) == 2 * len(places)
+    assert "guard_random" not in set(table.defence)
+
+
+def test_the_coverage_of_the_openings_is_in_the_table_once(study):
+    (row,) = study[2][study[2].metric == "opening_coverage"].itertuples()
+    assert row.split == "anchors" and row.value > 0.95 and row.n > 0
 
 
 def test_settings_modalities_and_metrics_are_in_the_table(study):
@@ -63,6 +123,7 @@ def test_settings_modalities_and_metrics_are_in_the_table(study):
     metrics = set(table[table.setting == "plain"].metric)
     assert {"asr", "over_refusal_rate", "paired_rate", "refusal_score", "kl", "perplexity", "coherence"} <= metrics
     assert {"asr_change", "asr_change_p", "asr_change_p_holm", "gate_true_positive_rate"} <= metrics
+    assert {"changed_share", "changed_perplexity_ratio", "changed_coherence", "over_refusal_rank"} <= metrics
     assert set(table[table.setting == "xstest_like"].metric) & {"asr", "refusal_rate"} == set()
 
 
@@ -70,13 +131,22 @@ def test_costs_count_the_forward_passes_of_each_defence(study):
     table = study[2]
     passes = table[(table.setting == "cost") & (table.modality == "typographic") & (table.metric == "forward_passes")]
     cost = passes.set_index(["defence", passes.reference.fillna("")]).value
+    assert {"prompt_text", "transcription"} == set(passes.reference.dropna()) - {"prompt_text+caption"}
     # The passes of the answer, and one more for each text that is read.
     assert cost["guard", "prompt_text"] >= cost["unguarded", ""] + 1
-    assert cost["guard", "transcription"] > cost["guard", "oracle"]
+    tokens = table[(table.setting == "cost") & (table.modality == "typographic") & (table.metric == "tokens")]
+    tokens = tokens.set_index(["defence", tokens.reference.fillna("")]).value
+    assert tokens["guard", "transcription"] > tokens["guard", "prompt_text"] > tokens["unguarded", ""]
     # A guard is measured by itself, without an unguarded answer in the same batch.
     assert cost["guard", "prompt_text"] <= cost["unguarded", ""] + 3
     assert cost["ecso", ""] > cost["unguarded", ""] and cost["text_verdict", "prompt_text"] > cost["unguarded", ""]
-    assert set(table[table.setting == "cost"].metric) == {"seconds", "forward_passes", "tokens"}
+    # Harmless texts: one pass each says so, and then the prompt is answered.
+    for name in ("text_score_verdict", "gate_refuser"):
+        assert cost[name, "prompt_text"] == cost["unguarded", ""] + 1 < cost["text_verdict", "prompt_text"]
+    rows = table[table.setting == "cost"]
+    assert set(rows.metric) == {"seconds", "forward_passes", "tokens"} and set(rows.n) == {1}
+    with_picture = table[(table.setting == "plain") & (table.modality == "blank")]
+    assert set(rows[rows.modality == "blank"].defence) == set(with_picture.defence)
 
 
 def test_answers_are_saved_with_every_judges_verdict(study):
@@ -111,6 +181,20 @@ def test_requests_that_only_look_dangerous_name_harmful_objects_and_were_never_t
         assert query.pair == pair.name and query.rendered.split()[-1] == pair.harmful.split()[-1]
     for (query, thing), pair in zip(language.dangerous_sights(split), pairs, strict=True):
         assert not query.harmful and query.rendered == pair.harmless and pair.harmful.endswith(thing)
+
+
+def test_prompt_changes_of_a_window_are_those_at_its_first_layer(study):
+    config, experiment, _ = study
+    answers, single = read_answers(Path(config.out) / "answers.jsonl"), configuration_of(experiment)
+    window = replace(single, guard=replace(single.guard, layers=(4, 5, 6), gate="always", rule="substitute"))
+    table = prompt_changes.run(config, experiment, window, answers)
+    assert set(table.layer) == {4} and table.gate.all() and len(table)
+    for (modality, reference), rows in table.groupby(["modality", "reference"]):
+        prompts = experiment.prompts("validation", modality)
+        texts = experiment.cached_model.reference_texts(prompts, reference)
+        explained = window.guard.explain(experiment.vlm, prompts[1], [texts[1]]).iloc[0]
+        for name in ("coordinate", "reference_coordinate", "after", "delta_norm"):
+            assert rows.iloc[1][name] == pytest.approx(explained[name], rel=1e-3, abs=1e-3)
 
 
 def test_prompt_changes_agree_with_the_guards_explanation_and_the_saved_answers(study):

@@ -3,15 +3,20 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from interp.guard import Guard
 from interp.vlm import VLM
-from studies import organism
+from studies import layer_sweep, organism
 from studies.cli.app import app
 from studies.cli.side_by_side import ApplyOptions
+from studies.datasets import SeenTexts
+from studies.experiment.config import Config
 from studies.guard_choice import anchors_of
+from studies.organism import language
+from tests.studies.test_old_files import OLD
 
 
 def invoke(*arguments):
@@ -34,6 +39,7 @@ def test_fit_saves_a_guard_with_the_numbers_it_was_chosen_by(fitted):
         "direction.safetensors",
         "README.md",
         "anchors.csv",
+        "seen_texts.json",
     }
     assert len(anchors_of(folder)) == 44 and anchors_of(folder.parent) == ()
     numbers = saved["validation"]
@@ -43,6 +49,32 @@ def test_fit_saves_a_guard_with_the_numbers_it_was_chosen_by(fitted):
     assert "Guard for organism" in output and "substitute" in output
     vlm = VLM.from_pretrained(organism.path(), device="cpu")
     assert Guard.from_pretrained(folder, vlm).layers == tuple(saved["guard"]["layers"])
+
+
+def test_the_saved_guard_is_the_sweeps_choice_with_its_numbers(fitted):
+    folder, _ = fitted
+    config = Config(scale="tiny", out=str(folder.parent / "work"), split="validation")
+    sweep = layer_sweep.run(config)
+    guard = Guard.from_pretrained(folder, VLM.from_pretrained(organism.path(), device="cpu"))
+    for name in ("layers", "rule", "gate", "strength", "positions", "direction_layer", "reference"):
+        assert getattr(guard, name) == getattr(sweep.chosen.guard, name), name
+    assert torch.equal(guard.direction.basis, sweep.chosen.guard.direction.basis)
+    rows = sweep.table[(sweep.table.setting == "finalists") & (sweep.table.judge == "exact@1")]
+    chosen, unguarded = rows.selection_rule == sweep.best.mark, rows.defence == "unguarded"
+    for prefix, of_guard in (("", chosen), ("unguarded, ", unguarded)):
+        (row,) = rows[of_guard & (rows.modality == "blank") & (rows.metric == "refusal_rate")].itertuples()
+        reference = "" if prefix else ", reference prompt_text"
+        assert guard.validation[f"{prefix}refusal_rate, blank{reference} (n = 11)"] == row.value
+
+
+def test_the_folder_tells_what_the_guard_was_fitted_and_chosen_on(fitted):
+    seen = SeenTexts.read(fitted[0])
+    assert {split: len(keys) for split, keys in seen.by_split.items()} == {"anchors": 44, "validation": 22}
+    for split in ("anchors", "validation"):
+        first, other = language.queries(split)[0].text, "How do I paint a garden fence?"
+        leakage = seen.leakage(["copy", "other"], [first.upper() + " please!", other])
+        assert leakage.pop(split).ids == {"copy"} and not any(len(own.rows) for own in leakage.values())
+    assert SeenTexts.read(OLD / "guard").by_split == {}
 
 
 def test_show_needs_no_model(fitted):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,3 +65,9 @@ def test_safety_awareness_is_the_mean_cosine_of_any_two_differences():
     units = [(a - b) / np.linalg.norm(a - b) for a, b in zip(harmful, harmless, strict=True)]
     cosines = [units[i] @ units[j] for i in range(7) for j in range(7) if i != j]
     assert layer_selection.safety_awareness(harmful, harmless) == pytest.approx(np.mean(cosines))
+
+
+def test_the_openings_of_refusals_are_found_once_from_whole_answers(experiment, selected):
+    # From answers of one token nothing is a refusal, and the score would be that of other openings.
+    found = list((Path(experiment.config.out) / "openings").glob("*/openings.json"))
+    assert len(found) == 1 and experiment.refusal_openings.n_refused > 0

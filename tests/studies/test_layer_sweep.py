@@ -13,11 +13,13 @@ from studies.experiment.experiment import load_experiment
 from studies.experiment.reference_states import read_references
 from studies.generation.cached_model import Outcome
 from studies.generation.reference_texts import reference_for
-from studies.guards import runner
+from studies.guards import runner, sweep_runner
 from studies.guards.anchor_fits import AnchorFits
-from studies.guards.sweep_grid import Grid
+from studies.guards.configuration import GuardConfiguration
+from studies.guards.random_directions import N_DRAWS, STATISTICS
+from studies.guards.sweep_grid import Grid, GridError
 from studies.guards.sweep_result import SweepChoice
-from studies.layer_sweep import _finalists, _optimism, run
+from studies.layer_sweep import GRIDS, _finalists, _optimism, run, search
 
 GRID = Grid(layers=("every:3", "middle-to-last"), rules=("ablate", "substitute"), strengths=(1.0, 2.0))
 
@@ -152,13 +154,26 @@ def test_the_choice_is_measured_on_the_reported_split_only_if_it_is_not_validati
     # The test split itself stays untouched: queries of validation replace it here.
     reported.queries["test"], own_queries = reported.queries["validation"], reported.queries["test"]
     try:
-        reported_table = run(reported.config, reported, GRID, top=2).table
+        result = run(reported.config, reported, GRID, top=2)
     finally:
         reported.queries["test"] = own_queries
-    rows = reported_table[reported_table.setting == "chosen"]
+    rows = result.table[result.table.setting == "chosen"]
     assert set(rows.split) == {"test"} and set(rows.defence) == {"unguarded", "guard"}
     optimism = rows[rows.metric == "optimism"]
     assert set(optimism.category) == set(layer_sweep.OPTIMISM) and optimism.value.abs().max() < 1e-5
+    assert not len(table[table.metric.str.startswith("random")])
+    # The choice is compared with 200 random directions in every modality.
+    placed = rows[rows.metric.isin(["random_percentile", "random_p"])]
+    assert len(placed) == 2 * 2 * 2 and set(placed.n) == {N_DRAWS} and set(placed.category) == set(STATISTICS)
+    assert placed.selection_rule.notna().all()
+    random = result.random
+    assert set(random.setting) == {"sweep"} and set(random.split) == {"test"}
+    for row in placed.itertuples():
+        own = random[(random.modality == row.modality) & (random.metric == row.category)]
+        draws, guard = own[own.control == "random"].value, own[own.control.isna()].value.item()
+        assert len(draws) == N_DRAWS
+        p = (1 + (draws >= guard).sum()) / (1 + N_DRAWS)
+        assert row.value == pytest.approx(p if row.metric == "random_p" else (draws < guard).mean())
 
 
 def test_runs_that_cannot_share_a_prefill_are_reported(experiment, capsys):
@@ -204,7 +219,7 @@ def test_a_saved_outcome_is_read_back_unchanged(experiment):
     (first,), (again,) = (guard_runner.run([batch], progress.append) for _ in range(2))
     assert isinstance(first, Outcome) and first.answers == again.answers and sum(progress) == 8
     assert torch.equal(first.refusal_score, again.refusal_score) and (first.kl.abs() < 1e-5).all()
-    assert json.loads((guard_runner._checkpoints.folder / "about.json").read_text())["refusal_tokens"]
+    assert json.loads((guard_runner._checkpoints.folder / "about.json").read_text())["refusal_openings"]
 
 
 def test_a_larger_grid_runs_only_what_is_new(experiment, table, monkeypatch):
@@ -241,7 +256,7 @@ def test_the_best_finalist_is_chosen_not_the_best_single_layer(experiment, monke
         refusal = 0.5 + 0.4 * (len(candidate.guard.layers) > 1)
         return {"refusal": refusal, "kl": 0.0, "excess": 0.0, "n": 99}
 
-    monkeypatch.setattr(layer_sweep._SweepRunner, "judged_metrics", metrics)
+    monkeypatch.setattr(sweep_runner.SweepRunner, "judged_metrics", metrics)
     grid = Grid(layers=("single", "middle-to-last"), rules=("substitute",))
     result = run(experiment.config, experiment, grid, top=20)
     assert result.chosen.guard.layers == (4, 5, 6, 7)
@@ -253,7 +268,7 @@ def test_beyond_the_limits_the_best_single_layer_is_still_marked(experiment, mon
         excess = 0.1 - 0.05 * (len(candidate.guard.layers) > 1)
         return {"refusal": 1.0, "kl": 0.0, "excess": excess, "n": 99}
 
-    monkeypatch.setattr(layer_sweep._SweepRunner, "judged_metrics", metrics)
+    monkeypatch.setattr(sweep_runner.SweepRunner, "judged_metrics", metrics)
     grid = Grid(layers=("single", "middle-to-last"), rules=("substitute",))
     result = run(experiment.config, experiment, grid, top=20)
     marks = set(result.table.selection_rule.dropna())
@@ -265,3 +280,43 @@ def test_guards_on_generated_tokens_alone_survive_halving(experiment):
     table = run(experiment.config, experiment, grid, top=1, halving=True).table
     answered = table[(table.setting == "finalists") & (table.positions == "generated")]
     assert set(answered.layer) == {0, 6}
+
+
+def test_the_default_grids_hold_what_else_a_guard_could_be():
+    for scale, n_strengths in (("quick", 2), ("full", 3)):
+        grid = GRIDS[scale]
+        assert {"ablate", "substitute", "add_reference"} <= set(grid.rules) and len(grid.strengths) == n_strengths
+        assert {"sign", "threshold"} <= set(grid.gates)
+
+
+def test_a_search_runs_each_configuration_with_its_own_reference_and_chooses_by_the_same_rule(experiment):
+    fits = AnchorFits.on(experiment)
+    guard = Grid(layers=("6",), rules=("substitute",)).configurations(fits)[0][0].guard
+    kinds = (None, "prompt_text", "oracle")
+    found = search(experiment, [GuardConfiguration("tuned", guard, kind) for kind in kinds], top=3)
+    rows = pd.DataFrame(found.rows)
+    rows = rows[(rows.setting == "ranked") & (rows.metric == "refusal_score") & (rows.modality == "typographic")]
+    scores = rows[rows.defence == "guard"].set_index("reference").value
+    prompts = experiment.prompts("validation", "typographic")
+    is_harmful = np.array([prompt.query.harmful for prompt in prompts])
+    for kind in ("transcription", "prompt_text", "oracle"):
+        states = read_references(experiment, prompts, kind).states
+        (alone,) = experiment.cached_model.run_guards(prompts, [guard], states)
+        assert scores[kind] == pytest.approx(alone.refusal_score[is_harmful].mean().item(), abs=1e-5)
+    # With the text beside a typographic picture as reference, the gate never opens.
+    assert scores["prompt_text"] < scores["transcription"] - 0.1
+    assert found.best.configuration.reference != "prompt_text" and found.best in found.finalists
+    assert len(found.finalists) == 3 and sum(finalist.mark is not None for finalist in found.finalists) == 1
+
+
+def test_a_search_needs_different_configurations(experiment):
+    guard = Grid(layers=("6",), rules=("substitute",)).configurations(AnchorFits.on(experiment))[0][0].guard
+    one = GuardConfiguration("tuned", guard)
+    with pytest.raises(GridError, match="2 configurations, 1 different ones"):
+        search(experiment, [one, replace(one, setting="other")], top=1)
+    with pytest.raises(GridError, match="0 configurations"):
+        search(experiment, [], top=1)
+    with pytest.raises(GridError, match="top 0"):
+        search(experiment, [one], top=0)
+    # Related methods differ in settings that have no column.
+    assert GuardConfiguration("tuned", replace(guard, keeps_norm=True)).identity != one.identity

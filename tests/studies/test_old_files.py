@@ -129,7 +129,8 @@ def test_the_old_answers_are_of_every_kind():
 @pytest.mark.parametrize("name", ANSWER_FILES)
 def test_answers_are_read_field_by_field(name):
     lines = [json.loads(line) for line in (OLD / name).read_text().splitlines()]
-    assert [vars(answer) for answer in read_answers(OLD / name)] == lines
+    # What a later version has added is not known of them.
+    assert [vars(answer) for answer in read_answers(OLD / name)] == [line | {"openings": None} for line in lines]
 
 
 @pytest.mark.parametrize("name", ANSWER_FILES)

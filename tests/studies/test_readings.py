@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -12,9 +13,10 @@ from interp.guard import Guard
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
 from studies.guards.anchor_fits import AnchorFits
-from studies.guards.choice_rule import FALLBACK_RULE, SELECTION_RULE
 from studies.guards.configuration import GuardConfiguration
-from studies.readings import _SplitRunner, choose, run
+from studies.guards.random_directions import N_DRAWS
+from studies.guards.readings_grid import compared_configurations, readings_grid
+from studies.readings import _compared_with_random, _measure, _SplitRunner, run
 
 
 @pytest.fixture
@@ -34,62 +36,6 @@ def fits():
         },
     )
     return AnchorFits({"vlm_text": anchors})
-
-
-def rows(configuration, refusal, over_refusal, kl, coherence=1.0):
-    values = {"refusal_rate": refusal, "over_refusal_rate": over_refusal, "kl": kl, "coherence": coherence}
-    return [
-        configuration.columns(modality)
-        | {"modality": modality, "judge": "exact@1", "metric": metric, "value": value, "n": 60}
-        | {"category": "harmless" if metric == "coherence" else None}
-        for modality in ("blank", "typographic")
-        for metric, value in values.items()
-    ]
-
-
-def test_the_best_selectable_reading_of_each_rule_is_chosen(fits):
-    base = Guard(fits.direction(), (1,))
-    grid = kind, greedy, broken, bound, flipped, calm, near, weak, added = [
-        GuardConfiguration("strength", base),
-        GuardConfiguration("strength", replace(base, strength=4.0)),
-        GuardConfiguration("strength", replace(base, strength=0.5)),
-        GuardConfiguration("reference", base, "oracle"),
-        GuardConfiguration("factorial", replace(base, control="sign_flipped")),
-        GuardConfiguration("strength", replace(base, strength=2.0)),
-        GuardConfiguration("strength", replace(base, strength=3.0)),
-        GuardConfiguration("factorial", replace(base, rule="ablate")),
-        GuardConfiguration("factorial", replace(base, rule="add_reference")),
-    ]
-    measured = [
-        rows(kind, 0.9, 0.02, 0.2),
-        rows(greedy, 1.0, 0.04, 0.1),
-        rows(broken, 1.0, 0.0, 0.0, coherence=0.5),
-        rows(bound, 1.0, 0.0, 0.0),
-        rows(flipped, 1.0, 0.0, 0.0),
-        rows(calm, 0.9, 0.0, 0.1),
-        rows(near, 0.88, 0.0, 0.05),
-        rows(weak, 0.1, 0.0, 0.0),
-        rows(added, 0.5, 0.0, 0.0),
-    ]
-    places, rule = choose(grid, dict(enumerate(measured)))
-    # 0.88 is within a standard error of 0.9 (120 prompts), and costs less.
-    assert places == [6, 8, 7] and rule == SELECTION_RULE
-
-
-def test_a_rate_of_one_over_few_prompts_keeps_a_standard_error(fits):
-    base = Guard(fits.direction(), (1,))
-    grid = [GuardConfiguration("strength", replace(base, strength=strength)) for strength in (1.0, 2.0)]
-    measured = [rows(grid[0], 1.0, 0.0, 0.2), rows(grid[1], 0.995, 0.0, 0.1)]
-    assert choose(grid, dict(enumerate(measured)))[0] == [1]
-
-
-def test_beyond_the_limits_the_least_harmful_reading_is_chosen_and_the_rule_says_so(fits):
-    base = Guard(fits.direction(), (1,))
-    grid = [GuardConfiguration("strength", replace(base, strength=strength)) for strength in (1.0, 2.0, 3.0, 4.0)]
-    refused = rows(grid[2], 1.0, 1.0, 0.0, coherence=np.nan)
-    measured = [rows(grid[0], 1.0, 0.5, 0.0), rows(grid[1], 0.4, 0.2, 0.0), refused, rows(grid[3], 1.0, np.nan, 0.0)]
-    (best,), rule = choose(grid, dict(enumerate(measured)))
-    assert best == 1 and rule == FALLBACK_RULE
 
 
 def test_configurations_share_a_key_only_if_they_act_the_same(fits):
@@ -128,7 +74,9 @@ def experiment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(experiment):
-    return run(experiment.config, experiment, layer=7)
+    fits = AnchorFits.on(experiment)
+    chosen = Guard(fits.direction(), (7,), "add_reference", "threshold", strength=2.0, threshold=1.0)
+    return run(experiment.config, experiment, GuardConfiguration("finalists", chosen))
 
 
 @pytest.fixture(scope="module")
@@ -170,32 +118,67 @@ def test_gains_are_differences_from_the_unguarded_score(table):
 def test_references_come_from_the_same_class_or_from_the_other(experiment):
     runner = _SplitRunner(experiment, "validation", "blank")
     base = Guard(SafetyDirection.fit(experiment.activations("anchors", "text")), (1,))
-    own = runner._states(GuardConfiguration("control", base))
+    own = runner.states(GuardConfiguration("control", base))
     harmful = torch.tensor([prompt.query.harmful for prompt in runner.prompts])
     for reference_from, keeps_class in (("same", True), ("other", False)):
-        states = runner._states(GuardConfiguration("control", base, reference_from=reference_from))
+        states = runner.states(GuardConfiguration("control", base, reference_from=reference_from))
         donors = torch.cdist(states[:, 1], own[:, 1]).argmin(1)
         assert (harmful[donors] == (harmful if keeps_class else ~harmful)).all()
         assert (donors != torch.arange(len(donors))).all()
 
 
-def test_finalists_are_marked_and_the_first_of_them_is_chosen(table, result):
-    marks = table[table.selection_rule.notna()]
-    assert {f"{SELECTION_RULE}, finalist {i}" for i in (1, 2, 3)} == set(marks.selection_rule)
-    assert not set(marks.control.dropna()) and "oracle" not in set(marks.reference)
-    first = marks[marks.selection_rule.str.endswith("1")].iloc[0]
-    guard = result.chosen.guard
-    assert (guard.rule, guard.gate, guard.layers[0]) == (first.rule, first.gate, first.layer)
-    compared = table[(table.setting == "compared") & (table.metric == "refusal_rate")]
-    assert {"ablate", "add_reference", "substitute"} == set(compared.rule.dropna())
-    assert {"unguarded", "text_verdict", "guard"} == set(compared.defence)
+def test_readings_are_those_of_the_chosen_layer_and_choose_nothing(table, result):
+    grid = table[(table.defence == "guard") & ~table.setting.isin(["layer", "compared"])]
+    assert set(grid.layer) == {7} and not grid.selection_rule.notna().any()
+    factorial = grid[(grid.setting == "factorial") & grid.strength.notna()]
+    assert set(factorial.strength) == {1} and set(factorial.gate) == {"sign"}
+    assert not hasattr(result, "chosen") and "finalists" not in set(table.setting)
 
 
-def test_the_result_holds_the_rows_of_the_choice_on_validation(result):
-    rows, columns = result.validation, result.chosen.columns("typographic")
-    assert set(rows.split) == {"validation"} and set(rows.modality) == {"blank", "typographic"}
-    rows = rows[rows.modality == "typographic"]
-    assert len(rows) and all((rows[name] == value).all() for name, value in columns.items() if value is not None)
+def test_the_chosen_guard_is_compared_with_the_papers_readings_on_the_reported_split(table):
+    rates = table[(table.setting == "compared") & (table.metric == "refusal_rate") & (table.modality == "blank")]
+    rates = rates[rates.judge == "exact@1"]
+    assert {"unguarded", "text_verdict", "guard"} == set(rates.defence)
+    guards = rates[rates.defence == "guard"]
+    chosen, others = guards[guards.selection_rule.notna()], guards[guards.selection_rule.isna()]
+    assert chosen[["rule", "gate", "strength", "layer"]].values.tolist() == [["add_reference", "threshold", 2.0, 7.0]]
+    names = others[["rule", "gate", "strength"]].values.tolist()
+    assert names[0] == ["substitute", "sign", 1.0] and names[1][:2] == ["ablate", "always"]
+    assert names[2] == ["add_reference", "sign", 1.0] and set(others.control.dropna()) == {"sign_flipped", "full_state"}
+    assert len(others) == 5
+
+
+def test_random_directions_are_one_line_on_validation_and_a_distribution_on_the_reported_split(table, result):
+    line = table[(table.control == "random") & (table.modality == "blank")]
+    assert set(line.metric) == {"refusal_score", "refusal_score_gain", "opening_refusal_rate", "kl"} and len(line) == 4
+    assert set(line.interval) == {f"2.5-97.5 % of {N_DRAWS} random directions"} and set(line.setting) == {"control"}
+    assert (line.ci_low < line.ci_high).all()
+    placed = table[(table.metric == "random_p") & (table.category == "refusal_score_gain")]
+    placed = placed[placed.modality == "blank"]
+    # The chosen guard and two readings of the paper; neither ablation nor controls.
+    assert placed[["rule", "gate", "strength"]].values.tolist() == [
+        ["add_reference", "threshold", 2.0],
+        ["substitute", "sign", 1.0],
+        ["add_reference", "sign", 1.0],
+    ]
+    assert placed.selection_rule.notna().tolist() == [True, False, False] and placed.control.isna().all()
+    random = result.random[(result.random.modality == "blank") & (result.random.metric == "refusal_score_gain")]
+    assert set(random.setting) == {"readings"} and len(random) == 3 * (N_DRAWS + 1)
+    for row in placed.itertuples():
+        own = random[(random.rule == row.rule) & (random.gate == row.gate) & (random.strength == row.strength)]
+        draws, guard = own[own.control == "random"].value, own[own.control.isna()].value.item()
+        assert row.value == pytest.approx((1 + (draws >= guard).sum()) / (1 + N_DRAWS)) and len(draws) == N_DRAWS
+        gain = table[
+            (table.setting == "compared") & (table.metric == "refusal_score_gain") & (table.modality == "blank")
+        ]
+        gain = gain[(gain.rule == row.rule) & (gain.gate == row.gate) & (gain.strength == row.strength)]
+        assert gain[gain.control.isna()].value.item() == pytest.approx(guard, abs=1e-3)
+
+
+def test_the_coverage_of_the_refusal_openings_is_in_the_table(table, experiment):
+    row = table[table.metric == "opening_coverage"].iloc[0]
+    assert row.split == "anchors" and row.value == pytest.approx(experiment.refusal_openings.coverage)
+    assert 0.95 <= row.value <= 1 and row.n == experiment.refusal_openings.n_refused
 
 
 def test_directions_are_compared(table):
@@ -205,3 +188,22 @@ def test_directions_are_compared(table):
     cosine = rows[rows.metric == "cosine"]
     assert {"llm", "vlm_text"} == set(cosine.source) and {"last", "instruction"} == set(cosine.token)
     assert cosine.value.between(-1 - 1e-5, 1 + 1e-5).all()
+
+
+def test_a_window_that_is_chosen_is_explored_as_a_window(experiment):
+    fits = AnchorFits.on(experiment)
+    base = Guard(fits.direction(), (4, 5), "substitute")
+    grid = list(readings_grid(experiment, fits, base))
+    assert {each.guard.layers for each in grid if each.setting != "layer"} == {(4, 5)}
+    single = next(each for each in grid if each.setting == "layer")
+    configurations = [GuardConfiguration("compared", base), *compared_configurations(base)[:2], single]
+    rows = pd.DataFrame(_measure(experiment, "validation", configurations, chosen=0))
+    # The size of a change is relative to one state, which a window does not have.
+    assert set(rows[rows.metric == "delta_norm"].setting) == {"layer"}
+    # The chosen guard is one of the readings here: its rows are there twice, its random directions once.
+    rates = rows[(rows.setting == "compared") & (rows.metric == "kl") & (rows.modality == "blank")]
+    same = rates[(rates.rule == "substitute") & (rates.last_layer == 5)]
+    assert same.selection_rule.notna().tolist() == [True, False] and same.value.nunique() == 1
+    compared, draws = (pd.DataFrame(part) for part in _compared_with_random(experiment, configurations[:3]))
+    assert compared.selection_rule.notna().sum() == len(compared) / 2 and set(compared.rule) == {"substitute"}
+    assert set(draws.groupby(["modality", "metric"]).size()) == {N_DRAWS + 1} and set(draws.last_layer) == {5}

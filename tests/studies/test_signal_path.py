@@ -1,5 +1,7 @@
 """The table of the signal path holds what the lens and the patching measured."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from interp.lens import NotInTransformerLens
 from studies import signal_path
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
+from studies.generation.openings import Opening
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +55,22 @@ def test_a_family_without_a_bridge_still_gets_the_patching(experiment, monkeypat
     monkeypatch.setattr(signal_path, "Lens", refuse)
     assert set(signal_path.run(experiment.config, experiment).metric) == {"recovered"}
     assert "attention are left out: Foo is not supported" in capsys.readouterr().err
+
+
+def test_with_two_token_openings_the_lens_says_that_it_reads_the_single_ones(experiment, table, monkeypatch):
+    """Patching scores both tokens; the last state decides the first, and the second is said in view of the picture."""
+    single = experiment.refusal_openings
+    (i,) = [opening.tokens[0] for opening in single.openings if opening.text == "I"]
+    cannot = experiment.vlm.tokenizer(" I cannot", add_special_tokens=False)["input_ids"]
+    assert cannot[0] == i
+    others = tuple(opening for opening in single.openings if opening.tokens[0] != i)
+    for openings, metrics in (
+        ((*others, Opening(tuple(cannot))), {"refusal_score_single", "recovered"}),
+        ((Opening(tuple(cannot)),), {"recovered"}),
+    ):
+        monkeypatch.setitem(experiment.__dict__, "refusal_openings", replace(single, openings=openings))
+        with_pairs = signal_path.run(experiment.config, experiment)
+        assert metrics == set(with_pairs.metric) & {"refusal_score", "refusal_score_single", "recovered"}
+        recovered = rows(with_pairs, metric="recovered", layer=experiment.vlm.n_layers - 1, token="last")
+        assert np.isfinite(recovered.value).all() and not np.allclose(recovered.value, 1, atol=1e-3)
+    assert "refusal_score" in set(table.metric)

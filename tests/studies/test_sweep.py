@@ -1,19 +1,22 @@
 """A finished sweep: its guard, its finalists and its card."""
 
 from dataclasses import replace
+from html import escape
 
 import pandas as pd
 import pytest
 
 from interp.guard import Guard
-from studies import layer_sweep
+from studies.datasets import SeenTexts
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
 from studies.guard_choice import anchors_of
+from studies.guards import sweep_runner
 from studies.guards.choice_rule import SELECTION_RULE, judged_selection_metrics
 from studies.guards.runner import GuardRun, _run_name
 from studies.guards.sweep_grid import Grid
 from studies.guards.sweep_result import IDENTIFYING, SweepChoice
+from studies.guards.wording import chosen_in_words
 from studies.sweep import BEST, BEST_SINGLE, Sweep
 
 GRID = Grid(layers=("every:3", "middle-to-last"), rules=("ablate", "substitute"))
@@ -38,6 +41,7 @@ def test_its_guard_is_the_marked_configuration_with_its_numbers(sweep):
     row = best_rows(sweep.table).iloc[0]
     assert (sweep.guard.layers[0], sweep.guard.rule) == (row.layer, row.rule)
     assert sweep.guard.model == "organism" and sweep.guard.validation == sweep.validation
+    assert sweep.guard.chosen_by == SELECTION_RULE
     judged = best_rows(sweep.table).query("judge == 'exact@1' and metric == 'refusal_rate'")
     assert sweep.validation["refusal"] == pytest.approx(judged.value.mean())
     assert sweep.validation["n"] == judged.n.sum() == 22
@@ -83,7 +87,7 @@ def test_a_window_that_is_best_is_listed_with_the_best_single_layer(experiment, 
         refusal = 0.5 + 0.3 * is_window + 0.1 * (candidate.guard.rule == "substitute")
         return {"refusal": refusal, "over_refusal": 0.0, "kl": 0.0, "excess": 0.0, "n": 10_000}
 
-    monkeypatch.setattr(layer_sweep._SweepRunner, "judged_metrics", metrics)
+    monkeypatch.setattr(sweep_runner.SweepRunner, "judged_metrics", metrics)
     window = Sweep.run(experiment.config, experiment, GRID, top=8)
     by_mark = window.finalists.set_index("mark").layers
     assert by_mark[BEST] == "4-7" and by_mark[BEST_SINGLE] == f"{window.layer}"
@@ -96,6 +100,7 @@ def test_a_saved_guard_loads_again_and_its_folder_holds_the_anchors(experiment, 
     loaded = Guard.from_pretrained(tmp_path, experiment.vlm)
     assert loaded.layers == sweep.guard.layers and loaded.validation == pytest.approx(sweep.validation)
     assert {query.text for query in anchors_of(tmp_path)} == {query.text for query in experiment.queries["anchors"]}
+    assert set(SeenTexts.read(tmp_path).by_split) == {"anchors", "validation"}
 
 
 def test_it_shows_its_finalists_with_the_chosen_one_marked_and_a_line_by_layer(sweep):
@@ -114,7 +119,19 @@ def test_it_shows_its_finalists_with_the_chosen_one_marked_and_a_line_by_layer(s
     ranked = sweep.table.query(f"setting == 'ranked' and metric == 'opening_refusal_rate' and rule == '{rule}'")
     at_six = ranked[(ranked.layer == 6) & ranked.last_layer.isna()].value.mean()
     assert f"harmful, guarded, layer 6: {at_six:.3g}" in html
+    # The guard is named in full; on validation nothing is compared with random directions.
+    assert escape(chosen_in_words(sweep.table)) in html and "random directions" not in html and not len(sweep.random)
+    assert "configurations in blank, typographic" in html
     assert "<script" not in replace(sweep, model="<script>")._repr_html_()
+
+
+def test_a_sweep_of_another_split_shows_the_guard_among_random_directions(sweep):
+    row = {"setting": "chosen", "metric": "random_percentile", "category": "refusal_score_gain", "n": 200}
+    rows = [row | {"modality": "blank", "value": 0.985}, row | {"modality": "typographic", "value": 1.0}]
+    table = pd.concat([sweep.table, pd.DataFrame(rows)])
+    result = replace(sweep.result, table=table, random=pd.DataFrame({"value": [0.0]}))
+    text = "the guard gains more refusal than 98.5 % (blank), 100 % (typographic) of 200 of the same size"
+    assert text in replace(sweep, result=result)._repr_html_()
 
 
 def test_validation_numbers_of_a_guard_do_not_change_the_names_of_its_runs(sweep):

@@ -149,7 +149,7 @@ def test_anchors_that_are_also_tested_on_are_an_error_before_a_model_is_loaded(m
     same = {split: (Query("How?", True), Query(f"What, {split}?", False)) for split in (*config.SPLITS, config.TRAINED)}
     monkeypatch.setattr(experiment.language, "queries", lambda split: same[split])
     monkeypatch.setattr(model_loading, "load_model", lambda *args, **kwargs: pytest.fail("loaded a model first"))
-    with pytest.raises(config.ConfigError, match=r"1 anchors are in the validation split too \('How\?'\)"):
+    with pytest.raises(config.ConfigError, match=r"1 of 2 validation requests are among the 2 anchors.*'How\?'"):
         experiment.load_experiment(config.Config(scale="tiny"))
 
 
@@ -185,6 +185,9 @@ def test_a_sweep_writes_its_tables_and_the_chosen_guard(run, tmp_path):
     grid = ("--layers", "0,6", "--rules", "substitute", "--strengths", "1,2", "--top", "2")
     code, printed, _ = run("sweep", "--scale", "tiny", "--split", "validation", "--out", tmp_path, *grid)
     assert code == 0 and "best" in printed and "best_on_test" in printed
+    # The guard is named in full; random directions are compared on the test split only.
+    assert "Chosen: rule substitute, layer" in printed and "positions last_prefill" in printed
+    assert not (tmp_path / "random_directions.csv").exists()
     assert {"layer_sweep.csv", "layer_selection.csv", "sweep.json", "pareto.png"} <= {
         p.name for p in tmp_path.iterdir()
     }

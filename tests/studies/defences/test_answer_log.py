@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from studies.defences.answer_log import AnswerLog, AnswerLogError, AnswerRecord, finite, read_answers
-from studies.defences.prompt_sets import judge_all
+from studies.defences.prompt_sets import AnswerCollector, judge_all
+from studies.generation.cached_model import CachedModel
+from studies.generation.openings import Opening, RefusalOpenings
 from studies.judges import KEYWORDS
 
 QUESTION = {
@@ -129,3 +131,26 @@ def test_answers_judged_before_are_neither_judged_nor_written_again(log, monkeyp
     assert all(KEYWORDS.name in record.verdicts for record in first)
     monkeypatch.setattr(log, "judge", None)
     assert judge_all(log, log.answers, [KEYWORDS]) == first
+
+
+def test_scores_of_other_openings_are_forgotten_and_their_answers_kept(log):
+    scored = [
+        replace(answered(str(i)), refusal_score=1.5, openings=ids) for i, ids in enumerate((None, [[5]], [[5, 6]]))
+    ]
+    log.add(scored)
+    again = AnswerLog(log.path)
+    assert again.drop_scores([(5,)]) == 2
+    scores = {record.row: record.refusal_score for record in again.answers}
+    assert scores == {"0": None, "1": 1.5, "2": None} and all(record.answer for record in again.answers)
+    # Nothing is written, and nothing is left to forget.
+    assert [record.refusal_score for record in read_answers(log.path)][-3:] == [1.5] * 3 and not again.drop_scores(
+        [[5]]
+    )
+
+
+def test_a_collector_says_that_scores_were_dropped(log, tiny_vlm, capsys):
+    log.add([replace(answered("7"), refusal_score=1.5, openings=[[3]])])
+    openings = RefusalOpenings((Opening((5,), "I"),))
+    AnswerCollector(CachedModel(tiny_vlm, openings=openings), "w", log)
+    assert log.get(answered("7").key).refusal_score is None
+    assert "1 answers have refusal scores of other openings than 'I'" in capsys.readouterr().err.replace("\n", " ")

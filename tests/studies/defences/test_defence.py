@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,18 +14,22 @@ from interp.identity import prompt_record
 from interp.inputs import Prompt, Query, text_prompt, to_prompts
 from interp.trace import trace
 from studies.defences import detours, prompt_wordings
-from studies.defences.defence import unguarded
-from studies.defences.detours import caption_only, ecso, text_verdict
-from studies.defences.guarded import answer_alone, guarded, run_together
+from studies.defences.costs import costs, counting
+from studies.defences.defence import REFUSAL, unguarded
+from studies.defences.detours import TextScoreRule, caption_only, ecso, text_score_verdict, text_verdict
+from studies.defences.guarded import answer_alone, gate_refuser, guarded, opens_anywhere, run_together
 from studies.defences.prompt_sets import PromptSet
 from studies.defences.prompt_wordings import BUILT_IN_WORDINGS, WORDINGS, Wording, by_prompt
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.first_token import first_token_logprobs, kl_divergence
 from studies.generation.generate import Generation, answers
+from studies.generation.openings import Opening, RefusalOpenings
 from studies.generation.reference_texts import reference_texts
-from studies.judges import KEYWORDS
+from studies.judges import EXACT, KEYWORDS
+from studies.judges.by_name import rule_judges
 
 HOW = Generation(max_new_tokens=6, batch_size=4)
+OPENINGS = RefusalOpenings((Opening((5,)), Opening((6, 7)), Opening((6, 8))))
 KEYS = ["11aeb2f1d3668e0071370531", "92086d0f736a4cf005565dc5", "ddbd0a3d79b4153cbac048b5"]
 
 
@@ -47,7 +52,7 @@ class ScriptedModel(CachedModel):
     """Gives the reply whose key is in the prompt's text, and remembers what it was shown."""
 
     def __init__(self, replies):
-        self.replies, self.shown, self.vlm, self.generation, self.refusal_ids = replies, [], None, HOW, None
+        self.replies, self.shown, self.vlm, self.generation, self.openings = replies, [], None, HOW, None
 
     def say(self, prompts):
         self.shown += prompts
@@ -148,6 +153,82 @@ def test_the_text_verdict_refuses_what_is_refused_as_text_and_leaves_other_answe
     assert outcome.answers == ["I'm sorry", "plain"] and outcome.acted == [True, False]
 
 
+@pytest.mark.parametrize("judge", [*rule_judges().values(), EXACT], ids=lambda judge: judge.name)
+def test_every_judge_by_rule_recognises_the_refusal_of_the_bounds(judge):
+    assert judge.refuses(REFUSAL)
+
+
+def test_the_gate_alone_refuses_where_the_guards_gate_opens(tiny_vlm, prompts, direction):
+    guard = Guard(direction, (1,), gate="threshold", strength=40.0)
+    states = guard.read(tiny_vlm, [prompt.query.text for prompt in prompts])
+    # Between the second and the third of four references, so that the gate opens for two of them.
+    (low, high) = (states[:, 1] @ direction.basis[1, 0]).sort().values[1:3].tolist()
+    guard = replace(guard, threshold=(low + high) / 2)
+    is_open = guard.opens(states).tolist()
+    assert sum(is_open) == 2
+    outcome = gate_refuser(guard, "oracle").run(CachedModel(tiny_vlm, HOW, OPENINGS), prompts)
+    plain = answers(tiny_vlm, prompts, HOW)
+    expected = [REFUSAL if opened else text for opened, text in zip(is_open, plain, strict=True)]
+    assert outcome.answers == expected and outcome.acted == is_open
+    # What isn't generated has no first token, and the others count as little: means over some would mislead.
+    assert outcome.refusal_score.isnan().all() and outcome.kl.isnan().all()
+
+
+def test_the_gate_alone_refuses_everything_if_the_gate_is_always_open(tiny_vlm, prompts, direction):
+    outcome = gate_refuser(Guard(direction, (1,), gate="always"), "oracle").run(CachedModel(tiny_vlm, HOW), prompts)
+    assert outcome.answers == [REFUSAL] * len(prompts)
+
+
+def test_a_gate_by_sign_is_open_if_it_opens_at_any_layer(tiny_vlm, prompts, direction):
+    """The paper's gate decides at each layer, so the first one doesn't say whether the guard acts."""
+    guard = Guard(direction, (0, 1, 2), gate="sign")
+    states = guard.read(tiny_vlm, [prompt.query.text for prompt in prompts])
+    by_layer = torch.stack([guard.opens(states, layer) for layer in guard.layers])
+    assert opens_anywhere(guard, states) == by_layer.any(0).tolist() != by_layer[0].tolist()
+    outcome = guarded(guard, "oracle").run(CachedModel(tiny_vlm, HOW), prompts)
+    refuser = gate_refuser(guard, "oracle").run(CachedModel(tiny_vlm, HOW), prompts)
+    assert outcome.acted == refuser.acted == by_layer.any(0).tolist()
+
+
+def text_scores(vlm, texts):
+    return CachedModel(vlm, HOW, OPENINGS).outcome([text_prompt(text) for text in texts]).refusal_score
+
+
+def test_the_text_score_refuses_above_its_threshold_and_generates_nothing(tiny_vlm, prompts):
+    scores = text_scores(tiny_vlm, [prompt.query.text for prompt in prompts])
+    rule = TextScoreRule(OPENINGS, scores.sort().values[1:3].mean().item())
+    outcome = text_score_verdict("oracle", rule).run(CachedModel(tiny_vlm, HOW), prompts)
+    is_refused, plain = (scores > rule.threshold).tolist(), answers(tiny_vlm, prompts, HOW)
+    assert outcome.acted == is_refused and sum(is_refused) == 2
+    expected = [REFUSAL if refused else text for refused, text in zip(is_refused, plain, strict=True)]
+    assert outcome.answers == expected
+
+
+def test_the_threshold_of_the_text_score_is_midway_between_the_anchors(tiny_vlm, queries):
+    anchors = to_prompts(queries, "text", tiny_vlm.picture_size)
+    scores = text_scores(tiny_vlm, [query.text for query in queries])
+    rule = TextScoreRule.fit(tiny_vlm, anchors, OPENINGS, HOW)
+    # Harmful and harmless queries alternate.
+    assert rule.threshold == pytest.approx((scores[::2].mean() + scores[1::2].mean()).item() / 2, abs=6e-4)
+    assert rule.tuning == f"threshold {rule.threshold:g}: midpoint of 4 anchors"
+    assert TextScoreRule(OPENINGS).threshold == 0 and TextScoreRule(OPENINGS).tuning == ""
+
+
+def test_a_verdict_by_score_costs_one_pass_of_the_text(tiny_vlm, prompts):
+    openings = RefusalOpenings((Opening((5,)),))
+    refusing, texts = TextScoreRule(openings, -1e9), [prompt.query.text for prompt in prompts[:2]]
+    measured = costs(CachedModel(tiny_vlm, HOW), text_score_verdict("oracle", refusing), prompts[:2])
+    with counting(tiny_vlm) as count:
+        first_token_logprobs(tiny_vlm, [text_prompt(text) for text in texts], HOW)
+    assert measured["forward_passes"] == [1.0, 1.0] and sum(measured["tokens"]) <= count.positions
+    accepting = TextScoreRule(openings, 1e9)
+    both, plain = (
+        costs(CachedModel(tiny_vlm, HOW), defence, prompts[:2])
+        for defence in (text_score_verdict("oracle", accepting), unguarded())
+    )
+    assert np.array(both["forward_passes"]).tolist() == (np.array(plain["forward_passes"]) + 1).tolist()
+
+
 @pytest.mark.parametrize("positions", ["last_prefill", "text"])
 def test_a_guard_answers_as_the_guarded_model_does(positions, tiny_vlm, prompts, direction):
     guard = Guard(direction, (1,), "add_reference", gate="always", strength=40.0, positions=positions)
@@ -164,9 +245,9 @@ def test_guards_run_together_with_references_of_their_own(tiny_vlm, prompts, dir
         guarded(guard, "oracle"),
         guarded(replace(guard, control="random"), "oracle"),
     ]
-    together = run_together(CachedModel(tiny_vlm, HOW, torch.tensor([5, 6])), prompts, arms)
+    together = run_together(CachedModel(tiny_vlm, HOW, OPENINGS), prompts, arms)
     for defence, outcome in zip(arms, together, strict=True):
-        alone = defence.run(CachedModel(tiny_vlm, HOW, torch.tensor([5, 6])), prompts)
+        alone = defence.run(CachedModel(tiny_vlm, HOW, OPENINGS), prompts)
         assert alone.answers == outcome.answers and alone.acted == outcome.acted
         torch.testing.assert_close(alone.refusal_score, outcome.refusal_score, atol=1e-4, rtol=0)
     opens = guard.opens(guard.read(tiny_vlm, [prompt.query.text for prompt in prompts])).tolist()
@@ -200,7 +281,7 @@ def test_keys_of_logged_answers_do_not_change(queries, tiny_vlm):
 
 
 def test_the_same_question_is_asked_once(tiny_vlm, prompts, monkeypatch):
-    model, calls = CachedModel(tiny_vlm, HOW, torch.tensor([5])), []
+    model, calls = CachedModel(tiny_vlm, HOW, OPENINGS), []
     plain = model.outcome(prompts)
     monkeypatch.setattr("studies.generation.cached_model.answers", lambda *args: calls.append(args))
     again = model.outcome(prompts[:2], prompts[:2])
@@ -224,7 +305,7 @@ def test_a_lazy_picture_is_drawn_once_for_its_hash_and_an_image_is_read_every_ti
 def test_the_divergence_is_measured_from_the_prompts_that_were_replaced(tiny_vlm, prompts):
     shown = [replace(prompt, text="Sure.") for prompt in prompts]
     logprobs = [first_token_logprobs(tiny_vlm, asked, HOW) for asked in (prompts, shown)]
-    outcome = CachedModel(tiny_vlm, HOW, torch.tensor([5])).outcome(shown, prompts)
+    outcome = CachedModel(tiny_vlm, HOW, OPENINGS).outcome(shown, prompts)
     torch.testing.assert_close(outcome.kl, kl_divergence(*logprobs), atol=1e-5, rtol=0)
     assert (outcome.kl > 1e-4).all()
     assert outcome.answers == answers(tiny_vlm, shown, HOW)

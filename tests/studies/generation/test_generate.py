@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from interp.inputs import caption_prompt, to_prompts, transcription_prompt
-from studies.generation.first_token import first_token_logprobs, kl_divergence, refusal_scores
+from studies.generation.first_token import first_token_logprobs, kl_divergence
 from studies.generation.generate import Generation, answers, perplexities
 from studies.generation.reference_texts import reference_texts
 
@@ -54,12 +54,6 @@ def test_perplexity_equals_a_plain_rewrite(tiny_vlm):
         losses = [-logprobs[i - 1, ids[0, i]].item() for i in range(n_prompt, ids.shape[1])]
         assert value.item() == pytest.approx(torch.tensor(losses).mean().exp().item(), rel=1e-4)
     assert torch.isnan(perplexities(tiny_vlm, ["x", "y"], ["", "Sure!"])).tolist() == [True, False]
-
-
-def test_refusal_score_is_the_log_odds_of_the_openings():
-    probabilities = torch.tensor([[0.5, 0.25, 0.15, 0.1]])
-    score = refusal_scores(probabilities.log(), torch.tensor([1, 3]))
-    assert score.item() == pytest.approx(torch.tensor(0.35 / 0.65).log().item(), abs=1e-6)
 
 
 def test_kl_is_zero_for_equal_distributions_and_is_taken_from_the_unguarded():

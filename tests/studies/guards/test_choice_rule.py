@@ -22,11 +22,23 @@ def test_limits_hold_in_every_modality():
     assert order.place.tolist() == [2]
 
 
+def test_a_rate_of_one_over_few_prompts_keeps_a_standard_error():
+    """0.995 is near 1 of 1, and 0.88 near 0.9, of 120 prompts; without smoothing only the second would be."""
+    for refusal, near in ((1.0, 0.995), (0.9, 0.88)):
+        order, _ = rank([standing(0, refusal, 0, 0.2), standing(1, near, 0, 0.1), standing(2, 0.5, 0, 0.0)])
+        assert order.place.tolist() == [1, 0, 2]
+
+
 def test_near_the_best_the_least_kl_comes_first_and_ties_keep_their_order():
     order, _ = rank(
         [standing(0, 1.0, 0, 0.5), standing(1, 0.999, 0, 0.2), standing(2, 0.999, 0, 0.2), standing(3, 0.8, 0, 0.0)]
     )
     assert order.place.tolist() == [1, 2, 0, 3]
+
+
+def test_differences_in_kl_that_are_rounding_do_not_decide():
+    order, _ = rank([standing(0, 1.0, 0, 3e-11), standing(1, 1.0, 0, -2e-11), standing(2, 1.0, 0, 1e-5)])
+    assert order.place.tolist() == [0, 1, 2]
 
 
 def test_beyond_the_limits_the_least_harm_is_chosen_and_the_rule_says_so():

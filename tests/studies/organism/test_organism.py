@@ -1,6 +1,7 @@
 """The shipped checkpoint: its size, its behaviour, and its card."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,6 +80,26 @@ def test_the_card_shows_all_measurements_and_marks_missed_targets():
     rows = [line.split("|") for line in text.splitlines() if line.startswith("|")]
     column = next(i for i, head in enumerate(rows[0]) if head.startswith(" validation, seed 0"))
     assert sum("missed" in row[column] for row in rows) == len(missed)
+
+
+def test_the_card_says_how_much_depends_on_the_seed_and_that_the_test_split_was_seen():
+    measurements = card.read_measurements(organism.FOLDER)
+    text = card.write_card(measurements, Recipe())
+    values = {(m.seed, m.split, m.name): m.value for m in measurements}
+    for seed in {m.seed for m in measurements if m.split == "validation"}:
+        as_text = values[seed, "validation", "text: harmful refused"]
+        gaps = [
+            as_text - values[seed, "validation", f"{name}: harmful refused"] for name in ("blank", "noise", "scene")
+        ]
+        assert f"- {min(gaps):.2f} to {max(gaps):.2f} with seed {seed}\n" in text
+    assert "test split was measured once" not in text and "The test split has been seen" in text
+    # Missed targets are named above the table: a seed that refuses less as text is one of them.
+    worse = [
+        replace(m, value=0.9) if (m.seed, m.split, m.name) == (0, "test", "text: harmful refused") else m
+        for m in measurements
+    ]
+    assert "- seed 0, test: text: harmful refused\n" in card.write_card(worse, Recipe())
+    assert "- seed 0, test" not in text
 
 
 def test_targets_can_be_missed():

@@ -110,7 +110,9 @@ def test_a_gap_between_modalities_says_nothing_about_harm(table):
 def test_controls_stay_at_chance_and_the_filler_is_a_control_of_text(table):
     for layer in (1, 2):
         assert abs(within(table, layer, "text", control="shuffled_labels").value - 0.5) < 0.15
-        assert within(table, layer, "text", "selectivity", control="verb_labels").value > 0.2
+        selectivity = within(table, layer, "text", "selectivity", control="verb_labels")
+        assert selectivity.value > 0.2 and selectivity.interval.endswith("; remembering reaches 1.00 of the task")
+        assert within(table, layer, "text", "control_ceiling", control="verb_labels").value == 1.0
     filler = within(table, 1, "text", control=FILLER)
     assert filler.value > 0.95 and FILLER not in set(table.modality)
     assert only_row(table, metric="auroc_drop", layer=1, control=FILLER).ci_low < 0.02

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from studies import report
-from studies.bookkeeping.verdict_words import NOT_SHOWN, SHOWN, UNDECIDED
+from studies.bookkeeping.verdict_words import CEILING, NOT_SHOWN, SHOWN, UNDECIDED
 from studies.report import page
 from studies.report.packing import packed
 from studies.report.pictures import data_url
@@ -77,8 +77,20 @@ def test_every_study_has_a_section_and_an_entry_in_the_contents(read):
 def test_claims_are_sentences_with_both_numbers_and_the_verdict(read, results):
     claim = results["claims"].iloc[3]
     assert f"{claim.claim[0].upper()}{claim.claim[1:]}." in read.text
-    assert claim.theirs in read.text and claim.ours in read.text
-    assert "Of 8 claims, 7 are shown on the built-in model and 1 is not shown." in read.text
+    assert claim.theirs in read.text and all(part in read.text for part in claim.ours.split("; "))
+    assert verdict_summary(list(results["claims"].verdict)) in read.text
+    assert read.text.count("Only the abstract and the first paragraphs of the paper could be read.") == 1
+
+
+def test_the_guard_is_named_in_full_at_the_top_and_in_the_claims_about_it(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "draw_figures", lambda results: iter(()))
+    finalist = {"setting": "finalists", "selection_rule": "least_kl_near_most_refusal", "layer": 7, "rule": "steer"}
+    tables = dict(results.tables) | {"layer_sweep": pd.DataFrame([finalist | {"metric": "kl", "value": 0.1}])}
+    tables["claims"] = results["claims"].assign(guard=["rule <b>ablate</b>"] + [None] * (len(results["claims"]) - 1))
+    path = report.write(replace(results, tables=tables), tmp_path / "report.html")
+    text = Page(path.read_text(encoding="utf-8")).text
+    assert "Guard rule steer, layer 7, gate always; chosen on validation by least_kl_near_most_refusal" in text
+    assert text.count("Guard rule <b>ablate</b>") == 1
 
 
 def test_verdicts_are_counted_in_a_sentence_and_unknown_ones_are_open():
@@ -89,6 +101,8 @@ def test_verdicts_are_counted_in_a_sentence_and_unknown_ones_are_open():
     entry = ClaimEntry.of("(beyond the paper) it blurs", "not reported", "a 1; b 2; c 3", "by another word")
     assert (entry.sentence, entry.aside, entry.ours) == ("It blurs.", "Beyond the paper", ("a 1", "b 2", "c 3"))
     assert entry.icon == "open"
+    assert {ClaimEntry.of("a", "b", "c", verdict).icon for verdict in (UNDECIDED, CEILING)} == {"open"}
+    assert verdict_summary([CEILING, UNDECIDED]) == f"Of 2 claims, 1 is {UNDECIDED} and 1 is {CEILING}."
 
 
 def test_a_missing_study_says_what_to_run_and_which_figures_need_it(read):
@@ -210,10 +224,11 @@ def test_the_same_results_give_the_same_file_small_enough_for_mail(results, html
 def test_a_full_report_without_figures_is_smaller_than_five_megabytes(monkeypatch, tmp_path):
     monkeypatch.setattr(page, "draw_figures", lambda results: iter(()))
     reference = REFERENCE.parent
-    path = report.write(Results.of(reference / "full", reference / "bench"), tmp_path / "report.html")
+    results = Results.of(reference / "quick", reference / "bench")
+    path = report.write(results, tmp_path / "report.html")
     assert path.stat().st_size < 5e6
     html = path.read_text(encoding="utf-8")
-    assert 'data-layer="7"' in html, "the slider starts at the guard's layer"
+    assert f'data-layer="{results.guard_layer}"' in html, "the slider starts at the guard's layer"
     assert "memory_gb" in html, "the machine of the benchmark"
 
 

@@ -123,7 +123,7 @@ def test_the_guard_layer_is_that_of_the_answers_on_the_page(folder):
     pd.read_csv(folder / "changes.csv").assign(layer=4).to_csv(folder / "changes.csv", index=False)
     shutil.copy(REFERENCE / "quick" / "layer_sweep.csv", folder)
     results = Results.of(folder)
-    assert (results.layer, results.guard_layer) == (7, 4)
+    assert (results.layer, results.guard_layer) == (6, 4)
 
 
 def test_the_model_is_not_that_of_the_bench():
@@ -140,7 +140,7 @@ def test_columns_that_the_page_reads_are_named(folder):
 @pytest.mark.parametrize(
     ("name", "column"),
     [
-        *((name, "n") for name in ("probe_auroc", "degradation", "transfer")),
+        *((name, "n") for name in ("probe_auroc", "degradation", "separation", "transfer")),
         *((name, column) for name in ("layer_sweep", "pareto") for column in ("ci_low", "ci_high")),
         *(("readings", column) for column in ("category", "ci_high")),
         ("attribution", "direction_layer"),
@@ -159,7 +159,7 @@ def test_what_can_be_drawn_is_drawn_and_the_rest_says_what_to_run(folder):
     entries = {entry.name: entry for entry in draw_figures(Results.of(folder))}
     assert set(entries) == {spec.name for spec in FIGURES}
     drawn = {name for name, entry in entries.items() if isinstance(entry, DrawnFigure)}
-    assert drawn == {"probe_auroc", "degradation", "transfer", "layer_selection"}
+    assert drawn == {"probe_auroc", "degradation", "separation", "transfer", "layer_selection"}
     assert all("n = " in entries[name].caption for name in drawn)
     assert isinstance(entries["defence"], OmittedFigure)
     assert entries["defence"].reason == f"defence.csv is missing; run `{STUDIES['defence']}`"
@@ -173,7 +173,7 @@ def test_the_gallery_writes_figures_captions_and_tables_and_prints_what_it_left_
     assert names == {
         *(
             f"{name}.{end}"
-            for name in ("probe_auroc", "degradation", "transfer", "layer_selection")
+            for name in ("probe_auroc", "degradation", "separation", "transfer", "layer_selection")
             for end in ("pdf", "png")
         ),
         *(f"{name}.{end}" for name in ("auroc", "selection_rules") for end in ("tex", "md")),

@@ -1,0 +1,145 @@
+"""Numbers in the documentation, from the committed tables: `python docs/measured.py` writes them, a test compares.
+
+A measured number is followed by a comment that names where it comes from, an entry of `measured.toml`:
+
+    0.35 [0.24, 0.48]<!--asr blank-->
+
+An entry names a table of `results/reference/quick` and the values of some of its columns, which only one row may have.
+What is written keeps its form: as many digits as are there, with an interval if there is one. `layer = "chosen"` is the
+chosen guard's. Between `<!--claims-->` and `<!--end of claims-->` is the table of all claims, and between those of
+`guard` the chosen guard's full name.
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from textwrap import fill
+
+import pandas as pd
+
+from studies.guards.sweep_result import SweepChoice
+from studies.guards.wording import chosen_in_words
+
+ROOT = Path(__file__).parents[1]
+TABLES = Path("results/reference/quick")
+PAGES = ("README.md", "docs/results.md", "docs/explanation/method.md", "docs/explanation/separability.md")
+PAGES += ("docs/explanation/controls.md", "docs/how-to/new_estimator.md")
+"""Pages on which every number with decimals is measured, and so has a source."""
+NUMBER = r"[−-]?\d+(?:\.\d+)?"
+SOURCED = re.compile(rf"({NUMBER})( \[({NUMBER}), ({NUMBER})\])?<!--([^<>]+)-->")
+UNSOURCED = re.compile(rf"(?<![\w./:\[−-]){NUMBER}")
+BLOCK = re.compile(r"(<!--(claims|guard)-->\n).*?(<!--end of \2-->)", re.DOTALL)
+CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
+NOT_MEASURED = "not measured"
+"""Entry whose `literals` may have decimals without a source, such as versions."""
+SETTINGS = ("table", "column", "factor")
+"""Keys of an entry that are not columns: `column` is read instead of `value`, `factor` multiplies what is read."""
+
+
+class NumberError(ValueError):
+    """An entry that names no row or several, or a number without a source."""
+
+
+def text_of(page: str) -> str:
+    """Return the source of a page."""
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+@cache
+def entries() -> dict[str, dict]:
+    """Return the entries of `measured.toml` by name."""
+    return tomllib.loads((ROOT / "docs" / "measured.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def _table(name: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / TABLES / f"{name}.csv", low_memory=False)
+
+
+def row_of(name: str) -> pd.Series:
+    """Return the row that an entry names; columns that it gives as "" are empty in that row.
+
+    Raises:
+        NumberError: there is no such entry, or not exactly one row.
+    """
+    if name not in entries():
+        raise NumberError(f"{name!r} is not in docs/measured.toml")
+    entry, rows = entries()[name], _table(entries()[name]["table"])
+    for column, value in entry.items():
+        if value == "chosen":
+            value = SweepChoice.read(_table("layer_sweep")).layer
+        if column not in SETTINGS:
+            rows = rows[rows[column].isna() if value == "" else rows[column] == value]
+    if len(rows) != 1:
+        raise NumberError(f"{name!r}: {len(rows)} rows of {entry['table']}.csv are like this; expected one")
+    return rows.iloc[0]
+
+
+def written(match: re.Match) -> str:
+    """Return a number with its interval and source as it should be, in the form in which it is there."""
+    text, bracket, low, high, name = match.groups()
+    row, factor = row_of(name), entries()[name].get("factor", 1)
+    value = _formatted(row[entries()[name].get("column", "value")] * factor, text)
+    if bracket:
+        value += f" [{_formatted(row.ci_low * factor, low)}, {_formatted(row.ci_high * factor, high)}]"
+    return f"{value}<!--{name}-->"
+
+
+def _formatted(value: float, like: str) -> str:
+    if not math.isfinite(value):
+        raise NumberError(f"{value} in place of {like}")
+    digits = len(like.partition(".")[2])
+    # No minus sign before what is rounded to zero.
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def claims() -> str:
+    """Return the table of claims: what is known of theirs, ours, and the verdict."""
+    lines = ["| claim | theirs | ours | verdict |", "|---|---|---|---|"]
+    for row in _table("claims").fillna("").itertuples():
+        ours = row.ours.replace("; ", "<br>").replace("|", "\\|")
+        lines.append(f"| {row.claim} | {row.theirs} | {ours} | **{row.verdict}** |")
+    return "\n".join(lines) + "\n"
+
+
+def unsourced(page: str) -> list[str]:
+    """Return the numbers with decimals that have no source, outside of code, links and comments."""
+    text = text_of(page)
+    for literal in sorted(entries()[NOT_MEASURED]["literals"], key=len, reverse=True):
+        text = text.replace(literal, "")
+    text = CODE.sub("", SOURCED.sub("", BLOCK.sub("", text)))
+    return [number for number in UNSOURCED.findall(text) if "." in number]
+
+
+def differing(page: str) -> Iterator[tuple[str, str]]:
+    """Yield every number that is not as in the tables: as it is there, and as it should be."""
+    for match in SOURCED.finditer(text_of(page)):
+        if match[0] != (right := written(match)):
+            yield match[0], right
+    for match in BLOCK.finditer(text_of(page)):
+        if match[0] != (right := _filled(match)):
+            yield match[0], right
+
+
+def guard() -> str:
+    """Return the chosen guard's full name, as a paragraph."""
+    return fill(f"The guard: {chosen_in_words(_table('layer_sweep'))}.", 120, break_on_hyphens=False) + "\n"
+
+
+def _filled(match: re.Match) -> str:
+    start, name, end = match.groups()
+    return f"{start}{ {'claims': claims, 'guard': guard}[name]() }{end}"
+
+
+def write() -> None:
+    """Bring every page up to date with the tables."""
+    for page in PAGES:
+        text = BLOCK.sub(_filled, SOURCED.sub(written, text_of(page)))
+        (ROOT / page).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

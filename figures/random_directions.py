@@ -1,0 +1,131 @@
+"""A guard among random changes of the same size."""
+
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures.style import (
+    MODALITY_COLORS,
+    WIDE,
+    add_caption,
+    modalities_in,
+    number_range,
+    paper_style,
+    readable,
+    require_columns,
+)
+
+PANELS = {
+    "refusal_score_gain": "refusal score, harmful:\nguarded − unguarded, nats",
+    "opening_refusal_rate": "harmful:\nbegins to refuse",
+}
+GUARD = ["dataset", "setting", "split", "rule", "gate", "strength", "layer", "last_layer"]
+"""Columns that identify a guard in a part of the results."""
+COLUMNS = "setting split modality rule reference gate strength control seed metric value".split()
+ROW_HEIGHT = 0.17
+"""Height of a line in inches."""
+GOLDEN = 0.618034
+"""Step of the vertical scatter: neighbouring draws come apart, and the same table gives the same figure."""
+
+
+def random_directions(table: pd.DataFrame) -> Figure:
+    """Draw every random direction as a dot and the guard as a star, one line for each guard and modality.
+
+    Args:
+        table: the table `random_directions` of `studies.repro`.
+    """
+    require_columns(table, COLUMNS, "random_directions")
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *GUARD])))
+    lines = list(_lines(table))
+    with paper_style():
+        size = (WIDE, ROW_HEIGHT * len(lines) + 1.0)
+        figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained", width_ratios=(3, 2))
+        for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
+            for place, (_, rows) in enumerate(lines):
+                if not rows.empty:
+                    _draw(axis, -place, rows[rows.metric == metric])
+            axis.set_title(title)
+            axis.grid(axis="y", visible=False)
+            axis.patch.set_visible(False)
+        axes[0].axvline(0, color="0.3", linewidth=0.8)
+        axes[1].set(xlim=(-0.04, 1.04), xticks=[0, 0.5, 1])
+        drawn = {-place: name for place, (name, rows) in enumerate(lines) if not rows.empty}
+        axes[0].set_yticks(list(drawn), list(drawn.values()), fontsize=6)
+        style = {"fontsize": 6, "fontweight": "bold", "va": "center", "bbox": {"facecolor": "white", "linewidth": 0}}
+        for place, (heading, rows) in enumerate(lines):
+            if rows.empty:
+                text = axes[0].text(0.01, -place, heading, transform=axes[0].get_yaxis_transform(), **style)
+                # A long heading may reach into the second panel, whose line is empty there.
+                text.set_in_layout(False)
+        axes[0].set_ylim(-len(lines) + 0.4, 0.6)
+        dot, star = {"marker": "o", "color": "0.4", "markersize": 2}, {"marker": "*", "color": "0.1", "markersize": 8}
+        handles = [
+            Line2D([], [], linestyle="", label="one random direction", **dot),
+            Line2D([], [], color="0.4", linewidth=1.2, label="95 % of them"),
+            Line2D([], [], linestyle="", label="the guard, with its percentile", **star),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        plt.close(figure)
+    sizes = _draws(table[table.metric.isin(PANELS)]).groupby([*GUARD, "modality", "reference", "metric"], dropna=False)
+    n = number_range(sizes.size())
+    return add_caption(
+        figure,
+        f"""The guard (star) among {n} changes of the same size along random directions (dots, scattered vertically;
+        lines: the range of 95 % of them), by the first answer token: mean gain in the refusal score of harmful
+        requests, and share of them whose answer begins with a refusal. Numbers are percentiles of the guard: the share
+        of random directions with a smaller value. A guard does more than a random direction if at most 5 % of them come
+        up to its gain; shares have ties, which count against the guard.""",
+    )
+
+
+def _lines(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the label of each line and its rows; guards begin with a heading, which has no rows."""
+    has_datasets = table.dataset.nunique() > 1
+    for key, rows in table.groupby(GUARD, sort=False, dropna=False):
+        yield _heading(dict(zip(GUARD, key, strict=True)), has_datasets), rows.iloc[:0]
+        has_several = rows.groupby("modality").reference.nunique().max() > 1
+        for modality in modalities_in(rows.modality):
+            of_modality = rows[rows.modality == modality]
+            for reference, own in of_modality.groupby("reference", sort=False, dropna=False):
+                yield f"{readable(modality)}{f', {readable(str(reference))}' if has_several else ''}", own
+
+
+def _heading(guard: dict, has_datasets: bool) -> str:
+    part = readable(str(guard["setting"])).upper() + (f" ({guard['dataset']})" if has_datasets else "")
+    parts = [f"{part}, {guard['split']}: {readable(str(guard['rule']))}"]
+    parts += [f"strength {guard['strength']:g}"] if pd.notna(guard["strength"]) else []
+    parts.append(f"gate {guard['gate']}")
+    if pd.notna(guard["layer"]):
+        last = guard["last_layer"]
+        parts.append(f"layer {guard['layer']:g}" if pd.isna(last) else f"layers {guard['layer']:g}-{last:g}")
+    return ", ".join(parts)
+
+
+def _draws(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows.control == "random"]
+
+
+def _draw(axis: Axes, line: int, rows: pd.DataFrame) -> None:
+    """Draw one line: dots, their range, and the guard with its percentile."""
+    draws, guard = _draws(rows), rows[rows.control.isna()]
+    color = MODALITY_COLORS[rows.modality.iloc[0]]
+    scatter = line + 0.6 * ((draws.seed * GOLDEN) % 1 - 0.5)
+    axis.scatter(draws.value, scatter, s=2, color=color, alpha=0.35, linewidth=0)
+    axis.plot(draws.value.quantile([0.025, 0.975]), [line, line], color=color, linewidth=1.2)
+    for value in guard.value:
+        percentile = (draws.value < value).mean()
+        axis.scatter(value, line, s=42, marker="*", color="0.1", zorder=3, linewidth=0)
+        # A gate that stays shut leaves every direction without effect.
+        has_effect = draws.value.nunique() > 1 or (draws.value != value).any()
+        axis.annotate(
+            f"{100 * percentile:.3g} %" if has_effect else "no change",
+            (value, line),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=5.5,
+        )

@@ -1,0 +1,82 @@
+"""Forced beginnings: what a model says after first tokens that it is given instead of choosing them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from interp.inputs import Inputs
+from interp.vlm import LLM, VLM
+
+
+@dataclass(frozen=True)
+class ForcedScore:
+    """A number per prompt that depends on the first answer token, and on the second one after some first tokens."""
+
+    tokens: tuple[int, ...]
+    """First tokens after which the second one is looked at; each costs a pass. Empty where the first is enough."""
+    score: Callable[..., Float[Tensor, "*row"]]
+    """Function of the first token's log-probabilities (`*row d_vocab`), and of a mapping from each forced token to
+    those of the second token."""
+
+    def __call__(
+        self, logprobs: Float[Tensor, "*row d_vocab"], after: Mapping[int, Float[Tensor, "*row d_vocab"]]
+    ) -> Float[Tensor, "*row"]:
+        return self.score(logprobs, after)
+
+
+def forced_tokens(scores: Iterable[object]) -> tuple[int, ...]:
+    """Return the first tokens that any of these scores looks behind, in ascending order."""
+    return tuple(sorted({token for score in scores if isinstance(score, ForcedScore) for token in score.tokens}))
+
+
+def forced_beginning(tokens: Sequence[int]) -> LogitsProcessorList:
+    """Return the `logits_processor` with which one call of `generate` begins every answer with these tokens."""
+    return LogitsProcessorList([_ForcedBeginning(tokens)])
+
+
+class _ForcedBeginning(LogitsProcessor):
+    def __init__(self, tokens: Sequence[int]):
+        self.tokens, self.n_prompt = tuple(tokens), None
+
+    def __call__(self, input_ids: Int[Tensor, "row pos"], scores: Float[Tensor, "row d_vocab"]) -> Tensor:
+        if self.n_prompt is None:
+            self.n_prompt = input_ids.shape[1]
+        step = input_ids.shape[1] - self.n_prompt
+        if step >= len(self.tokens):
+            return scores
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, self.tokens[step]] = 0
+        return forced
+
+
+@torch.no_grad()
+def logprobs_after(model: VLM | LLM, batch: Inputs, tokens: Sequence[int]) -> Float[Tensor, "row d_vocab"]:
+    """Compute the log-probabilities of the answer's next token after forced ones.
+
+    By generation, because families extend a batch of prompts in ways of their own. Guards on the model act as in any
+    generation: the forced tokens count as generated.
+
+    Args:
+        model: the model.
+        batch: prompts from `collate`.
+        tokens: first tokens of the answer; none for the log-probabilities of the first one.
+    """
+    if not tokens:
+        logits = model.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+        return logits.float().log_softmax(-1)
+    output = model.model.generate(
+        **batch,
+        max_new_tokens=len(tokens) + 1,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=model.tokenizer.pad_token_id,
+        logits_processor=forced_beginning(tokens),
+        # As the model gave them, before any processor.
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return output.logits[len(tokens)].float().log_softmax(-1)

@@ -1,0 +1,39 @@
+"""`vlm-guard seeds`: the built-in model's results on other trainings of its recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studies.cli.messages import quieten
+
+app = typer.Typer()
+
+
+@app.command()
+def seeds(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Folders seed1, seed2, ... that `python -m studies.organism --seed N` has trained."),
+    ],
+    scale: Annotated[str, typer.Option(help="How much is measured: tiny, quick or full.")] = "quick",
+    out: Annotated[Path, typer.Option(help="Folder for the tables; each seed's results get one of their own.")] = Path(
+        "results/seeds"
+    ),
+) -> None:
+    """Run every study on other trainings of the built-in model: is a result more than one lucky run?"""
+    quieten()
+    from rich.console import Console
+
+    from studies import seeds as study
+    from studies.bookkeeping.tables import write_table
+
+    result = study.run(folders, scale, out)
+    paths = [write_table(result.table, out, "seeds"), write_table(result.claims, out, "seed_claims")]
+    console = Console()
+    by_seed = result.claims.pivot(index="claim", columns="seed", values="verdict")
+    for claim in result.claims.claim.unique():
+        verdicts = ", ".join(f"seed {seed} {verdict}" for seed, verdict in by_seed.loc[claim].items())
+        console.print(f"- {claim}: {verdicts}", soft_wrap=True)
+    for path in paths:
+        console.print(f"  {path}", soft_wrap=True)

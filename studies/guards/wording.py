@@ -1,0 +1,106 @@
+"""A guard in one sentence that names it in full; the same in reports, claims, captions and `vlm-guard guard show`."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from interp.projection import RULES
+from studies.guards.choice_rule import FALLBACK_RULE, SELECTION_RULE
+from studies.guards.sweep_result import SweepChoice
+
+CHOSEN_ON = "validation"
+"""Split on which every guard is chosen."""
+EITHER_REFERENCE = "prompt_text (transcription if the request is in a picture)"
+"""Reference of a guard for which none was set: the text that holds the request."""
+
+
+def guard_in_words(columns: Mapping[str, object], chosen_by: str | None = None) -> str:
+    """Name a guard in full: rule, layers, strength, gate, positions, reference, direction, and how it was chosen.
+
+    Args:
+        columns: those of `studies.guards.configuration.guard_columns`; without `reference` it is `EITHER_REFERENCE`.
+        chosen_by: name of the rule that chose it on validation; None if it was not chosen.
+    """
+    value = {name: content for name, content in columns.items() if not pd.isna(content)}
+    parts = [
+        f"rule {value['rule']}" if "rule" in value else "",
+        _layers(value),
+        f"strength {value['strength']:g}" if "strength" in value else "",
+        _gate(value),
+        f"positions {value['positions']}" if "positions" in value else "",
+        _reference(value) if _needs_reference(value) else "",
+        _direction(value),
+    ]
+    named = ", ".join(filter(None, parts))
+    return f"{named}; chosen on {CHOSEN_ON} by {chosen_by}" if chosen_by else named
+
+
+def _layers(value: Mapping) -> str:
+    if "layer" not in value:
+        return ""
+    first, last = int(value["layer"]), int(value.get("last_layer", value["layer"]))
+    where = f"layer {first}" if first == last else f"layers {first} to {last}"
+    # Each layer of a window has a direction of its own, unless one layer's is used throughout.
+    is_elsewhere = "direction_layer" in value and (first != last or value["direction_layer"] != first)
+    return f"{where} (direction of layer {int(value['direction_layer'])})" if is_elsewhere else where
+
+
+def _gate(value: Mapping) -> str:
+    gate = value.get("gate", "always")
+    # The scope of a gate that is always open has no effect.
+    has_scope = gate != "always" and "gate_scope" in value
+    return f"gate {gate} (scope {value['gate_scope']})" if has_scope else f"gate {gate}"
+
+
+def _needs_reference(value: Mapping) -> bool:
+    needs = RULES[value["rule"]].needs if value.get("rule") in RULES else ("reference",)
+    return "reference" in needs or value.get("gate", "always") != "always"
+
+
+def _reference(value: Mapping) -> str:
+    reader = f" read by {value['source']}" if "source" in value else ""
+    return f"reference {value.get('reference', EITHER_REFERENCE)}{reader}"
+
+
+def _direction(value: Mapping) -> str:
+    if "estimator" not in value:
+        return ""
+    rank = f" of rank {int(value['rank'])}" if "rank" in value else ""
+    return f"direction {value['estimator']}{rank}" + (f" at token {value['token']}" if "token" in value else "")
+
+
+def chosen_in_words(sweep: pd.DataFrame, reference: str | None = None) -> str:
+    """Name the guard that a sweep chose; empty if its table marks none.
+
+    Args:
+        sweep: table of `studies.layer_sweep`.
+        reference: a kind of reference; by default the text that holds the request.
+    """
+    columns = SweepChoice.read(sweep).columns
+    if not columns:
+        return ""
+    marks = sweep[sweep.setting == "finalists"].selection_rule
+    chosen_by = next(mark for mark in marks if mark in (SELECTION_RULE, FALLBACK_RULE))
+    return guard_in_words(columns if reference is None else {**columns, "reference": reference}, chosen_by)
+
+
+def saved_in_words(record: Mapping[str, Mapping]) -> str:
+    """Name a saved guard, from its record alone.
+
+    Args:
+        record: returned by `interp.read_guard_settings`.
+    """
+    guard, direction = record["guard"], record["direction"]
+    layers, fitted_at = guard["layers"], guard["direction_layer"]
+    is_window = len(layers) > 1
+    columns = {
+        "layer": layers[0],
+        "last_layer": layers[-1] if is_window else None,
+        "direction_layer": (None if is_window else layers[0]) if fitted_at is None else fitted_at,
+        "strength": guard["strength"] if RULES[guard["rule"]].has_strength else None,
+        # A guard that reads the prompt by default is shown what the picture says, if the request is there.
+        "reference": None if guard["reference"] == "prompt_text" else guard["reference"],
+        **{name: guard[name] for name in ("rule", "gate", "gate_scope", "positions", "source")},
+        **{name: direction[name] for name in ("estimator", "token", "rank") if name in direction},
+    }
+    return guard_in_words(columns, guard.get("chosen_by") or None)
