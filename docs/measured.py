@@ -35,8 +35,8 @@ BLOCK = re.compile(r"(<!--(claims|guard)-->\n).*?(<!--end of \2-->)", re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
 NOT_MEASURED = "not measured"
 """Entry whose `literals` may have decimals without a source, such as versions."""
-SETTINGS = ("table", "column", "factor")
-"""Keys of an entry that are not columns: `column` is read instead of `value`, `factor` multiplies what is read."""
+SETTINGS = ("table", "column")
+"""Keys of an entry that are not columns of the table: `column` is read instead of `value`."""
 
 
 class NumberError(ValueError):
@@ -63,7 +63,7 @@ def row_of(name: str) -> pd.Series:
     """Return the row that an entry names; columns that it gives as "" are empty in that row.
 
     Raises:
-        NumberError: there is no such entry, or not exactly one row.
+        NumberError: the entry does not exist, or does not name exactly one row.
     """
     if name not in entries():
         raise NumberError(f"{name!r} is not in docs/measured.toml")
@@ -81,10 +81,10 @@ def row_of(name: str) -> pd.Series:
 def written(match: re.Match) -> str:
     """Return a number with its interval and source as it should be, in the form in which it is there."""
     text, bracket, low, high, name = match.groups()
-    row, factor = row_of(name), entries()[name].get("factor", 1)
-    value = _formatted(row[entries()[name].get("column", "value")] * factor, text)
+    row = row_of(name)
+    value = _formatted(row[entries()[name].get("column", "value")], text)
     if bracket:
-        value += f" [{_formatted(row.ci_low * factor, low)}, {_formatted(row.ci_high * factor, high)}]"
+        value += f" [{_formatted(row.ci_low, low)}, {_formatted(row.ci_high, high)}]"
     return f"{value}<!--{name}-->"
 
 

@@ -23,9 +23,9 @@ class ForcedScore:
     those of the second token."""
 
     def __call__(
-        self, logprobs: Float[Tensor, "*row d_vocab"], after: Mapping[int, Float[Tensor, "*row d_vocab"]]
+        self, logprobs: Float[Tensor, "*row d_vocab"], after: Mapping[int, Float[Tensor, "*row d_vocab"]] | None = None
     ) -> Float[Tensor, "*row"]:
-        return self.score(logprobs, after)
+        return self.score(logprobs, after or {})
 
 
 def forced_tokens(scores: Iterable[object]) -> tuple[int, ...]:
@@ -35,7 +35,7 @@ def forced_tokens(scores: Iterable[object]) -> tuple[int, ...]:
 
 def forced_beginning(tokens: Sequence[int]) -> LogitsProcessorList:
     """Return the `logits_processor` with which one call of `generate` begins every answer with these tokens."""
-    return LogitsProcessorList([_ForcedBeginning(tokens)])
+    return LogitsProcessorList([_ForcedBeginning(tokens)] if tokens else [])
 
 
 class _ForcedBeginning(LogitsProcessor):

@@ -145,9 +145,6 @@ class Lens:
                 f"a score that looks behind forced tokens {list(score.tokens)}; a logit lens reads the first token"
             )
 
-        def score_of(logprobs: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
-            return score(logprobs, {}) if isinstance(score, ForcedScore) else score(logprobs)
-
         def run(rows: list[int]) -> dict[str, np.ndarray]:
             states, logits = self._resid_post(collate(self.vlm, [prompts[i] for i in rows]))
             read = [self._log_probabilities(states[:, layer]) for layer in range(self.vlm.n_layers)]
@@ -158,7 +155,7 @@ class Lens:
                     f"{self.vlm.name!r}: the logit lens of the last layer differs from the model's own log-"
                     f"probabilities by {difference:.1e}; another operation lies between its final norm and its logits"
                 )
-            return {"score": torch.stack([score_of(logprobs) for logprobs in read], dim=1).numpy()}
+            return {"score": torch.stack([score(logprobs) for logprobs in read], dim=1).numpy()}
 
         scores = in_batches(prompts, batch_size, run)["score"]
         layers = {"layer": np.arange(self.vlm.n_layers)}

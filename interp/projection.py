@@ -136,7 +136,7 @@ def check_rule(rule: str, rank: int) -> None:
     """Check that a rule exists and is defined for a basis of this rank.
 
     Raises:
-        ValueError: there is no such rule, or it is not defined for this rank.
+        ValueError: the rule does not exist, or is not defined for this rank.
     """
     if rule not in RULES:
         raise ValueError(f"rule {rule!r} does not exist; expected one of {', '.join(RULES)}")
@@ -156,7 +156,7 @@ def target_coordinates(
         strength: α. `ablate` ignores it.
 
     Raises:
-        ValueError: there is no such rule, or an input that it needs is missing.
+        ValueError: the rule does not exist, or an input that it needs is missing.
     """
     check_rule(rule, own.shape[-1])
     missing = [name for name in RULES[rule].needs if getattr(inputs, name) is None]

@@ -63,12 +63,17 @@ def d_prime_drop(
     names, which = np.unique(np.asarray(groups), return_inverse=True)
     # Row 0 is the sample itself, the others leave out one pair each.
     draws = np.vstack([np.ones(len(names)), 1 - np.eye(len(names))])[:, which]
-    drop, *without = d_prime(is_harmful, text, draws) - d_prime(is_harmful, other, draws)
-    n = len(names)
-    half_width = student.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.square(without - np.mean(without)).sum())
+    losses = d_prime(is_harmful, text, draws) - d_prime(is_harmful, other, draws)
+    drop, half_width = losses[0], student.ppf(0.975, len(names) - 1) * _jackknife_error(losses[1:])
     return Measured(
         "d_prime_drop", float(drop), float(drop - half_width), float(drop + half_width), len(text), JACKKNIFE
     )
+
+
+def _jackknife_error(without: Float[np.ndarray, " group"]) -> float:
+    """Return the standard error of a value, from the values without each group in turn."""
+    n = len(without)
+    return float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))
 
 
 def accuracy_drop(
@@ -231,7 +236,7 @@ def modality_gap(text: Float[np.ndarray, "n d"], other: Float[np.ndarray, "n d"]
     # The same without each group in turn.
     left = np.square(total - of_group).sum(1) - (own.sum() - own)
     without = left / ((n - 1) * (n - 2))
-    half_width = norm.ppf(0.975) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+    half_width = norm.ppf(0.975) * _jackknife_error(without)
     gap, low, high = np.sqrt(np.maximum(0, [square, square - half_width, square + half_width]))
     return Measured("modality_gap", float(gap), float(low), float(high), len(text), JACKKNIFE)
 

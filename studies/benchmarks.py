@@ -105,7 +105,9 @@ def run(
     openings = _openings(vlm, anchors, generation, out)
     model, log = CachedModel(vlm, generation, openings), AnswerLog(out / ANSWERS)
     _check_same_model(log, weights, model.generation_settings)
-    text_score, related = _text_score_rule(vlm, anchors, model), _related(vlm, anchors, options.defences)
+    text_anchors = to_prompts(anchors, "text", vlm.picture_size)
+    text_score = TextScoreRule.fit(vlm, text_anchors, openings, generation)
+    related = _related(vlm, anchors, options.defences)
     line_up = LineUp(vlm.name, KEYWORDS, text_score, guard, related, options.defences)
     asked = [
         (prompt_set, line_up(prompt_set, [_reference(prompt_set, guard)]))
@@ -192,14 +194,6 @@ def _check_same_model(log: AnswerLog, weights: str, generation: dict) -> None:
                 f"{log.path} holds answers of {record.model!r} ({record.weights}) with {record.generation}, now asked "
                 f"of {weights} with {generation}; give another --out"
             )
-
-
-def _text_score_rule(vlm: VLM, anchors: Sequence[Query], model: CachedModel) -> TextScoreRule:
-    """Fit the threshold of the text score on the anchors; it is 0 if there are not anchors of both classes."""
-    if {query.harmful for query in anchors} != {True, False}:
-        return TextScoreRule(model.openings)
-    prompts = to_prompts(anchors, "text", vlm.picture_size)
-    return TextScoreRule.fit(vlm, prompts, model.openings, model.generation)
 
 
 def _related(vlm: VLM, anchors: Sequence[Query], names: Sequence[str]) -> list[RelatedMethod]:

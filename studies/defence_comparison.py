@@ -19,6 +19,7 @@ from studies.defences.attack_sets import attack_sets
 from studies.defences.costs import cost_rows
 from studies.defences.defence import GUARD, PROMPT, Defence
 from studies.defences.detours import TextScoreRule
+from studies.defences.guarded import reference_states
 from studies.defences.lineup import WITHOUT_RIVALS, LineUp
 from studies.defences.prompt_sets import AnswerCollector, PromptSet, judge_all
 from studies.defences.ranking import table_rows
@@ -146,7 +147,7 @@ def _random_rows(experiment: Experiment, prompt_sets: PromptSets, statuses: Stat
     Returns:
         Rows that place the guard among the draws, and rows of the draws themselves.
     """
-    rows, draws, model = [], [], experiment.cached_model
+    rows, draws = [], []
     attacked = [
         (prompts, defence)
         for prompts, defences in prompt_sets
@@ -157,10 +158,8 @@ def _random_rows(experiment: Experiment, prompt_sets: PromptSets, statuses: Stat
     ]
     with phase("random directions", len(attacked)) as report:
         for prompts, defence in attacked:
-            setup, states = defence.guard_setup, None
-            if setup.guard.needs_reference:
-                states = model.text_states(model.reference_texts(prompts.prompts, setup.reference), setup.source)
-            compared = random_draws(experiment, prompts.prompts, setup.guard, states)
+            states = reference_states(defence.guard_setup, experiment.cached_model, prompts.prompts)
+            compared = random_draws(experiment, prompts.prompts, defence.guard_setup.guard, states)
             place = {"dataset": prompts.dataset, "setting": prompts.setting, "modality": prompts.modality}
             columns = place | defence.columns
             columns |= statuses[_key(columns)]

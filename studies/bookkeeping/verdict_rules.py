@@ -17,7 +17,7 @@ Holds = bool | str | None
 Decision = tuple[Holds, str]
 """The answer for a claim, and our numbers in words."""
 LEVEL = 0.05
-"""Level of the corrected tests that verdicts rest on."""
+"""Level of the corrected tests that ranks and verdicts rest on."""
 RATE = (0.0, 1.0)
 """Floor and ceiling of a rate."""
 NEAR = 0.05

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,6 +20,12 @@ def originals(texts: Sequence[str]) -> list[str]:
 
     Copies of copies count: texts that are connected by a chain of them have the same original.
     """
+    return list(_originals(tuple(texts)))
+
+
+# A file is compared with itself to divide it, to count its copies, and for the folds of each split.
+@lru_cache(maxsize=8)
+def _originals(texts: tuple[str, ...]) -> tuple[str, ...]:
     normals = [normal(text) for text in texts]
     words = {text: content_words(text) for text in dict.fromkeys(normals)}
     # Texts with the same content words are compared as one, so that thousands of repetitions are no more work.
@@ -29,7 +36,7 @@ def originals(texts: Sequence[str]) -> list[str]:
     root = _roots(len(distinct), near_pairs(distinct))
     first: dict[object, str] = {}
     keys = [root[node] if isinstance(node, int) else node for node in nodes]
-    return [first.setdefault(key, text) for key, text in zip(keys, texts, strict=True)]
+    return tuple(first.setdefault(key, text) for key, text in zip(keys, texts, strict=True))
 
 
 def _roots(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:

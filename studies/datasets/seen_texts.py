@@ -69,11 +69,12 @@ class SeenTexts:
 
     def with_anchors(self, anchors: Sequence[Query]) -> "SeenTexts":
         """Add anchors whose texts are known, which reports can then name; what was seen before stays seen."""
-        named = SeenTexts.of({"anchors": anchors}).by_split.get("anchors", ())
-        is_named = {key.whole for key in named}
-        rest = [key for key in self.by_split.get("anchors", ()) if key.whole not in is_named]
-        by_split = {"anchors": (*named, *rest)} if named or rest else {}
-        return replace(self, by_split={**by_split, **{k: v for k, v in self.by_split.items() if k != "anchors"}})
+        if not anchors:
+            return self
+        named = SeenTexts.of({"anchors": anchors}).by_split["anchors"]
+        known = {key.whole for key in named}
+        rest = (key for key in self.by_split.get("anchors", ()) if key.whole not in known)
+        return replace(self, by_split={**self.by_split, "anchors": (*named, *rest)})
 
     def leakage(self, ids: Sequence[str], texts: Sequence[str]) -> dict[str, Leakage]:
         """Look for the texts of each split among tests, exactly and nearly."""

@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from probes import Measured, holm, mcnemar, sign_test
+from studies.bookkeeping.verdict_rules import LEVEL
 from studies.defences.answer_log import AnswerRecord
 from studies.defences.arms import DefenceArm
 from studies.defences.defence import BOUND, CONTROL, GUARD, NONE
 from studies.defences.rates import COMPARED, UNGUARDED, changes
 
-LEVEL = 0.05
-"""Level of the corrected tests; a setting shows any false difference with at most this probability."""
 MARGIN = 0.05
 """A defence keeps up with another if its rate is higher by less than this."""
 EQUIVALENCE = 1 - 2 * LEVEL

@@ -5,13 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from interp import VLM, Prompt, text_prompt
 from studies.defences.defence import BOUND, DETOUR, REFUSAL, Defence, refuse_where
 from studies.generation.cached_model import CachedModel, Outcome
-from studies.generation.first_token import first_token_logprobs, refusal_scores
+from studies.generation.first_token import first_token_refusal
 from studies.generation.generate import Generation, answers
 from studies.generation.openings import RefusalOpenings
 
@@ -134,12 +132,14 @@ class TextScoreRule:
 
         Args:
             vlm: the model.
-            anchors: both classes, as text.
+            anchors: as text; without both classes the threshold is 0.
             openings: what a refusal begins with.
             generation: its batch size counts.
         """
-        scores = _text_scores(vlm, anchors, openings, generation)
-        is_harmful = torch.tensor([prompt.query.harmful for prompt in anchors])
+        is_harmful = torch.tensor([prompt.query.harmful for prompt in anchors], dtype=torch.bool)
+        if is_harmful.all() or not is_harmful.any():
+            return cls(openings)
+        _, scores = first_token_refusal(vlm, anchors, generation, openings)
         midpoint = (scores[is_harmful].mean() + scores[~is_harmful].mean()) / 2
         # Rounded, so that the last bits of a sum don't make another defence of it.
         threshold = round(midpoint.item(), 3)
@@ -148,15 +148,8 @@ class TextScoreRule:
     def refuses(self, vlm: VLM, texts: Sequence[str], generation: Generation) -> list[bool]:
         """Return whether each text is above the threshold."""
         prompts = [text_prompt(text) for text in texts]
-        return (_text_scores(vlm, prompts, self.openings, generation) > self.threshold).tolist()
-
-
-def _text_scores(
-    vlm: VLM, prompts: Sequence[Prompt], openings: RefusalOpenings, generation: Generation
-) -> Float[Tensor, " prompt"]:
-    logprobs = first_token_logprobs(vlm, prompts, generation)
-    after = {token: first_token_logprobs(vlm, prompts, generation, (token,)) for token in openings.seconds}
-    return refusal_scores(logprobs, openings, after)
+        _, scores = first_token_refusal(vlm, prompts, generation, self.openings)
+        return (scores > self.threshold).tolist()
 
 
 def text_score_verdict(reference: str, rule: TextScoreRule) -> Defence:

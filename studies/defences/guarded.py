@@ -62,7 +62,16 @@ def _opens(setup: GuardSetup, model: CachedModel, prompts: Sequence[Prompt]) -> 
     """Return for each prompt whether the guard's gate opens at any of its layers."""
     if setup.guard.gate == "always":
         return [True] * len(prompts)
-    return opens_anywhere(setup.guard, model.text_states(model.reference_texts(prompts, setup.reference), setup.source))
+    return opens_anywhere(setup.guard, reference_states(setup, model, prompts))
+
+
+def reference_states(
+    setup: GuardSetup, model: CachedModel, prompts: Sequence[Prompt]
+) -> Float[Tensor, "prompt layer d_model"] | None:
+    """Return the states of the references that a guard reads; None if it needs none."""
+    if not setup.guard.needs_reference:
+        return None
+    return model.text_states(model.reference_texts(prompts, setup.reference), setup.source)
 
 
 def opens_anywhere(guard: Guard, states: Float[Tensor, "prompt layer d_model"]) -> list[bool]:
@@ -101,12 +110,7 @@ def run_together(model: CachedModel, prompts: Sequence[Prompt], guards: Sequence
 
 
 def _run_setups(model: CachedModel, prompts: Sequence[Prompt], setups: Sequence[GuardSetup]) -> list[Outcome]:
-    references = [
-        model.text_states(model.reference_texts(prompts, setup.reference), setup.source)
-        if setup.guard.needs_reference
-        else None
-        for setup in setups
-    ]
+    references = [reference_states(setup, model, prompts) for setup in setups]
     outcomes = model.run_guards(prompts, [setup.guard for setup in setups], references)
     return [
         outcome if states is None else replace(outcome, acted=opens_anywhere(setup.guard, states))

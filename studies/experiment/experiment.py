@@ -23,7 +23,7 @@ from studies.judges import EXACT, KEYWORDS, RuleJudge
 from studies.organism import language
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Experiment:
     """A model and its queries, loaded once and used by every study of a run."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp import LLM, VLM, Guard, Prompt, References, run_guards, text_prompt, trace
 from interp.identity import prompt_record
 from interp.pictures import LazyPicture
-from studies.generation.first_token import first_token_logprobs, first_token_scores, kl_divergence, refusal_scores
+from studies.generation.first_token import first_token_refusal, first_token_scores, kl_divergence
 from studies.generation.generate import Generation, answers
 from studies.generation.openings import RefusalOpenings
 from studies.generation.reference_texts import reference_texts
@@ -90,10 +90,7 @@ class CachedModel:
         """Return the log-probabilities of the first token, and the refusal scores."""
 
         def compute(vlm: VLM, prompts: Sequence[Prompt], generation: Generation) -> list[tuple[Tensor, Tensor]]:
-            logprobs = first_token_logprobs(vlm, prompts, generation)
-            firsts = self.openings.seconds
-            after = {token: first_token_logprobs(vlm, prompts, generation, (token,)) for token in firsts}
-            return list(zip(logprobs, refusal_scores(logprobs, self.openings, after), strict=True))
+            return list(zip(*first_token_refusal(vlm, prompts, generation, self.openings), strict=True))
 
         logprobs, scores = zip(*self._cached(self._first_token, self._keyed(prompts), compute), strict=True)
         return torch.stack(logprobs), torch.stack(scores)

@@ -74,6 +74,22 @@ def kl_divergence(
     return (unguarded.exp() * (unguarded - guarded)).sum(-1)
 
 
+def first_token_refusal(
+    vlm: VLM | LLM, prompts: Sequence[Prompt], generation: Generation, openings: RefusalOpenings
+) -> tuple[Float[Tensor, "prompt d_vocab"], Float[Tensor, " prompt"]]:
+    """Compute the log-probabilities of the first answer token, and the refusal scores.
+
+    Args:
+        vlm: the model.
+        prompts: any mixture of modalities.
+        generation: its batch size counts.
+        openings: what counts as a refusal; two-token openings take one more pass for each of their first tokens.
+    """
+    logprobs = first_token_logprobs(vlm, prompts, generation)
+    after = {token: first_token_logprobs(vlm, prompts, generation, (token,)) for token in openings.seconds}
+    return logprobs, refusal_scores(logprobs, openings, after)
+
+
 def opening_score(openings: RefusalOpenings) -> ForcedScore:
     """Return the `refusal_score` as `interp.run_guards` and `interp.patch` take it.
 

@@ -1,6 +1,7 @@
 """Directions, gates and thresholds fitted on the anchors, each of them once."""
 
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import torch
 import xarray as xr
@@ -30,8 +31,10 @@ class AnchorFits:
 
     @classmethod
     def on(cls, experiment: Experiment) -> "AnchorFits":
-        """Trace the anchors of an experiment; nothing is fitted yet."""
-        return cls(trace_anchors(experiment), experiment.is_paired)
+        """Return the fits of an experiment, which its studies share; the first of them traces the anchors."""
+        if experiment not in _FITS:
+            _FITS[experiment] = cls(trace_anchors(experiment), experiment.is_paired)
+        return _FITS[experiment]
 
     def direction(
         self, estimator: str | None = None, rank: int = 1, token: str = "last", source: str = "vlm_text"
@@ -87,6 +90,9 @@ class AnchorFits:
         anchors = self.anchors["vlm_text"]
         labels = shuffled_labels(anchors.harmful.values, anchors.pair.values, seed, exactly_half=True)
         return SafetyDirection.fit(anchors.assign_coords(harmful=("prompt", labels)), estimator)
+
+
+_FITS: WeakKeyDictionary[Experiment, AnchorFits] = WeakKeyDictionary()
 
 
 def available_estimators(d_model: int, is_paired: bool) -> list[str]:

@@ -148,7 +148,7 @@ def test_the_interval_of_a_lost_distance_covers_as_often_as_it_says(n_pairs):
 
 
 def test_the_interval_of_lost_accuracy_covers_at_the_ceiling_of_text():
-    """As in the built-in model: text is always right, and in the other modality both classes have moved."""
+    """Text is always right and both classes have moved in the other modality, as in the built-in model."""
     rng = np.random.default_rng(0)
     truth = accuracy_drop(*paired_scores(rng, (9, 6), 50_000, shift=-2.0)).value
     assert 0.05 < truth < 0.25

@@ -102,7 +102,8 @@ def test_every_direction_is_fitted_once_from_the_run_to_the_chosen_guard(experim
         strengths=(1.0, 2.0),
     )
     for _ in range(2):  # the second sweep reads all of its runs from disk
-        result = run(experiment.config, experiment, grid, top=2)
+        # Studies of one experiment share its fits, so each sweep gets an experiment without any.
+        result = run(experiment.config, replace(experiment), grid, top=2)
         # A fit covers all layers: paired_svd of two ranks and mean_diff of one, for each source and token.
         assert len(fits) == len(set(fits)) == (2 + 1) * 2 * 2
         fits.clear()

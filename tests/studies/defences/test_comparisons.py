@@ -1,4 +1,4 @@
-"""Where a defence is tested, what differs there after correction, and who keeps up with the guard."""
+"""Defences are tested where there is room, differences are corrected, and equivalence has a margin."""
 
 import json
 from dataclasses import replace

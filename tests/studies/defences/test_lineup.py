@@ -36,7 +36,7 @@ def test_every_defence_is_in_the_line_up_under_a_name_that_can_be_asked_for(prom
     assert set(defence.name for defence in defences) == {*UNFITTED, *GUARDS, *RELATED_METHODS}
     kinds = {(defence.name, defence.reference): defence.kind for defence in defences}
     assert kinds["guard", "prompt_text"] == GUARD and kinds["guard", "oracle"] == BOUND
-    # One random direction is no control: it is compared with hundreds, by the first token.
+    # One random direction is not a control: it is compared with hundreds, by the first token.
     assert "guard_random" not in {name for name, _ in kinds}
     # The request is in the picture.
     assert ("cmrm", "transcription") in kinds and ("shift_dc", "prompt_text+caption") in kinds

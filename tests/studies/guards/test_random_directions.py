@@ -104,7 +104,7 @@ def test_null_guards_are_called_better_than_random_in_3_to_7_percent(null_draws)
 
 
 def test_a_few_draws_that_are_taken_as_fixed_call_null_guards_far_too_often(null_draws):
-    """What readings did before: an interval over prompts for the gain over the mean of five random directions."""
+    """The old test was an interval over prompts for the gain over the mean of five random directions."""
     called = []
     for draws in null_draws[:300]:
         over_random = draws.guarded - draws.refusal_score[:5].mean(0)

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from studies.cli.grid_options import grid_from_options
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
+from studies.guards import anchor_fits
 from studies.guards.anchor_fits import AnchorFits
 from studies.guards.sweep_grid import Grid, GridError
 
@@ -132,3 +135,12 @@ def test_a_threshold_is_the_midpoint_of_the_classes_where_the_gate_reads(fits):
         midpoint = ((coords[harmful].mean() + coords[~harmful].mean()) / 2).item()
         assert guard.threshold == pytest.approx(midpoint, rel=1e-3)
     assert len(configurations) == 8
+
+
+def test_the_studies_of_a_run_share_what_is_fitted_on_the_anchors(monkeypatch):
+    experiment, traced = load_experiment(Config(scale="tiny", split="validation")), []
+    monkeypatch.setattr(anchor_fits, "trace_anchors", lambda own: traced.append(own) or {})
+    first = AnchorFits.on(experiment)
+    assert AnchorFits.on(experiment) is first and traced == [experiment]
+    other = replace(experiment)
+    assert AnchorFits.on(other) is not first and traced == [experiment, other]
