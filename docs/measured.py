@@ -4,7 +4,8 @@ A measured number is followed by a comment that names where it comes from, an en
 
     0.35 [0.24, 0.48]<!--asr blank-->
 
-An entry names a table of `results/reference/quick` and the values of some of its columns, which only one row may have.
+An entry names a table of `results/reference/quick` and the values of some of its columns, which only one row may have;
+with `results = "full"` or `"seeds"` it is a table of another folder.
 What is written keeps its form: as many digits as are there, with an interval if there is one. `layer = "chosen"` is the
 chosen guard's. Between `<!--claims-->` and `<!--end of claims-->` is the table of all claims, and between those of
 `guard` the chosen guard's full name.
@@ -24,7 +25,9 @@ from studies.guards.sweep_result import SweepChoice
 from studies.guards.wording import chosen_in_words
 
 ROOT = Path(__file__).parents[1]
-TABLES = Path("results/reference/quick")
+REFERENCE = Path("results/reference")
+DEFAULT = "quick"
+"""Folder in `REFERENCE` with the tables of entries that name no other."""
 PAGES = ("README.md", "docs/results.md", "docs/explanation/method.md", "docs/explanation/separability.md")
 PAGES += ("docs/explanation/controls.md", "docs/how-to/new_estimator.md")
 """Pages on which every number with decimals is measured, and so has a source."""
@@ -35,7 +38,7 @@ BLOCK = re.compile(r"(<!--(claims|guard)-->\n).*?(<!--end of \2-->)", re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
 NOT_MEASURED = "not measured"
 """Entry whose `literals` may have decimals without a source, such as versions."""
-SETTINGS = ("table", "column")
+SETTINGS = ("results", "table", "column")
 """Keys of an entry that are not columns of the table: `column` is read instead of `value`."""
 
 
@@ -55,8 +58,8 @@ def entries() -> dict[str, dict]:
 
 
 @cache
-def _table(name: str) -> pd.DataFrame:
-    return pd.read_csv(ROOT / TABLES / f"{name}.csv", low_memory=False)
+def _table(name: str, results: str = DEFAULT) -> pd.DataFrame:
+    return pd.read_csv(ROOT / REFERENCE / results / f"{name}.csv", low_memory=False)
 
 
 def row_of(name: str) -> pd.Series:
@@ -67,14 +70,16 @@ def row_of(name: str) -> pd.Series:
     """
     if name not in entries():
         raise NumberError(f"{name!r} is not in docs/measured.toml")
-    entry, rows = entries()[name], _table(entries()[name]["table"])
+    entry = entries()[name]
+    results = entry.get("results", DEFAULT)
+    rows = _table(entry["table"], results)
     for column, value in entry.items():
         if value == "chosen":
-            value = SweepChoice.read(_table("layer_sweep")).layer
+            value = SweepChoice.read(_table("layer_sweep", results)).layer
         if column not in SETTINGS:
             rows = rows[rows[column].isna() if value == "" else rows[column] == value]
     if len(rows) != 1:
-        raise NumberError(f"{name!r}: {len(rows)} rows of {entry['table']}.csv are like this; expected one")
+        raise NumberError(f"{name!r}: {len(rows)} rows of {results}/{entry['table']}.csv are like this; expected one")
     return rows.iloc[0]
 
 

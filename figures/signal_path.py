@@ -29,6 +29,8 @@ ROLES = ("image", "request", "instruction", "template", "last", "all")
 """Tokens whose states are patched, in the order of the prompt."""
 N_STRONGEST = 8
 KEYS = ["modality", "layer", "site"]
+SINGLE = "refusal_score_single"
+"""Metric of a model whose refusals have openings of two tokens too."""
 
 
 def _rows_of(table: pd.DataFrame, metric: str, figure: str) -> pd.DataFrame:
@@ -52,7 +54,11 @@ def refusal_lens(table: pd.DataFrame) -> Figure:
     Args:
         table: written by `studies.signal_path`.
     """
-    rows = _rows_of(table, "refusal_score", "refusal_lens")
+    require_columns(table, COLUMNS, "refusal_lens")
+    # Where some refusals open with two tokens, the study reads the openings of one token alone.
+    is_single = SINGLE in set(table.metric)
+    rows = _rows_of(table, SINGLE if is_single else "refusal_score", "refusal_lens")
+    openings = "refusal openings, those of one token," if is_single else "refusal openings"
     with paper_style():
         figure, axes = plt.subplots(1, 2, figsize=(WIDE, 2.5), sharey=True, layout="constrained")
         for axis, name in zip(axes, CLASS_COLORS, strict=True):
@@ -66,9 +72,9 @@ def refusal_lens(table: pd.DataFrame) -> Figure:
         plt.close(figure)
     return add_caption(
         figure,
-        f"""Refusal score (log-odds of the model's refusal openings against everything else) read from the residual
-        stream after each layer at the last prompt token, through the final norm and the unembedding; means with 95 %
-        intervals as bands. Above the dotted line an answer is more likely than not to begin with a refusal.
+        f"""Refusal score (log-odds of the model's {openings} against everything else) read from the residual stream
+        after each layer at the last prompt token, through the final norm and the unembedding; means with 95 % intervals
+        as bands. Above the dotted line an answer is more likely than not to begin with a refusal.
         {sample_size(rows)} of each class.""",
     )
 

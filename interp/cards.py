@@ -7,7 +7,7 @@ from markupsafe import Markup
 from torch import Tensor, nn
 
 from interp.directions import SafetyDirection
-from interp.display import HARMFUL, HARMLESS, Line, card, chart, folded, formula, html, table
+from interp.display import HARMFUL, HARMLESS, Line, card, chart, folded, formula, html, layers_in_words, table
 from interp.errors import ModelError
 from interp.estimators import ESTIMATORS
 from interp.guard import Guard
@@ -140,9 +140,10 @@ def guard_card(guard: Guard) -> str:
     """Return the formula with the guard's settings, where and when it acts, and the numbers it was chosen by."""
     direction = guard.direction
     fitted_at = "" if guard.direction_layer is None else f", of layer {guard.direction_layer}"
+    layers = layers_in_words(guard.layers)
     facts = {
         "direction V": f"{direction.estimator}, rank {direction.rank}, read at '{direction.token}'{fitted_at}",
-        "acts at": f"{_layers(guard.layers)} (of 0 to {len(direction.basis) - 1}), {POSITION_NAMES[guard.positions]}",
+        "acts at": f"{layers} (of 0 to {len(direction.basis) - 1}), {POSITION_NAMES[guard.positions]}",
     }
     if guard.needs_reference:
         reader = "the model itself, without the picture" if guard.source == "vlm_text" else "the aligned LLM"
@@ -170,13 +171,6 @@ def formula_of(guard: Guard) -> str:
         return f"h* = {target.replace('c_q', 'h_q')}"
     change = f"{target} − c" if target != "0" else "0 − c"
     return f"h* = h {'−' if guard.control == 'sign_flipped' else '+'} ({change}) V"
-
-
-def _layers(layers: tuple[int, ...]) -> str:
-    if len(layers) == 1:
-        return f"layer {layers[0]}"
-    is_window = list(layers) == list(range(layers[0], layers[-1] + 1))
-    return f"layers {layers[0]} to {layers[-1]}" if is_window else f"layers {', '.join(map(str, layers))}"
 
 
 def _gate(guard: Guard) -> str:

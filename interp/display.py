@@ -1,4 +1,4 @@
-"""HTML for Jupyter: titles, facts, tables and small charts. `cards` says what each type of object shows.
+"""HTML for Jupyter: titles, facts, tables, small charts, names of layers. `cards` says what each type of object shows.
 
 Everything that comes from outside is escaped. Text, lines and borders take their colours from the page, so they fit
 light and dark themes. There are no scripts, and nothing is fetched.
@@ -23,6 +23,8 @@ __all__ = [
     "folded",
     "formula",
     "html",
+    "is_window",
+    "layers_in_words",
     "table",
 ]
 
@@ -246,3 +248,15 @@ def formula(text: str) -> Markup:
     """Return a line of mathematics; what follows an underscore becomes a subscript: c_q."""
     marked_up = re.sub(r"_(\w+)", r"<sub>\1</sub>", str(escape(text)))
     return Markup(f'<div style="font-size: 15px; font-family: serif; margin: 4px 0">{marked_up}</div>')
+
+
+def is_window(layers: Sequence[int]) -> bool:
+    """Return whether the layers follow one another without a gap."""
+    return list(layers) == list(range(layers[0], layers[0] + len(layers)))
+
+
+def layers_in_words(layers: Sequence[int]) -> str:
+    """Name the layers of a guard: `layer 6`, `layers 3 to 7`, or `layers 3, 7`."""
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    return f"layers {layers[0]} to {layers[-1]}" if is_window(layers) else f"layers {', '.join(map(str, layers))}"

@@ -27,14 +27,20 @@ def fit(config: Config, out: Path) -> Guard:
     for folder in (out, config.out):
         writable_folder(folder)
     sweep = layer_sweep.run(config, experiment)
-    guard = replace(sweep.chosen.guard, source=sweep.chosen.source, chosen_by=sweep.best.mark)
-    guard.save_pretrained(out, resolved(experiment.vlm), validation_numbers(sweep))
-    save_queries(out, experiment)
+    guard = chosen_guard(sweep, experiment.vlm.name)
+    save(guard, out, experiment)
     return guard
 
 
-def save_queries(folder: str | Path, experiment: Experiment) -> None:
-    """Write the anchors into the folder of a guard, and hashes of all that it was fitted and chosen on."""
+def chosen_guard(sweep: SweepResult, model: str) -> Guard:
+    """Return the choice of a sweep as a guard, with the rule of choice and its numbers on validation."""
+    record = {"model": model, "chosen_by": sweep.best.mark, "validation": validation_numbers(sweep)}
+    return replace(sweep.chosen.guard, source=sweep.chosen.source, **record)
+
+
+def save(guard: Guard, folder: str | Path, experiment: Experiment) -> None:
+    """Write a guard to a folder, with its anchors and hashes of all that it was fitted and chosen on."""
+    guard.save_pretrained(folder, _resolved(experiment.vlm))
     write_queries(Path(folder) / ANCHORS, experiment.queries["anchors"])
     SeenTexts.of({split: experiment.queries[split] for split in ("anchors", "validation")}).write(folder)
 
@@ -45,7 +51,7 @@ def anchors_of(folder: str | Path) -> tuple[Query, ...]:
     return read_queries(path, check_pictures=False) if path.exists() else ()
 
 
-def resolved(vlm: VLM) -> VLM:
+def _resolved(vlm: VLM) -> VLM:
     """Name a local model by its absolute path: its guard may be loaded from another working directory."""
     return replace(vlm, name=str(Path(vlm.name).resolve())) if Path(vlm.name).is_dir() else vlm
 

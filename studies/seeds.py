@@ -4,6 +4,7 @@ Layer, rule and strength of the guard are chosen for each seed anew, on validati
 the model was trained with; rows without one summarise all seeds: the mean, from the lowest to the highest.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,6 +64,8 @@ class SeedsResult:
     """Selected rows of each seed, and their spread."""
     claims: pd.DataFrame = field(repr=False)
     """Verdicts by seed: `seed`, `claim`, `ours`, `verdict`."""
+    inputs: Mapping[str, dict] = field(repr=False)
+    """Inputs of each seed's studies, such as hashes of weights and queries, from their provenance."""
 
 
 def run(folders: Sequence[str | Path], scale: str, out: str | Path) -> SeedsResult:
@@ -108,12 +111,16 @@ def compare(results: Mapping[int, Path]) -> SeedsResult:
         results: folders that `studies.repro.run` has written, by seed.
 
     Raises:
-        FileNotFoundError: a study is missing.
+        FileNotFoundError: a study, or the provenance of a run, is missing.
     """
     rows = [row for seed, folder in results.items() for row in _rows(seed, folder)]
     rows += _spread(pd.DataFrame(rows))
     claims = [read_table(folder, "claims").assign(seed=seed) for seed, folder in results.items()]
-    return SeedsResult(tidy(rows), pd.concat(claims, ignore_index=True)[["seed", "claim", "ours", "verdict"]])
+    inputs = {
+        f"seed{seed}": json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["inputs"]
+        for seed, folder in results.items()
+    }
+    return SeedsResult(tidy(rows), pd.concat(claims, ignore_index=True)[["seed", "claim", "ours", "verdict"]], inputs)
 
 
 def _rows(seed: int, folder: Path) -> Iterator[dict]:

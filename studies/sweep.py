@@ -1,6 +1,6 @@
 """A finished layer sweep that shows itself in Jupyter and saves its choice as a guard."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -8,10 +8,9 @@ import pandas as pd
 
 from interp import Guard, display
 from interp.display import Line
-from studies import layer_sweep
+from studies import guard_choice, layer_sweep
 from studies.experiment.config import Config
 from studies.experiment.experiment import Experiment, load_experiment
-from studies.guard_choice import resolved, save_queries
 from studies.guards.choice_rule import Finalist
 from studies.guards.configuration import GuardConfiguration
 from studies.guards.random_directions import DECISIVE
@@ -97,8 +96,7 @@ class Sweep:
     @cached_property
     def guard(self) -> Guard:
         """The chosen configuration as a guard, with its numbers on validation."""
-        record = {"model": self.model, "validation": self.validation, "chosen_by": self.result.best.mark}
-        return replace(self.chosen.guard, source=self.chosen.source, **record)
+        return guard_choice.chosen_guard(self.result, self.model)
 
     @cached_property
     def finalists(self) -> pd.DataFrame:
@@ -127,8 +125,7 @@ class Sweep:
 
     def save_guard(self, folder: str | Path, experiment: Experiment) -> None:
         """Write the guard to a folder, with its anchors and hashes of all that it was fitted and chosen on."""
-        self.guard.save_pretrained(folder, resolved(experiment.vlm))
-        save_queries(folder, experiment)
+        guard_choice.save(self.guard, folder, experiment)
 
     def _repr_html_(self) -> str:
         ranked = self.table[self.table.setting == "ranked"]

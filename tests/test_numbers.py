@@ -27,10 +27,10 @@ def test_every_entry_is_used():
 
 def test_a_wrong_number_a_missing_source_and_an_ambiguous_one_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(measured, "ROOT", tmp_path)
-    (tmp_path / measured.TABLES).mkdir(parents=True)
+    (tmp_path / measured.REFERENCE / measured.DEFAULT).mkdir(parents=True)
     (tmp_path / "docs").mkdir()
     table = "modality,metric,value,ci_low,ci_high\nblank,asr,0.351,0.2,0.5\ntext,asr,-0.001,,\ntext,kl,-7.04,,\n"
-    (tmp_path / measured.TABLES / "defence.csv").write_text(table)
+    (tmp_path / measured.REFERENCE / measured.DEFAULT / "defence.csv").write_text(table)
     (tmp_path / "docs/measured.toml").write_text(
         '[blank]\ntable = "defence"\nmodality = "blank"\n[text]\ntable = "defence"\nmodality = "text"\n'
         '[kl]\ntable = "defence"\nmetric = "kl"\n[low]\ntable = "defence"\nmodality = "text"\nmetric = "asr"\n'

@@ -26,10 +26,12 @@ def seeds(
     from rich.console import Console
 
     from studies import seeds as study
+    from studies.bookkeeping.provenance import write_provenance
     from studies.bookkeeping.tables import write_table
 
     result = study.run(folders, scale, out)
     paths = [write_table(result.table, out, "seeds"), write_table(result.claims, out, "seed_claims")]
+    write_provenance(out, result.inputs, tables=paths)
     console = Console()
     by_seed = result.claims.pivot(index="claim", columns="seed", values="verdict")
     for claim in result.claims.claim.unique():

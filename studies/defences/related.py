@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from interp import Guard, SafetyDirection
+from interp.display import layers_in_words
 from interp.related_methods import astra, cmrm, infer_aligner, shift_dc
 from studies.defences.defence import UNTUNED
 from studies.guards.choice_rule import FALLBACK_RULE, Finalist
@@ -80,8 +81,7 @@ def grids(
 def tuned(name: str, best: Finalist, n_configurations: int) -> RelatedMethod:
     """Return a method with the configuration that was chosen for it on validation, from so many."""
     guard = best.configuration.guard
-    layers = f"layer {guard.layers[0]}" if len(guard.layers) == 1 else f"layers {guard.layers[0]}-{guard.layers[-1]}"
-    chosen = f"{layers}, strength {guard.strength:.3g}: {best_of(n_configurations)}"
+    chosen = f"{layers_in_words(guard.layers)}, strength {guard.strength:.3g}: {best_of(n_configurations)}"
     is_beyond = (best.mark or "").startswith(FALLBACK_RULE)
     return RelatedMethod(name, guard, f"{chosen}, none within the limits" if is_beyond else chosen)
 

@@ -1,8 +1,10 @@
 """One configuration of a guard, with the columns that identify it in a table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp import Guard
+from interp.display import is_window
 from interp.projection import RULES
 from studies.generation.reference_texts import reference_for
 
@@ -20,14 +22,9 @@ def guard_columns(guard: Guard | None, reference: str, source: str = "vlm_text")
     """
     if guard is None:
         return {"defence": "unguarded"}
-    is_window = len(guard.layers) > 1
-    # Each layer of a window has a direction of its own unless one layer's is used throughout.
-    own_layer = None if is_window else guard.layers[0]
     return {
         "defence": "guard",
-        "layer": guard.layers[0],
-        **({"last_layer": guard.layers[-1]} if is_window else {}),
-        "direction_layer": own_layer if guard.direction_layer is None else guard.direction_layer,
+        **layer_columns(guard.layers, guard.direction_layer),
         "token": guard.direction.token,
         "estimator": guard.direction.estimator,
         "rank": guard.direction.rank,
@@ -40,6 +37,23 @@ def guard_columns(guard: Guard | None, reference: str, source: str = "vlm_text")
         "strength": guard.strength if RULES[guard.rule].has_strength else None,
         "control": guard.control,
     }
+
+
+def layer_columns(layers: Sequence[int], direction_layer: int | None) -> dict:
+    """Return the columns that say where a guard acts, and at which layer its direction was fitted.
+
+    Args:
+        layers: in ascending order. Those of a window are its first and last; of any others, the column `layers`.
+        direction_layer: None where each layer has its own.
+
+    Returns:
+        Column -> value; `last_layer` and `layers` only where they apply.
+    """
+    if len(layers) == 1:
+        return {"layer": layers[0], "direction_layer": layers[0] if direction_layer is None else direction_layer}
+    if is_window(layers):
+        return {"layer": layers[0], "last_layer": layers[-1], "direction_layer": direction_layer}
+    return {"layer": None, "layers": ", ".join(map(str, layers)), "direction_layer": direction_layer}
 
 
 @dataclass(frozen=True)

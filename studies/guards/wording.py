@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from interp.display import layers_in_words
 from interp.projection import RULES
 from studies.guards.choice_rule import FALLBACK_RULE, SELECTION_RULE
+from studies.guards.configuration import layer_columns
 from studies.guards.sweep_result import SweepChoice
 
 CHOSEN_ON = "validation"
@@ -36,12 +38,15 @@ def guard_in_words(columns: Mapping[str, object], chosen_by: str | None = None) 
 
 
 def _layers(value: Mapping) -> str:
-    if "layer" not in value:
+    if "layers" in value:
+        layers = [int(layer) for layer in value["layers"].split(", ")]
+    elif "layer" in value:
+        layers = range(int(value["layer"]), int(value.get("last_layer", value["layer"])) + 1)
+    else:
         return ""
-    first, last = int(value["layer"]), int(value.get("last_layer", value["layer"]))
-    where = f"layer {first}" if first == last else f"layers {first} to {last}"
-    # Each layer of a window has a direction of its own, unless one layer's is used throughout.
-    is_elsewhere = "direction_layer" in value and (first != last or value["direction_layer"] != first)
+    where = layers_in_words(layers)
+    # Several layers have a direction each, unless one layer's is used throughout.
+    is_elsewhere = "direction_layer" in value and list(layers) != [value["direction_layer"]]
     return f"{where} (direction of layer {int(value['direction_layer'])})" if is_elsewhere else where
 
 
@@ -91,12 +96,8 @@ def saved_in_words(record: Mapping[str, Mapping]) -> str:
         record: returned by `interp.read_guard_settings`.
     """
     guard, direction = record["guard"], record["direction"]
-    layers, fitted_at = guard["layers"], guard["direction_layer"]
-    is_window = len(layers) > 1
     columns = {
-        "layer": layers[0],
-        "last_layer": layers[-1] if is_window else None,
-        "direction_layer": (None if is_window else layers[0]) if fitted_at is None else fitted_at,
+        **layer_columns(guard["layers"], guard["direction_layer"]),
         "strength": guard["strength"] if RULES[guard["rule"]].has_strength else None,
         # A guard that reads the prompt by default is shown what the picture says, if the request is there.
         "reference": None if guard["reference"] == "prompt_text" else guard["reference"],

@@ -117,6 +117,11 @@ def test_the_patching_map_orders_tokens_as_in_the_prompt():
     ]
 
 
+def test_the_refusal_lens_of_a_model_with_openings_of_two_tokens_reads_the_single_ones_and_says_so():
+    rows = path_rows().replace({"metric": {"refusal_score": "refusal_score_single"}})
+    assert "openings, those of one token," in figures.caption(figures.refusal_lens(rows))
+
+
 @pytest.mark.parametrize("draw", [figures.refusal_lens, figures.attribution, figures.patching_map])
 def test_a_signal_path_without_its_metric_or_columns_is_named(draw):
     with pytest.raises(ValueError, match="found no .*; TransformerLens has no bridge"):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from interp.guard import Guard
+from studies import guard_choice
 from studies.datasets import SeenTexts
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
@@ -40,7 +41,9 @@ def best_rows(table):
 def test_its_guard_is_the_marked_configuration_with_its_numbers(sweep):
     row = best_rows(sweep.table).iloc[0]
     assert (sweep.guard.layers[0], sweep.guard.rule) == (row.layer, row.rule)
-    assert sweep.guard.model == "organism" and sweep.guard.validation == sweep.validation
+    assert sweep.guard.model == "organism" and sweep.guard.chosen_by
+    # The same numbers as `vlm-guard guard fit` saves.
+    assert sweep.guard.validation == guard_choice.validation_numbers(sweep.result)
     assert sweep.guard.chosen_by == SELECTION_RULE
     judged = best_rows(sweep.table).query("judge == 'exact@1' and metric == 'refusal_rate'")
     assert sweep.validation["refusal"] == pytest.approx(judged.value.mean())
@@ -98,7 +101,7 @@ def test_a_window_that_is_best_is_listed_with_the_best_single_layer(experiment, 
 def test_a_saved_guard_loads_again_and_its_folder_holds_the_anchors(experiment, sweep, tmp_path):
     sweep.save_guard(tmp_path, experiment)
     loaded = Guard.from_pretrained(tmp_path, experiment.vlm)
-    assert loaded.layers == sweep.guard.layers and loaded.validation == pytest.approx(sweep.validation)
+    assert loaded.layers == sweep.guard.layers and loaded.validation == pytest.approx(sweep.guard.validation)
     assert {query.text for query in anchors_of(tmp_path)} == {query.text for query in experiment.queries["anchors"]}
     assert set(SeenTexts.read(tmp_path).by_split) == {"anchors", "validation"}
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from interp import read_guard_settings
 from interp.guard import Guard
 from studies import guard_choice, layer_sweep
 from studies.bookkeeping.tables import read_table, write_table
@@ -18,7 +19,7 @@ from studies.experiment.experiment import load_experiment
 from studies.guards.anchor_fits import AnchorFits
 from studies.guards.choice_rule import FALLBACK_RULE, SELECTION_RULE
 from studies.guards.configuration import guard_columns
-from studies.guards.wording import EITHER_REFERENCE, chosen_in_words, guard_in_words
+from studies.guards.wording import EITHER_REFERENCE, chosen_in_words, guard_in_words, saved_in_words
 from studies.report import page
 from studies.report.gallery import DrawnFigure, draw_figures
 from studies.report.results import Results
@@ -112,6 +113,8 @@ def test_two_guards_that_differ_have_different_names(chosen):
         for change in (
             {"layers": (5,)},
             {"layers": (5, 6)},
+            {"layers": (4, 5, 6)},
+            {"layers": (4, 6)},
             {"rule": "ablate"},
             {"gate": "always"},
             {"gate_scope": "target"},
@@ -123,6 +126,15 @@ def test_two_guards_that_differ_have_different_names(chosen):
     ]
     names = [guard_in_words(guard_columns(each, each.reference, each.source)) for each in (base, *others)]
     assert len(set(names)) == len(names)
+
+
+def test_layers_with_a_gap_are_not_named_like_a_window(chosen, tmp_path):
+    experiment = chosen[3]
+    guard = Guard(AnchorFits.on(experiment).direction(), (3, 7))
+    guard.save_pretrained(tmp_path, experiment.vlm)
+    assert saved_in_words(read_guard_settings(tmp_path)).startswith("rule substitute, layers 3, 7, ")
+    columns = guard_columns(guard, "prompt_text")
+    assert columns["layers"] == "3, 7" and columns["layer"] is None and "last_layer" not in columns
 
 
 def test_a_sweep_without_a_choice_names_nothing():
