@@ -7,8 +7,8 @@ A measured number is followed by a comment that names where it comes from, an en
 An entry names a table of `results/reference/quick` and the values of some of its columns, which only one row may have;
 with `results = "full"` or `"seeds"` it is a table of another folder.
 What is written keeps its form: as many digits as are there, with an interval if there is one. `layer = "chosen"` is the
-chosen guard's. Between `<!--claims-->` and `<!--end of claims-->` is the table of all claims, and between those of
-`guard` the chosen guard's full name.
+chosen guard's. Between `<!--claims-->` and `<!--end of claims-->` is the table of all claims, between those of `guard`
+the chosen guard's full name, and between those of `seeds` the table of the recipe's seeds.
 """
 
 import math
@@ -34,12 +34,41 @@ PAGES += ("docs/explanation/controls.md", "docs/how-to/new_estimator.md")
 NUMBER = r"[−-]?\d+(?:\.\d+)?"
 SOURCED = re.compile(rf"({NUMBER})( \[({NUMBER}), ({NUMBER})\])?<!--([^<>]+)-->")
 UNSOURCED = re.compile(rf"(?<![\w./:\[−-]){NUMBER}")
-BLOCK = re.compile(r"(<!--(claims|guard)-->\n).*?(<!--end of \2-->)", re.DOTALL)
+BLOCK = re.compile(r"(<!--(claims|guard|seeds)-->\n).*?(<!--end of \2-->)", re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
 NOT_MEASURED = "not measured"
 """Entry whose `literals` may have decimals without a source, such as versions."""
 SETTINGS = ("results", "table", "column")
 """Keys of an entry that are not columns of the table: `column` is read instead of `value`."""
+
+
+GUARDED, WITH_BLANK = {"defence": "guard"}, {"modality": "blank"}
+PLAIN, JAILBREAK = ({"setting": setting, **WITH_BLANK} for setting in ("plain", "jailbreak"))
+INSIDE = {"setting": "multimodal", "modality": "typographic"}
+ASR, OVER_REFUSAL = {"metric": "asr"}, {"metric": "over_refusal_rate"}
+OWN, READ = {"reference": "prompt_text"}, {"reference": "transcription"}
+GAIN = {"setting": "compared", "split": "test", **WITH_BLANK, "metric": "refusal_score_gain", "control": None}
+SEED_ROWS = {
+    "attack success, blank picture": ASR | PLAIN | {"defence": "unguarded"},
+    "the same with the guard": ASR | PLAIN | GUARDED,
+    "attack success, jailbreak with a blank picture": ASR | JAILBREAK | {"defence": "unguarded"},
+    "the same with the guard ": ASR | JAILBREAK | GUARDED,
+    "the same, refused wherever the gate opens": ASR | JAILBREAK | {"defence": "gate_refuser"},
+    "attack success, request in the picture": ASR | INSIDE | {"defence": "unguarded"},
+    "the same with the guard, transcription": ASR | INSIDE | GUARDED | READ,
+    "the same with the guard, the paper's own reference": ASR | INSIDE | GUARDED | OWN,
+    "its over-refusal there": OVER_REFUSAL | INSIDE | GUARDED | OWN,
+    "refusal score, `ablate`, nats": GAIN | {"rule": "ablate"},
+    "refusal score, `substitute`, nats": GAIN | {"rule": "substitute", "selection_rule": None},
+    "AUROC of the score against judged refusals, scene": {
+        "setting": "chosen",
+        "split": "test",
+        "modality": "scene",
+        "defence": "unguarded",
+        "metric": "score_auroc",
+    },
+}
+"""Rows of the table of seeds: what they say -> columns of the row in `seeds.csv`."""
 
 
 class NumberError(ValueError):
@@ -134,9 +163,38 @@ def guard() -> str:
     return fill(f"The guard: {chosen_in_words(_table('layer_sweep'))}.", 120, break_on_hyphens=False) + "\n"
 
 
+def seeds() -> str:
+    """Return the table of the recipe's seeds, with the mean and the range over them."""
+    table = _table("seeds", "seeds")
+    names = sorted(int(seed) for seed in table.seed.dropna().unique())
+    chosen = table[(table.setting == "chosen") & (table.defence == "guard") & table.seed.notna()]
+    by_seed = chosen.drop_duplicates("seed").set_index("seed").loc[names]
+    guards = [f"{row.rule}, layer {row.layer:.0f}, strength {row.strength:g}" for row in by_seed.itertuples()]
+    lines = [
+        f"| | {' | '.join(f'seed {name}' for name in names)} | mean [lowest, highest] |",
+        f"|---|{'---|' * len(names)}---|",
+        f"| chosen guard | {' | '.join(guards)} | |",
+    ]
+    for label, columns in SEED_ROWS.items():
+        rows = table
+        for column, value in columns.items():
+            rows = rows[rows[column].isna() if value is None else rows[column] == value]
+        own, spread = rows[rows.seed.notna()].set_index("seed"), rows[rows.seed.isna()]
+        if list(own.index) != names or len(spread) != 1:
+            raise NumberError(f"{label!r}: {len(rows)} rows of seeds.csv are like this; expected one per seed, and one")
+        mean = spread.iloc[0]
+        values = [*own.value, mean.value, mean.ci_low, mean.ci_high]
+        *by_name, middle, low, high = (_formatted(value, "0.00") for value in values)
+        lines.append(f"| {label.strip()} | {' | '.join(by_name)} | {middle} [{low}, {high}] |")
+    return "\n".join(lines) + "\n"
+
+
+BLOCKS = {"claims": claims, "guard": guard, "seeds": seeds}
+
+
 def _filled(match: re.Match) -> str:
     start, name, end = match.groups()
-    return f"{start}{ {'claims': claims, 'guard': guard}[name]() }{end}"
+    return f"{start}{BLOCKS[name]()}{end}"
 
 
 def write() -> None:

@@ -3,7 +3,9 @@ import json
 import pandas as pd
 import pytest
 
-from studies import organism, seeds
+from studies import organism, repro, seeds
+from studies.bookkeeping.tables import read_table
+from studies.claims import CLAIMS
 from studies.experiment.config import Config, ConfigError
 from studies.experiment.experiment import load_experiment
 
@@ -87,3 +89,15 @@ def test_another_training_is_loaded_with_its_own_llm(tmp_path):
     (tmp_path / "llm/config.json").write_text(json.dumps({}))
     with pytest.raises(ConfigError, match="for 'organism' only"):
         load_experiment(Config(model="elsewhere", scale="tiny", weights=str(tmp_path)))
+
+
+def test_the_committed_table_has_three_seeds_with_their_own_guards():
+    folder = repro.REFERENCE / "seeds"
+    table, claims = (pd.read_csv(folder / f"{name}.csv", low_memory=False) for name in ("seeds", "seed_claims"))
+    chosen = table[(table.setting == "chosen") & (table.defence == "guard") & table.seed.notna()]
+    assert len(chosen.groupby("seed")[["layer", "rule", "strength"]].first().drop_duplicates()) == 3
+    assert claims.groupby("seed").claim.nunique().to_dict() == dict.fromkeys(range(3), len(CLAIMS))
+    assert set(json.loads((folder / "provenance.json").read_text())["inputs"]) == {"seed0", "seed1", "seed2"}
+    # The committed run of the shipped weights is one of the three.
+    shipped = read_table(repro.REFERENCE / "quick", "claims")[["claim", "ours", "verdict"]]
+    assert claims[claims.seed == 0].drop(columns="seed").reset_index(drop=True).equals(shipped)
