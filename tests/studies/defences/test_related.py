@@ -55,7 +55,7 @@ def test_layers_strengths_and_open_signs_are_tuned_and_nothing_else(anchors):
 )
 def test_the_tuning_says_what_was_chosen_from_how_many(anchors, mark, note):
     (method, *_) = published(3, *anchors)
-    for layers, words in (((1,), "layer 1"), ((1, 2), "layers 1-2")):
+    for layers, words in (((1,), "layer 1"), ((1, 2), "layers 1 to 2")):
         guard = Guard(method.guard.direction, layers, gate="always", strength=0.51234)
         best = Finalist(GuardConfiguration("tuned", guard), {}, mark)
         found = tuned("shift_dc", best, 31)
