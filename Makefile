@@ -46,6 +46,7 @@ seeds: .venv/installed  ## trains two more seeds of the built-in model, and runs
 	for seed in 1 2; do $(BIN)/python -m studies.organism --seed $$seed || exit 1; done
 	$(BIN)/vlm-guard seeds results/organism/seed1 results/organism/seed2 --out results/seeds
 	mkdir -p results/reference/seeds && cp results/seeds/*.csv results/seeds/provenance.json results/reference/seeds/
+	$(BIN)/python docs/measured.py
 
 bench: .venv/installed
 	$(BIN)/python -m tests.speed

@@ -22,7 +22,7 @@ from textwrap import fill
 import pandas as pd
 
 from studies.guards.sweep_result import SweepChoice
-from studies.guards.wording import chosen_in_words
+from studies.guards.wording import chosen_in_words, guard_in_words
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = Path("results/reference")
@@ -48,27 +48,23 @@ INSIDE = {"setting": "multimodal", "modality": "typographic"}
 ASR, OVER_REFUSAL = {"metric": "asr"}, {"metric": "over_refusal_rate"}
 OWN, READ = {"reference": "prompt_text"}, {"reference": "transcription"}
 GAIN = {"setting": "compared", "split": "test", **WITH_BLANK, "metric": "refusal_score_gain", "control": None}
-SEED_ROWS = {
-    "attack success, blank picture": ASR | PLAIN | {"defence": "unguarded"},
-    "the same with the guard": ASR | PLAIN | GUARDED,
-    "attack success, jailbreak with a blank picture": ASR | JAILBREAK | {"defence": "unguarded"},
-    "the same with the guard ": ASR | JAILBREAK | GUARDED,
-    "the same, refused wherever the gate opens": ASR | JAILBREAK | {"defence": "gate_refuser"},
-    "attack success, request in the picture": ASR | INSIDE | {"defence": "unguarded"},
-    "the same with the guard, transcription": ASR | INSIDE | GUARDED | READ,
-    "the same with the guard, the paper's own reference": ASR | INSIDE | GUARDED | OWN,
-    "its over-refusal there": OVER_REFUSAL | INSIDE | GUARDED | OWN,
-    "refusal score, `ablate`, nats": GAIN | {"rule": "ablate"},
-    "refusal score, `substitute`, nats": GAIN | {"rule": "substitute", "selection_rule": None},
-    "AUROC of the score against judged refusals, scene": {
-        "setting": "chosen",
-        "split": "test",
-        "modality": "scene",
-        "defence": "unguarded",
-        "metric": "score_auroc",
-    },
-}
-"""Rows of the table of seeds: what they say -> columns of the row in `seeds.csv`."""
+SCORE = {"setting": "chosen", "split": "test", "modality": "scene", "metric": "score_auroc"}
+SEED_ROWS = (
+    ("attack success, blank picture", ASR | PLAIN | {"defence": "unguarded"}),
+    ("the same with the guard", ASR | PLAIN | GUARDED),
+    ("attack success, jailbreak with a blank picture", ASR | JAILBREAK | {"defence": "unguarded"}),
+    ("the same with the guard", ASR | JAILBREAK | GUARDED),
+    ("the same, refused wherever the gate opens", ASR | JAILBREAK | {"defence": "gate_refuser"}),
+    ("attack success, request in the picture", ASR | INSIDE | {"defence": "unguarded"}),
+    ("the same with the guard, transcription", ASR | INSIDE | GUARDED | READ),
+    ("the same with the guard, the paper's own reference", ASR | INSIDE | GUARDED | OWN),
+    ("its over-refusal there", OVER_REFUSAL | INSIDE | GUARDED | OWN),
+    ("change of the refusal score, blank picture, `ablate`", GAIN | {"rule": "ablate"}),
+    ("the same, `substitute` (strength 1, gate sign)", GAIN | {"rule": "substitute", "selection_rule": None}),
+    ("AUROC of the refusal score against the exact judge, scene", SCORE | {"defence": "unguarded"}),
+    ("the same with the guard", SCORE | GUARDED),
+)
+"""Rows of the table of seeds: what they say, and the columns of the row in `seeds.csv`."""
 
 
 class NumberError(ValueError):
@@ -169,23 +165,27 @@ def seeds() -> str:
     names = sorted(int(seed) for seed in table.seed.dropna().unique())
     chosen = table[(table.setting == "chosen") & (table.defence == "guard") & table.seed.notna()]
     by_seed = chosen.drop_duplicates("seed").set_index("seed").loc[names]
-    guards = [f"{row.rule}, layer {row.layer:.0f}, strength {row.strength:g}" for row in by_seed.itertuples()]
+    columns = ["layer", "last_layer", "layers", "rule", "gate", "strength"]
+    # What a guard reads is the same in all of them.
+    guards = [
+        guard_in_words(row).partition(", reference")[0] for row in by_seed.reindex(columns=columns).to_dict("records")
+    ]
     lines = [
         f"| | {' | '.join(f'seed {name}' for name in names)} | mean [lowest, highest] |",
         f"|---|{'---|' * len(names)}---|",
         f"| chosen guard | {' | '.join(guards)} | |",
     ]
-    for label, columns in SEED_ROWS.items():
+    for label, wanted in SEED_ROWS:
         rows = table
-        for column, value in columns.items():
+        for column, value in wanted.items():
             rows = rows[rows[column].isna() if value is None else rows[column] == value]
-        own, spread = rows[rows.seed.notna()].set_index("seed"), rows[rows.seed.isna()]
+        own, spread = rows[rows.seed.notna()].set_index("seed").sort_index(), rows[rows.seed.isna()]
         if list(own.index) != names or len(spread) != 1:
             raise NumberError(f"{label!r}: {len(rows)} rows of seeds.csv are like this; expected one per seed, and one")
         mean = spread.iloc[0]
         values = [*own.value, mean.value, mean.ci_low, mean.ci_high]
         *by_name, middle, low, high = (_formatted(value, "0.00") for value in values)
-        lines.append(f"| {label.strip()} | {' | '.join(by_name)} | {middle} [{low}, {high}] |")
+        lines.append(f"| {label} | {' | '.join(by_name)} | {middle} [{low}, {high}] |")
     return "\n".join(lines) + "\n"
 
 

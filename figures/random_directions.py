@@ -23,7 +23,7 @@ PANELS = {
     "refusal_score_gain": "refusal score, harmful:\nguarded − unguarded, nats",
     "opening_refusal_rate": "harmful:\nbegins to refuse",
 }
-GUARD = ["dataset", "setting", "split", "rule", "gate", "strength", "layer", "last_layer"]
+GUARD = ["dataset", "setting", "split", "rule", "gate", "strength", "layer", "last_layer", "layers"]
 """Columns that identify a guard in a part of the results."""
 COLUMNS = "setting split modality rule reference gate strength control seed metric value".split()
 ROW_HEIGHT = 0.17
@@ -99,6 +99,8 @@ def _heading(guard: dict, has_datasets: bool) -> str:
     parts = [f"{part}, {guard['split']}: {readable(str(guard['rule']))}"]
     parts += [f"strength {guard['strength']:g}"] if pd.notna(guard["strength"]) else []
     parts.append(f"gate {guard['gate']}")
+    if pd.notna(guard["layers"]):
+        parts.append(f"layers {guard['layers']}")
     if pd.notna(guard["layer"]):
         last = guard["last_layer"]
         parts.append(f"layer {guard['layer']:g}" if pd.isna(last) else f"layers {guard['layer']:g}-{last:g}")

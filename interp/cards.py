@@ -137,7 +137,7 @@ def _classes(direction: SafetyDirection, marked: tuple[int, ...] = ()) -> Markup
 
 @html.register(Guard)
 def guard_card(guard: Guard) -> str:
-    """Return the formula with the guard's settings, where and when it acts, and the numbers it was chosen by."""
+    """Return the formula with the guard's settings, where and when it acts, and its numbers on validation."""
     direction = guard.direction
     fitted_at = "" if guard.direction_layer is None else f", of layer {guard.direction_layer}"
     layers = layers_in_words(guard.layers)

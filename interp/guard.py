@@ -71,7 +71,7 @@ class Guard:
     chosen_by: str | None = field(default=None, compare=False)
     """Name of the rule that chose the guard on validation."""
     validation: Mapping[str, float] = field(default_factory=dict, compare=False)
-    """Numbers that the guard was chosen by, by name."""
+    """Numbers on validation, by name."""
 
     def __post_init__(self):
         check_rule(self.rule, self.direction.rank)
@@ -252,7 +252,7 @@ class Guard:
         Args:
             folder: created if it does not exist.
             vlm: the model that the guard is for.
-            validation: numbers that the guard was chosen by, by name; by default its own.
+            validation: numbers on validation, by name; by default its own.
 
         Raises:
             ValueError: the guard is a control.

@@ -55,7 +55,7 @@ def write(
         direction: its direction.
         settings: the fields named in `GUARD_SETTINGS`.
         probe: the probe of the gate `probe`.
-        validation: numbers that the guard was chosen by, by name.
+        validation: numbers on validation, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in direction.tensors.items()}

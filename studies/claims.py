@@ -120,10 +120,13 @@ CLAIMS = (
         lambda tables: defence_claims.lowers_refusal(tables.defence),
     ),
     *_guard_claims(
-        "the guard lowers attack success", "described as lowest in three settings", defence_claims.lowers_attack_success
+        "the guard lowers attack success by more than it raises over-refusal",
+        "described as lowest in three settings",
+        defence_claims.lowers_attack_success,
     ),
     *_guard_claims(
-        "the guard is below the baselines (Self-Reminder, Goal Priority) in attack success",
+        "the guard is below the baselines (Self-Reminder, Goal Priority) in attack success by more than it is above them in "
+        "over-refusal",
         "described as lowest in three settings",
         defence_claims.beats_baselines,
     ),

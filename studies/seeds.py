@@ -41,7 +41,7 @@ class Selection:
         return rows[rows.metric.isin(self.metrics)] if self.metrics else rows
 
 
-GUARD = ("layer", "last_layer", "rule", "gate", "strength")
+GUARD = ("layer", "last_layer", "layers", "rule", "gate", "strength")
 """Columns that say which guard a seed has."""
 WHERE = ("setting", "split", "modality", "category", "metric")
 SELECTIONS = (
@@ -116,11 +116,14 @@ def compare(results: Mapping[int, Path]) -> SeedsResult:
     rows = [row for seed, folder in results.items() for row in _rows(seed, folder)]
     rows += _spread(pd.DataFrame(rows))
     claims = [read_table(folder, "claims").assign(seed=seed) for seed, folder in results.items()]
-    inputs = {
-        f"seed{seed}": json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["inputs"]
-        for seed, folder in results.items()
-    }
+    inputs = {f"seed{seed}": _inputs(folder) for seed, folder in results.items()}
     return SeedsResult(tidy(rows), pd.concat(claims, ignore_index=True)[["seed", "claim", "ours", "verdict"]], inputs)
+
+
+def _inputs(folder: Path) -> dict:
+    """Return what a run was given, and the commit that it ran at."""
+    run = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    return run["inputs"] | {"commit": run["commit"]}
 
 
 def _rows(seed: int, folder: Path) -> Iterator[dict]:

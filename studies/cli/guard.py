@@ -45,7 +45,7 @@ def guard_fit(
 
 @app.command("show")
 def guard_show(folder: Folder) -> None:
-    """Show what a guard is, which model it is for, and the numbers it was chosen by."""
+    """Show what a guard is, which model it is for, and its numbers on validation."""
     show(folder, Console())
 
 
@@ -97,7 +97,7 @@ def guard_apply(
 
 
 def show(folder: str, console: Console) -> None:
-    """Print a guard's settings, its model, and the numbers it was chosen by; no model is needed.
+    """Print a guard's settings, its model, and its numbers on validation; no model is needed.
 
     Raises:
         GuardFileError: the folder holds no guard, or it is damaged.

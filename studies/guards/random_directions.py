@@ -32,7 +32,7 @@ DECISIVE = STATISTICS[0]
 """The statistic whose p-value decides."""
 SIGNIFICANT = 0.05
 """Largest p-value of a guard that does more than random directions."""
-KEPT = "dataset setting split modality layer last_layer rule reference gate strength defence".split()
+KEPT = "dataset setting split modality layer last_layer layers rule reference gate strength defence".split()
 """Columns that the rows of draws take over from those of the guard."""
 DIGITS = 4
 """Decimals that are compared: the last bits depend on the batch, and must not separate equal effects."""

@@ -170,8 +170,8 @@ def test_every_claim_can_be_shown():
 
 
 LOST = "an image blurs them: "
-LOWER = "the guard lowers attack success, "
-BASELINES = "in attack success, "
+LOWER = "the guard lowers attack success by more than it raises over-refusal, "
+BASELINES = "above them in over-refusal, "
 NULLS = "at no more over-refusal, "
 FLUENT = "the guard keeps fluency"
 BACK = "brings refusal back"
@@ -209,6 +209,10 @@ RANDOM = "does more than random directions"
         (LOWER + "with " + OWN, {"refused": 0.4}, UNDECIDED),
         (LOWER + "with " + OWN, {"refused": 0.2}, SHOWN),
         (BASELINES + "with " + OWN, {"refused": 0.9}, NOT_SHOWN),
+        # What is undecided does not become `not shown` by one more refusal.
+        (LOWER + "with " + OWN, {"guard": 0.97, "unguarded": 0.97, "refused": 0.05}, CEILING),
+        (LOWER + "with " + OWN, {"guard": 0.55, "refused": 0.08}, UNDECIDED),
+        (BASELINES + "with " + OWN, {"guard": 0.0, "reminder": 0.0, "refused": 0.05}, CEILING),
         (BASELINES + "with " + OWN, {"refused": 0.2}, UNDECIDED),
         (BASELINES + "with " + OWN, {"guard": 0.5}, NOT_SHOWN),
         (BASELINES + "with " + OWN, {"guard": 0.35}, UNDECIDED),
@@ -240,6 +244,14 @@ RANDOM = "does more than random directions"
 )
 def test_a_claim_can_fail(claim, changes, expected):
     assert verdict(tables(**changes), claim) == expected
+
+
+def test_where_everything_is_refused_anyway_over_refusal_can_show_nothing():
+    complete = tables()
+    rows = complete.defence.copy()
+    is_rate = (rows.metric == "over_refusal_rate") & (rows.setting == "multimodal")
+    rows.loc[is_rate, ["value", "ci_low", "ci_high"]] = 1.0, 0.94, 1.0
+    assert verdict(replace(complete, defence=rows), LOWER + READ) == CEILING
 
 
 def test_the_claim_against_baselines_names_them_and_every_rival_with_its_awkward_numbers():
@@ -419,6 +431,6 @@ def test_decisions_combine_to_the_weakest():
 
 def test_what_the_corrected_test_does_not_show_is_undecided():
     """Tango's interval excludes 0 for 4 of 60 discordant pairs, all one way; McNemar's exact p-value is 0.125."""
-    for claim in ("the guard lowers attack success, with the paper", "Priority) in attack success, with the paper"):
+    for claim in (f"{LOWER}with the paper", f"{BASELINES}with the paper"):
         assert verdict(tables(p_holm=0.02), claim) == SHOWN
         assert verdict(tables(p_holm=0.125), claim) == UNDECIDED

@@ -40,7 +40,7 @@ def a_run(folder, layer, refused, gain):
             ("judge", "category", "control", "selection_rule", "ci_low", "ci_high", "interval", "strength")
         )
         pd.DataFrame([empty | row for row in rows]).to_csv(folder / f"{name}.csv", index=False)
-    (folder / "provenance.json").write_text(json.dumps({"inputs": {"model": f"hash {layer}"}}))
+    (folder / "provenance.json").write_text(json.dumps({"commit": "abc", "inputs": {"model": f"hash {layer}"}}))
     return folder
 
 
@@ -66,7 +66,7 @@ def test_seeds_are_put_side_by_side_with_their_spread(tmp_path):
     # The first judge and the settings with attacks only.
     assert set(table.setting) == {"chosen", "compared", "plain"}
     assert table[(table.setting == "plain") & table.seed.isna()].value.tolist() == pytest.approx([0.1])
-    assert result.inputs["seed1"] == {"model": "hash 6"}
+    assert result.inputs["seed1"] == {"model": "hash 6", "commit": "abc"}
     assert result.claims.verdict.tolist() == ["shown"] * 3 and result.claims.seed.tolist() == [0, 1, 2]
 
 
