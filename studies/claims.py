@@ -125,8 +125,8 @@ CLAIMS = (
         defence_claims.lowers_attack_success,
     ),
     *_guard_claims(
-        "the guard is below the baselines (Self-Reminder, Goal Priority) in attack success by more than it is above them in "
-        "over-refusal",
+        "the guard is below the baselines (Self-Reminder, Goal Priority) in attack success by more than it is above "
+        "them in over-refusal",
         "described as lowest in three settings",
         defence_claims.beats_baselines,
     ),
