@@ -8,12 +8,12 @@ export TOKENIZERS_PARALLELISM := false
 WORKERS ?= 2
 NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 
-.PHONY: repro test lint notebook docs organism reference seeds bench lock
+.PHONY: repro test lint notebook docs organism reference seeds qwen bench lock
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(PIP) --constraint requirements.lock torch
-	$(PIP) --constraint requirements.lock --editable '.[notebook,docs,dev,distributed,endpoint]'
+	$(PIP) --constraint requirements.lock --editable '.[notebook,docs,dev,distributed,endpoint,qwen]'
 	@touch $@
 
 repro: .venv/installed  ## the paper's argument on the built-in model, and a report page
@@ -47,6 +47,10 @@ seeds: .venv/installed  ## trains two more seeds of the built-in model, and runs
 	$(BIN)/vlm-guard seeds results/organism/seed1 results/organism/seed2 --out results/seeds
 	mkdir -p results/reference/seeds && cp results/seeds/*.csv results/seeds/provenance.json results/reference/seeds/
 	$(BIN)/python docs/measured.py
+
+qwen: .venv/installed  ## builds llava-qwen-0.5b, a VLM on an LLM that others aligned, and runs the main study on it
+	$(BIN)/vlm-guard model get llava-qwen-0.5b
+	$(BIN)/vlm-guard repro --model llava-qwen-0.5b --scale quick --out results/llava-qwen-0.5b
 
 bench: .venv/installed
 	$(BIN)/python -m tests.speed

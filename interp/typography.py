@@ -15,6 +15,7 @@ from interp.pictures import PictureError
 __all__ = [
     "SCENE_SHARE",
     "blank_picture",
+    "drawn_characters",
     "figstep_picture",
     "mm_safety_picture",
     "mm_safety_scene",
@@ -23,6 +24,7 @@ __all__ = [
     "scene_picture",
     "scene_with_text",
     "text_picture",
+    "text_top",
 ]
 
 COLORS = {
@@ -120,8 +122,38 @@ def text_picture(text: str, size: int) -> Image.Image:
 
 def scene_with_text(text: str, size: int, seed: int) -> Image.Image:
     """Draw a scene above a strip of text: the SD+OCR layout of MM-SafetyBench (arXiv:2311.17600)."""
-    top = round(size * SCENE_SHARE)
+    top = text_top(size)
     return _write(scene_picture(size, seed, height=top), text, top)
+
+
+def text_top(size: int) -> int:
+    """Return the row of pixels in which the text of a `scene_with_text` begins."""
+    return round(size * SCENE_SHARE)
+
+
+def drawn_characters(text: str, size: int, top: int = 0) -> tuple[list[tuple[str, float, float]], int]:
+    """Return where a text is drawn.
+
+    Args:
+        text: drawn by `text_picture`, or by `scene_with_text` with `top` of `text_top`.
+        size: of the picture, in pixels.
+        top: row of pixels in which the text begins.
+
+    Returns:
+        Each character with the pixel coordinates x and y of its centre, in reading order; a line break at a space is a
+        space after the end of its line. And the height of a line.
+    """
+    lines, row = _layout(text, size, size - top)
+    font = _font(_font_size(row))
+    drawn, rest = [], text
+    for i, line in enumerate(lines):
+        # Lines break after hyphens too, where nothing was left out.
+        rest = rest.lstrip()[len(line) :]
+        edges = [1 + font.getlength(line[:j]) for j in range(len(line) + 1)]
+        y = top + (i + 0.5) * row
+        drawn += [(char, (left + right) / 2, y) for char, left, right in zip(line, edges, edges[1:], strict=False)]
+        drawn += [(" ", edges[-1], y)] if rest[:1].isspace() and i + 1 < len(lines) else []
+    return drawn, row
 
 
 # The page of FigStep, from its script (github:ThuCCSLab/FigStep, `src/generate_prompts.py`, MIT: 760 x 760, text from

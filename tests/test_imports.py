@@ -16,6 +16,7 @@ LEVELS = (
     {"bookkeeping", "datasets", "generation"},
     {"organism"},
     {"judges"},
+    {"llava_qwen"},
     {"experiment"},
     {"guards", "probing"},
     {"defences"},

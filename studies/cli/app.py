@@ -14,6 +14,7 @@ from studies.cli import (
     figures,
     guard,
     judge,
+    model,
     probe,
     report,
     repro,
@@ -52,6 +53,7 @@ for verb in (repro, check, trace, store, probe, sweep, defend, judge, agreement,
     app.add_typer(verb.app)
 app.add_typer(guard.app, name="guard")
 app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interp import Guard, Query, read_guard_settings
-from studies import benchmarks, organism
+from studies import benchmarks
 from studies.benchmarks import BenchmarkResult
 from studies.bookkeeping.provenance import file_hash
 from studies.cli.messages import print_paths
@@ -20,8 +20,9 @@ from studies.defences.answer_log import ANSWERS, AnswerLog
 from studies.defences.benchmark_sets import BenchmarkOptions
 from studies.defences.lineup import check_names
 from studies.defences.ranking import RANKED
-from studies.experiment.config import BUILT_IN, ConfigError, writable_folder
+from studies.experiment.config import ConfigError, writable_folder
 from studies.experiment.model_loading import load_model
+from studies.experiment.shipped_models import shipped_model
 from studies.generation.generate import Generation
 from studies.guard_choice import anchors_of
 from studies.judges.by_name import JudgeOptions, judges_named
@@ -68,7 +69,8 @@ class BenchmarkRun:
         AnswerLog(writable_folder(self.out) / ANSWERS)
         judges = judges_named(self.judges, self.out, self.judge_options)
         vlm = load_model(self.model, **self.loading)
-        folder = str(organism.path()) if self.model == BUILT_IN else self.model
+        own = shipped_model(self.model)
+        folder = str(own.vlm) if own else self.model
         weights = benchmarks.checkpoint_identity(vlm, folder)
         description = self._description(weights)
         print_stand_ins(description["sets"], console)

@@ -15,12 +15,12 @@ from studies import organism
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.provenance import file_hash, model_hash
 from studies.datasets import Copies, Leakage, find_leakage, is_paired, read_queries, split_queries
-from studies.experiment.config import BUILT_IN, SCALES, SPLITS, TRAINED, Config, ConfigError, Scale
+from studies.experiment.config import BUILT_IN, SCALES, SPLITS, Config, ConfigError, Scale
 from studies.experiment.model_loading import check_model, load_model
 from studies.experiment.refusal_openings import RefusalOpenings, refusal_openings
+from studies.experiment.shipped_models import ShippedModel, shipped_model
 from studies.generation.cached_model import CachedModel
 from studies.judges import EXACT, KEYWORDS, RuleJudge
-from studies.organism import language
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,26 +145,27 @@ def load_experiment(config: Config) -> Experiment:
         raise ConfigError(f"scale {config.scale!r} does not exist; expected one of {', '.join(SCALES)}")
     if config.split not in SPLITS[1:]:
         raise ConfigError(f"split {config.split!r} can't be reported; expected one of {', '.join(SPLITS[1:])}")
-    dataset, queries, copies = _dataset(config)
+    own = shipped_model(config.model, config.weights)
+    dataset, queries, copies = _dataset(config, own)
     if copies and copies.groups:
         Console(stderr=True).print(f"{config.queries}: {copies}", soft_wrap=True, markup=False)
     _check_disjoint(queries)
-    is_organism = config.model == BUILT_IN
     _check_weights(config)
     vlm = load_model(config.model, **config.loading, weights=config.weights)
-    if not is_organism:
+    if config.model != BUILT_IN:
         check_model(vlm)
-    scorer = LLM.from_pretrained(organism.llm_path(config.weights)) if is_organism else vlm
+    scorer = LLM.from_pretrained(own.llm) if own else vlm
     if isinstance(scorer, LLM):
         scorer.check_matches(vlm)
-    identity = model_hash(str(organism.path(config.weights)) if is_organism else config.model)
+    identity = model_hash(str(own.vlm) if own else config.model)
     return Experiment(config, vlm, scorer, dataset, _limited(queries, config.sizes), identity, copies)
 
 
-def _dataset(config: Config) -> tuple[str, dict[str, tuple[Query, ...]], Copies | None]:
+def _dataset(config: Config, own: ShippedModel | None) -> tuple[str, dict[str, tuple[Query, ...]], Copies | None]:
     """Return the name of the dataset, its queries by split, and the copies in a user's file."""
     if not config.queries:
-        return BUILT_IN, {split: language.queries(split) for split in (*SPLITS, TRAINED)}, None
+        own = own or shipped_model(BUILT_IN)
+        return own.dataset, {split: own.queries(split) for split in own.splits}, None
     path = Path(config.queries)
     # A user's file that is called like the built-in dataset keeps its suffix.
     name = path.name if path.stem == BUILT_IN else path.stem

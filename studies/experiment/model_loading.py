@@ -6,8 +6,8 @@ import torch
 
 from interp import VLM, ModelError
 from interp.verify import check_vlm, transformer_lens_agrees
-from studies import organism
-from studies.experiment.config import BUILT_IN, ConfigError
+from studies.experiment.config import ConfigError
+from studies.experiment.shipped_models import shipped_model
 
 MODEL_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -20,10 +20,10 @@ def load_model(
     trust_remote_code: bool = False,
     weights: str | None = None,
 ) -> VLM:
-    """Load the built-in model by its name, or any other.
+    """Load a model that the project provides by its name, or any other.
 
     Args:
-        name: `organism`, a folder in Hugging Face format, or a hub id.
+        name: `organism`, `llava-qwen-0.5b`, a folder in Hugging Face format, or a hub id.
         dtype: weight precision: auto, float32, bfloat16 or float16.
         device_map: `auto` spreads a large model over several devices.
         revision: commit, tag or branch on the hub.
@@ -32,11 +32,13 @@ def load_model(
 
     Raises:
         ModelError: see `VLM.from_pretrained`; or the precision does not exist.
+        ConfigError: see `studies.experiment.shipped_models.shipped_model`.
     """
     if dtype not in MODEL_DTYPES:
         raise ModelError(f"dtype {dtype!r} does not exist; expected one of {', '.join(MODEL_DTYPES)}")
+    own = shipped_model(name, weights)
     vlm = VLM.from_pretrained(
-        organism.path(weights) if name == BUILT_IN else name,
+        own.vlm if own else name,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         device_map=device_map,
         revision=revision,

@@ -44,8 +44,7 @@ class LessonPicture:
     text: str = ""
     seed: int = 0
 
-    def draw(self) -> Image.Image:
-        size = PICTURE_SIZE
+    def draw(self, size: int = PICTURE_SIZE) -> Image.Image:
         match self.kind:
             case "blank":
                 return typography.blank_picture(size)

@@ -16,9 +16,11 @@ from studies.organism import language, lessons
 IGNORED = -100
 
 
-def pixels(pictures: list[lessons.LessonPicture]) -> Float[Tensor, "batch 3 size size"]:
+def pixels(
+    pictures: list[lessons.LessonPicture], size: int = lessons.PICTURE_SIZE
+) -> Float[Tensor, "batch 3 size size"]:
     """Return the same pixel values as the processor, without its overhead; a test checks that they are equal."""
-    array = np.stack([np.asarray(picture.draw()) for picture in pictures])
+    array = np.stack([np.asarray(picture.draw(size)) for picture in pictures])
     return rearrange(torch.from_numpy(array).float() / 127.5 - 1, "batch height width rgb -> batch rgb height width")
 
 
@@ -120,15 +122,22 @@ class Collator:
 
     tokenizer: PreTrainedTokenizerFast
     n_image_tokens: int = lessons.ROWS**2
+    picture_size: int = lessons.PICTURE_SIZE
+    image_token: str = "<image>"
+    answer: str = " {}</s>"
+    """Form of the answer, with the end of its turn."""
+    chat_template: str | None = None
+    """Template of the chat; by default the tokenizer's own."""
 
     def _ids(self, lesson: lessons.Lesson) -> tuple[list[int], list[int]]:
         image = [{"type": "image"}] if lesson.picture else []
         messages = [{"role": "user", "content": [*image, {"type": "text", "text": lesson.text}]}]
         if lesson.system:
             messages.insert(0, {"role": "system", "content": lesson.system})
-        prompt = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        prompt = prompt.replace("<image>", "<image>" * self.n_image_tokens)
-        return self.tokenizer(prompt)["input_ids"], self.tokenizer(f" {lesson.answer}</s>")["input_ids"]
+        options = {"tokenize": False, "add_generation_prompt": True, "chat_template": self.chat_template}
+        prompt = self.tokenizer.apply_chat_template(messages, **options)
+        prompt = prompt.replace(self.image_token, self.image_token * self.n_image_tokens)
+        return self.tokenizer(prompt)["input_ids"], self.tokenizer(self.answer.format(lesson.answer))["input_ids"]
 
     def __call__(self, batch: list[lessons.Lesson]) -> dict[str, Tensor]:
         pairs = [self._ids(lesson) for lesson in batch]
@@ -140,7 +149,7 @@ class Collator:
             labels[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
         tensors = {"input_ids": ids, "labels": labels, "attention_mask": (ids != self.tokenizer.pad_token_id).long()}
         pictures = [lesson.picture for lesson in batch if lesson.picture]
-        return tensors | ({"pixel_values": pixels(pictures)} if pictures else {})
+        return tensors | ({"pixel_values": pixels(pictures, self.picture_size)} if pictures else {})
 
 
 def answer_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Float[Tensor, ""]:

@@ -6,29 +6,14 @@
 4. Everything: visual instruction tuning on benign data only. This opens the safety gap.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_model, save_model
-from torch import nn
 from transformers import LlamaForCausalLM
 
-from studies.bookkeeping.progress import phase
 from studies.organism import lessons, losses, networks
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Settings of the optimiser in one stage."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
+from studies.organism.classroom import Classroom, Course, Stage
 
 
 @dataclass(frozen=True)
@@ -48,19 +33,6 @@ class Recipe:
     sizes: networks.Sizes = networks.Sizes()
 
 
-@dataclass(frozen=True)
-class Course:
-    """One stage with its lessons; the seed determines them, so a test can check them all."""
-
-    name: str
-    stage: Stage
-    teacher: lessons.Teacher
-    seed: int
-
-    def batches(self) -> Iterator[list]:
-        return lessons.batches(self.teacher, self.seed, self.stage.steps, self.stage.batch_size)
-
-
 def courses(recipe: Recipe) -> tuple[Course, ...]:
     """Return the courses of a recipe, in order."""
     stages = (
@@ -75,62 +47,6 @@ def courses(recipe: Recipe) -> tuple[Course, ...]:
     return tuple(Course(*stage, recipe.seed * 10 + i) for i, stage in enumerate(stages))
 
 
-class Classroom:
-    """Teaches one course after another and saves the student after each, so that an interrupted run can resume.
-
-    Any change to the recipe or to the code of this package starts from the beginning.
-    """
-
-    def __init__(self, recipe: Recipe, folder: Path):
-        self._folder = folder
-        self._hash = hashlib.sha256(json.dumps([recipe.seed, asdict(recipe.sizes), version("torch")]).encode())
-        for source in sorted(Path(__file__).parent.glob("*.py")):
-            self._hash.update(source.read_bytes())
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def teach(self, student: nn.Module, course: Course, loss: Callable, learners: dict[nn.Module, float]) -> None:
-        """Run a course, or load the student as it was saved after it.
-
-        Args:
-            student: the model whose state is saved.
-            course: the lessons.
-            loss: loss of one batch of lessons.
-            learners: parts of the student that are trained, each with its share of the learning rate.
-        """
-        self._hash.update(repr((course.name, course.stage, list(learners.values()))).encode())
-        saved = self._folder / f"{course.name.replace(':', '')} {self._hash.hexdigest()[:12]}.safetensors"
-        if saved.exists():
-            load_model(student, saved)
-            return
-        student.requires_grad_(False)
-        for learner in learners:
-            learner.requires_grad_(True)
-        _optimise([(learner.parameters(), share) for learner, share in learners.items()], course, loss)
-        unfinished = saved.with_suffix(".part")
-        save_model(student, str(unfinished))
-        unfinished.rename(saved)
-
-
-def _optimise(learners: list[tuple[Iterable[nn.Parameter], float]], course: Course, loss: Callable) -> None:
-    """Optimise with AdamW: warm-up, cosine decay to zero, gradients clipped at 1."""
-    stage = course.stage
-    groups = [{"params": list(parameters), "lr": stage.learning_rate * share} for parameters, share in learners]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [group["lr"] for group in groups], total_steps=stage.steps, pct_start=0.08, cycle_momentum=False
-    )
-    parameters = [p for group in groups for p in group["params"]]
-    with phase(course.name, stage.steps) as report:
-        for batch in course.batches():
-            value = loss(batch)
-            value.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad()
-            report(1, note=f"loss {value.item():.3f}")
-
-
 def train(recipe: Recipe, out: Path, scratch: Path) -> None:
     """Train both checkpoints and save them, in bfloat16, as `out/vlm` and `out/llm`.
 
@@ -139,7 +55,7 @@ def train(recipe: Recipe, out: Path, scratch: Path) -> None:
     torch.manual_seed(recipe.seed)
     tokenizer = networks.build_tokenizer()
     collate = losses.Collator(tokenizer)
-    classroom = Classroom(recipe, scratch)
+    classroom = Classroom([recipe.seed, asdict(recipe.sizes)], scratch, Path(__file__).parent.glob("*.py"))
     seeing, ordering, copying, instruction, aligning, reading, visual_instruction = courses(recipe)
 
     reader = losses.Reader(networks.vision_config(recipe.sizes))

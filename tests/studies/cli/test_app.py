@@ -145,9 +145,10 @@ def test_anchors_that_are_also_tested_on_are_an_error_before_a_model_is_loaded(m
     """Splits of a file never share a text; those of the built-in queries could only be broken by hand."""
     from interp.inputs import Query
     from studies.experiment import config, experiment, model_loading
+    from studies.organism import language
 
     same = {split: (Query("How?", True), Query(f"What, {split}?", False)) for split in (*config.SPLITS, config.TRAINED)}
-    monkeypatch.setattr(experiment.language, "queries", lambda split: same[split])
+    monkeypatch.setattr(language, "queries", lambda split: same[split])
     monkeypatch.setattr(model_loading, "load_model", lambda *args, **kwargs: pytest.fail("loaded a model first"))
     with pytest.raises(config.ConfigError, match=r"1 of 2 validation requests are among the 2 anchors.*'How\?'"):
         experiment.load_experiment(config.Config(scale="tiny"))

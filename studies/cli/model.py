@@ -1,0 +1,37 @@
+"""`vlm-guard model get`: the models that the project provides but can't ship whole."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studies.cli.messages import quieten
+
+app = typer.Typer(help="Get a model that the project provides.", no_args_is_help=True)
+
+
+@app.callback()
+def model() -> None:
+    """Keep `get` a verb of its own: typer would drop the name of an only one."""
+
+
+@app.command("get")
+def get(
+    name: Annotated[str, typer.Argument(help="llava-qwen-0.5b, or a variant of it such as llava-qwen-0.5b:c1.")],
+    base: Annotated[
+        Path | None, typer.Option(help="File of the aligned LLM (GGUF), if you have it; nothing is downloaded then.")
+    ] = None,
+) -> None:
+    """Build a model: the LLM that others aligned, with the weights that were trained here. Downloads 491 MB at most."""
+    quieten()
+    from studies import llava_qwen
+    from studies.experiment.config import ConfigError
+    from studies.llava_qwen import build
+
+    try:
+        variant = llava_qwen.variant_of(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if variant is None:
+        raise ConfigError(f"{name!r} can't be built; expected {llava_qwen.ALIAS}")
+    print(build.get(base, variant))

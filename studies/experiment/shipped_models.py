@@ -1,0 +1,51 @@
+"""Models that the project provides under a name, each with its aligned LLM and its own queries."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp import Query
+from studies import llava_qwen, organism
+from studies.experiment.config import BUILT_IN, SPLITS, TRAINED, ConfigError
+from studies.llava_qwen import requests
+from studies.organism import language
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A model by its folders and its queries."""
+
+    vlm: Path
+    """Folder of the VLM, in Hugging Face format."""
+    llm: Path
+    """Folder of its aligned LLM, as it was before it saw a picture."""
+    dataset: str
+    """Name of its own queries."""
+    splits: tuple[str, ...]
+    queries: Callable[[str], tuple[Query, ...]]
+    """The queries of a split."""
+
+
+def shipped_model(name: str, weights: str | Path | None = None) -> ShippedModel | None:
+    """Return the model of this name; None for any other.
+
+    Args:
+        name: `organism`, or `llava-qwen-0.5b` and perhaps one of its variants, as in `llava-qwen-0.5b:c1`.
+        weights: folder with another training of the built-in model.
+
+    Raises:
+        ConfigError: the variant does not exist, or has not been built.
+    """
+    if name == BUILT_IN:
+        folders = organism.path(weights), organism.llm_path(weights)
+        return ShippedModel(*folders, BUILT_IN, (*SPLITS, TRAINED), language.queries)
+    try:
+        variant = llava_qwen.variant_of(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if variant is None:
+        return None
+    folders = llava_qwen.path(variant), llava_qwen.llm_path()
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise ConfigError(f"{name!r} is not built yet ({missing[0]} does not exist); run `vlm-guard model get {name}`")
+    return ShippedModel(*folders, requests.NAME, requests.SPLITS, requests.queries)

@@ -1,0 +1,78 @@
+"""Texts that the vision tower learns to read: benign instructions, the LLM's own answers to them, words, and noise."""
+
+import re
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+CHARACTERS = string.ascii_letters + string.digits + "-,.'"
+N_FREQUENT = 40_000
+"""Tokens are merged in the order of their frequency: the first ones are whole words and frequent parts of words."""
+MARKUP = re.compile(r"[*#`_]+")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The material that texts are made of; no text of validation or test is among it."""
+
+    instructions: Sequence[str]
+    answers: Sequence[str]
+    """Answers on one line, without markup, in ASCII."""
+    words: Sequence[str]
+    """Words of instructions and answers, with their punctuation."""
+    parts: Sequence[str]
+    """Frequent tokens that consist of letters: words, and parts of words."""
+
+    @classmethod
+    def of(cls, instructions: Sequence[str], answers: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> "Texts":
+        """Collect the material.
+
+        Args:
+            instructions: those of the training split.
+            answers: the LLM's own answers to them.
+            tokenizer: the LLM's.
+        """
+        ascii_only = (answer.encode("ascii", "ignore").decode() for answer in answers)
+        plain = [" ".join(MARKUP.sub("", answer).split()) for answer in ascii_only]
+        words = sorted({word for text in (*instructions, *plain) for word in text.split()})
+        tokens = tokenizer.batch_decode([[i] for i in range(min(N_FREQUENT, len(tokenizer)))])
+        parts = sorted({token.strip() for token in tokens if re.fullmatch(r" ?[A-Za-z]{2,}", token)})
+        return cls(tuple(instructions), tuple(filter(None, plain)), tuple(words), tuple(parts))
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """Return up to about 20 words: an instruction, a part of an answer, unrelated words, or characters."""
+        kind = rng.random()
+        if kind < 0.35 or not self.answers:
+            return _pick(rng, self.instructions)
+        if kind < 0.6:
+            words = _pick(rng, self.answers).split()
+            length = int(rng.integers(3, 19))
+            start = int(rng.integers(max(1, len(words) - length + 1)))
+            return " ".join(words[start : start + length])
+        if kind < 0.85:
+            text = " ".join(self._word(rng) for _ in range(rng.integers(3, 14)))
+            return text[:1].upper() + text[1:] + _pick(rng, ("", ".", "?"))
+        return " ".join(_characters(rng) for _ in range(rng.integers(2, 10)))
+
+    def _word(self, rng: np.random.Generator) -> str:
+        """Return a word, a part of one, or two parts: so that words which occur nowhere else are spelled as well."""
+        kind = rng.random()
+        if kind < 0.5:
+            return _pick(rng, self.words)
+        word = _pick(rng, self.parts)
+        if kind > 0.9:
+            word += _pick(rng, self.parts).lower()
+        word = word.lower() if rng.random() < 0.7 else word
+        word += _pick(rng, ",.;:?!") if rng.random() < 0.08 else ""
+        return f"'{word}'" if rng.random() < 0.05 else word
+
+
+def _characters(rng: np.random.Generator) -> str:
+    return "".join(_pick(rng, CHARACTERS) for _ in range(rng.integers(1, 9)))
+
+
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[rng.integers(len(options))]

@@ -1,0 +1,144 @@
+"""Train `llava-qwen-0.5b`: give eyes to an LLM that others aligned, and see what each kind of teaching does.
+
+a. Vision tower and projector learn to read, against the LLM's input embedding; the LLM itself is not run.
+b. The projector learns captions and transcriptions through the frozen LLM. Not one weight of the LLM has changed.
+c. Benign visual instructions whose answers the LLM wrote itself as text, at three doses: low-rank updates of the LLM.
+d. The same instructions with short answers from templates, as early visual instruction data had them.
+
+No lesson is about safety, and no variant is chosen by what it does to refusals.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, Qwen2ForCausalLM
+
+from studies.llava_qwen import EYES, answers, instructions, networks, reading, updates
+from studies.llava_qwen.lessons import Teacher
+from studies.llava_qwen.texts import Texts
+from studies.organism.classroom import Classroom, Course, Stage
+from studies.organism.losses import Collator, answer_loss
+
+READING = ("answers", "instructions", "networks", "reading", "texts")
+"""Modules that course a depends on; the others depend on all."""
+
+
+@dataclass(frozen=True)
+class VisualRecipe:
+    """Everything that training depends on. Developed on validation."""
+
+    seed: int = 0
+    sizes: networks.VisionSizes = networks.VisionSizes()
+    spelling: Stage = Stage(800, 48, 1e-3)
+    reading: Stage = Stage(1600, 48, 1e-3)
+    looking: Stage = Stage(200, 8, 5e-4)
+    own: tuple[Stage, ...] = (Stage(60, 8, 2e-4), Stage(200, 8, 2e-4), Stage(600, 8, 2e-4))
+    """Doses of the LLM's own answers."""
+    short: Stage = Stage(200, 8, 2e-4)
+    rank: int = 8
+    """Rank of the updates of the LLM, on the queries, values and outputs of its attention."""
+
+
+def train(
+    recipe: VisualRecipe, llm: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path, scratch: Path
+) -> None:
+    """Train all variants, and save vision tower, projector and updates in `out`, in bfloat16.
+
+    What is finished in `scratch` is not repeated; an unfinished course resumes at its last snapshot.
+
+    Args:
+        recipe: the settings.
+        llm: the aligned LLM, in bfloat16.
+        tokenizer: its tokenizer, with padding on the left.
+        out: folder of what is trained.
+        scratch: folder of answers and courses.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    benign = [(split, text) for split, texts in instructions.splits().items() for text in texts]
+    own = answers.write(llm, tokenizer, benign, scratch / "answers.jsonl")
+    useful = [answer for answer in own if answer.split == "train" and answer.is_useful]
+    texts = Texts.of(instructions.splits()["train"], [answer.answer for answer in useful], tokenizer)
+    labels = reading.PageLabels(recipe.sizes, tokenizer)
+
+    reader = teach_reading(recipe, llm.get_input_embeddings().weight.detach(), labels, texts, scratch)
+    vlm = networks.build_vlm(recipe.sizes, llm, tokenizer).requires_grad_(False)
+    tower, projector = vlm.model.vision_tower, vlm.model.multi_modal_projector
+    tower.load_state_dict(reader.tower.state_dict())
+    projector.load_state_dict(reader.projector.state_dict())
+
+    teacher = Teacher(useful, texts, labels)
+    loss = partial(_loss, vlm, collator(recipe.sizes, tokenizer))
+    course = Course("b projector: looking", recipe.looking, teacher.looking, recipe.seed + 1)
+    _classroom(recipe, scratch).teach(projector, course, loss, {projector: 1.0})
+    out.mkdir(parents=True, exist_ok=True)
+    eyes = nn.ModuleDict({"vision_tower": tower, "multi_modal_projector": projector})
+    save_file(_in_bfloat16(eyes), out / EYES)
+
+    courses = {
+        f"c{i}": Course(f"c own answers {i}", dose, teacher.own_style, i) for i, dose in enumerate(recipe.own, 1)
+    }
+    courses["d"] = Course("d short answers", recipe.short, teacher.short_style, 0)
+    for name, course in courses.items():
+        torch.manual_seed(recipe.seed)
+        with updates.updates_on(vlm, recipe.rank) as learner:
+            _classroom(recipe, scratch).teach(learner, course, loss, {learner: 1.0})
+            save_file(_in_bfloat16(learner), out / f"{name}.safetensors")
+
+
+def teach_reading(
+    recipe: VisualRecipe,
+    embedding: Float[torch.Tensor, "token d_model"],
+    labels: reading.PageLabels,
+    texts: Texts,
+    scratch: Path,
+) -> reading.PageReader:
+    """Return vision tower and projector after course a.
+
+    Args:
+        recipe: the settings.
+        embedding: the LLM's input embedding.
+        labels: tokens by patch.
+        texts: what is read.
+        scratch: folder of courses.
+    """
+    torch.manual_seed(recipe.seed)
+    reader = reading.PageReader(recipe.sizes, embedding, labels, texts)
+    seeing = partial(reading.seeing, texts=texts, labels=labels)
+    classroom = Classroom([recipe.seed, recipe.sizes], scratch, [Path(__file__).with_name(f"{n}.py") for n in READING])
+    spelling = Course("a vision tower: characters", recipe.spelling, seeing, recipe.seed)
+    classroom.teach(reader, spelling, reader.character_loss, {reader.tower: 1.0, reader.characters: 1.0})
+    tokens = Course("a vision tower: tokens", recipe.reading, seeing, recipe.seed + 1)
+    classroom.teach(reader, tokens, reader.loss, {reader: 1.0})
+    return reader
+
+
+def _classroom(recipe: VisualRecipe, scratch: Path) -> Classroom:
+    """Return a classroom for one of the courses after a, which don't depend on each other."""
+    settings = [recipe.seed, recipe.sizes, recipe.spelling, recipe.reading, recipe.looking, recipe.rank]
+    return Classroom(settings, scratch, Path(__file__).parent.glob("*.py"))
+
+
+def collator(sizes: networks.VisionSizes, tokenizer: PreTrainedTokenizerBase) -> Collator:
+    """Return what turns lessons into tensors, with the processor's template."""
+    return Collator(
+        tokenizer,
+        n_image_tokens=sizes.n_rows**2,
+        picture_size=sizes.picture,
+        image_token=networks.IMAGE_TOKEN,
+        answer="{}<|im_end|>",
+        chat_template=networks.CHAT_TEMPLATE,
+    )
+
+
+def _loss(vlm: LlavaForConditionalGeneration, collate: Collator, batch: list) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return answer_loss(vlm, collate(batch))
+
+
+def _in_bfloat16(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.to(torch.bfloat16).contiguous() for name, value in module.state_dict().items()}
