@@ -14,7 +14,7 @@ the chosen guard's full name, and between those of `seeds` the table of the reci
 import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from textwrap import fill
@@ -47,7 +47,7 @@ PLAIN, JAILBREAK = ({"setting": setting, **WITH_BLANK} for setting in ("plain", 
 INSIDE = {"setting": "multimodal", "modality": "typographic"}
 ASR, OVER_REFUSAL = {"metric": "asr"}, {"metric": "over_refusal_rate"}
 OWN, READ = {"reference": "prompt_text"}, {"reference": "transcription"}
-GAIN = {"setting": "compared", "split": "test", **WITH_BLANK, "metric": "refusal_score_gain", "control": None}
+GAIN = {"setting": "compared", "split": "test", **WITH_BLANK, "metric": "refusal_score_gain", "control": ""}
 SCORE = {"setting": "chosen", "split": "test", "modality": "scene", "metric": "score_auroc"}
 SEED_ROWS = (
     ("attack success, blank picture", ASR | PLAIN | {"defence": "unguarded"}),
@@ -60,7 +60,7 @@ SEED_ROWS = (
     ("the same with the guard, the paper's own reference", ASR | INSIDE | GUARDED | OWN),
     ("its over-refusal there", OVER_REFUSAL | INSIDE | GUARDED | OWN),
     ("change of the refusal score, blank picture, `ablate`", GAIN | {"rule": "ablate"}),
-    ("the same, `substitute` (strength 1, gate sign)", GAIN | {"rule": "substitute", "selection_rule": None}),
+    ("the same, `substitute` (strength 1, gate sign)", GAIN | {"rule": "substitute", "selection_rule": ""}),
     ("AUROC of the refusal score against the exact judge, scene", SCORE | {"defence": "unguarded"}),
     ("the same with the guard", SCORE | GUARDED),
 )
@@ -98,14 +98,21 @@ def row_of(name: str) -> pd.Series:
     entry = entries()[name]
     results = entry.get("results", DEFAULT)
     rows = _table(entry["table"], results)
-    for column, value in entry.items():
-        if value == "chosen":
-            value = SweepChoice.read(_table("layer_sweep", results)).layer
-        if column not in SETTINGS:
-            rows = rows[rows[column].isna() if value == "" else rows[column] == value]
+    wanted = {column: value for column, value in entry.items() if column not in SETTINGS}
+    if "chosen" in wanted.values():
+        layer = SweepChoice.read(_table("layer_sweep", results)).layer
+        wanted = {column: layer if value == "chosen" else value for column, value in wanted.items()}
+    rows = _like(rows, wanted)
     if len(rows) != 1:
         raise NumberError(f"{name!r}: {len(rows)} rows of {results}/{entry['table']}.csv are like this; expected one")
     return rows.iloc[0]
+
+
+def _like(rows: pd.DataFrame, wanted: Mapping[str, object]) -> pd.DataFrame:
+    """Return the rows with these values; "" means empty."""
+    for column, value in wanted.items():
+        rows = rows[rows[column].isna() if value == "" else rows[column] == value]
+    return rows
 
 
 def written(match: re.Match) -> str:
@@ -176,9 +183,7 @@ def seeds() -> str:
         f"| chosen guard | {' | '.join(guards)} | |",
     ]
     for label, wanted in SEED_ROWS:
-        rows = table
-        for column, value in wanted.items():
-            rows = rows[rows[column].isna() if value is None else rows[column] == value]
+        rows = _like(table, wanted)
         own, spread = rows[rows.seed.notna()].set_index("seed").sort_index(), rows[rows.seed.isna()]
         if list(own.index) != names or len(spread) != 1:
             raise NumberError(f"{label!r}: {len(rows)} rows of seeds.csv are like this; expected one per seed, and one")

@@ -26,12 +26,10 @@ def get(
     quieten()
     from studies import llava_qwen
     from studies.experiment.config import ConfigError
+    from studies.experiment.shipped_models import built_variant
     from studies.llava_qwen import build
 
-    try:
-        variant = llava_qwen.variant_of(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    variant = built_variant(name)
     if variant is None:
         raise ConfigError(f"{name!r} can't be built; expected {llava_qwen.ALIAS}")
     print(build.get(base, variant))

@@ -31,7 +31,7 @@ class SettingComparison:
     What a table says about a setting rests on paired tests between two of its arms: changes from the unguarded model,
     the guard against rivals and bounds, and ranks, which count differences between any two defences. Holm's correction
     is over all of these at once, for one setting (dataset, setting and modality) and metric. So any false difference in
-    a setting has a chance of at most `LEVEL`, and ranks can't contradict the p-values beside them. Settings are not
+    a setting has a chance of at most `LEVEL`, and ranks can't contradict the p-values next to them. Settings are not
     pooled: each is a question of its own, and one with little room would take the power from the others.
     """
 

@@ -223,7 +223,7 @@ def _rivals(entry: SettingRows, ranked: pd.DataFrame) -> Iterator[str]:
 
 
 def _keeps_up(entry: SettingRows, rival: str) -> list[str]:
-    """Say if a rival is no worse than the guard by the margin, in attack success."""
+    """Say if a rival's attack success exceeds the guard's by less than the margin."""
     try:
         is_no_worse = entry.versus(rival, "asr_no_worse").value == 1
     except LookupError:

@@ -39,13 +39,22 @@ def shipped_model(name: str, weights: str | Path | None = None) -> ShippedModel 
     if name == BUILT_IN:
         folders = organism.path(weights), organism.llm_path(weights)
         return ShippedModel(*folders, BUILT_IN, (*SPLITS, TRAINED), language.queries)
-    try:
-        variant = llava_qwen.variant_of(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    variant = built_variant(name)
     if variant is None:
         return None
     folders = llava_qwen.path(variant), llava_qwen.llm_path()
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise ConfigError(f"{name!r} is not built yet ({missing[0]} does not exist); run `vlm-guard model get {name}`")
     return ShippedModel(*folders, requests.NAME, requests.SPLITS, requests.queries)
+
+
+def built_variant(name: str) -> str | None:
+    """Return the variant of `llava-qwen-0.5b` that a name means; None for any other model.
+
+    Raises:
+        ConfigError: the variant does not exist.
+    """
+    try:
+        return llava_qwen.variant_of(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

@@ -25,7 +25,7 @@ def queries(split: str) -> tuple[Query, ...]:
     Pairs are in an order in which the first ones come from all categories in turn.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: the split does not exist.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} does not exist; expected one of {', '.join(SPLITS)}")

@@ -1,4 +1,4 @@
-"""Where the characters and tokens of a picture are said to be is where they are drawn."""
+"""Labels of pictures: characters and tokens are where they are drawn."""
 
 import numpy as np
 import pytest
