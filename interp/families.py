@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import reduce
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from interp.errors import ModelError
@@ -152,6 +152,24 @@ def unembedding(model: PreTrainedModel) -> nn.Module:
         if head is not None:
             return head
     raise ModelError(f"{type(model).__name__} has no output embeddings")
+
+
+def keep_unembedding_contiguous(model: PreTrainedModel) -> None:
+    """Have the unembedding copy its input where that is a slice, as `logits_to_keep` makes it.
+
+    PyTorch multiplies a slice in batches, and copies the whole unembedding for each row of the batch: seconds per pass
+    where the vocabulary is large.
+    """
+    try:
+        head = unembedding(model)
+    except (ModelError, AttributeError):
+        return
+    if _contiguous_input not in head._forward_pre_hooks.values():
+        head.register_forward_pre_hook(_contiguous_input)
+
+
+def _contiguous_input(module: nn.Module, args: tuple) -> tuple:
+    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in args)
 
 
 DEPTHS = ("num_hidden_layers", "depth", "num_layers")

@@ -53,9 +53,19 @@ class _ForcedBeginning(LogitsProcessor):
         return forced
 
 
-@torch.no_grad()
+def log_probabilities(logits: Float[Tensor, "*row d_vocab"]) -> Float[Tensor, "*row d_vocab"]:
+    """Return log-probabilities in float32, in whatever precision the model computes."""
+    return logits.float().log_softmax(-1)
+
+
 def logprobs_after(model: VLM | LLM, batch: Inputs, tokens: Sequence[int]) -> Float[Tensor, "row d_vocab"]:
-    """Compute the log-probabilities of the answer's next token after forced ones.
+    """Compute the log-probabilities of the answer's next token after forced ones; see `logits_after`."""
+    return log_probabilities(logits_after(model, batch, tokens))
+
+
+@torch.no_grad()
+def logits_after(model: VLM | LLM, batch: Inputs, tokens: Sequence[int]) -> Float[Tensor, "row d_vocab"]:
+    """Compute the logits of the answer's next token after forced ones.
 
     By generation, because families extend a batch of prompts in ways of their own. Guards on the model act as in any
     generation: the forced tokens count as generated.
@@ -63,11 +73,10 @@ def logprobs_after(model: VLM | LLM, batch: Inputs, tokens: Sequence[int]) -> Fl
     Args:
         model: the model.
         batch: prompts from `collate`.
-        tokens: first tokens of the answer; none for the log-probabilities of the first one.
+        tokens: first tokens of the answer; none for the logits of the first one.
     """
     if not tokens:
-        logits = model.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-        return logits.float().log_softmax(-1)
+        return model.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
     output = model.model.generate(
         **batch,
         max_new_tokens=len(tokens) + 1,
@@ -79,4 +88,4 @@ def logprobs_after(model: VLM | LLM, batch: Inputs, tokens: Sequence[int]) -> Fl
         output_logits=True,
         return_dict_in_generate=True,
     )
-    return output.logits[len(tokens)].float().log_softmax(-1)
+    return output.logits[len(tokens)]

@@ -5,9 +5,10 @@ of the batch; the mask lets each attend to the prompt and to its own earlier tok
 So the keys and values of a prompt are computed and stored once, however many guards there are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +20,11 @@ from interp import families
 from interp.guard import Guard
 from interp.inputs import Prompt, collate
 from interp.tracing.prefix import CutPrompts, Prefix, preallocated_cache
+from interp.unguarded_token import UnguardedToken
 from interp.vlm import VLM
+
+COMPARED_ROWS = 4
+"""Rows of logits that are converted to float32 at a time: as many as stay in the processor's caches."""
 
 
 @dataclass
@@ -36,6 +41,10 @@ class PrefilledPrompts:
     """Position id of each prompt's last token, as the family counts."""
     last: Int[Tensor, "batch 1"]
     """Last token of each prompt."""
+    _unguarded: UnguardedToken | None = None
+    """The last token without a guard, once `run_unguarded` has run it."""
+    _forced: Mapping[int, UnguardedToken] = field(default_factory=dict)
+    """Tokens after it without a guard, by their id."""
 
     @classmethod
     def from_prompts(cls, vlm: VLM, prompts: Sequence[Prompt], n_room: int) -> "PrefilledPrompts":
@@ -84,10 +93,33 @@ class PrefilledPrompts:
         positions = _next_positions(recorded[0], lengths, n_prefix + longest)
         return cls(vlm, cache, is_token, n_prefix + lengths, positions, last)
 
+    def run_unguarded(self, forced: Sequence[int]) -> None:
+        """Run the last token of each prompt without a guard, and every forced token after it.
+
+        Args:
+            forced: tokens that `after` will be asked for.
+        """
+        self._unguarded = self._recorded(self.last, step=0)
+        _move_end(self.cache, 1)
+        self._forced = {token: self._recorded(torch.full_like(self.last, token), step=1) for token in forced}
+        _move_end(self.cache, -1)
+
+    def _recorded(self, tokens: Int[Tensor, "batch 1"], step: int) -> UnguardedToken:
+        """Return the unguarded run of a token."""
+        run, run_other = (partial(self._run, ids, step) for ids in (tokens, (tokens + 1) % len(self.vlm.tokenizer)))
+        recorded = UnguardedToken.record(self.vlm, self.cache, run)
+        can_play = recorded.plays_back(self.vlm, self.cache, run, run_other)
+        return recorded if can_play else replace(recorded, outputs=())
+
+    @property
+    def unguarded_logits(self) -> Float[Tensor, "batch d_vocab"]:
+        """Logits of each prompt's first answer token without a guard."""
+        return self._unguarded.logits[:, 0]
+
     def answer(
         self, guards: Sequence[Guard | None], references: Sequence[Tensor | None], n_steps: int
     ) -> Iterator[tuple[Float[Tensor, "batch guard d_vocab"], Int[Tensor, "batch guard"]]]:
-        """Yield the log-probabilities of each next token and the likeliest one, until every answer has ended.
+        """Yield the logits of each next token and the likeliest one, until every answer has ended.
 
         The cache holds the bare prompts again afterwards, so further guards can continue them.
         """
@@ -96,10 +128,10 @@ class PrefilledPrompts:
         n_prompt = self.cache.get_seq_length()
         try:
             for step in range(n_steps):
-                logprobs = self._step(tokens, guards, references, step).float().log_softmax(-1)
-                tokens = logprobs.argmax(-1).masked_fill(has_ended, pad_id)
+                logits = self._step(tokens, guards, references, step, self._unguarded if step == 0 else None)
+                tokens = _likeliest(logits).masked_fill(has_ended, pad_id)
                 has_ended |= torch.isin(tokens, ends.to(tokens.device))
-                yield logprobs, tokens
+                yield logits, tokens
                 if has_ended.all():
                     return
         finally:
@@ -108,29 +140,54 @@ class PrefilledPrompts:
     def after(
         self, token: int, guards: Sequence[Guard | None], references: Sequence[Tensor | None]
     ) -> Float[Tensor, "batch guard d_vocab"]:
-        """Compute the second token's log-probabilities if the first one were `token`.
+        """Compute the second token's logits if the first one were `token`.
 
         To be called between the first and the second step of `answer`, whose tokens it leaves alone.
         """
-        logits = self._step(torch.full_like(self.last, token).expand(-1, len(guards)), guards, references, step=1)
+        tokens = torch.full_like(self.last, token).expand(-1, len(guards))
+        logits = self._step(tokens, guards, references, 1, self._forced[token])
         _move_end(self.cache, -len(guards))
-        return logits.float().log_softmax(-1)
+        return logits
 
     def _step(
-        self, tokens: Int[Tensor, "batch guard"], guards: Sequence[Guard | None], references: Sequence, step: int
+        self,
+        tokens: Int[Tensor, "batch guard"],
+        guards: Sequence[Guard | None],
+        references: Sequence,
+        step: int,
+        unguarded: UnguardedToken | None,
     ) -> Float[Tensor, "batch guard d_vocab"]:
-        # All guards are at the same position of their own answer.
-        position_ids = self.positions.expand(*self.positions.shape[:-1], len(guards)) + step
-        with _guards_applied(self.vlm, guards, references, step):
-            logits = self.vlm.model(
-                input_ids=tokens,
-                attention_mask=self._mask(len(guards), step),
-                position_ids=position_ids,
-                past_key_values=self.cache,
-                use_cache=True,
-            ).logits
+        """Run one token per guard.
+
+        Args:
+            tokens: the tokens.
+            guards, references: see `answer`.
+            step: place of the token in the answer; 0 is the prompt's last token.
+            unguarded: the same token without a guard, if every guard has the same one.
+        """
+        n_shared = self._n_shared_blocks(guards, step) if unguarded and unguarded.outputs else 0
+        played = unguarded.played_back(self.vlm, self.cache, len(guards), n_shared - 1) if n_shared else nullcontext()
+        with played, _guards_applied(self.vlm, guards, references, step):
+            logits = self._run(tokens, step)
         _move_end(self.cache, len(guards))
         return logits
+
+    def _n_shared_blocks(self, guards: Sequence[Guard | None], step: int) -> int:
+        """Return how many blocks compute the same for all guards: those up to the first change at any step so far."""
+        n_layers = self.vlm.n_layers
+        return min(1 + first_change(guard, n_layers, step) for guard in guards)
+
+    def _run(self, tokens: Int[Tensor, "batch token"], step: int) -> Float[Tensor, "batch token d_vocab"]:
+        """Run tokens that follow the prompts, one answer each; the cache does not keep them yet."""
+        n = tokens.shape[1]
+        # All guards are at the same position of their own answer.
+        return self.vlm.model(
+            input_ids=tokens,
+            attention_mask=self._mask(n, step),
+            position_ids=self.positions.expand(*self.positions.shape[:-1], n) + step,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
 
     def _mask(self, n_guards: int, step: int) -> Tensor | dict[str, Tensor]:
         """Return the additive attention mask of one step; by kind of layer where a model has several."""
@@ -161,10 +218,24 @@ class PrefilledPrompts:
         return zeros.masked_fill(~is_visible, torch.finfo(dtype).min)
 
 
+def first_change(guard: Guard | None, n_layers: int, step: int = 0) -> int:
+    """Return the first layer whose output a guard changes at a step or before it; the last one if it changes none."""
+    acts = guard is not None and any(_acts_at(guard.positions, earlier) for earlier in range(step + 1))
+    return min(guard.layers) if acts else n_layers - 1
+
+
 def pad_token(vlm: VLM) -> int:
     """Return the id that fills answers after their end."""
     pad_id = vlm.tokenizer.pad_token_id
     return 0 if pad_id is None else pad_id
+
+
+def _likeliest(logits: Float[Tensor, "batch guard d_vocab"]) -> Int[Tensor, "batch guard"]:
+    """Return the likeliest tokens. In 16-bit precision, a CPU compares several times slower than in float32."""
+    if logits.device.type != "cpu" or logits.dtype == torch.float32:
+        return logits.argmax(-1)
+    parts = logits.flatten(0, 1).split(COMPARED_ROWS)
+    return torch.cat([part.float().argmax(-1) for part in parts]).view(logits.shape[:2])
 
 
 def _end_tokens(vlm: VLM) -> Int[Tensor, " token"]:

@@ -9,6 +9,8 @@ before their requests. Guards and models for which this does not hold are run on
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
+from math import inf
 
 import torch
 from jaxtyping import Float, Int
@@ -16,9 +18,9 @@ from torch import Tensor
 
 from interp.bare import is_guarded
 from interp.batches import Advance, BatchPlan
-from interp.forced import ForcedScore, forced_tokens, logprobs_after
+from interp.forced import ForcedScore, forced_tokens, log_probabilities, logits_after, logprobs_after
 from interp.guard import Guard
-from interp.guard_attention import PrefilledPrompts, pad_token
+from interp.guard_attention import PrefilledPrompts, first_change, pad_token
 from interp.identity import prompt_record
 from interp.inputs import Prompt, collate, collate_same_pictures
 from interp.tracing.forward import PassSpec
@@ -45,7 +47,11 @@ GREEDY_SETTINGS = {
 PREFILL_SAFE_POSITIONS = ("last_prefill", "generated", "last")
 """Positions of a guard that leave the prompt unchanged before its last token."""
 LOGIT_BYTES = 256e6
-"""Memory for the log-probabilities of all guards in one pass."""
+"""Memory for the logits of all guards in one pass."""
+SCORED_BYTES = 2.5e6
+"""Memory for log-probabilities in float32, which are computed a few rows at a time."""
+ROWS_ON_CPU = 192
+"""Prompts times guards in one pass on a CPU, which gains nothing from more: fewer guards leave out more blocks."""
 MAX_GENERATING = 32
 """Guards in one pass that generate: each of their tokens takes up a position in every later pass."""
 
@@ -110,17 +116,33 @@ class _GuardBatch:
         """Tokens of each guard that the cache holds after a prompt."""
         return max(self.max_new_tokens, 2 if self.forced else 1)
 
-    def score(self, name: str, logprobs: Tensor, unguarded: Tensor, after: Mapping[int, Tensor]) -> Tensor:
-        """Compute a score.
+    def scored(self, logits: Tensor, unguarded: Tensor, after: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """Compute all scores, `prompt guard`.
 
         Args:
-            name: one of `scores`.
-            logprobs: the first token's, `prompt guard d_vocab`.
-            unguarded: the first token's without a guard, `prompt d_vocab`.
-            after: the second token's after each forced one, `prompt guard d_vocab`.
+            logits: the first token's, `prompt guard d_vocab`.
+            unguarded: the first token's log-probabilities without a guard, `prompt d_vocab`.
+            after: the second token's logits after each forced one, `prompt guard d_vocab`.
         """
-        score = self.scores[name]
-        return score(logprobs, after if isinstance(score, ForcedScore) else unguarded).float().cpu()
+        # A few rows at a time: in float32, a large vocabulary does not fit into the processor's caches, and allocating
+        # memory for it takes longer than the arithmetic.
+        n_prompts, n_guards, d_vocab = logits.shape
+        n_rows = max(1, int(SCORED_BYTES / (4 * d_vocab)))
+        n_columns = max(1, n_rows // n_prompts)
+        runs = {name: torch.empty(n_prompts, n_guards) for name in self.scores}
+        for top, left in product(range(0, n_prompts, n_rows), range(0, n_guards, n_columns)):
+            cells = slice(top, top + n_rows), slice(left, left + n_columns)
+            behind = {token: values[cells] for token, values in after.items()}
+            for name, values in self._scored(logits[cells], unguarded[cells[0]], behind).items():
+                runs[name][cells] = values
+        return runs
+
+    def _scored(self, logits: Tensor, unguarded: Tensor, after: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        logprobs, after = log_probabilities(logits), {token: log_probabilities(part) for token, part in after.items()}
+        return {
+            name: score(logprobs, after if isinstance(score, ForcedScore) else unguarded).float().cpu()
+            for name, score in self.scores.items()
+        }
 
     def n_per_pass(self, n_prompts: int) -> int:
         """Return how many guards one pass takes: as many as fit the memory for log-probabilities and for the cache."""
@@ -130,7 +152,9 @@ class _GuardBatch:
         bytes_per_token = 2 * self.vlm.n_layers * heads * d_head * self.vlm.model.dtype.itemsize
         by_cache = cache_room(self.vlm.device) / (bytes_per_token * self.n_steps)
         n_distributions = 1 + len(self.forced)
-        fit = min(LOGIT_BYTES / (4 * text.vocab_size * n_distributions), by_cache) / n_prompts
+        by_logits = LOGIT_BYTES / (self.vlm.model.dtype.itemsize * text.vocab_size * n_distributions)
+        by_device = ROWS_ON_CPU if self.vlm.device.type == "cpu" else inf
+        fit = min(by_logits, by_cache, by_device) / n_prompts
         return min(len(self.guards), max(2, int(min(fit, MAX_GENERATING) if self.max_new_tokens > 1 else fit)))
 
     def n_room(self, n_prompts: int) -> int:
@@ -234,24 +258,25 @@ def _run_mixed(batch: _GuardBatch, not_batched: Mapping[int, str]) -> GuardRuns:
 
 def _run_together(batch: _GuardBatch) -> GuardRuns:
     """Run all guards on one prefill of each prompt."""
-    # The unguarded model comes first: the scores compare the guards with it.
-    batch = replace(batch, guards=[None, *batch.guards], references=[None, *batch.references])
-    runs, n_guards = batch.empty_runs(), len(batch.guards)
+    runs, n_layers = batch.empty_runs(), batch.vlm.n_layers
+    # Guards that first change the same layer run together: the blocks before it are not run again.
+    order = sorted(range(len(batch.guards)), key=lambda i: first_change(batch.guards[i], n_layers))
     for rows, prefilled in _prefilled(batch):
-        n_per_pass, unguarded = batch.n_per_pass(len(rows)), None
-        for start in range(0, n_guards, n_per_pass):
-            part = slice(start, min(start + n_per_pass, n_guards))
-            states = [None if reference is None else reference[rows] for reference in batch.references[part]]
-            answers = prefilled.answer(batch.guards[part], states, batch.max_new_tokens)
-            for step, (logprobs, tokens) in enumerate(answers):
-                runs.tokens[part, rows, step] = tokens.T.cpu()
-                if step == 0:
-                    unguarded = logprobs[:, 0] if unguarded is None else unguarded
-                    after = {token: prefilled.after(token, batch.guards[part], states) for token in batch.forced}
-                    for name in batch.scores:
-                        runs.scores[name][part, rows] = batch.score(name, logprobs, unguarded, after).T
-            batch.advance(len(rows) * (part.stop - max(part.start, 1)))
-    return GuardRuns({name: values[1:] for name, values in runs.scores.items()}, runs.tokens[1:], {})
+        prefilled.run_unguarded(batch.forced)
+        unguarded, n_per_pass = log_probabilities(prefilled.unguarded_logits), batch.n_per_pass(len(rows))
+        for start in range(0, len(order), n_per_pass):
+            part = order[start : start + n_per_pass]
+            guards = [batch.guards[i] for i in part]
+            states = [None if batch.references[i] is None else batch.references[i][rows] for i in part]
+            cells = torch.tensor(part)[:, None], torch.tensor(rows)
+            for step, (logits, tokens) in enumerate(prefilled.answer(guards, states, batch.max_new_tokens)):
+                runs.tokens[(*cells, step)] = tokens.T.cpu()
+                if step == 0 and batch.scores:
+                    after = {token: prefilled.after(token, guards, states) for token in batch.forced}
+                    for name, values in batch.scored(logits, unguarded, after).items():
+                        runs.scores[name][cells] = values.T
+            batch.advance(len(rows) * len(part))
+    return runs
 
 
 def _run_separately(batch: _GuardBatch) -> GuardRuns:
@@ -262,16 +287,16 @@ def _run_separately(batch: _GuardBatch) -> GuardRuns:
     for rows, _ in _batches(batch.prompts, batch.batch_size):
         inputs, unguarded = collate(vlm, [batch.prompts[i] for i in rows]), None
         if batch.scores:
-            unguarded = vlm.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+            unguarded = logprobs_after(vlm, inputs, ())
         for i, (guard, states) in enumerate(zip(batch.guards, batch.references, strict=True)):
             with guard.on(vlm, None if states is None else states[rows]) if guard else nullcontext():
                 output = vlm.model.generate(**inputs, **kwargs)
-                after = {token: logprobs_after(vlm, inputs, (token,))[:, None] for token in batch.forced}
+                after = {token: logits_after(vlm, inputs, (token,))[:, None] for token in batch.forced}
             new = output.sequences[:, -len(output.logits) :].cpu()
             runs.tokens[i, rows, : new.shape[1]] = new
-            for name in batch.scores:
-                logprobs = output.logits[0].float().log_softmax(-1)[:, None]
-                runs.scores[name][i, rows] = batch.score(name, logprobs, unguarded, after)[:, 0]
+            if batch.scores:
+                for name, values in batch.scored(output.logits[0][:, None], unguarded, after).items():
+                    runs.scores[name][i, rows] = values[:, 0]
             batch.advance(len(rows))
     return runs
 

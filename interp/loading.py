@@ -1,6 +1,6 @@
 """Weights from a folder or the hub into memory, with a one-line error for whatever goes wrong."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from interp.errors import ModelError, first_line
 
 SMALLER = "Give dtype=torch.bfloat16, device_map='auto' (needs accelerate), or a quantization_config."
 """Advice in messages about memory."""
+WIDE = 512
+"""Width from which products in bfloat16 are faster on a CPU with instructions for them."""
 
 
 def load(loader, name: str, **kwargs):
@@ -45,7 +47,7 @@ class Placement:
 
     @classmethod
     def of(cls, device: str, dtype: torch.dtype | str, device_map, quantization_config) -> "Placement":
-        """Resolve `auto`: float32 on a CPU, where it is faster than bfloat16, and elsewhere the checkpoint's precision.
+        """Resolve the device `auto`; the precision `auto` waits for the checkpoint, see `in_precision_of`.
 
         Args:
             device: auto, cpu, cuda, meta, ...
@@ -64,10 +66,23 @@ class Placement:
             raise ModelError(
                 f"device {device!r} can't be used: {first_line(error)}; expected auto, cpu, cuda, ..."
             ) from None
-        if dtype == "auto" and device == "cpu" and device_map is None and quantization_config is None:
-            dtype = torch.float32
         loading = {"device_map": device_map, "quantization_config": quantization_config}
         return cls(torch.device(device), dtype, {k: v for k, v in loading.items() if v is not None} | {"dtype": dtype})
+
+    def in_precision_of(self, config: PretrainedConfig) -> "Placement":
+        """Resolve the precision `auto`: the checkpoint's own, but on a CPU float32 where bfloat16 is not faster.
+
+        Width and processor decide, and no measurement, so that every run on a machine has the same precision.
+
+        Args:
+            config: config of the model.
+        """
+        if self.dtype != "auto" or self.device.type != "cpu" or len(self.loading) > 1:
+            return self
+        text = config.get_text_config()
+        is_faster = (config.dtype or text.dtype) == torch.bfloat16 and text.hidden_size >= WIDE and has_bfloat16()
+        dtype = torch.bfloat16 if is_faster else torch.float32
+        return replace(self, dtype=dtype, loading=self.loading | {"dtype": dtype})
 
     def place(self, model: PreTrainedModel) -> PreTrainedModel:
         """Move the model to its device, unless it was spread over devices or quantised.
@@ -79,6 +94,12 @@ class Placement:
             return (model if len(self.loading) > 1 else model.to(self.device)).eval()
         except torch.OutOfMemoryError as error:
             raise ModelError(f"the model does not fit on {self.device}: {first_line(error)} {SMALLER}") from error
+
+
+def has_bfloat16() -> bool:
+    """Return whether this processor multiplies in bfloat16; all others are several times slower than in float32."""
+    supports = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in supports)
 
 
 def _check_memory(name: str, placement: Placement) -> None:
@@ -125,6 +146,7 @@ def load_model(
         with placement.device:
             dtype = {"dtype": placement.dtype} if placement.dtype != "auto" else {}
             return auto.from_config(config, trust_remote_code=hub["trust_remote_code"], **dtype).eval()
+    placement = placement.in_precision_of(config)
     _check_memory(name, placement)
     attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
     model, report = load(auto, name, config=config, output_loading_info=True, **placement.loading, **attention, **hub)

@@ -64,6 +64,9 @@ class LLM(_HasDecoder):
     loading: dict | None = field(default=None, repr=False, compare=False)
     """Arguments of `from_pretrained`, for worker processes that load the same model; None for a wrapped model."""
 
+    def __post_init__(self):
+        families.keep_unembedding_contiguous(self.model)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -169,6 +172,7 @@ class VLM(_HasDecoder):
             object.__setattr__(self, "name", self.model.config.name_or_path or type(self.model).__name__)
         if self.processor is not None:
             self.processor.tokenizer.padding_side = "left"
+        families.keep_unembedding_contiguous(self.model)
 
     @classmethod
     def from_pretrained(
@@ -187,7 +191,7 @@ class VLM(_HasDecoder):
         Args:
             name_or_path: folder in Hugging Face format, or hub id.
             device: `auto` uses a GPU if there is one; `meta` loads no weights, for traces on a server.
-            dtype: weight precision; `auto` is float32 on a CPU and the checkpoint's own elsewhere.
+            dtype: weight precision; `auto` is the checkpoint's own, but float32 on a CPU where bfloat16 is not faster.
             device_map: spreads the model over devices (needs accelerate); `device` is then ignored.
             attn_implementation: `eager`, `sdpa` or `flash_attention_2`; by default transformers chooses.
             revision: commit, tag or branch on the hub.

@@ -1,5 +1,6 @@
 """First-token metrics: how close the model is to refusing, and how far a guard moves it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -53,25 +54,44 @@ def refusal_scores(
     missing = [token for token in openings.seconds if token not in (after or {})]
     if missing:
         raise ValueError(f"two-token openings begin with {missing}; expected the second token's log-probabilities too")
-    is_opening = torch.zeros(logprobs.shape[-1], dtype=torch.bool)
-    is_opening[list(openings.single)] = True
-    is_first = torch.zeros_like(is_opening)
-    is_first[list(openings.seconds)] = True
-    inside, outside = [logprobs[..., is_opening]], [logprobs[..., ~is_opening & ~is_first]]
-    for first, seconds in openings.seconds.items():
-        is_second = torch.zeros_like(is_opening)
-        is_second[seconds] = True
-        joint = logprobs[..., first, None] + after[first]
-        inside.append(joint[..., is_second])
-        outside.append(joint[..., ~is_second])
-    return torch.cat(inside, dim=-1).logsumexp(-1) - torch.cat(outside, dim=-1).logsumexp(-1)
+    inside = [logprobs[..., list(openings.single)]]
+    inside += [logprobs[..., first, None] + after[first][..., seconds] for first, seconds in openings.seconds.items()]
+    refusal = torch.cat(inside, dim=-1).logsumexp(-1)
+    # Everything else is 1 - p, unless that loses digits: then its parts are summed, which is slow for many words.
+    others = torch.log1p(-refusal.exp().clamp(max=0.5))
+    if (is_likely := refusal > LIKELY).any():
+        behind = {first: values[is_likely] for first, values in (after or {}).items()}
+        others[is_likely] = _mass_of_others(logprobs[is_likely], openings, behind)
+    return refusal - others
+
+
+LIKELY = math.log(0.5)
+"""Log-probability of a refusal above which that of everything else is summed part by part."""
+
+
+def _mass_of_others(
+    logprobs: Float[Tensor, "prompt d_vocab"],
+    openings: RefusalOpenings,
+    after: Mapping[int, Float[Tensor, "prompt d_vocab"]],
+) -> Float[Tensor, " prompt"]:
+    """Compute the log-probability of all beginnings that are not refusal openings; see `refusal_scores`."""
+    parts = [_without(logprobs, [*openings.single, *openings.seconds])]
+    parts += [logprobs[:, first] + _without(after[first], seconds) for first, seconds in openings.seconds.items()]
+    return torch.stack(parts).logsumexp(0)
+
+
+def _without(logprobs: Float[Tensor, "prompt d_vocab"], tokens: Sequence[int]) -> Float[Tensor, " prompt"]:
+    """Compute the log-probability of all tokens but these."""
+    others = logprobs.clone()
+    others[:, list(tokens)] = -torch.inf
+    return others.logsumexp(-1)
 
 
 def kl_divergence(
     unguarded: Float[Tensor, "*#prompt d_vocab"], guarded: Float[Tensor, "*prompt d_vocab"]
 ) -> Float[Tensor, "*prompt"]:
     """Compute KL(unguarded || guarded) at the first answer token, in nats."""
-    return (unguarded.exp() * (unguarded - guarded)).sum(-1)
+    return (unguarded - guarded).mul_(unguarded.exp()).sum(-1)
 
 
 def first_token_refusal(

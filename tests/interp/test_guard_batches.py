@@ -10,11 +10,13 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from interp.directions import SafetyDirection, random_basis
+from interp.families import sublayers
 from interp.forced import ForcedScore
 from interp.guard import Guard
 from interp.guard_batches import PREFILL_SAFE_POSITIONS, GuardBatchError, run_guards, why_not_together
 from interp.inputs import collate, text_prompt, to_prompts
 from interp.projection import ProbeGate
+from interp.unguarded_token import UnguardedToken
 from interp.vlm import VLM
 from tests.families import deep, folders
 
@@ -258,6 +260,61 @@ def test_more_guards_than_fit_into_one_pass_take_several(tiny_vlm, queries, monk
         for name in moved:
             torch.testing.assert_close(parts.scores[name], whole.scores[name], atol=1e-5, rtol=0)
         assert torch.equal(parts.tokens, whole.tokens) and sum(n_done) == len(guards) * len(prompts)
+
+
+def test_blocks_below_the_first_change_run_once_for_all_guards(tiny_vlm, queries, monkeypatch):
+    """Counted by the tokens that reach an MLP; without playing blocks back, the results are the same."""
+    prompts, guards = to_prompts(queries, "text", 96), [guard for guard in guards_of(tiny_vlm) if guard]
+    last = tiny_vlm.n_layers - 1
+    late = [guard for guard in guards if last in guard.layers and 0 not in guard.layers]
+    references = guards[0].read(tiny_vlm, [query.text for query in queries])
+    scores = {"best": lambda logprobs, unguarded: logprobs.amax(-1), "behind": ForcedScore(FORCED, behind)}
+    n_tokens = [0] * tiny_vlm.n_layers
+
+    def run(guards):
+        n_tokens[:] = [0] * tiny_vlm.n_layers
+        runs = run_guards(tiny_vlm, prompts, guards, references, scores, together=True)
+        return runs, n_tokens.copy()
+
+    def count(layer):
+        def add(module, args):
+            n_tokens[layer] += args[0][..., 0].numel()
+
+        return sublayers(tiny_vlm.blocks[layer])[1].register_forward_pre_hook(add)
+
+    hooks = [count(layer) for layer in range(tiny_vlm.n_layers)]
+    try:
+        # Once more: the first time, the model is tested too.
+        run([None])
+        _, (fewest, *_) = run([None])
+        _, of_late = run(late)
+        played, of_all = run(guards)
+        assert of_late == [fewest] * tiny_vlm.n_layers
+        assert of_all[0] == fewest < of_all[last]
+        monkeypatch.setattr(UnguardedToken, "plays_back", lambda *args: False)
+        whole, without = run(guards)
+        assert without[0] == of_all[last]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in scores:
+        torch.testing.assert_close(played.scores[name], whole.scores[name], atol=1e-5, rtol=0)
+
+
+def test_a_model_whose_blocks_depend_on_skipped_ones_runs_them_all(tiny_folder, queries):
+    """A block that adds what the first block has seen, as some architectures do, can't be played back."""
+    vlm = VLM.from_pretrained(tiny_folder, device="cpu")
+    seen = []
+
+    def remember(module, args):
+        seen[:] = [args[0]]
+
+    def add(module, args, output):
+        return output + 0.5 * seen[0]
+
+    sublayers(vlm.blocks[0])[1].register_forward_pre_hook(remember)
+    sublayers(vlm.blocks[-1])[1].register_forward_hook(add)
+    compare(vlm, to_prompts(queries, "scene", 96))
 
 
 def test_guards_act_on_forced_tokens_as_on_generated_ones(tiny_vlm, queries):

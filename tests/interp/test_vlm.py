@@ -2,13 +2,16 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
+from interp import loading
 from interp.errors import ModelError
 from interp.families import decoder_blocks
+from interp.inputs import collate, to_prompts
 from interp.vlm import LLM, VLM
 
 
@@ -92,3 +95,43 @@ def test_an_llm_that_the_vlm_was_not_built_on_is_rejected(tiny_vlm):
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"how": 0, "do": 1}, "how")))
     with pytest.raises(ModelError, match="2 of the 2 tokens of 'other' have another id"):
         LLM(own.model, other, "other").check_matches(tiny_vlm)
+
+
+def test_the_unembedding_never_gets_a_slice(tiny_folder, queries):
+    """`logits_to_keep` makes slices, which PyTorch multiplies row by row with copies of the whole matrix."""
+    vlm = VLM.from_pretrained(tiny_folder, device="cpu")
+    again = VLM(vlm.model, vlm.processor)
+    assert len(again.unembedding._forward_pre_hooks) == 1
+    inputs = []
+    hook = vlm.unembedding.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
+    batch = collate(vlm, to_prompts(queries, "scene", 96))
+    try:
+        with torch.no_grad():
+            last = vlm.model(**batch, logits_to_keep=1).logits
+            vlm.model.generate(**batch, max_new_tokens=2, do_sample=False)
+    finally:
+        hook.remove()
+    assert len(inputs) == 3 and all(states.shape[:2] == (4, 1) and states.is_contiguous() for states in inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(last[:, -1], vlm.model(**batch).logits[:, -1])
+
+
+@pytest.mark.parametrize(
+    ("stored", "width", "supported", "expected"),
+    [
+        (torch.bfloat16, 896, True, torch.bfloat16),
+        (torch.bfloat16, 896, False, torch.float32),
+        (torch.bfloat16, 192, True, torch.float32),
+        (torch.float16, 896, True, torch.float32),
+        (None, 896, True, torch.float32),
+    ],
+)
+def test_the_precision_auto_on_a_cpu(stored, width, supported, expected, monkeypatch):
+    monkeypatch.setattr(loading, "has_bfloat16", lambda: supported)
+    config = Qwen2Config(hidden_size=width, dtype=stored)
+    placement = loading.Placement.of("cpu", "auto", None, None).in_precision_of(config)
+    assert placement.dtype == placement.loading["dtype"] == expected
+    given = loading.Placement.of("cpu", torch.float16, None, None)
+    assert given.in_precision_of(config) == given
+    spread = loading.Placement.of("cpu", "auto", "auto", None)
+    assert spread.in_precision_of(config).dtype == "auto"

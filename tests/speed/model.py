@@ -14,6 +14,8 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PretrainedConfig,
+    Qwen2Config,
 )
 
 from interp import VLM, Guard, Prompt, Query, SafetyDirection, random_basis
@@ -28,16 +30,6 @@ WORDS = (10, 20)
 
 def bench_vlm() -> VLM:
     """Return a random LLaVA: CLIP of 6 x 128 at 336/14, Llama of 12 x 256 with 8 heads, MLP 704, vocabulary 32,000."""
-    torch.manual_seed(0)
-    tokenizer = networks.build_tokenizer()
-    vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        image_size=PICTURE,
-        patch_size=PATCH,
-    )
     text = LlamaConfig(
         vocab_size=32_000,
         hidden_size=256,
@@ -45,25 +37,55 @@ def bench_vlm() -> VLM:
         num_hidden_layers=12,
         num_attention_heads=8,
         num_key_value_heads=8,
-        pad_token_id=tokenizer.pad_token_id,
+    )
+    return _random_llava(text, PICTURE, PATCH, "bench")
+
+
+def large_vocabulary_vlm(dtype: torch.dtype) -> VLM:
+    """Return a random LLaVA with the LLM of `llava-qwen-0.5b`: Qwen2 of 24 x 896, vocabulary 151,936; 240/20 pixels."""
+    text = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        dtype=dtype,
+    )
+    return _random_llava(text, 240, 20, f"large vocabulary, {str(dtype).removeprefix('torch.')}", dtype)
+
+
+def _random_llava(
+    text: PretrainedConfig, picture: int, patch: int, name: str, dtype: torch.dtype = torch.float32
+) -> VLM:
+    torch.manual_seed(0)
+    tokenizer = networks.build_tokenizer()
+    text.pad_token_id = tokenizer.pad_token_id
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        image_size=picture,
+        patch_size=patch,
     )
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=(PICTURE // PATCH) ** 2,
+        image_seq_length=(picture // patch) ** 2,
         vision_feature_layer=-1,
     )
-    images = CLIPImageProcessorPil(size={"shortest_edge": PICTURE}, crop_size={"height": PICTURE, "width": PICTURE})
+    images = CLIPImageProcessorPil(size={"shortest_edge": picture}, crop_size={"height": picture, "width": picture})
     processor = LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,
-        patch_size=PATCH,
+        patch_size=patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=networks.CHAT_TEMPLATE,
     )
-    return VLM(LlavaForConditionalGeneration(config).eval(), processor, "bench")
+    return VLM(LlavaForConditionalGeneration(config).to(dtype).eval(), processor, name)
 
 
 def built_in_vlm() -> VLM:

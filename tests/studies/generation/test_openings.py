@@ -30,6 +30,32 @@ def test_a_two_token_opening_counts_with_its_joint_probability():
         refusal_scores(first.log(), openings)
 
 
+@pytest.mark.parametrize("size", [0.3, 6.0])
+def test_likely_and_unlikely_refusals_have_exact_scores(size, generator):
+    """Against sums of probabilities in float64; each is a case of its own, at odds of up to e to the 30th."""
+    first, after_6, after_11 = (torch.randn(4, 300, 5000, generator=generator) * size).log_softmax(-1)[:3]
+    first[:100, 5] += torch.linspace(0, 30, 100)
+    first = first.log_softmax(-1)
+    after = {6: after_6, 11: after_11}
+    sums = first.double().exp()
+    inside = sums[:, 5] + sum(sums[:, 6] * after_6.double().exp()[:, i] for i in (7, 9))
+    inside += sums[:, 11] * after_11.double().exp()[:, 5]
+    others = sums.clone()
+    others[:, [5, 6, 11]] = 0
+    rest = {6: after_6.double().exp(), 11: after_11.double().exp()}
+    rest[6][:, [7, 9]] = rest[11][:, 5] = 0
+    outside = others.sum(1) + sum(sums[:, token] * values.sum(1) for token, values in rest.items())
+    expected = inside.log() - outside.log()
+    scores = refusal_scores(first, MIXED, after)
+    assert expected.min() < -2 and expected.max() > 15
+    torch.testing.assert_close(scores.double(), expected, atol=2e-5, rtol=2e-6)
+    # Any shape of rows, as guards have it.
+    shaped = refusal_scores(
+        first.view(30, 10, -1), MIXED, {token: values.view(30, 10, -1) for token, values in after.items()}
+    )
+    torch.testing.assert_close(shaped.flatten(), scores)
+
+
 def literal_probability(vlm, prompt, tokens):
     """Multiply the probabilities of some tokens, from one pass over the prompt with the tokens behind it."""
     batch = dict(collate(vlm, [prompt]))
@@ -57,6 +83,8 @@ def test_without_two_token_openings_no_pass_is_added(tiny_vlm, queries):
     passes, prompts = [], to_prompts(queries, "text", 96)
     hook = tiny_vlm.model.register_forward_hook(lambda *args: passes.append(1))
     try:
+        # Whether blocks can be played back is tested once on each model.
+        CachedModel(tiny_vlm, HOW, SINGLE).run_guards(prompts, [None])
         for openings in (SINGLE, MIXED):
             model = CachedModel(tiny_vlm, Generation(max_new_tokens=1, batch_size=4), openings)
             passes.append(0)
@@ -65,8 +93,9 @@ def test_without_two_token_openings_no_pass_is_added(tiny_vlm, queries):
     finally:
         hook.remove()
     _, single, mixed = "".join(map(str, passes)).split("0")
-    # The first tokens once; the prompts and their last tokens; and after 6 and 11 two passes each, then one each.
-    assert len(single) == 3 and len(mixed) == 3 + 4 + 2
+    # The first tokens once; the prompts, and their last tokens without guards and with them; and after 6 and 11 two
+    # passes each, then one each without guards and with them.
+    assert len(single) == 4 and len(mixed) == 4 + 4 + 4
 
 
 def test_forced_answers_begin_with_the_forced_tokens(tiny_vlm, queries):
