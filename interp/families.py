@@ -157,8 +157,8 @@ def unembedding(model: PreTrainedModel) -> nn.Module:
 def keep_unembedding_contiguous(model: PreTrainedModel) -> None:
     """Have the unembedding copy its input where that is a slice, as `logits_to_keep` makes it.
 
-    PyTorch multiplies a slice in batches, and copies the whole unembedding for each row of the batch: seconds per pass
-    where the vocabulary is large.
+    If the weights are frozen, PyTorch multiplies a slice in batches, and copies the whole unembedding for each row of
+    the batch: seconds per pass where the vocabulary is large.
     """
     try:
         head = unembedding(model)

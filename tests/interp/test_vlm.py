@@ -98,7 +98,7 @@ def test_an_llm_that_the_vlm_was_not_built_on_is_rejected(tiny_vlm):
 
 
 def test_the_unembedding_never_gets_a_slice(tiny_folder, queries):
-    """`logits_to_keep` makes slices, which PyTorch multiplies row by row with copies of the whole matrix."""
+    """`logits_to_keep` makes slices, which PyTorch multiplies with a copy of frozen weights for each row."""
     vlm = VLM.from_pretrained(tiny_folder, device="cpu")
     again = VLM(vlm.model, vlm.processor)
     assert len(again.unembedding._forward_pre_hooks) == 1

@@ -7,9 +7,7 @@ Contenders take turns in one run. `make bench` takes half an hour on two cores;
 import argparse
 import json
 import platform
-import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,37 +19,21 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from transformers import StoppingCriteria
 
-from interp import VLM, collate, run_guards
+from interp import VLM
 from interp.inputs import text_batch
 from interp.tracing.forward import PassSpec, read
-from tests.speed import contenders, probing
+from tests.speed import contenders, large_vocabulary, probing
 from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, plain, raw_hooks, transformer_lens
-from tests.speed.model import Load, bench_guard, bench_vlm, built_in_vlm, generate
+from tests.speed.guarding import guard, rows
+from tests.speed.model import Load, bench_vlm, built_in_vlm
+from tests.speed.timing import by_turns, peak, quartiles
 
 OURS = "trace"
 WHOLE = "trace in full"
 AGREEMENT = 1e-4
 """Largest difference between states, relative to the largest state: times of other results can't be compared."""
 N_PROMPTS_IN_MEMORY = (200, 2000)
-
-
-def by_turns(calls: Mapping[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> dict[str, np.ndarray]:
-    """Return the seconds of each call. They take turns, so a noisy moment hits all of them; one round warms up."""
-    seconds = {name: [] for name in calls}
-    for round_ in range(rounds + warm_up):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            if round_ >= warm_up:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: np.array(values) for name, values in seconds.items()}
-
-
-def quartiles(values: np.ndarray) -> dict[str, float]:
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    return {"value": middle, "q25": low, "q75": high}
 
 
 def contest(vlm: VLM, load: Load, others: Mapping[str, Contender], rounds: int) -> list[dict]:
@@ -148,87 +130,6 @@ def nnsight(rounds: int) -> list[dict]:
     ]
 
 
-class Clock(StoppingCriteria):
-    """Records the time of each token; never stops generation."""
-
-    def __init__(self):
-        self.times = [time.perf_counter()]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        self.times.append(time.perf_counter())
-        return torch.zeros(len(input_ids), dtype=torch.bool)
-
-
-def guard(rounds: int) -> list[dict]:
-    """Measure what a guard adds to generation: it reads the prompts' own text first, then changes one layer."""
-    vlm, seconds = bench_vlm(), {False: [], True: []}
-    batch, bench = collate(vlm, Load(N_GUARDED, 1).prompts(vlm)), bench_guard(vlm)
-    n = 4 * rounds
-    for _ in range(n + 1):
-        for is_guarded, times in seconds.items():
-            clock = Clock()
-            generate(vlm, batch, bench if is_guarded else None, 1 + N_MORE, stopping_criteria=[clock])
-            passes = np.diff(clock.times)
-            times.append((passes[0], np.median(passes[1:])))
-    # The first round warms up.
-    first, more = (np.array(seconds[True])[1:] / np.array(seconds[False])[1:]).T
-    labels = {"model": vlm.name, "n_prompts": N_GUARDED, "pictures": "one shared", "contender": "guard", "n": n}
-    peaks = [[_peak("generation", mode) for mode in ("unguarded", "guarded")] for _ in range(N_PEAKS)]
-    memory = np.array([guarded / plain for plain, guarded in peaks])
-    return [
-        labels | {"measure": "first_token_times_as_long"} | quartiles(first),
-        labels | {"measure": "each_further_token_times_as_long"} | quartiles(more),
-        labels | {"n": N_PEAKS, "measure": "memory_times_as_much"} | quartiles(memory),
-    ]
-
-
-N_PEAKS = 5
-N_GUARDED, N_MORE = 16, 16
-N_CONFIGURATIONS, N_LOOPED, N_SHARED = 32, 4, 64
-
-
-def rows(rounds: int) -> list[dict]:
-    """Compare many guards run together on the same prompts with one guard at a time, as a user would write it."""
-    vlm = bench_vlm()
-    prompts = Load(N_SHARED, 1).prompts(vlm)
-    guards = [bench_guard(vlm, i % vlm.n_layers, 1 + i / 8) for i in range(N_CONFIGURATIONS)]
-    states = torch.cat([guards[0].read(vlm, [prompt.text for prompt in part]) for part in _parts(prompts)])
-    batches = [collate(vlm, part) for part in _parts(prompts)]
-
-    def loop(n_new: int) -> torch.Tensor:
-        """Run some of the guards on every batch; the pictures are processed once."""
-        answers = []
-        for guard in guards[:N_LOOPED]:
-            for i, batch in enumerate(batches):
-                with guard.on(vlm, states[i * contenders.BATCH_SIZE :][: contenders.BATCH_SIZE]):
-                    answers.append(generate(vlm, batch, None, n_new)[:, -n_new:])
-        return torch.cat(answers).reshape(N_LOOPED, len(prompts), n_new)
-
-    # The random model could end an answer anywhere.
-    vlm.model.generation_config.eos_token_id = None
-    labels = {"model": vlm.name, "n_prompts": N_SHARED, "pictures": "one shared"}
-    labels["contender"] = f"loop ({N_LOOPED} of {N_CONFIGURATIONS} timed)"
-    n, rows = max(1, rounds // 2), []
-    for name, n_new in (("scores", 1), (f"{N_MORE} tokens", N_MORE)):
-        print(f"{N_CONFIGURATIONS} configurations, {name}", file=sys.stderr, flush=True)
-        tokens = {}
-
-        def looped(n_new=n_new, tokens=tokens) -> None:
-            tokens["loop"] = loop(n_new)
-
-        def together(n_new=n_new, tokens=tokens) -> None:
-            tokens["rows"] = run_guards(vlm, prompts, guards, states, max_new_tokens=n_new, together=True).tokens
-
-        seconds = by_turns({"rows": together, "loop": looped}, n)
-        all_seconds = seconds["loop"] * N_CONFIGURATIONS / N_LOOPED
-        ratio = {"n": n, "measure": f"{name}: times as long as rows"}
-        rows.append(labels | ratio | quartiles(all_seconds / seconds["rows"]))
-        alike = (tokens["loop"] == tokens["rows"][:N_LOOPED]).all(-1).float().mean().item()
-        agreement = {"n": N_LOOPED * N_SHARED, "measure": f"{name}: share of answers alike", "value": alike}
-        rows.append(labels | agreement)
-    return rows
-
-
 def probes(rounds: int) -> list[dict]:
     """Compare nested choices of the penalty for linear probes, over the sites and layers of a study."""
     rows, n = [], max(1, rounds // 2)
@@ -261,17 +162,13 @@ def probes(rounds: int) -> list[dict]:
     return rows
 
 
-def _parts(prompts: Sequence) -> list[Sequence]:
-    return [prompts[i : i + contenders.BATCH_SIZE] for i in range(0, len(prompts), contenders.BATCH_SIZE)]
-
-
 def memory(rounds: int) -> list[dict]:
     """Measure the peak memory of traces into stores, each in a process of its own."""
     rows = []
     for model, pictures in (("bench", "one shared"), ("built-in", "all different")):
         peaks = []
         for n in N_PROMPTS_IN_MEMORY:
-            peaks.append(_peak(model, str(n)))
+            peaks.append(peak(model, str(n)))
             rows.append({"model": model, "n_prompts": n, "measure": "peak_mb", "value": peaks[-1]})
         rows.append({"model": model, "measure": "growth_mb", "value": peaks[-1] - peaks[0]})
         for row in rows[-3:]:
@@ -279,14 +176,8 @@ def memory(rounds: int) -> list[dict]:
     return rows
 
 
-def _peak(*arguments: str) -> float:
-    """Return the peak memory of a process of its own, in megabytes."""
-    command = [sys.executable, "-m", "tests.speed.memory", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.strip().splitlines()[-1])
-
-
 PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, rows, probes, memory)}
+PARTS["large_vocabulary"] = large_vocabulary.measure
 
 
 def machine() -> dict[str, str | int | float]:
