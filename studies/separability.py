@@ -23,7 +23,7 @@ from studies.experiment.config import BUILT_IN, TRAINED, Config, ConfigError
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.generation.generate import answers
 from studies.probing.measures import paired_rows
-from studies.probing.rows import as_control, drop_rows, probe_rows, shift_cosines
+from studies.probing.rows import as_control, drop_rows, probe_rows, shift_cosines, stacked
 from studies.probing.settings import ProbeError, ProbeSettings, QueryLabels, without_slow_probes
 from studies.probing.states import FILLER, ProbeData
 
@@ -203,16 +203,17 @@ def _direction_rows(data: ProbeData, direction: SafetyDirection, successes: Call
     place = ("resid_post", "last")
     if place not in data.places:
         return
-    distances, labels = {}, {"site": place[0], "token": place[1], "estimator": direction.estimator}
+    distances, labels = [], {"site": place[0], "token": place[1], "estimator": direction.estimator}
     probe_labels = labels | {"probe": "ssd", "setting": "anchors", "fit_modality": "text"}
     for layer in data.layers:
+        distances.append({})
         for name, resid in data.states_at(layer, place).items():
             from_midpoint = coordinate(direction, layer, resid).astype(float) - direction.midpoint(layer)
-            distances.setdefault(name, []).append(from_midpoint)
+            distances[-1][name] = from_midpoint
             row = probe_labels | {"modality": name, "layer": layer}
             measures = measure(data.is_harmful, from_midpoint, data.groups)
             yield from (as_control(row | measured.row()) for measured in measures)
-    by_modality = {name: np.stack(by_layer) for name, by_layer in distances.items()}
+    by_modality = stacked(distances)
     for row in (*drop_rows(data, by_modality), *paired_rows(data, by_modality)):
         yield probe_labels | row
     # Text is the baseline and filler tokens are a control: neither is an attack.
@@ -230,7 +231,7 @@ def _shift_rows(
     """Yield ShiftDC's cosine by class, and how well a shift away from harmful predicts which attacks succeed."""
     interval, is_harmful = "95 %, other queries, bootstrap", data.is_harmful
     for name, pictured in states.items():
-        if name == "text":
+        if name == "text" or "text" not in states:
             continue
         cosines = shift_cosines(states["text"], pictured, direction)
         for label, category in ((True, "harmful"), (False, "harmless")):

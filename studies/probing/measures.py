@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from probes import accuracy_drop, d_prime_drop, margin, margin_drop
 from studies.bookkeeping.estimates import mean
-from studies.probing.rows import as_control
+from studies.probing.rows import as_control, both_exist
 from studies.probing.states import ProbeData
 
 
@@ -60,10 +60,10 @@ def paired_rows(data: ProbeData, by_modality: Mapping[str, Float[np.ndarray, "la
     """
     is_harmful, groups, text = data.is_harmful, data.groups, by_modality.get("text")
     for name, distances in by_modality.items():
-        for i, layer in enumerate(data.layers):
-            labels = as_control({"modality": name, "layer": layer})
+        for i in both_exist(distances, distances):
+            labels = as_control({"modality": name, "layer": data.layers[i]})
             yield labels | margin(is_harmful, distances[i]).row()
-            if name == "text" or text is None:
+            if name == "text" or text is None or np.isnan(text[i]).any():
                 continue
             for drop in (d_prime_drop, accuracy_drop, margin_drop):
                 yield labels | drop(is_harmful, text[i], distances[i], groups).row()

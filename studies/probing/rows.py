@@ -11,13 +11,13 @@ Rows are distinguished by these columns:
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from joblib import Parallel, delayed
 
 from probes import (
@@ -64,7 +64,7 @@ def probe_rows(data: ProbeData, folder: Path, inputs: Mapping, title: str = "pro
         Rows with the columns of `studies.bookkeeping.tables.COLUMNS` that apply.
 
     Raises:
-        ProbeError: states that are not finite, or constant; raised before anything is fitted.
+        ProbeError: states that are not finite, or constant at every layer; raised before anything is fitted.
     """
     scores = _all_scores(data, folder, inputs, title)
     rows = list(_baseline_rows(data))
@@ -156,6 +156,7 @@ def _place_rows(data: ProbeData, place: Place, by_layer: Mapping[int, PlaceScore
                 *_gain_rows(data, plan, scores),
             ]
             rows += _gap_rows(states, plan.groups)
+        rows += _constant_rows(plan, data.constant_at(layer, place))
         yield from ({"layer": layer} | as_control(row) for row in rows)
     probe = plan.probes[0]
     for setting, prefix in (("folds", f"within/{probe}"), ("anchors", "anchors")):
@@ -166,9 +167,21 @@ def _place_rows(data: ProbeData, place: Place, by_layer: Mapping[int, PlaceScore
         yield from (labels | row for row in drop_rows(data, by_modality, spread))
 
 
+def _constant_rows(plan: FitPlan, modalities: Iterable[str]) -> Iterator[dict]:
+    """Yield a row without a value for each modality that nothing could be fitted on."""
+    interval = "none: the states of all requests are the same here, so nothing was fitted"
+    for name in modalities:
+        yield _fold_labels(plan.probes[0], name) | Measured("auroc", np.nan, n=len(plan.labels), interval=interval).row()
+
+
 def _by_modality(by_layer: Mapping[int, PlaceScores], prefix: str) -> dict[str, Float[np.ndarray, "layer n"]]:
-    names = [key.removeprefix(f"{prefix}/") for key in next(iter(by_layer.values())) if key.startswith(f"{prefix}/")]
-    return {name: np.stack([scores[f"{prefix}/{name}"] for scores in by_layer.values()]) for name in names}
+    start = f"{prefix}/"
+    return stacked(
+        [
+            {key.removeprefix(start): values for key, values in scores.items() if key.startswith(start)}
+            for scores in by_layer.values()
+        ]
+    )
 
 
 def drop_rows(
@@ -183,14 +196,28 @@ def drop_rows(
     is_harmful, groups, n_swaps, text = data.is_harmful, data.groups, data.settings.n_swaps, by_modality["text"]
     interval = f"none: {n_swaps} swaps within pairs, largest drop over layers"
     for name, other in by_modality.items():
-        if name == "text":
+        layers = both_exist(text, other)
+        if name == "text" or not len(layers):
             continue
-        p_values = drop_p_values(is_harmful, text, other, groups, n_swaps, spread=spread)
-        for i, layer in enumerate(data.layers):
-            labels = as_control({"modality": name, "layer": layer})
-            p_value = Measured("auroc_drop_p", p_values[i], n=len(is_harmful), interval=interval)
+        p_values = drop_p_values(is_harmful, text[layers], other[layers], groups, n_swaps, spread=spread)
+        for i, corrected in zip(layers, p_values, strict=True):
+            labels = as_control({"modality": name, "layer": data.layers[i]})
+            p_value = Measured("auroc_drop_p", corrected, n=len(is_harmful), interval=interval)
             yield labels | auroc_drop(is_harmful, text[i], other[i], groups, spread=spread).row()
             yield labels | p_value.row()
+
+
+def stacked(by_layer: Sequence[Mapping[str, Float[np.ndarray, " n"]]]) -> dict[str, Float[np.ndarray, "layer n"]]:
+    """Stack scores by modality; they are NaN at layers where nothing could be fitted on it."""
+    length = next((len(values) for scores in by_layer for values in scores.values()), 0)
+    names = dict.fromkeys(name for scores in by_layer for name in scores)
+    missing = np.full(length, np.nan)
+    return {name: np.stack([scores.get(name, missing) for scores in by_layer]) for name in names}
+
+
+def both_exist(text: Float[np.ndarray, "layer n"], other: Float[np.ndarray, "layer n"]) -> Int[np.ndarray, " existing"]:
+    """Return the indices of the layers at which there are scores of both."""
+    return np.flatnonzero(~np.isnan(text).any(axis=1) & ~np.isnan(other).any(axis=1))
 
 
 def as_control(row: dict) -> dict:

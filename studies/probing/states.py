@@ -182,24 +182,45 @@ class ProbeData:
         return FitPlan(self.is_harmful, self.groups, self.plan.folds, self.settings.probes[:1], seed=self.seed)
 
     def states_at(self, layer: int, place: tuple[str, str]) -> dict[str, Float[np.ndarray, "n d"]]:
-        """Return the states at a place, by modality, without modalities that are uninformative there.
+        """Return the states at a place, by modality, without modalities that nothing can be fitted on there.
 
         Raises:
-            ProbeError: states that are not finite, or constant; the message names prompts and place.
+            ProbeError: states that are not finite, or constant at every layer; the message names prompts and place.
         """
         site, token = place
+        constant = self.constant_at(layer, place)
         by_modality = {}
-        for name, traced in self.states.items():
-            if name in self.uninformative[place] or (name == FILLER and place != self.places[0]):
-                continue
-            states = traced[site].sel(layer=layer, token=token).values
-            where = f"{site}, token {token}, layer {layer}"
-            _check_states(states, self.texts, f"modality {name} ({where})", _tolerance(traced))
-            by_modality[name] = states
+        for name in self._informative(place):
+            if name not in constant:
+                states = self.states[name][site].sel(layer=layer, token=token).values
+                where = f"modality {name} ({site}, token {token}, layer {layer})"
+                by_modality[name] = _finite(states, self.texts, where)
         return by_modality
 
+    def constant_at(self, layer: int, place: tuple[str, str]) -> tuple[str, ...]:
+        """Return the modalities whose states are the same for all prompts at a place, though not at every layer.
+
+        Raises:
+            ProbeError: they are the same at every layer.
+        """
+        return tuple(name for name in self._informative(place) if layer in self._constant_layers(name, place))
+
+    def _informative(self, place: tuple[str, str]) -> list[str]:
+        is_first = place == self.places[0]
+        return [name for name in self.states if name not in self.uninformative[place] and (name != FILLER or is_first)]
+
+    def _constant_layers(self, name: str, place: tuple[str, str]) -> frozenset[int]:
+        if (name, place) not in self._constant:
+            self._constant[name, place] = _constant_layers(self.states[name], place, self.layers, f"modality {name}")
+        return self._constant[name, place]
+
+    @cached_property
+    def _constant(self) -> dict[tuple, frozenset[int]]:
+        """Layers at which states are constant, by modality and place, as they are looked up."""
+        return {}
+
     def anchors_at(self, layer: int, place: tuple[str, str]) -> np.ndarray | None:
-        """Return the states of the anchors at the first place; None elsewhere, or if text has no such token.
+        """Return the states of the anchors at the first place; None elsewhere, or where nothing can be fitted on them.
 
         Raises:
             ProbeError: see `states_at`.
@@ -210,9 +231,28 @@ class ProbeData:
         states = self.anchors[site].sel(layer=layer, token=token).values
         if token.endswith("_mean") and np.isnan(states).all():
             return None
-        texts = self.anchors.text.values.tolist()
-        _check_states(states, texts, f"the anchors ({site}, token {token}, layer {layer})", _tolerance(self.anchors))
-        return states
+        if layer in _constant_layers(self.anchors, place, self.layers, "the anchors"):
+            return None
+        where = f"the anchors ({site}, token {token}, layer {layer})"
+        return _finite(states, self.anchors.text.values.tolist(), where)
+
+
+def _constant_layers(traced: xr.Dataset, place: tuple[str, str], layers: Sequence[int], whose: str) -> frozenset[int]:
+    """Return the layers at which the states of all prompts are the same.
+
+    Raises:
+        ProbeError: that is so at every layer.
+    """
+    site, token = place
+    states, tolerance = traced[site].sel(token=token), _tolerance(traced)
+    constant = frozenset(layer for layer in layers if _is_constant(states.sel(layer=layer).values, tolerance))
+    if len(constant) == len(layers):
+        where = f"{whose} ({site}, token {token}, layer {', '.join(map(str, layers))})"
+        raise ProbeError(
+            f"states of {where} are the same for all {states.sizes['prompt']} prompts, so there is nothing to fit; "
+            "leave it out (resid_pre of layer 0 is the last token's embedding, which all prompts share)"
+        )
+    return constant
 
 
 def load_probe_data(
@@ -250,11 +290,11 @@ def _part(states: xr.Dataset, modality: str, split: str) -> xr.Dataset:
     return states.isel(prompt=((states.modality == modality) & (states.split == split)).values)
 
 
-def _check_states(states: np.ndarray, texts: Sequence[str], where: str, tolerance: float) -> None:
-    """Check that states can be fitted.
+def _finite(states: np.ndarray, texts: Sequence[str], where: str) -> np.ndarray:
+    """Return states that can be fitted.
 
     Raises:
-        ProbeError: states that are not finite, or the same for all prompts; the message names prompts and place.
+        ProbeError: some are not finite; the message names prompts and place.
     """
     broken = ~np.isfinite(states).all(axis=1)
     if broken.any():
@@ -263,11 +303,7 @@ def _check_states(states: np.ndarray, texts: Sequence[str], where: str, toleranc
             f"{broken.sum()} of {len(states)} states of {where} are not finite: prompts {prompts}; trace them "
             "again, perhaps in float32"
         )
-    if _is_constant(states, tolerance):
-        raise ProbeError(
-            f"states of {where} are the same for all {len(states)} prompts, so there is nothing to fit; leave it out "
-            "(resid_pre of layer 0 is the last token's embedding, which all prompts share)"
-        )
+    return states
 
 
 def _is_uninformative(states: xr.DataArray, traced: xr.Dataset) -> bool:
@@ -280,8 +316,14 @@ def _tolerance(traced: xr.Dataset) -> float:
 
 
 def _is_constant(states: Float[np.ndarray, "n d"], tolerance: float) -> bool:
+    """Return whether states differ by rounding alone: in each dimension, relative to its own size or the usual one.
+
+    A few dimensions of a language model are hundreds of times as large as the others (massive activations,
+    arXiv:2402.17762), so the largest one says nothing about rounding in the others.
+    """
     with np.errstate(invalid="ignore"):
-        return bool(np.ptp(states, axis=0).max() <= tolerance * np.abs(states).max())
+        size = np.abs(states).max(axis=0)
+        return bool((np.ptp(states, axis=0) <= tolerance * np.maximum(size, np.median(size))).all())
 
 
 def _is_learnable(task: Bool[np.ndarray, " n"], folds: Sequence) -> bool:

@@ -203,6 +203,35 @@ def test_states_that_are_not_finite_are_named_before_anything_is_fitted(tmp_path
         table_of(data_of({"text": flat}), tmp_path)
 
 
+def test_a_place_where_all_states_are_the_same_is_a_row_that_says_so(tmp_path):
+    """As one modality in an early layer in bfloat16: everything else is measured, and drops over the other layers."""
+    rng = np.random.default_rng(0)
+    text, blank = planted(rng, (2, 2, 2)), planted(rng, (2, 2, 2))
+    blank[:, 1] = 1.5
+    table = table_of(data_of({"text": text, "blank": blank}, anchors=dataset(planted(rng, (2, 2, 2)))), tmp_path)
+    at_1 = table[(table.layer == 1) & (table.modality == "blank")]
+    (row,) = at_1[at_1.metric == "auroc"].to_dict("records")
+    assert np.isnan(row["value"]) and row["n"] == 120 and "nothing was fitted" in row["interval"]
+    assert set(at_1.metric) == {"auroc"}
+    drops = table[(table.metric == "auroc_drop") & (table.setting == "folds")]
+    assert sorted(drops.layer) == [0, 2]
+    assert {"auroc_drop_p", "accuracy", "auroc_gain"} <= set(table[table.layer == 0].metric)
+    whole = table_of(data_of({"text": text[:, [0, 2]], "blank": blank[:, [0, 2]]}), tmp_path / "whole")
+    for metric in ("auroc", "auroc_drop", "auroc_drop_p"):
+        ours, theirs = (
+            rows[(rows.setting == "folds") & (rows.metric == metric) & (rows.modality == "blank")].value.dropna()
+            for rows in (table, whole)
+        )
+        assert len(ours) and ours.tolist() == theirs.tolist()
+    assert summary_lines(table)
+
+
+def test_states_with_a_massive_dimension_are_not_taken_for_constant(tmp_path):
+    text = planted(np.random.default_rng(0), (3,))
+    text[:, :, 5] = 1e6
+    assert within(table_of(data_of({"text": text}), tmp_path), 0, "text", "auroc").value > 0.9
+
+
 def test_bad_settings_and_states_that_do_not_match_are_named():
     text = planted(np.random.default_rng(0), (0, 2))
     with pytest.raises(ProbeError, match="site.*lobe"):
