@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import LLM, VLM, Prompt, collate, forced_beginning, text_prompt
@@ -86,7 +86,12 @@ def perplexities(
         n_answer = answer["input_ids"].shape[1]
         # One position more than the answer: the last prompt token predicts the first answer token.
         logits = scorer.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=n_answer + 1).logits
-        logprobs = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, -n_answer:, None])[..., 0]
+        # Row by row: in float32, those of a large vocabulary take gigabytes together.
+        logprobs = torch.stack(list(map(_logprobs_of, logits[:, :-1], ids[:, -n_answer:])))
         is_answer = answer["attention_mask"].bool()
         values.append((-(logprobs * is_answer).sum(1) / is_answer.sum(1)).exp().cpu())
     return torch.cat(values)
+
+
+def _logprobs_of(logits: Float[Tensor, "pos d_vocab"], ids: Int[Tensor, " pos"]) -> Float[Tensor, " pos"]:
+    return logits.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]

@@ -1,6 +1,7 @@
 """A LLaVA on an LLM that others aligned: Qwen2.5-Coder-0.5B-Instruct, with eyes that were trained here.
 
-`base_model.py` gets the LLM, `build.py` joins it with the weights that ship, `train.py` is how those were made.
+`base_model.py` gets the LLM, `build.py` joins it with the weights that ship, `train.py` is how those were made,
+`evaluation.py` what they can do.
 """
 
 from pathlib import Path

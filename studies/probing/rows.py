@@ -171,7 +171,9 @@ def _constant_rows(plan: FitPlan, modalities: Iterable[str]) -> Iterator[dict]:
     """Yield a row without a value for each modality that nothing could be fitted on."""
     interval = "none: the states of all requests are the same here, so nothing was fitted"
     for name in modalities:
-        yield _fold_labels(plan.probes[0], name) | Measured("auroc", np.nan, n=len(plan.labels), interval=interval).row()
+        yield (
+            _fold_labels(plan.probes[0], name) | Measured("auroc", np.nan, n=len(plan.labels), interval=interval).row()
+        )
 
 
 def _by_modality(by_layer: Mapping[int, PlaceScores], prefix: str) -> dict[str, Float[np.ndarray, "layer n"]]:
