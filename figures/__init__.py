@@ -1,6 +1,7 @@
 """Tidy table -> matplotlib figure. Runs nothing."""
 
 from figures.bench import bench_ratios
+from figures.claims import claims_by_model
 from figures.defence import attack_success_bars
 from figures.directions import directions
 from figures.guard import gate_roc, guard_explained, what_changed
@@ -21,6 +22,7 @@ __all__ = [
     "attribution",
     "bench_ratios",
     "caption",
+    "claims_by_model",
     "coordinate_ridges",
     "degradation",
     "directions",

@@ -20,7 +20,7 @@ from interp.errors import ModelError
 from interp.estimators import ESTIMATORS, AnchorError
 from interp.forced import ForcedScore, forced_beginning, logprobs_after
 from interp.guard import POSITIONS, REFERENCES, SOURCES, Guard
-from interp.guard_batches import GuardBatchError, GuardRuns, GuardScore, References, run_guards, why_not_together
+from interp.guard_batches import GuardBatchError, GuardRuns, GuardScore, References, run_guards
 from interp.guard_files import GUARD_SETTINGS, GuardFileError, read_guard_settings
 from interp.inputs import (
     CAPTION_REQUEST,
@@ -41,6 +41,7 @@ from interp.inputs import (
 from interp.lens import Lens
 from interp.patching import patch, recovered
 from interp.pictures import PictureError
+from interp.prefill_sharing import why_not_together
 from interp.projection import RULES, ProbeGate, coordinates, set_coordinates
 from interp.token_positions import ALL_TOKENS, TOKEN_ROLES, TraceError
 from interp.trace import PromptsLeftOut, trace

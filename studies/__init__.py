@@ -24,6 +24,8 @@ Around them:
 
     repro.py            all studies in one run, and agreement with the committed results (`vlm-guard repro`)
     seeds.py            the same on other trainings of the built-in model, side by side (`vlm-guard seeds`)
+    claims_by_model.py  the claims on several models, and on controls in which the outcome was planted
+                        (`vlm-guard compare`)
     sweep.py            a finished layer sweep for notebooks: shows its finalists, saves its choice as a guard
     guard_choice.py     which guard a model gets: the choice of `layer_sweep`, saved (`vlm-guard guard fit`)
     benchmarks.py       published benchmarks, or your own files, under every defence (`vlm-guard defend`)

@@ -10,8 +10,17 @@ from functools import partial
 
 import pandas as pd
 
+from studies import llava_qwen
 from studies.bookkeeping.verdict_rules import Decision, Holds
-from studies.bookkeeping.verdict_words import CEILING, NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED
+from studies.bookkeeping.verdict_words import (
+    CEILING,
+    NOT_SHOWN,
+    NOT_TESTABLE,
+    REPRODUCED,
+    SHOWN,
+    SHOWN_ALIGNED,
+    UNDECIDED,
+)
 from studies.defences import defence_claims
 from studies.experiment.config import BUILT_IN
 from studies.guards import reading_claims
@@ -208,4 +217,6 @@ def _verdict_word(holds: Holds, model: str, dataset: str) -> str:
         return NOT_SHOWN
     if model == BUILT_IN:
         return SHOWN
+    if llava_qwen.variant_of(model) is not None:
+        return SHOWN_ALIGNED
     return REPRODUCED if model == LLAVA else f"shown on {model}"

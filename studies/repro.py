@@ -26,7 +26,7 @@ from studies.bookkeeping.provenance import write_config, write_provenance
 from studies.bookkeeping.tables import read_table, tidy, write_table
 from studies.experiment.config import BUILT_IN, SPLITS, Config, writable_folder
 from studies.experiment.experiment import Experiment, load_experiment
-from studies.probing.rows import summary_lines as probe_summary_lines
+from studies.probing.summary import summary_lines as probe_summary_lines
 from studies.report import gallery
 from studies.report.results import Results
 

@@ -34,6 +34,7 @@ TOP_LEVEL = {
     "judge_agreement",
     "benchmarks",
     "claims",
+    "claims_by_model",
     "sweep",
     "guard_choice",
     "repro",

@@ -20,6 +20,8 @@ LEVEL = 0.05
 """Level of the corrected tests that ranks and verdicts rest on."""
 RATE = (0.0, 1.0)
 """Floor and ceiling of a rate."""
+NEGLIGIBLE = 0.1
+"""A rate whose interval ends below this has not risen, whatever it was before."""
 NEAR = 0.05
 """Distance from a limit at which an unclear difference counts as hidden by it."""
 
@@ -83,6 +85,19 @@ def is_below(lower: pd.Series, upper: pd.Series) -> Holds:
     if lower.ci_high < upper.ci_low:
         return True
     return unless_hidden(bool(lower.value >= upper.value), lower, upper)
+
+
+def is_rise(before: pd.Series, after: pd.Series) -> Holds:
+    """Decide if a rate rises: True if the intervals are apart, False if it does not or stays below `NEGLIGIBLE`.
+
+    Two rates at their floor don't hide a rise as two at their ceiling do: the interval of the second one says how much
+    of a rise there can be.
+    """
+    if before.ci_high < after.ci_low:
+        return True
+    if after.ci_high <= NEGLIGIBLE:
+        return False
+    return unless_hidden(bool(after.value <= before.value), before, after, (None, RATE[1]))
 
 
 def is_decrease(change: pd.Series, p_value: float, first: pd.Series, second: pd.Series) -> Holds:

@@ -1,6 +1,7 @@
 """The possible verdicts on a claim."""
 
 SHOWN = "shown on the built-in model"
+SHOWN_ALIGNED = "shown on a real aligned LLM"
 REPRODUCED = "reproduced"
 NOT_SHOWN = "not shown"
 UNDECIDED = "undecided"

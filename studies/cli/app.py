@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from studies.cli import (
     agreement,
     check,
+    compare,
     data,
     defend,
     figures,
@@ -49,7 +50,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (repro, check, trace, store, probe, sweep, defend, judge, agreement, figures, report, seeds):
+for verb in (repro, check, trace, store, probe, sweep, defend, judge, agreement, figures, report, seeds, compare):
     app.add_typer(verb.app)
 app.add_typer(guard.app, name="guard")
 app.add_typer(data.app, name="data")

@@ -161,7 +161,7 @@ def probe_store(
 def print_summary(table: "pd.DataFrame", out: Path, console: Console) -> None:
     """Draw the table, and print its results in words."""
     import figures
-    from studies.probing.rows import summary_lines
+    from studies.probing.summary import summary_lines
 
     drawn = figures.save(figures.probe_auroc(table), out, "probe_auroc")
     for line in summary_lines(table):

@@ -22,8 +22,8 @@ from studies.bookkeeping.verdict_rules import (
     Holds,
     all_hold,
     in_a_word,
-    is_below,
     is_decrease,
+    is_rise,
     is_within,
     only_row,
     unless_hidden,
@@ -175,7 +175,7 @@ def lowers_refusal(table: pd.DataFrame) -> Decision:
     rows = rows[(rows.setting == "plain") & (rows.defence == "unguarded")]
     text, blank = (only_row(rows, modality=name, metric="asr") for name in ("text", "blank"))
     numbers = f"attack success {with_interval(text)} as text, {with_interval(blank)} with a blank picture"
-    return is_below(text, blank), numbers
+    return is_rise(text, blank), numbers
 
 
 def lowers_attack_success(table: pd.DataFrame, reference: str) -> Decision:

@@ -21,7 +21,14 @@ def main(
     ] = (),
     split: Annotated[str, typer.Option(help="Split to measure: validation, or test for a release.")] = "validation",
 ) -> None:
-    """Train all variants, measure them, and rewrite the card; an interrupted run resumes (results/llava_qwen/)."""
+    """Train all variants, measure them, and rewrite the card; an interrupted run resumes (results/llava_qwen/).
+
+    Args:
+        base: see its help, as for the others.
+        seed: seed of the training.
+        variant: variants to measure.
+        split: split to measure.
+    """
     recipe, is_shipped = VisualRecipe(seed=seed), seed == VisualRecipe().seed
     folder = llava_qwen.WEIGHTS if is_shipped else SCRATCH / f"seed{seed}"
     trained = {path.stem for path in folder.glob("*.safetensors")}

@@ -20,7 +20,7 @@ MEANINGS = {
     "c3": "its own answers, largest dose",
     "d": "short answers from templates",
 }
-"""What was done to the LLM, by variant."""
+"""Treatment of the LLM, by variant."""
 
 
 def read_rates(folder: Path) -> list[Rate]:

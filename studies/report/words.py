@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from studies.bookkeeping.verdict_words import CEILING, NOT_SHOWN, NOT_TESTABLE, REPRODUCED, SHOWN, UNDECIDED
+from studies.bookkeeping.verdict_words import (
+    CEILING,
+    NOT_SHOWN,
+    NOT_TESTABLE,
+    REPRODUCED,
+    SHOWN,
+    SHOWN_ALIGNED,
+    UNDECIDED,
+)
 
 HEADINGS = {
     "claims": ("Claims", "The paper's claims, what was measured here, and the verdict that follows from fixed rules."),
@@ -51,6 +59,7 @@ HEADINGS = {
 
 ICONS = {
     SHOWN: "yes",
+    SHOWN_ALIGNED: "yes",
     REPRODUCED: "yes",
     NOT_SHOWN: "no",
     UNDECIDED: "open",

@@ -13,8 +13,9 @@ from interp.directions import SafetyDirection, random_basis
 from interp.families import sublayers
 from interp.forced import ForcedScore
 from interp.guard import Guard
-from interp.guard_batches import PREFILL_SAFE_POSITIONS, GuardBatchError, run_guards, why_not_together
+from interp.guard_batches import GuardBatchError, run_guards
 from interp.inputs import collate, text_prompt, to_prompts
+from interp.prefill_sharing import PREFILL_SAFE_POSITIONS, why_not_together
 from interp.projection import ProbeGate
 from interp.unguarded_token import UnguardedToken
 from interp.vlm import VLM

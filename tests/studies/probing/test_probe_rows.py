@@ -12,9 +12,10 @@ from interp.activations import StoreError
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.tables import tidy
 from studies.probing import rows
-from studies.probing.rows import probe_rows, summary_lines
+from studies.probing.rows import probe_rows
 from studies.probing.settings import ProbeError, ProbeSettings
 from studies.probing.states import FILLER, ProbeData, load_probe_data
+from studies.probing.summary import summary_lines
 
 N_PAIRS, D = 60, 12
 SETTINGS = ProbeSettings(n_shuffles=1, n_tasks=1, n_swaps=100)

@@ -1,0 +1,60 @@
+"""Which claims hold on which model? The verdicts of finished runs side by side, with what was planted in controls.
+
+A control is a model that was trained to have, or to lack, what a claim is about. A claim that comes out otherwise on it
+shows a fault of the studies.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from studies.bookkeeping.tables import read_table
+from studies.bookkeeping.verdict_words import NOT_SHOWN
+
+COLUMNS = ["model", "claim", "theirs", "ours", "verdict", "outcome", "planted"]
+SHOWN = "shown"
+"""Outcome of a claim that holds, whatever the model."""
+LOWERS_REFUSAL, BLURS = "an image lowers refusal", "an image blurs them"
+PLANTED = {
+    "no gap": {LOWERS_REFUSAL: NOT_SHOWN},
+    "blurred": {BLURS: SHOWN},
+}
+"""Planted outcomes of each control, by the beginning of the claims' names."""
+
+
+def run(results: Mapping[str, str | Path]) -> pd.DataFrame:
+    """Put the verdicts of finished runs side by side.
+
+    Args:
+        results: folders that `studies.repro.run` has written, by the name of the model. Controls are called as in
+            `PLANTED`, perhaps with a seed, as in `no gap, seed 1`.
+
+    Returns:
+        One row per model and claim, with the columns `COLUMNS`: `outcome` is the verdict without the kind of model,
+        `planted` what it has to be on a control, empty elsewhere.
+
+    Raises:
+        FileNotFoundError: a run has no claims.
+    """
+    tables = []
+    for model, folder in results.items():
+        table = read_table(Path(folder), "claims").assign(model=model)
+        table["outcome"] = [_outcome(verdict) for verdict in table.verdict]
+        table["planted"] = [_planted(model, claim) for claim in table.claim]
+        tables.append(table[COLUMNS])
+    return pd.concat(tables, ignore_index=True)
+
+
+def mismatches(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of controls whose outcome is not what was planted."""
+    return table[(table.planted != "") & (table.planted != table.outcome)]
+
+
+def _outcome(verdict: str) -> str:
+    return SHOWN if verdict == "reproduced" or verdict.startswith(f"{SHOWN} on ") else verdict
+
+
+def _planted(model: str, claim: str) -> str:
+    outcomes = PLANTED.get(model.partition(",")[0], {})
+    return next((outcome for beginning, outcome in outcomes.items() if claim.startswith(beginning)), "")

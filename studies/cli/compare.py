@@ -1,0 +1,42 @@
+"""`vlm-guard compare`: the claims on several models, side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studies.cli.messages import quieten
+
+app = typer.Typer()
+
+
+@app.command()
+def compare(
+    results: Annotated[
+        list[str], typer.Argument(help="Finished runs as NAME=FOLDER, such as 'built-in=results/repro'.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path("results/compare"),
+) -> None:
+    """Show which claims hold on which model, as a table and a figure."""
+    quieten()
+    from rich.console import Console
+
+    import figures
+    from studies import claims_by_model
+    from studies.bookkeeping.tables import write_table
+    from studies.experiment.config import ConfigError, writable_folder
+
+    folders = dict(entry.partition("=")[::2] for entry in results)
+    if len(folders) < len(results) or not all(folders.values()):
+        raise ConfigError(f"{' '.join(results)}: expected NAME=FOLDER, each name once")
+    missing = [folder for folder in folders.values() if not (Path(folder) / "claims.csv").is_file()]
+    if missing:
+        raise ConfigError(f"{missing[0]} has no claims.csv; run `vlm-guard repro --out {missing[0]}` first")
+    table, folder = claims_by_model.run(folders), writable_folder(out)
+    paths = [write_table(table, folder, "claims_by_model")]
+    paths += figures.save(figures.claims_by_model(table), folder, "claims_by_model")
+    console = Console()
+    for row in claims_by_model.mismatches(table).itertuples():
+        console.print(f"- {row.model}: {row.claim}: {row.outcome}, planted: {row.planted}", soft_wrap=True)
+    for path in paths:
+        console.print(f"  {path}", soft_wrap=True)

@@ -1,0 +1,69 @@
+"""Verdicts of several models side by side, and controls whose outcome was planted."""
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import figures
+from studies import claims_by_model
+from studies.bookkeeping.tables import write_table
+from studies.bookkeeping.verdict_words import CEILING, NOT_SHOWN, REPRODUCED, SHOWN, SHOWN_ALIGNED, UNDECIDED
+from studies.cli.app import app
+
+LOWERS, BLURS = "an image lowers refusal: attack success without a defence", "an image blurs them: AUROC (their order)"
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Four finished runs; the second seed of the control has a gap that it was trained not to have."""
+    runs = {
+        "built-in": (SHOWN, CEILING),
+        "llava-qwen-0.5b": (UNDECIDED, SHOWN_ALIGNED),
+        "no gap, seed 0": (NOT_SHOWN, NOT_SHOWN),
+        "no gap, seed 1": (SHOWN, NOT_SHOWN),
+        "blurred": (REPRODUCED, SHOWN),
+    }
+    for name, verdicts in runs.items():
+        rows = [
+            {"claim": claim, "theirs": "a plot", "ours": "0.5", "verdict": verdict}
+            for claim, verdict in zip((LOWERS, BLURS), verdicts, strict=True)
+        ]
+        (tmp_path / name).mkdir()
+        write_table(pd.DataFrame(rows), tmp_path / name, "claims")
+    return {name: tmp_path / name for name in runs}
+
+
+def test_outcomes_are_comparable_and_planted_ones_are_checked(folders):
+    table = claims_by_model.run(folders)
+    outcomes = table.set_index(["model", "claim"]).outcome
+    assert outcomes["built-in", LOWERS] == outcomes["llava-qwen-0.5b", BLURS] == outcomes["blurred", LOWERS] == "shown"
+    assert outcomes["built-in", BLURS] == CEILING
+    (wrong,) = claims_by_model.mismatches(table).itertuples()
+    assert (wrong.model, wrong.claim, wrong.planted) == ("no gap, seed 1", LOWERS, NOT_SHOWN)
+    assert (table.planted != "").sum() == 3
+
+
+def test_the_figure_shows_every_outcome_and_marks_what_was_planted_otherwise(folders):
+    figure = figures.claims_by_model(claims_by_model.run(folders))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert len(texts) == 10 and sum("planted otherwise" in text for text in texts) == 1
+    assert "2 of 3 planted outcomes came out" in figures.caption(figure)
+
+
+def test_every_verdict_has_a_color_in_the_figure():
+    from figures.claims import OUTCOMES
+    from studies.report.words import ICONS
+
+    assert {claims_by_model._outcome(verdict) for verdict in ICONS} == set(OUTCOMES)
+
+
+def test_the_command_line_writes_the_table_and_names_what_is_missing(folders, tmp_path):
+    named = [f"{name}={folder}" for name, folder in folders.items()]
+    result = CliRunner().invoke(app, ["compare", *named, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0 and "no gap, seed 1: an image lowers refusal" in result.output.replace("\n", " ")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"claims_by_model.{suffix}" for suffix in ("csv", "pdf", "png")
+    }
+    for wrong, message in ((["x"], "expected NAME=FOLDER"), (["x=nowhere"], "nowhere has no claims.csv")):
+        result = CliRunner().invoke(app, ["compare", *wrong, "--out", str(tmp_path / "out")])
+        assert message in str(result.exception)
