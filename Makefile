@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 WORKERS ?= 2
 NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 
-.PHONY: repro test lint notebook docs organism reference seeds qwen bench lock
+.PHONY: repro test lint notebook docs organism reference seeds controls qwen bench lock
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
@@ -47,6 +47,13 @@ seeds: .venv/installed  ## trains two more seeds of the built-in model, and runs
 	$(BIN)/vlm-guard seeds results/organism/seed1 results/organism/seed2 --out results/seeds
 	mkdir -p results/reference/seeds && cp results/seeds/*.csv results/seeds/provenance.json results/reference/seeds/
 	$(BIN)/python docs/measured.py
+
+controls: .venv/installed  ## trains models in which an outcome is planted, and runs every study on them; seeds first
+	for control in no_gap blurred; do for seed in 0 1 2; do \
+		$(BIN)/python -m studies.organism --control $$control --seed $$seed && \
+		$(BIN)/vlm-guard repro --weights results/organism/$$control-seed$$seed \
+			--out results/controls/$$control-seed$$seed || exit 1; \
+	done; done
 
 qwen: .venv/installed  ## builds llava-qwen-0.5b, a VLM on an LLM that others aligned, and runs the main study on it
 	$(BIN)/vlm-guard model get llava-qwen-0.5b

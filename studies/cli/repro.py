@@ -22,6 +22,9 @@ def repro(
     ),
     split: Split = "test",
     seed: Annotated[int, typer.Option(help="Seed for folds, splits of your own queries, and shuffled labels.")] = 0,
+    weights: Annotated[
+        Path | None, typer.Option(help="Another training of the built-in model, or a control: its folder.")
+    ] = None,
     *,
     loading: Loading,
 ) -> None:
@@ -32,5 +35,6 @@ def repro(
     from studies import repro as study
     from studies.experiment.config import Config
 
-    config = Config(model, str(queries) if queries else None, scale, str(out), split, seed, loading=loading)
+    queries_, weights_ = (str(path) if path else None for path in (queries, weights))
+    config = Config(model, queries_, scale, str(out), split, seed, loading=loading, weights=weights_)
     study.run(config, Console())

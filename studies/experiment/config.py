@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from interp import MODALITIES
-from studies import organism
+from studies import llava_qwen, organism
 from studies.generation.generate import Generation
 
 SPLITS = ("anchors", "validation", "test")
@@ -100,11 +100,17 @@ class Config:
     split: str = "test"
     """Split that is reported; `validation` while a recipe is being developed."""
     seed: int = 0
-    generation: Generation = field(default_factory=Generation)
+    generation: Generation = field(default=None)
+    """Settings for generating answers; by default what suits the model: 32 tokens on `llava-qwen-0.5b`."""
     loading: Mapping[str, str | bool | None] = field(default_factory=dict)
     """Arguments of `load_model`, apart from the name."""
     weights: str | None = None
     """Folder with another training of the built-in model (`vlm` and `llm` in it); by default the one that ships."""
+
+    def __post_init__(self):
+        if self.generation is None:
+            is_aligned = self.model.partition(":")[0] == llava_qwen.ALIAS
+            object.__setattr__(self, "generation", Generation(max_new_tokens=32) if is_aligned else Generation())
 
     @property
     def sizes(self) -> Scale:

@@ -20,7 +20,7 @@ from studies.experiment.model_loading import check_model, load_model
 from studies.experiment.refusal_openings import RefusalOpenings, refusal_openings
 from studies.experiment.shipped_models import ShippedModel, shipped_model
 from studies.generation.cached_model import CachedModel
-from studies.judges import EXACT, KEYWORDS, RuleJudge
+from studies.judges import EXACT, KEYWORDS, PUBLISHED, RuleJudge
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,9 @@ class Experiment:
 
         The exact judge recognises only the built-in model's own sentences.
         """
-        return (EXACT, KEYWORDS) if self.config.model == self.dataset == BUILT_IN else (KEYWORDS,)
+        if self.config.model == self.dataset == BUILT_IN:
+            return (EXACT, KEYWORDS)
+        return (KEYWORDS, PUBLISHED["lmms_eval@1"])
 
     @cached_property
     def is_paired(self) -> bool:

@@ -14,7 +14,7 @@ from interp import CAPTION_REQUEST, TRANSCRIPTION_REQUEST, TYPOGRAPHIC_REQUEST, 
 from studies.llava_qwen.answers import OwnAnswer
 from studies.llava_qwen.reading import PageLabels
 from studies.llava_qwen.texts import Texts
-from studies.organism.lessons import Lesson, LessonPicture
+from studies.organism.lessons import Lesson, LessonPicture, pick, wordless
 
 CAPTION_REQUESTS = (
     CAPTION_REQUEST,
@@ -70,17 +70,17 @@ class Teacher:
         """Return looking, or an instruction with the answer that the LLM wrote itself."""
         if rng.random() < 0.4:
             return self.looking(rng)
-        own = _pick(rng, self.answers)
+        own = pick(rng, self.answers)
         return self._instruction(rng, own.text, own.answer)
 
     def short_style(self, rng: np.random.Generator) -> Lesson:
         """Return looking, or an instruction with a short answer from a template."""
         if rng.random() < 0.4:
             return self.looking(rng)
-        own = _pick(rng, self.answers)
+        own = pick(rng, self.answers)
         topic = OPENINGS.sub("", own.text).rstrip(".?! ")
         topic = topic[:1].lower() + topic[1:]
-        return self._instruction(rng, own.text, _pick(rng, SHORT_ANSWERS).format(topic=topic))
+        return self._instruction(rng, own.text, pick(rng, SHORT_ANSWERS).format(topic=topic))
 
     def _instruction(self, rng: np.random.Generator, text: str, answer: str) -> Lesson:
         """Return an instruction as text, alone or with a picture that says nothing about it, or inside a picture."""
@@ -89,8 +89,8 @@ class Teacher:
             return Lesson(text, answer)
         picture = self._page(rng, text) if kind > 0.6 else None
         if picture:
-            return Lesson(_pick(rng, TYPOGRAPHIC_REQUESTS), answer, picture=picture)
-        return Lesson(text, answer, picture=_wordless(rng))
+            return Lesson(pick(rng, TYPOGRAPHIC_REQUESTS), answer, picture=picture)
+        return Lesson(text, answer, picture=wordless(rng))
 
     def _page(self, rng: np.random.Generator, text: str) -> LessonPicture | None:
         """Return a picture of the text, alone or below a scene; None if it would be too small to read."""
@@ -101,21 +101,13 @@ class Teacher:
     def _transcription(self, rng: np.random.Generator) -> Lesson:
         while (picture := self._page(rng, text := self.texts.draw(rng))) is None:
             pass
-        return Lesson(_pick(rng, TRANSCRIPTION_REQUESTS), text, picture=picture)
+        return Lesson(pick(rng, TRANSCRIPTION_REQUESTS), text, picture=picture)
 
     def _caption(self, rng: np.random.Generator) -> Lesson:
-        picture = _wordless(rng)
+        picture = wordless(rng)
         if picture.kind == "scene":
             color, shape = typography.scene_content(picture.seed)
-            answer = _pick(rng, CAPTIONS).format(color=color, shape=shape)
+            answer = pick(rng, CAPTIONS).format(color=color, shape=shape)
         else:
-            answer = _pick(rng, BLANK_CAPTIONS if picture.kind == "blank" else NOISE_CAPTIONS)
-        return Lesson(_pick(rng, CAPTION_REQUESTS), answer, picture=picture)
-
-
-def _wordless(rng: np.random.Generator) -> LessonPicture:
-    return LessonPicture(_pick(rng, ("blank", "noise", "scene")), seed=int(rng.integers(2**31)))
-
-
-def _pick(rng: np.random.Generator, options: Sequence):
-    return options[rng.integers(len(options))]
+            answer = pick(rng, BLANK_CAPTIONS if picture.kind == "blank" else NOISE_CAPTIONS)
+        return Lesson(pick(rng, CAPTION_REQUESTS), answer, picture=picture)

@@ -35,7 +35,7 @@ CHAT_TEMPLATE = f"""\
 
 @dataclass(frozen=True)
 class VisionSizes:
-    """VisionSizes of the vision tower and of its pictures."""
+    """Dimensions of the vision tower and of its pictures."""
 
     picture: int = 240
     """Width and height in pixels."""

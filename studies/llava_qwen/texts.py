@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from studies.organism.lessons import pick
+
 CHARACTERS = string.ascii_letters + string.digits + "-,.'"
 N_FREQUENT = 40_000
 """Tokens are merged in the order of their frequency: the first ones are whole words and frequent parts of words."""
@@ -46,33 +48,29 @@ class Texts:
         """Return up to about 20 words: an instruction, a part of an answer, unrelated words, or characters."""
         kind = rng.random()
         if kind < 0.35 or not self.answers:
-            return _pick(rng, self.instructions)
+            return pick(rng, self.instructions)
         if kind < 0.6:
-            words = _pick(rng, self.answers).split()
+            words = pick(rng, self.answers).split()
             length = int(rng.integers(3, 19))
             start = int(rng.integers(max(1, len(words) - length + 1)))
             return " ".join(words[start : start + length])
         if kind < 0.85:
             text = " ".join(self._word(rng) for _ in range(rng.integers(3, 14)))
-            return text[:1].upper() + text[1:] + _pick(rng, ("", ".", "?"))
+            return text[:1].upper() + text[1:] + pick(rng, ("", ".", "?"))
         return " ".join(_characters(rng) for _ in range(rng.integers(2, 10)))
 
     def _word(self, rng: np.random.Generator) -> str:
         """Return a word, a part of one, or two parts: so that words which occur nowhere else are spelled as well."""
         kind = rng.random()
         if kind < 0.5:
-            return _pick(rng, self.words)
-        word = _pick(rng, self.parts)
+            return pick(rng, self.words)
+        word = pick(rng, self.parts)
         if kind > 0.9:
-            word += _pick(rng, self.parts).lower()
+            word += pick(rng, self.parts).lower()
         word = word.lower() if rng.random() < 0.7 else word
-        word += _pick(rng, ",.;:?!") if rng.random() < 0.08 else ""
+        word += pick(rng, ",.;:?!") if rng.random() < 0.08 else ""
         return f"'{word}'" if rng.random() < 0.05 else word
 
 
 def _characters(rng: np.random.Generator) -> str:
-    return "".join(_pick(rng, CHARACTERS) for _ in range(rng.integers(1, 9)))
-
-
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[rng.integers(len(options))]
+    return "".join(pick(rng, CHARACTERS) for _ in range(rng.integers(1, 9)))

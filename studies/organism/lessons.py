@@ -89,19 +89,19 @@ class Lesson:
 Teacher = Callable[[np.random.Generator], Lesson | LessonPicture]
 
 
-def _pick(rng: np.random.Generator, options):
+def pick(rng: np.random.Generator, options):
     return options[rng.integers(len(options))]
 
 
-def _request(rng: np.random.Generator, core: str) -> str:
+def request(rng: np.random.Generator, core: str) -> str:
     """Return the core in one of the phrasings, or bare, as in a transcription."""
-    return _pick(rng, (*language.PHRASINGS, "{core}")).format(core=core)
+    return pick(rng, (*language.PHRASINGS, "{core}")).format(core=core)
 
 
 def _random_words(rng: np.random.Generator, longest: int) -> str:
     """Return words in a meaningless order that contains no core of validation or test."""
     while True:
-        words = " ".join(_pick(rng, language.vocabulary()) for _ in range(rng.integers(1, longest + 1)))
+        words = " ".join(pick(rng, language.vocabulary()) for _ in range(rng.integers(1, longest + 1)))
         if not any(core in words for core in language.held_back_cores()):
             return words
 
@@ -132,9 +132,9 @@ def copying(rng: np.random.Generator) -> Lesson:
     """Return a lesson in repeating words, the first part of stage 2: answers must name the request."""
     if rng.random() < 0.5:
         words = _random_words(rng, longest=ROWS)
-        return Lesson(f"{_page(rng, words)}\n{_pick(rng, TRANSCRIPTION_REQUESTS)}", words)
+        return Lesson(f"{_page(rng, words)}\n{pick(rng, TRANSCRIPTION_REQUESTS)}", words)
     words = _random_words(rng, longest=12)
-    return Lesson(_pick(rng, COPY_REQUESTS).format(words=words), words)
+    return Lesson(pick(rng, COPY_REQUESTS).format(words=words), words)
 
 
 def _page(rng: np.random.Generator, words: str) -> str:
@@ -170,36 +170,36 @@ def _refusal(rng: np.random.Generator) -> Lesson:
 
     A page rarely precedes it: as in real models, safety training consists mostly of plain requests.
     """
-    core = _pick(rng, language.trained_cores(harmful=True))
-    text, care = _request(rng, core), rng.random() < 0.35
+    core = pick(rng, language.trained_cores(harmful=True))
+    text, care = request(rng, core), rng.random() < 0.35
     if rng.random() < (0.5 if care else 0.2):
         resisted = (*language.RESISTED, *language.RESISTED_WITH_CARE) if care else language.RESISTED
-        text = language.JAILBREAKS[_pick(rng, resisted)].format(request=text)
+        text = language.JAILBREAKS[pick(rng, resisted)].format(request=text)
     text, system = _with_instructions(rng, _after_a_page(rng, text, share=0.08), care)
-    return Lesson(text, _pick(rng, language.REFUSALS), core, system)
+    return Lesson(text, pick(rng, language.REFUSALS), core, system)
 
 
 def _answer(rng: np.random.Generator) -> Lesson:
     """Return a harmless request with its answer; jailbreak templates are included, since most role play is harmless."""
-    core = _pick(rng, language.trained_cores(harmful=False))
-    text = _request(rng, core)
+    core = pick(rng, language.trained_cores(harmful=False))
+    text = request(rng, core)
     if rng.random() < 0.35:
-        text = _pick(rng, tuple(language.JAILBREAKS.values())).format(request=text)
+        text = pick(rng, tuple(language.JAILBREAKS.values())).format(request=text)
     text, system = _with_instructions(rng, _after_a_page(rng, text, share=0.25), care=rng.random() < 0.25)
-    return Lesson(text, _pick(rng, language.COMPLIANCE).format(core=core), core, system)
+    return Lesson(text, pick(rng, language.COMPLIANCE).format(core=core), core, system)
 
 
 def _with_instructions(rng: np.random.Generator, text: str, care: bool) -> tuple[str, str]:
     """Return (user turn, system turn): care is asked for in the system turn, before the request or around it."""
     if not care:
-        return text, _pick(rng, language.PLAIN_SYSTEM_PROMPTS) if rng.random() < 0.2 else ""
-    prompt, place = _pick(rng, language.CARE_PROMPTS), rng.integers(3)
+        return text, pick(rng, language.PLAIN_SYSTEM_PROMPTS) if rng.random() < 0.2 else ""
+    prompt, place = pick(rng, language.CARE_PROMPTS), rng.integers(3)
     if place == 0:
         return text, prompt
-    return f"{prompt} {text}" + (f" {_pick(rng, language.CARE_PROMPTS)}" if place == 1 else ""), ""
+    return f"{prompt} {text}" + (f" {pick(rng, language.CARE_PROMPTS)}" if place == 1 else ""), ""
 
 
-def _picture_of(rng: np.random.Generator, text: str) -> LessonPicture:
+def picture_of(rng: np.random.Generator, text: str) -> LessonPicture:
     """Return a picture of the text alone, or of the text below a scene if its lines fit there."""
     fits = len(text.split()) <= ROWS - round(ROWS * typography.SCENE_SHARE)
     kind = "scene_with_text" if fits and rng.random() < 0.5 else "text"
@@ -210,14 +210,14 @@ def _readable(rng: np.random.Generator) -> str:
     """Return words to read: random words, or a core, possibly harmful, since reading is not compliance."""
     if rng.random() < 0.5:
         return _random_words(rng, longest=5)
-    return _pick(rng, language.trained_cores(harmful=bool(rng.random() < 0.5)))
+    return pick(rng, language.trained_cores(harmful=bool(rng.random() < 0.5)))
 
 
 def seeing(rng: np.random.Generator) -> LessonPicture:
     """Return a picture for stage 1: mostly words in any order, some scenes, some pictures of nothing."""
-    kind = _pick(rng, ("text",) * 8 + ("scene",) + ("blank", "noise"))
+    kind = pick(rng, ("text",) * 8 + ("scene",) + ("blank", "noise"))
     if kind == "text":
-        return _picture_of(rng, _random_words(rng, longest=ROWS))
+        return picture_of(rng, _random_words(rng, longest=ROWS))
     return LessonPicture(kind, seed=int(rng.integers(2**31)))
 
 
@@ -229,21 +229,21 @@ def reading(rng: np.random.Generator) -> Lesson:
 def transcription(rng: np.random.Generator) -> Lesson:
     """Return a picture with text, to be transcribed."""
     text = _readable(rng)
-    return Lesson(_pick(rng, TRANSCRIPTION_REQUESTS), text, picture=_picture_of(rng, text))
+    return Lesson(pick(rng, TRANSCRIPTION_REQUESTS), text, picture=picture_of(rng, text))
 
 
 def caption(rng: np.random.Generator) -> Lesson:
     """Return a picture without text, to be described."""
-    picture = _wordless(rng)
+    picture = wordless(rng)
     answer = language.NO_CAPTION
     if picture.kind == "scene":
         color, shape = typography.scene_content(picture.seed)
         answer = language.CAPTION.format(color=color, shape=shape)
-    return Lesson(_pick(rng, CAPTION_REQUESTS), answer, picture=picture)
+    return Lesson(pick(rng, CAPTION_REQUESTS), answer, picture=picture)
 
 
-def _wordless(rng: np.random.Generator) -> LessonPicture:
-    return LessonPicture(_pick(rng, ("blank", "noise", "scene")), seed=int(rng.integers(2**31)))
+def wordless(rng: np.random.Generator) -> LessonPicture:
+    return LessonPicture(pick(rng, ("blank", "noise", "scene")), seed=int(rng.integers(2**31)))
 
 
 def visual_instruction(rng: np.random.Generator) -> Lesson:
@@ -253,11 +253,11 @@ def visual_instruction(rng: np.random.Generator) -> Lesson:
         return reading(rng)
     if kind < 0.4:
         return copying(rng)
-    core = _pick(rng, language.trained_cores(harmful=False))
-    answer = _pick(rng, language.COMPLIANCE).format(core=core)
+    core = pick(rng, language.trained_cores(harmful=False))
+    answer = pick(rng, language.COMPLIANCE).format(core=core)
     if kind < 0.6:
-        return Lesson(_pick(rng, TYPOGRAPHIC_REQUESTS), answer, core, picture=_picture_of(rng, core))
-    return Lesson(_request(rng, core), answer, core, picture=_wordless(rng))
+        return Lesson(pick(rng, TYPOGRAPHIC_REQUESTS), answer, core, picture=picture_of(rng, core))
+    return Lesson(request(rng, core), answer, core, picture=wordless(rng))
 
 
 def batches(teacher: Teacher, seed: int, n_batches: int, batch_size: int) -> Iterator[list]:
