@@ -1,6 +1,7 @@
 """One line of progress per phase of long work, with an ETA; plain lines if the output is not a terminal."""
 
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -45,17 +46,46 @@ def _bar(name: str, total: int, console: Console) -> Iterator[Report]:
 
 @contextmanager
 def _lines(name: str, total: int) -> Iterator[Report]:
-    start = last = time.monotonic()
-    done, recent = 0, deque([(start, 0)], maxlen=WINDOW)
+    lines, ended = _Lines(name, total), threading.Event()
+    heart = threading.Thread(target=lines.beat, args=(ended,), daemon=True)
+    heart.start()
+    try:
+        yield lines.report
+    finally:
+        ended.set()
+        heart.join()
 
-    def report(n: int = 1, note: str = "") -> None:
-        nonlocal done, last
-        done += n
-        now = time.monotonic()
-        (since, before), _ = recent[0], recent.append((now, done))
-        if done and (now - last >= PLAIN_EVERY or done >= total):
-            last = now
-            eta = (now - since) / max(1, done - before) * max(0, total - done)
-            print(f"{name:<32} {done}/{total}  {now - start:.0f} s  left {eta:.0f} s  {note}".rstrip(), file=sys.stderr)
 
-    yield report
+class _Lines:
+    """Prints a line now and then, also while a unit of work takes long."""
+
+    def __init__(self, name: str, total: int):
+        self._name, self._total = name, total
+        self._start = self._last = time.monotonic()
+        self._done, self._note = 0, ""
+        self._recent = deque([(self._start, 0)], maxlen=WINDOW)
+        self._lock = threading.Lock()
+
+    def report(self, n: int = 1, note: str = "") -> None:
+        with self._lock:
+            self._done += n
+            self._note, now = note, time.monotonic()
+            since, before = self._recent[0]
+            self._recent.append((now, self._done))
+            if self._done and (now - self._last >= PLAIN_EVERY or self._done >= self._total):
+                self._print(now, since, before)
+
+    def beat(self, ended: threading.Event) -> None:
+        """Print a line whenever none was printed for a while, until the work has ended."""
+        while not ended.wait(PLAIN_EVERY / 4):
+            with self._lock:
+                if (now := time.monotonic()) - self._last >= PLAIN_EVERY:
+                    self._print(now, *self._recent[0])
+
+    def _print(self, now: float, since: float, before: int) -> None:
+        self._last = now
+        left = "?"
+        if self._done > before:
+            left = f"{(now - since) / (self._done - before) * max(0, self._total - self._done):.0f}"
+        line = f"{self._name:<32} {self._done}/{self._total}  {now - self._start:.0f} s  left {left} s  {self._note}"
+        print(line.rstrip(), file=sys.stderr)

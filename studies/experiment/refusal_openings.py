@@ -13,6 +13,7 @@ from torch import Tensor
 from interp import VLM, Prompt
 from interp.identity import fingerprint
 from studies.bookkeeping.checkpoints import Checkpoints
+from studies.bookkeeping.progress import Report, phase
 from studies.generation.first_token import first_token_logprobs
 from studies.generation.generate import Generation, answers
 from studies.generation.openings import LEAST_COVERAGE, Opening, RefusalOpenings, coverage_row
@@ -58,7 +59,8 @@ def refusal_openings(
     if stored:
         openings = RefusalOpenings.read(json.loads(stored[0]))
     else:
-        openings = _Search(vlm, anchors, judge, generation).run()
+        with phase("refusal openings", sum(prompt.query.harmful for prompt in anchors)) as report:
+            openings = _Search(vlm, anchors, judge, generation, report).run()
         if checkpoints:
             checkpoints.write_texts("openings", [json.dumps(openings.record)])
     _warn(openings)
@@ -79,10 +81,11 @@ def _warn(openings: RefusalOpenings) -> None:
 class _Search:
     """Anchors with what the model says to them, and the openings that are found in it."""
 
-    def __init__(self, vlm: VLM, anchors: Sequence[Prompt], judge: RuleJudge, generation: Generation):
-        self.vlm, self.judge, self.generation = vlm, judge, generation
+    def __init__(self, vlm: VLM, anchors: Sequence[Prompt], judge: RuleJudge, generation: Generation, report: Report):
+        self.vlm, self.judge, self.generation, self.report = vlm, judge, generation, report
         harmful = [prompt for prompt in anchors if prompt.query.harmful]
-        refused = self._refuses(harmful)
+        texts = answers(vlm, harmful, generation, advance=report)
+        refused = [bool(judge.refuses(text)) for text in texts]
         self.n_harmful = len(harmful)
         self.refused = [prompt for prompt, is_refused in zip(harmful, refused, strict=True) if is_refused]
         self.harmless = [prompt for prompt in anchors if not prompt.query.harmful]
@@ -137,6 +140,7 @@ class _Search:
         self, tokens: tuple[int, ...], mass: Float[Tensor, " refused"], on_harmless: Float[Tensor, " harmless"]
     ) -> Opening:
         """Force a beginning and judge what follows; on harmless anchors only if enough of them may begin like this."""
+        self.report(0, note=f"tries {self.vlm.tokenizer.decode(tokens)!r}")
         helpful = on_harmless.mean().item() if len(on_harmless) else 0.0
         if helpful >= LEAST_MASS:
             is_refused = self._refuses(self.harmless[:N_FORCED], *tokens)

@@ -74,7 +74,7 @@ def find(monkeypatch):
         search, "first_token_logprobs", lambda vlm, prompts, how, forced=(): vlm.logprobs(prompts, forced)
     )
 
-    def scripted_answers(vlm, prompts, how, forced=()):
+    def scripted_answers(vlm, prompts, how, advance=None, forced=()):
         vlm.n_forced.append(len(prompts) if forced else 0)
         return [vlm.answer(prompt, forced) for prompt in prompts]
 
