@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 WORKERS ?= 2
 NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 
-.PHONY: repro test lint notebook docs organism reference seeds controls qwen bench lock
+.PHONY: repro test lint notebook docs organism reference seeds controls qwen qwen-reference bench lock
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
@@ -58,6 +58,9 @@ controls: .venv/installed  ## trains models in which an outcome is planted, and 
 qwen: .venv/installed  ## builds llava-qwen-0.5b, a VLM on an LLM that others aligned, and runs the main study on it
 	$(BIN)/vlm-guard model get llava-qwen-0.5b
 	$(BIN)/vlm-guard repro --model llava-qwen-0.5b --scale quick --out results/llava-qwen-0.5b
+
+qwen-reference: qwen  ## writes the committed results of llava-qwen-0.5b, without its answers
+	$(BIN)/python -m studies.llava_qwen.published results/llava-qwen-0.5b results/reference/llava-qwen-0.5b
 
 bench: .venv/installed
 	$(BIN)/python -m tests.speed
