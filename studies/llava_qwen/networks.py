@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 
 from transformers import (
-    CLIPImageProcessorPil,
     CLIPVisionConfig,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerBase,
-    Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+from studies.organism.llava_parts import clip_config, llava_config, llava_processor
 
 IMAGE_TOKEN = "<|image_pad|>"
 """The LLM's own token for a picture, which it was never trained on."""
@@ -42,7 +41,6 @@ class VisionSizes:
     patch: int = 20
     d_vision: int = 256
     n_vision_layers: int = 6
-    n_vision_heads: int = 8
 
     @property
     def n_rows(self) -> int:
@@ -51,61 +49,19 @@ class VisionSizes:
 
 
 def vision_config(sizes: VisionSizes) -> CLIPVisionConfig:
-    return CLIPVisionConfig(
-        hidden_size=sizes.d_vision,
-        intermediate_size=4 * sizes.d_vision,
-        num_hidden_layers=sizes.n_vision_layers,
-        num_attention_heads=sizes.n_vision_heads,
-        image_size=sizes.picture,
-        patch_size=sizes.patch,
-    )
+    return clip_config(sizes.d_vision, sizes.n_vision_layers, sizes.picture, sizes.patch)
 
 
 def build_processor(sizes: VisionSizes, tokenizer: PreTrainedTokenizerBase) -> LlavaProcessor:
     """Return the processor: pictures of one size, and the LLM's own tokenizer and template."""
-    tokenizer.padding_side = "left"
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": sizes.picture},
-        crop_size={"height": sizes.picture, "width": sizes.picture},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=sizes.patch,
-        vision_feature_select_strategy="default",
-        # The class token, which is left out.
-        num_additional_image_tokens=1,
-        image_token=IMAGE_TOKEN,
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def vlm_config(sizes: VisionSizes, llm: Qwen2Config, image_token: int) -> LlavaConfig:
-    """Return the configuration of the VLM.
-
-    Args:
-        sizes: those of the vision tower.
-        llm: configuration of the LLM.
-        image_token: id of `IMAGE_TOKEN`.
-    """
-    return LlavaConfig(
-        vision_config=vision_config(sizes),
-        text_config=llm,
-        image_token_index=image_token,
-        image_seq_length=sizes.n_rows**2,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=llm.tie_word_embeddings,
-    )
+    return llava_processor(tokenizer, sizes.picture, sizes.patch, IMAGE_TOKEN, CHAT_TEMPLATE)
 
 
 def build_vlm(
     sizes: VisionSizes, llm: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> LlavaForConditionalGeneration:
     """Join the LLM with an untrained vision tower and projector; the weights of the LLM are shared, not copied."""
-    config = vlm_config(sizes, llm.config, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    config = llava_config(vision_config(sizes), llm.config, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     vlm = LlavaForConditionalGeneration(config)
     vlm.model.language_model = llm.model
     vlm.lm_head = llm.lm_head

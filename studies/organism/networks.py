@@ -4,18 +4,19 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
     LlamaForCausalLM,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
 from studies.organism import language, lessons
+from studies.organism.llava_parts import clip_config, llava_config, llava_processor
+
+IMAGE_TOKEN = "<image>"
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -67,21 +68,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    size = lessons.PICTURE_SIZE
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": size},
-        crop_size={"height": size, "width": size},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=lessons.PATCH_SIZE,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    )
+    return llava_processor(tokenizer, lessons.PICTURE_SIZE, lessons.PATCH_SIZE, IMAGE_TOKEN, CHAT_TEMPLATE)
 
 
 def llm_config(sizes: Sizes, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -103,14 +90,7 @@ def llm_config(sizes: Sizes, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def vision_config(sizes: Sizes) -> CLIPVisionConfig:
-    return CLIPVisionConfig(
-        hidden_size=sizes.d_vision,
-        intermediate_size=4 * sizes.d_vision,
-        num_hidden_layers=sizes.n_vision_layers,
-        num_attention_heads=sizes.d_vision // 32,
-        image_size=lessons.PICTURE_SIZE,
-        patch_size=lessons.PATCH_SIZE,
-    )
+    return clip_config(sizes.d_vision, sizes.n_vision_layers, lessons.PICTURE_SIZE, lessons.PATCH_SIZE)
 
 
 def build_vlm(
@@ -124,15 +104,7 @@ def build_vlm(
         llm: the aligned LLM.
         tower: the trained vision tower.
     """
-    config = LlavaConfig(
-        vision_config=vision_config(sizes),
-        text_config=llm.config,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=lessons.ROWS**2,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=True,
-    )
+    config = llava_config(vision_config(sizes), llm.config, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     vlm = LlavaForConditionalGeneration(config)
     vlm.model.language_model.load_state_dict(llm.model.state_dict())
     vlm.model.vision_tower.load_state_dict(tower.state_dict())

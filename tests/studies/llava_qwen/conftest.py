@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from studies.llava_qwen import instructions
 from studies.llava_qwen.networks import CHAT_TEMPLATE, IMAGE_TOKEN, VisionSizes
 
-SIZES = VisionSizes(d_vision=32, n_vision_layers=1, n_vision_heads=2)
+SIZES = VisionSizes(d_vision=32, n_vision_layers=1)
 
 
 def tiny_tokenizer():
