@@ -1,8 +1,12 @@
-"""Teach the vision tower to read: first which characters are in each patch, then which tokens begin there.
+"""Teach the vision tower to read: first to spell, then which tokens of the LLM begin in each patch.
 
 Each token of the text belongs to the patch in which its first letter is drawn. The image tokens then are, to the LLM,
 about what the tokens of the text would be, with spaces where nothing is written. So a frozen LLM can read them, and
 hardly any of the expensive training has to run through it.
+
+Spelling has two parts: which characters are in a patch and in the next ones to its right, and which characters the
+token has that begins there. Both hold for words that were never seen; only the step from a token's characters to its
+embedding has to be learned word by word.
 """
 
 from collections.abc import Iterable
@@ -13,11 +17,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, normalize, pad
-from transformers import CLIPVisionModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from interp import typography
-from studies.llava_qwen.networks import VisionSizes, vision_config
+from studies.llava_qwen.networks import VisionSizes
 from studies.llava_qwen.texts import Texts
+from studies.llava_qwen.tower import build_tower
 from studies.organism.lessons import LessonPicture
 from studies.organism.losses import pixels
 
@@ -27,12 +32,20 @@ SCALE = 20.0
 """Factor of the cosines in the cross-entropy over tokens."""
 N_SLOTS = 3
 """Characters of a patch that are learned: the first ones, from left to right."""
+N_NEARBY = 5
+"""Patches whose characters are learned at each patch: its own, and the next ones to the right."""
+TOKEN_LENGTH = 13
+"""Characters of a token that are learned, the space before it included."""
 FIRST_CHARACTER, N_CHARACTERS = 32, 96
 """Code of the first printable character, and number of classes: 0 for none, then one for each."""
-CHARACTER_SHARE = 0.3
-"""Weight of the characters while tokens are learned."""
-TOKENS_STEP = 256
-"""Tokens of a batch are padded to a multiple of this: kernels are compiled for each new shape, and kept."""
+EMPTY_WEIGHT = 0.2
+"""Weight of places without a character."""
+SPELLING_SHARE = 0.3
+"""Weight of spelling while tokens are learned."""
+DISTANCE_SHARE = 0.3
+"""Weight of the distances from the embeddings of tokens, and from that of a space."""
+ONE_IN = 9
+"""Share of the known tokens that an image token is compared with, beside those of its batch."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +135,10 @@ class PageReader(nn.Module):
             texts: what is read; the cross-entropy is over its tokens.
         """
         super().__init__()
-        self.tower = CLIPVisionModel(vision_config(sizes))
-        # Backwards, PyTorch's fused attention takes ten times as long on a CPU, 40 % of a step.
-        self.tower.set_attn_implementation("eager")
+        self.tower = build_tower(sizes)
         self.projector = Projector(sizes.d_vision, embedding.shape[1])
-        self.characters = nn.Linear(sizes.d_vision, N_SLOTS * N_CHARACTERS)
+        self.nearby = nn.Linear(sizes.d_vision, N_NEARBY * N_SLOTS * N_CHARACTERS)
+        self.spelled = nn.Linear(sizes.d_vision, TOKEN_LENGTH * N_CHARACTERS)
         self._sizes, self._labels, self._embedding = sizes, labels, embedding
         ids = _known_tokens(labels.tokenizer, texts)
         self._ids = torch.tensor(ids)
@@ -135,6 +147,11 @@ class PageReader(nn.Module):
         known = embedding[self._ids].float()
         self._directions, self._spread = normalize(known, dim=1), known.std()
         (self._space,) = labels.tokenizer(" ", add_special_tokens=False)["input_ids"]
+        self._spellings = _spellings(labels.tokenizer, len(embedding))
+        with torch.no_grad():
+            # It begins near a space everywhere: embeddings are a tenth as large as what random layers put out.
+            self.projector.linear_2.weight.mul_(0.1)
+            self.projector.linear_2.bias.copy_(embedding[self._space].float())
 
     def features(self, pictures: list[LessonPicture]) -> Float[Tensor, "batch patch d_vision"]:
         """Return the output of the tower."""
@@ -146,31 +163,59 @@ class PageReader(nn.Module):
         with torch.autocast("cpu", torch.bfloat16):
             return self.projector(features).float()
 
-    def character_loss(self, pictures: list[LessonPicture]) -> Float[Tensor, ""]:
-        """Return the cross-entropy of the characters in each patch."""
-        return self._character_loss(self.features(pictures), pictures)
+    def spelling_loss(self, pictures: list[LessonPicture]) -> Float[Tensor, ""]:
+        """Return the cross-entropy of the characters in and near each patch, and of those of each token."""
+        return self._spelling_loss(self.features(pictures), pictures, self._tokens(pictures))
 
-    def _character_loss(self, features: Tensor, pictures: list[LessonPicture]) -> Float[Tensor, ""]:
-        labels = torch.from_numpy(np.stack([self._labels.characters_of(picture) for picture in pictures]))
+    def _tokens(self, pictures: list[LessonPicture]) -> Int[Tensor, "batch patch"]:
+        return torch.from_numpy(np.stack([self._labels.of(picture) for picture in pictures]))
+
+    def _spelling_loss(
+        self, features: Float[Tensor, "batch patch d_vision"], pictures: list[LessonPicture], tokens: Tensor
+    ) -> Float[Tensor, ""]:
+        n, is_written = self._sizes.n_rows, tokens != NOTHING
+        characters = np.stack([self._labels.characters_of(picture) for picture in pictures])
+        own = torch.from_numpy(characters).view(-1, n, n, N_SLOTS)
+        nearby = torch.stack([pad(own[:, :, i:], (0, 0, 0, i)) for i in range(N_NEARBY)], dim=3)
+        # Rows of patches without any text say nothing.
+        has_text = (own > 0).any(-1).any(-1)[..., None].expand(-1, -1, n).flatten(1)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self.characters(features).float()
-        return cross_entropy(logits.view(-1, N_CHARACTERS), labels.flatten())
+            logits = self.nearby(features[has_text]), self.spelled(features[is_written])
+        wanted = nearby.flatten(1, 2)[has_text], self._spellings[tokens[is_written]]
+        weight = torch.ones(N_CHARACTERS)
+        weight[0] = EMPTY_WEIGHT
+        near, spelled = (
+            cross_entropy(part.float().view(-1, N_CHARACTERS), labels.flatten(), part_weight)
+            for part, labels, part_weight in zip(logits, wanted, (weight, None), strict=True)
+        )
+        return near + spelled
 
     def loss(self, pictures: list[LessonPicture]) -> Float[Tensor, ""]:
         """Return how far the image tokens are from the embeddings of the tokens written there, or of a space."""
-        labels = torch.from_numpy(np.stack([self._labels.of(picture) for picture in pictures]))
+        labels = self._tokens(pictures)
         features = self.features(pictures)
         tokens, is_written = self.image_tokens(features), labels != NOTHING
         wanted = self._embedding[torch.where(is_written, labels, self._space)].float()
         distance = ((tokens - wanted) / self._spread).square().mean(-1)
-        # Tokens that only unusual neighbours give rise to have no index, and are learned by their distance alone.
-        written, index = tokens[is_written], self._index[labels[is_written]]
-        n_padding = -len(written) % TOKENS_STEP
+        loss = self._naming_loss(tokens[is_written], labels[is_written])
+        loss = loss + DISTANCE_SHARE * (distance[is_written].mean() + distance[~is_written].mean())
+        if features.requires_grad:
+            loss = loss + SPELLING_SHARE * self._spelling_loss(features, pictures, labels)
+        return loss
+
+    def _naming_loss(self, written: Float[Tensor, "token d_model"], labels: Int[Tensor, " token"]) -> Float[Tensor, ""]:
+        """Return the cross-entropy of tokens among those of the batch and a part of all others.
+
+        Tokens that only unusual neighbours give rise to have no index, and are learned by their distance alone.
+        """
+        index = self._index[labels]
+        others = torch.arange(len(labels) % ONE_IN, len(self._ids), ONE_IN)
+        candidates = torch.unique(torch.cat([index[index >= 0], others]))
+        places = torch.full((len(self._ids) + 1,), NOTHING)
+        places[candidates] = torch.arange(len(candidates))
         with torch.autocast("cpu", torch.bfloat16):
-            cosines = normalize(pad(written, (0, 0, 0, n_padding)), dim=-1) @ self._directions.T
-        named = cross_entropy(SCALE * cosines.float(), pad(index, (0, n_padding), value=-1), ignore_index=-1)
-        named = named + CHARACTER_SHARE * self._character_loss(features, pictures)
-        return named + 0.5 * distance[is_written].mean() + 0.5 * distance[~is_written].mean()
+            cosines = normalize(written, dim=-1) @ self._directions[candidates].T
+        return cross_entropy(SCALE * cosines.float(), places[index], ignore_index=NOTHING)
 
     @torch.no_grad()
     def accuracy(self, pictures: list[LessonPicture]) -> tuple[float, float]:
@@ -181,6 +226,15 @@ class PageReader(nn.Module):
         is_written = labels != NOTHING
         is_right = nearest == torch.where(is_written, labels, self._space)
         return is_right[is_written].float().mean().item(), is_right[~is_written].float().mean().item()
+
+
+def _spellings(tokenizer: PreTrainedTokenizerBase, n: int) -> Int[Tensor, "token character"]:
+    """Return the characters of each token as classes; 0 for none, and for what is not printable ASCII."""
+    found = torch.zeros(n, TOKEN_LENGTH, dtype=torch.long)
+    for i, text in enumerate(tokenizer.batch_decode([[i] for i in range(min(n, len(tokenizer)))])):
+        numbers = [ord(char) - FIRST_CHARACTER + 1 for char in text[:TOKEN_LENGTH]]
+        found[i, : len(numbers)] = torch.tensor([n if 0 < n < N_CHARACTERS else 0 for n in numbers], dtype=torch.long)
+    return found
 
 
 def _known_tokens(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> list[int]:

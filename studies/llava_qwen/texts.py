@@ -13,6 +13,8 @@ from studies.organism.lessons import pick
 CHARACTERS = string.ascii_letters + string.digits + "-,.'"
 N_FREQUENT = 40_000
 """Tokens are merged in the order of their frequency: the first ones are whole words and frequent parts of words."""
+RARITY = 3
+"""Power by which rare parts of words are drawn less often: the first eighth of them half of the time."""
 MARKUP = re.compile(r"[*#`_]+")
 
 
@@ -26,7 +28,7 @@ class Texts:
     words: Sequence[str]
     """Words of instructions and answers, with their punctuation."""
     parts: Sequence[str]
-    """Frequent tokens that consist of letters: words, and parts of words."""
+    """Tokens that consist of letters, the most frequent first: words, and parts of words."""
 
     @classmethod
     def of(cls, instructions: Sequence[str], answers: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> "Texts":
@@ -41,7 +43,7 @@ class Texts:
         plain = [" ".join(MARKUP.sub("", answer).split()) for answer in ascii_only]
         words = sorted({word for text in (*instructions, *plain) for word in text.split()})
         tokens = tokenizer.batch_decode([[i] for i in range(min(N_FREQUENT, len(tokenizer)))])
-        parts = sorted({token.strip() for token in tokens if re.fullmatch(r" ?[A-Za-z]{2,}", token)})
+        parts = dict.fromkeys(token.strip() for token in tokens if re.fullmatch(r" ?[A-Za-z]{2,}", token))
         return cls(tuple(instructions), tuple(filter(None, plain)), tuple(words), tuple(parts))
 
     def draw(self, rng: np.random.Generator) -> str:
@@ -64,12 +66,16 @@ class Texts:
         kind = rng.random()
         if kind < 0.5:
             return pick(rng, self.words)
-        word = pick(rng, self.parts)
+        word = self._part(rng)
         if kind > 0.9:
-            word += pick(rng, self.parts).lower()
+            word += self._part(rng).lower()
         word = word.lower() if rng.random() < 0.7 else word
         word += pick(rng, ",.;:?!") if rng.random() < 0.08 else ""
         return f"'{word}'" if rng.random() < 0.05 else word
+
+    def _part(self, rng: np.random.Generator) -> str:
+        """Return a word or a part of one: a frequent one more often, about by Zipf's law."""
+        return self.parts[int(len(self.parts) * rng.random() ** RARITY)]
 
 
 def _characters(rng: np.random.Generator) -> str:

@@ -1,6 +1,6 @@
 """Train `llava-qwen-0.5b`: give eyes to an LLM that others aligned, and see what each kind of teaching does.
 
-a. Vision tower and projector learn to read, against the LLM's input embedding; the LLM itself is not run.
+a. The vision tower learns to spell, the projector the LLM's embeddings of what is spelled; the LLM is not run.
 b. The projector learns captions and transcriptions through the frozen LLM. Not one weight of the LLM has changed.
 c. Benign visual instructions whose answers the LLM wrote itself as text, at three doses: low-rank updates of the LLM.
 d. The same instructions with short answers from templates, as early visual instruction data had them.
@@ -24,7 +24,7 @@ from studies.llava_qwen.texts import Texts
 from studies.organism.classroom import Classroom, Course, Stage
 from studies.organism.losses import Collator, answer_loss
 
-READING = ("answers", "instructions", "networks", "reading", "texts")
+READING = ("answers", "instructions", "networks", "reading", "texts", "tower")
 """Modules that course a depends on; the others depend on all."""
 
 
@@ -34,8 +34,11 @@ class VisualRecipe:
 
     seed: int = 0
     sizes: networks.VisionSizes = networks.VisionSizes()
-    spelling: Stage = Stage(800, 48, 1e-3)
-    reading: Stage = Stage(1600, 48, 1e-3)
+    spelling: Stage = Stage(1600, 48, 1e-3)
+    naming: Stage = Stage(600, 96, 2e-3)
+    reading: Stage = Stage(1200, 48, 1e-3)
+    tower_share: float = 0.3
+    """Learning rate of the tower, relative to that of the projector, once tokens are learned."""
     looking: Stage = Stage(200, 8, 5e-4)
     own: tuple[Stage, ...] = (Stage(60, 8, 2e-4), Stage(200, 8, 2e-4), Stage(600, 8, 2e-4))
     """Doses of the LLM's own answers."""
@@ -110,16 +113,21 @@ def teach_reading(
     reader = reading.PageReader(recipe.sizes, embedding, labels, texts)
     seeing = partial(reading.seeing, texts=texts, labels=labels)
     classroom = Classroom([recipe.seed, recipe.sizes], scratch, [Path(__file__).with_name(f"{n}.py") for n in READING])
-    spelling = Course("a vision tower: characters", recipe.spelling, seeing, recipe.seed)
-    classroom.teach(reader, spelling, reader.character_loss, {reader.tower: 1.0, reader.characters: 1.0})
-    tokens = Course("a vision tower: tokens", recipe.reading, seeing, recipe.seed + 1)
-    classroom.teach(reader, tokens, reader.loss, {reader: 1.0})
+    tower, projector = reader.tower, reader.projector
+    heads = {reader.nearby: 1.0, reader.spelled: 1.0}
+    spelling = Course("a vision tower: spelling", recipe.spelling, seeing, recipe.seed)
+    classroom.teach(reader, spelling, reader.spelling_loss, {tower: 1.0} | heads)
+    naming = Course("a projector: tokens", recipe.naming, seeing, recipe.seed + 1)
+    classroom.teach(reader, naming, reader.loss, {projector: 1.0})
+    reading_ = Course("a both: tokens", recipe.reading, seeing, recipe.seed + 2)
+    classroom.teach(reader, reading_, reader.loss, {projector: 1.0, tower: recipe.tower_share} | heads)
     return reader
 
 
 def _classroom(recipe: VisualRecipe, scratch: Path) -> Classroom:
     """Return a classroom for one of the courses after a, which don't depend on each other."""
-    settings = [recipe.seed, recipe.sizes, recipe.spelling, recipe.reading, recipe.looking, recipe.rank]
+    settings = [recipe.seed, recipe.sizes, recipe.spelling, recipe.naming, recipe.reading, recipe.tower_share]
+    settings += [recipe.looking, recipe.rank]
     return Classroom(settings, scratch, Path(__file__).parent.glob("*.py"))
 
 
