@@ -7,21 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PretrainedConfig,
-    Qwen2Config,
-)
+from transformers import LlamaConfig, LlavaForConditionalGeneration, PretrainedConfig, Qwen2Config
 
 from interp import VLM, Guard, Prompt, Query, SafetyDirection, random_basis
 from interp.typography import noise_picture
 from studies import organism
 from studies.organism import networks
+from studies.organism.llava_parts import clip_config, llava_config, llava_processor
 
 PICTURE, PATCH = 336, 14
 WORDS = (10, 20)
@@ -61,30 +53,10 @@ def _random_llava(
     torch.manual_seed(0)
     tokenizer = networks.build_tokenizer()
     text.pad_token_id = tokenizer.pad_token_id
-    vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        image_size=picture,
-        patch_size=patch,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=(picture // patch) ** 2,
-        vision_feature_layer=-1,
-    )
-    images = CLIPImageProcessorPil(size={"shortest_edge": picture}, crop_size={"height": picture, "width": picture})
-    processor = LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=patch,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=networks.CHAT_TEMPLATE,
-    )
+    image_token = networks.IMAGE_TOKEN
+    vision = clip_config(d_vision=128, n_layers=6, picture_size=picture, patch_size=patch)
+    config = llava_config(vision, text, tokenizer.convert_tokens_to_ids(image_token))
+    processor = llava_processor(tokenizer, picture, patch, image_token, networks.CHAT_TEMPLATE)
     return VLM(LlavaForConditionalGeneration(config).to(dtype).eval(), processor, name)
 
 

@@ -152,7 +152,8 @@ def test_random_directions_are_one_line_on_validation_and_a_distribution_on_the_
     line = table[(table.control == "random") & (table.modality == "blank")]
     assert set(line.metric) == {"refusal_score", "refusal_score_gain", "opening_refusal_rate", "kl"} and len(line) == 4
     assert set(line.interval) == {f"2.5-97.5 % of {N_DRAWS} random directions"} and set(line.setting) == {"control"}
-    assert (line.ci_low < line.ci_high).all()
+    # The gate is closed for all harmless requests here: nothing changes, along no direction.
+    assert (line.ci_low < line.ci_high)[line.metric != "kl"].all() and (line[line.metric == "kl"].ci_high < 1e-6).all()
     placed = table[(table.metric == "random_p") & (table.category == "refusal_score_gain")]
     placed = placed[placed.modality == "blank"]
     # The chosen guard and two readings of the paper; neither ablation nor controls.
