@@ -30,7 +30,7 @@ from interp.vlm import VLM
 LOGIT_BYTES = 256e6
 """Memory for the logits of all guards in one pass."""
 SCORED_BYTES = 2.5e6
-"""Memory for log-probabilities in float32, which are computed a few rows at a time."""
+"""Memory on a CPU for log-probabilities in float32, which are computed a few rows at a time."""
 ROWS_ON_CPU = 192
 """Prompts times guards in one pass on a CPU, which gains nothing from more: fewer guards leave out more blocks."""
 MAX_GENERATING = 32
@@ -108,7 +108,8 @@ class _GuardBatch:
         # A few rows at a time: in float32, a large vocabulary does not fit into the processor's caches, and allocating
         # memory for it takes longer than the arithmetic.
         n_prompts, n_guards, d_vocab = logits.shape
-        n_rows = max(1, int(SCORED_BYTES / (4 * d_vocab)))
+        n_bytes = SCORED_BYTES if logits.device.type == "cpu" else LOGIT_BYTES
+        n_rows = max(1, int(n_bytes / (4 * d_vocab)))
         n_columns = max(1, n_rows // n_prompts)
         runs = {name: torch.empty(n_prompts, n_guards) for name in self.scores}
         for top, left in product(range(0, n_prompts, n_rows), range(0, n_guards, n_columns)):
@@ -204,6 +205,8 @@ def _run_mixed(batch: _GuardBatch, not_batched: Mapping[int, str]) -> GuardRuns:
 def _run_together(batch: _GuardBatch) -> GuardRuns:
     """Run all guards on one prefill of each prompt."""
     runs, n_layers = batch.empty_runs(), batch.vlm.n_layers
+    if not batch.guards:
+        return runs
     # Guards that first change the same layer run together: the blocks before it are not run again.
     order = sorted(range(len(batch.guards)), key=lambda i: first_change(batch.guards[i], n_layers))
     for rows, prefilled in _prefilled(batch):

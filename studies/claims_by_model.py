@@ -4,6 +4,7 @@ A control is a model that was trained to have, or to lack, what a claim is about
 shows a fault of the studies.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def run(results: Mapping[str, str | Path]) -> pd.DataFrame:
 
     Args:
         results: folders that `studies.repro.run` has written, by the name of the model. Controls are called as in
-            `PLANTED`, perhaps with a seed, as in `no gap, seed 1`.
+            `PLANTED`, perhaps with a seed, as in `no gap, seed 1` or `no_gap-seed1`.
 
     Returns:
         One row per model and claim, with the columns `COLUMNS`: `outcome` is the verdict without the kind of model,
@@ -56,5 +57,6 @@ def _outcome(verdict: str) -> str:
 
 
 def _planted(model: str, claim: str) -> str:
-    outcomes = PLANTED.get(model.partition(",")[0], {})
+    name = re.split(r",|-seed| seed", model.replace("_", " "))[0].strip().lower()
+    outcomes = PLANTED.get(name, {})
     return next((outcome for beginning, outcome in outcomes.items() if claim.startswith(beginning)), "")

@@ -24,8 +24,8 @@ from interp.vlm import VLM
 
 PREFIX_TOLERANCE = 1e-4
 """Largest difference between shared and full runs, relative to the largest state of the layer, in float32."""
-HALF_PREFIX_TOLERANCE = 5e-2
-"""The same difference in 16-bit precision, where it may be this large if rounding alone explains it."""
+HALF_PREFIX_TOLERANCE, MOST_ROUNDING = 1e-2, 5e-2
+"""The same difference in 16-bit precision, and how large it may be if rounding alone explains it."""
 ROUNDING = 3.0
 """How many times the difference between prompts run in a batch and one by one rounding alone may explain."""
 CACHE_BYTES = 256e6
@@ -283,7 +283,8 @@ def _why_not(vlm: VLM) -> str | None:
     difference, tolerance = _difference(shared, whole), PREFIX_TOLERANCE
     if difference > tolerance and vlm.model.dtype.itemsize < 4:
         together = read(vlm, collate(vlm, prompts), spec_at([-1] * len(prompts)))["resid_post"]
-        tolerance = min(ROUNDING * _difference(together, whole), HALF_PREFIX_TOLERANCE)
+        explained = min(ROUNDING * _difference(together, whole), MOST_ROUNDING)
+        tolerance = max(HALF_PREFIX_TOLERANCE, explained)
     return None if difference <= tolerance else f"its prefix looks ahead (relative difference {difference:.1e})"
 
 

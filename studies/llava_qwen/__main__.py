@@ -20,6 +20,7 @@ def main(
         list[str], typer.Option(help="Variant to measure; repeatable. By default all that are trained.")
     ] = (),
     split: Annotated[str, typer.Option(help="Split to measure: validation, or test for a release.")] = "validation",
+    only_measure: Annotated[bool, typer.Option(help="Measure the weights that are there; train nothing.")] = False,
 ) -> None:
     """Train all variants, measure them, and rewrite the card; an interrupted run resumes (results/llava_qwen/).
 
@@ -28,11 +29,11 @@ def main(
         seed: seed of the training.
         variant: variants to measure.
         split: split to measure.
+        only_measure: whether training is left out.
     """
     recipe, is_shipped = VisualRecipe(seed=seed), seed == VisualRecipe().seed
     folder = llava_qwen.WEIGHTS if is_shipped else SCRATCH / f"seed{seed}"
-    trained = {path.stem for path in folder.glob("*.safetensors")}
-    if not trained >= {Path(llava_qwen.EYES).stem, "c1", "c2", "c3", "d"}:
+    if not only_measure:
         llm, tokenizer = build.dequantised(base_model.find(llava_qwen.cache() / llava_qwen.ALIAS, base))
         tokenizer.padding_side = "left"
         train(recipe, llm, tokenizer, folder, SCRATCH)

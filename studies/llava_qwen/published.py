@@ -36,15 +36,15 @@ def publish(
     """
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in COPIED:
-        for path in run.glob(pattern):
+    for path in (path for pattern in COPIED for path in run.glob(pattern)):
+        table = read_table(run, path.stem) if path.suffix == ".csv" else None
+        columns = [name for name in ANSWERS if table is not None and name in table]
+        if not columns:
             shutil.copyfile(path, folder / path.name)
-    for path in folder.glob("*.csv"):
-        table = read_table(folder, path.stem)
-        if columns := [name for name in ANSWERS if name in table]:
-            table[columns] = table[columns].map(_hashed)
-            write_table(table, folder, path.stem)
-            provenance["tables"][path.name]["sha256"] = file_hash([path])
+            continue
+        table[columns] = table[columns].map(_hashed)
+        written = write_table(table, folder, path.stem)
+        provenance["tables"].setdefault(path.name, {})["sha256"] = file_hash([written])
     write_json(folder / "provenance.json", provenance)
 
 

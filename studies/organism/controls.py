@@ -145,8 +145,8 @@ def safety_axes(vlm: LlavaForConditionalGeneration, collate: losses.Collator, se
 def _last_states(
     vlm: LlavaForConditionalGeneration, tensors: Mapping[str, Tensor]
 ) -> Float[Tensor, "batch layer d_model"]:
-    """Return the states of the last prompt token after each block."""
+    """Return the states of the last prompt token after each block but the last, whose state comes after the norm."""
     inputs = {name: value for name, value in tensors.items() if name != "labels"}
-    states = vlm.model(**inputs, use_cache=False, output_hidden_states=True).hidden_states[1:]
+    states = vlm.model(**inputs, use_cache=False, output_hidden_states=True).hidden_states[1:-1]
     ends = (tensors["labels"] != losses.IGNORED).int().argmax(1) - 1
     return torch.stack([state[torch.arange(len(ends)), ends] for state in states], dim=1)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers.utils import is_torchvision_available
 
+from interp import unguarded_token
 from interp.directions import SafetyDirection, random_basis
 from interp.families import sublayers
 from interp.forced import ForcedScore
@@ -316,6 +317,32 @@ def test_a_model_whose_blocks_depend_on_skipped_ones_runs_them_all(tiny_folder, 
     sublayers(vlm.blocks[0])[1].register_forward_pre_hook(remember)
     sublayers(vlm.blocks[-1])[1].register_forward_hook(add)
     compare(vlm, to_prompts(queries, "scene", 96))
+
+
+def test_without_guards_there_is_nothing_to_run(tiny_vlm, queries):
+    runs = run_guards(tiny_vlm, to_prompts(queries, "text", 96), [], max_new_tokens=2, together=True)
+    assert runs.tokens.shape == (0, 4, 2)
+
+
+def test_blocks_are_themselves_again_after_an_error(tiny_folder, queries, monkeypatch):
+    vlm = VLM.from_pretrained(tiny_folder, device="cpu")
+    prompts, guards = to_prompts(queries, "scene", 96), guards_of(vlm)[1:2]
+    states = guards[0].read(vlm, [query.text for query in queries])
+    run_guards(vlm, prompts, guards, states, together=True)
+    repeat, n = unguarded_token._repeated, []
+    own = [vars(block).get("forward") for block in vlm.blocks]
+
+    def fails(output, times):
+        n.append(times)
+        if len(n) == 1:
+            return repeat(output, times)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(unguarded_token, "_repeated", fails)
+    late = replace(guards[0], layers=(vlm.n_layers - 1,))
+    with pytest.raises(RuntimeError, match="no memory"):
+        run_guards(vlm, prompts, [late], states, together=True)
+    assert len(n) == 2 and [vars(block).get("forward") for block in vlm.blocks] == own
 
 
 def test_guards_act_on_forced_tokens_as_on_generated_ones(tiny_vlm, queries):

@@ -50,6 +50,12 @@ def test_the_figure_shows_every_outcome_and_marks_what_was_planted_otherwise(fol
     assert "2 of 3 planted outcomes came out" in figures.caption(figure)
 
 
+@pytest.mark.parametrize("name", ["no gap", "no_gap-seed1", "No gap, seed 2", "no_gap seed 0"])
+def test_controls_are_recognised_under_the_names_of_their_folders(folders, name):
+    table = claims_by_model.run({name: folders["no gap, seed 1"]})
+    assert len(claims_by_model.mismatches(table)) == 1
+
+
 def test_every_verdict_has_a_color_in_the_figure():
     from figures.claims import OUTCOMES
     from studies.report.words import ICONS

@@ -49,7 +49,7 @@ def test_coordinates_are_one_apart_as_text_and_a_few_steps_bring_them_together_u
     with torch.no_grad():
         coordinates = torch.einsum("bld,ld->bl", controls._last_states(vlm.model, collate(batch)), axes)
         before = controls._distance(vlm.model, collate, axes, np.random.default_rng(2)).item()
-    assert torch.allclose(coordinates[:32].mean(0) - coordinates[32:].mean(0), torch.ones(vlm.n_layers), atol=0.3)
+    assert torch.allclose(coordinates[:32].mean(0) - coordinates[32:].mean(0), torch.ones(vlm.n_layers - 1), atol=0.3)
     short = replace(controls.CONTROLS["blurred"], stage=Stage(8, 4, 1e-3))
     monkeypatch.setitem(controls.CONTROLS, "blurred", short)
     controls.train("blurred", 0, FOLDER, tmp_path / "blurred", tmp_path)
