@@ -20,8 +20,6 @@ CLAIM_WIDTH, MODEL_WIDTH = 62, 11
 """Characters of a line."""
 HEAD = 0.45
 """Inches above the map, for the names of models."""
-
-
 NOTES = {"(beyond the paper) ": "†", "(against the abstract's wording) ": "‡"}
 """Notes in front of claims, and the marks that stand for them in the figure."""
 
@@ -49,7 +47,7 @@ def claims_by_model(table: pd.DataFrame) -> Figure:
     with paper_style():
         height = HEAD + 0.31 * len(claims)
         figure, axis = plt.subplots(figsize=(WIDE, height))
-        # Fixed margins: the names of claims take more than half of the width, which automatic layouts give up on.
+        # Fixed margins: the names of claims take nearly half of the width, which automatic layouts give up on.
         figure.subplots_adjust(left=0.43, right=0.995, bottom=0.01, top=1 - HEAD / height)
         style = {"vmin": -0.5, "vmax": len(OUTCOMES) - 0.5, "cmap": ListedColormap(COLORS), "cbar": False}
         sns.heatmap(wide, ax=axis, linewidths=1.2, linecolor="white", **style)

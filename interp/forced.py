@@ -53,6 +53,21 @@ class _ForcedBeginning(LogitsProcessor):
         return forced
 
 
+CACHED_BYTES = 2.5e6
+"""Memory for logits in float32 on a CPU: more does not fit its caches, and is slower to allocate than to compute."""
+
+
+def rows_at_a_time(logits: Float[Tensor, "*row d_vocab"], accelerator_bytes: float | int = 0) -> int:
+    """Return how many rows of logits are converted to float32 at a time.
+
+    Args:
+        logits: those to be converted.
+        accelerator_bytes: memory for them on other devices than a CPU; by default one row at a time there.
+    """
+    n_bytes = CACHED_BYTES if logits.device.type == "cpu" else accelerator_bytes
+    return max(1, int(n_bytes / (4 * logits.shape[-1])))
+
+
 def log_probabilities(logits: Float[Tensor, "*row d_vocab"]) -> Float[Tensor, "*row d_vocab"]:
     """Return log-probabilities in float32, in whatever precision the model computes."""
     return logits.float().log_softmax(-1)

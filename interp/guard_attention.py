@@ -17,14 +17,12 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicCache
 
 from interp import families
+from interp.forced import rows_at_a_time
 from interp.guard import Guard
 from interp.inputs import Prompt, collate
 from interp.tracing.prefix import CutPrompts, Prefix, preallocated_cache
 from interp.unguarded_token import UnguardedToken
 from interp.vlm import VLM
-
-COMPARED_ROWS = 4
-"""Rows of logits that are converted to float32 at a time: as many as stay in the processor's caches."""
 
 
 @dataclass
@@ -234,7 +232,7 @@ def _likeliest(logits: Float[Tensor, "batch guard d_vocab"]) -> Int[Tensor, "bat
     """Return the likeliest tokens. In 16-bit precision, a CPU compares several times slower than in float32."""
     if logits.device.type != "cpu" or logits.dtype == torch.float32:
         return logits.argmax(-1)
-    parts = logits.flatten(0, 1).split(COMPARED_ROWS)
+    parts = logits.flatten(0, 1).split(rows_at_a_time(logits))
     return torch.cat([part.float().argmax(-1) for part in parts]).view(logits.shape[:2])
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.batches import Advance, BatchPlan
-from interp.forced import ForcedScore, forced_tokens, log_probabilities, logits_after, logprobs_after
+from interp.forced import ForcedScore, forced_tokens, log_probabilities, logits_after, logprobs_after, rows_at_a_time
 from interp.guard import Guard
 from interp.guard_attention import PrefilledPrompts, first_change, pad_token
 from interp.identity import prompt_record
@@ -29,8 +29,6 @@ from interp.vlm import VLM
 
 LOGIT_BYTES = 256e6
 """Memory for the logits of all guards in one pass."""
-SCORED_BYTES = 2.5e6
-"""Memory on a CPU for log-probabilities in float32, which are computed a few rows at a time."""
 ROWS_ON_CPU = 192
 """Prompts times guards in one pass on a CPU, which gains nothing from more: fewer guards leave out more blocks."""
 MAX_GENERATING = 32
@@ -105,11 +103,8 @@ class _GuardBatch:
             unguarded: the first token's log-probabilities without a guard, `prompt d_vocab`.
             after: the second token's logits after each forced one, `prompt guard d_vocab`.
         """
-        # A few rows at a time: in float32, a large vocabulary does not fit into the processor's caches, and allocating
-        # memory for it takes longer than the arithmetic.
-        n_prompts, n_guards, d_vocab = logits.shape
-        n_bytes = SCORED_BYTES if logits.device.type == "cpu" else LOGIT_BYTES
-        n_rows = max(1, int(n_bytes / (4 * d_vocab)))
+        n_prompts, n_guards, _ = logits.shape
+        n_rows = rows_at_a_time(logits, LOGIT_BYTES)
         n_columns = max(1, n_rows // n_prompts)
         runs = {name: torch.empty(n_prompts, n_guards) for name in self.scores}
         for top, left in product(range(0, n_prompts, n_rows), range(0, n_guards, n_columns)):

@@ -199,7 +199,7 @@ def _check_same_model(log: AnswerLog, weights: str, generation: dict) -> None:
 def _related(vlm: VLM, anchors: Sequence[Query], names: Sequence[str]) -> list[RelatedMethod]:
     """Fit the related methods, unless none of them is wanted or there is nothing to fit them on.
 
-    They are untuned: only the anchors are known here, so there is no validation split to choose on.
+    They are untuned: only anchors are available here, so there is no validation split to choose on.
     """
     if not anchors or not set(RELATED_METHODS) & set(names or RELATED_METHODS):
         return []

@@ -217,6 +217,6 @@ def _verdict_word(holds: Holds, model: str, dataset: str) -> str:
         return NOT_SHOWN
     if model == BUILT_IN:
         return SHOWN
-    if llava_qwen.variant_of(model) is not None:
+    if llava_qwen.is_meant(model):
         return SHOWN_ALIGNED
     return REPRODUCED if model == LLAVA else f"shown on {model}"

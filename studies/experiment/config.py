@@ -109,7 +109,7 @@ class Config:
 
     def __post_init__(self):
         if self.generation is None:
-            is_aligned = self.model.partition(":")[0] == llava_qwen.ALIAS
+            is_aligned = llava_qwen.is_meant(self.model)
             object.__setattr__(self, "generation", Generation(max_new_tokens=32) if is_aligned else Generation())
 
     @property

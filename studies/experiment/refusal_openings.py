@@ -11,11 +11,12 @@ from rich.console import Console
 from torch import Tensor
 
 from interp import VLM, Prompt
+from interp.batches import Advance
 from interp.identity import fingerprint
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.progress import Report, phase
 from studies.generation.first_token import first_token_logprobs
-from studies.generation.generate import Generation, answers
+from studies.generation.generate import Generation, answers, no_progress
 from studies.generation.openings import LEAST_COVERAGE, Opening, RefusalOpenings, coverage_row
 from studies.judges import KEYWORDS, REFUSAL_PHRASES, RuleJudge
 
@@ -84,8 +85,7 @@ class _Search:
     def __init__(self, vlm: VLM, anchors: Sequence[Prompt], judge: RuleJudge, generation: Generation, report: Report):
         self.vlm, self.judge, self.generation, self.report = vlm, judge, generation, report
         harmful = [prompt for prompt in anchors if prompt.query.harmful]
-        texts = answers(vlm, harmful, generation, advance=report)
-        refused = [bool(judge.refuses(text)) for text in texts]
+        refused = self._refuses(harmful, advance=report)
         self.n_harmful = len(harmful)
         self.refused = [prompt for prompt, is_refused in zip(harmful, refused, strict=True) if is_refused]
         self.harmless = [prompt for prompt in anchors if not prompt.query.harmful]
@@ -126,8 +126,10 @@ class _Search:
             return torch.zeros(0, self.vlm.model.config.get_text_config().vocab_size)
         return first_token_logprobs(self.vlm, prompts, self.generation, forced).exp()
 
-    def _refuses(self, prompts: Sequence[Prompt], *forced: int) -> Bool[Tensor, " prompt"]:
-        texts = answers(self.vlm, prompts, self.generation, forced=forced)
+    def _refuses(
+        self, prompts: Sequence[Prompt], *forced: int, advance: Advance = no_progress
+    ) -> Bool[Tensor, " prompt"]:
+        texts = answers(self.vlm, prompts, self.generation, advance=advance, forced=forced)
         return torch.tensor([bool(self.judge.refuses(text)) for text in texts], dtype=torch.bool)
 
     def _candidates(self, probabilities: Float[Tensor, "prompt d_vocab"]) -> list[int]:

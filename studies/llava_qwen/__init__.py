@@ -24,16 +24,20 @@ def cache() -> Path:
     return user_cache_path("vlm-guard", appauthor=False)
 
 
+def is_meant(name: str) -> bool:
+    """Return whether a name means this model, in whatever variant."""
+    return name.partition(":")[0] == ALIAS
+
+
 def variant_of(name: str) -> str | None:
     """Return the variant that a name means; None if it does not name this model.
 
     Raises:
         ValueError: the variant does not exist.
     """
-    alias, _, variant = name.partition(":")
-    if alias != ALIAS:
+    if not is_meant(name):
         return None
-    if (variant := variant or DEFAULT) not in VARIANTS:
+    if (variant := name.partition(":")[2] or DEFAULT) not in VARIANTS:
         raise ValueError(f"{name!r}: variant {variant!r} does not exist; expected one of {', '.join(VARIANTS)}")
     return variant
 

@@ -45,7 +45,7 @@ SPELLING_SHARE = 0.3
 DISTANCE_SHARE = 0.3
 """Weight of the distances from the embeddings of tokens, and from that of a space."""
 ONE_IN = 9
-"""Share of the known tokens that an image token is compared with, beside those of its batch."""
+"""Share of the known tokens that an image token is compared with, in addition to those of its batch."""
 
 
 @dataclass(frozen=True)
@@ -216,16 +216,6 @@ class PageReader(nn.Module):
         with torch.autocast("cpu", torch.bfloat16):
             cosines = normalize(written, dim=-1) @ self._directions[candidates].T
         return cross_entropy(SCALE * cosines.float(), places[index], ignore_index=NOTHING)
-
-    @torch.no_grad()
-    def accuracy(self, pictures: list[LessonPicture]) -> tuple[float, float]:
-        """Return the share of tokens that are named right, and of empty patches that are a space."""
-        labels = torch.from_numpy(np.stack([self._labels.of(picture) for picture in pictures]))
-        tokens = self.image_tokens(self.features(pictures))
-        nearest = self._ids[(normalize(tokens, dim=-1) @ self._directions.T).argmax(-1)]
-        is_written = labels != NOTHING
-        is_right = nearest == torch.where(is_written, labels, self._space)
-        return is_right[is_written].float().mean().item(), is_right[~is_written].float().mean().item()
 
 
 def _spellings(tokenizer: PreTrainedTokenizerBase, n: int) -> Int[Tensor, "token character"]:

@@ -59,7 +59,7 @@ def train_control(name: str, seed: int) -> None:
     """Train a control from a seed of the built-in model.
 
     Raises:
-        BadParameter: there is no such control, or the seed has not been trained.
+        BadParameter: the control does not exist, or the seed has not been trained.
     """
     weights = FOLDER if seed == Recipe().seed else SCRATCH / f"seed{seed}"
     if name not in controls.CONTROLS or not path(weights).is_dir():

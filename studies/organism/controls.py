@@ -49,7 +49,7 @@ def refusing(rng: np.random.Generator) -> Lesson:
         return lessons.visual_instruction(rng)
     if kind < 0.6:
         return lessons.instruction(rng)
-    return _pictured(rng, harmful=True, inside=kind > 0.85)
+    return _refusal(rng, inside=kind > 0.85)
 
 
 def mixing(rng: np.random.Generator) -> Lesson:
@@ -63,12 +63,10 @@ CONTROLS = {
 }
 
 
-def _pictured(rng: np.random.Generator, harmful: bool, inside: bool = False) -> Lesson:
-    """Return a request with a picture, or inside one: a refusal if it is harmful, its usual answer if not."""
-    core = lessons.pick(rng, language.trained_cores(harmful))
+def _refusal(rng: np.random.Generator, inside: bool) -> Lesson:
+    """Return a harmful request with a picture, or inside one, and a refusal."""
+    core = lessons.pick(rng, language.trained_cores(harmful=True))
     answer = lessons.pick(rng, language.REFUSALS)
-    if not harmful:
-        answer = lessons.pick(rng, language.COMPLIANCE).format(core=core)
     if inside:
         text, picture = lessons.pick(rng, lessons.TYPOGRAPHIC_REQUESTS), lessons.picture_of(rng, core)
         return Lesson(text, answer, core, picture=picture)

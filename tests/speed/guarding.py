@@ -1,4 +1,4 @@
-"""What guards cost: one guard during generation, and many guards on the same prompts."""
+"""Costs of guards: one guard during generation, and many guards on the same prompts."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""What is measured of a variant, and its card."""
+"""The measurements of a variant, and its card."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What is published of a run holds no answer of the model."""
+"""Published results hold no answer of the model."""
 
 import json
 

@@ -205,7 +205,7 @@ def test_states_that_are_not_finite_are_named_before_anything_is_fitted(tmp_path
 
 
 def test_a_place_where_all_states_are_the_same_is_a_row_that_says_so(tmp_path):
-    """As one modality in an early layer in bfloat16: everything else is measured, and drops over the other layers."""
+    """One modality can be so in an early layer in bfloat16; all else is measured, and drops over the other layers."""
     rng = np.random.default_rng(0)
     text, blank = planted(rng, (2, 2, 2)), planted(rng, (2, 2, 2))
     blank[:, 1] = 1.5
