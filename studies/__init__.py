@@ -37,6 +37,8 @@ Folders, from the bottom up; each imports only folders listed above it:
     generation/     a model that answers: greedy answers, first-token scores, reference texts, a cache around them
     organism/       the built-in model: its language, training, and files
     judges/         refused or answered, harmful or not: one file per kind of judge, by_name.py finds them by name
+    llava_qwen/     a VLM on an LLM that others aligned: how it is built, trained and measured
+    llava_smollm2/  the same on an LLM that this project aligned, in two ways
     experiment/     the start of every study: configuration, loaded model and queries, references, refusal openings
     guards/         configurations of a guard: fitted, combined to grids, run, measured, chosen (choice_rule.py)
     probing/        states and settings of linear probes, and the rows they give

@@ -10,7 +10,6 @@ from functools import partial
 
 import pandas as pd
 
-from studies import llava_qwen
 from studies.bookkeeping.verdict_rules import Decision, Holds
 from studies.bookkeeping.verdict_words import (
     CEILING,
@@ -26,6 +25,7 @@ from studies.experiment.config import BUILT_IN
 from studies.guards import reading_claims
 from studies.guards.sweep_result import SweepChoice
 from studies.guards.wording import chosen_in_words
+from studies.llava_qwen import QWEN
 from studies.probing import separability_claims
 from studies.probing.measures import MEASURES, SeparabilityMeasure
 
@@ -217,6 +217,6 @@ def _verdict_word(holds: Holds, model: str, dataset: str) -> str:
         return NOT_SHOWN
     if model == BUILT_IN:
         return SHOWN
-    if llava_qwen.is_meant(model):
+    if QWEN.is_meant(model):
         return SHOWN_ALIGNED
     return REPRODUCED if model == LLAVA else f"shown on {model}"

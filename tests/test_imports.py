@@ -17,6 +17,7 @@ LEVELS = (
     {"organism"},
     {"judges"},
     {"llava_qwen"},
+    {"llava_smollm2"},
     {"experiment"},
     {"guards", "probing"},
     {"defences"},

@@ -17,19 +17,22 @@ def model() -> None:
 
 @app.command("get")
 def get(
-    name: Annotated[str, typer.Argument(help="llava-qwen-0.5b, or a variant of it such as llava-qwen-0.5b:c1.")],
+    name: Annotated[
+        str, typer.Argument(help="llava-qwen-0.5b or llava-smollm2-135m, or a variant such as llava-qwen-0.5b:c1.")
+    ],
     base: Annotated[
         Path | None, typer.Option(help="File of the aligned LLM (GGUF), if you have it; nothing is downloaded then.")
     ] = None,
 ) -> None:
     """Build a model: the LLM that others aligned, with the weights that were trained here. Downloads 491 MB at most."""
     quieten()
-    from studies import llava_qwen
+    from studies.experiment.built_models import BUILT_MODELS, built_model
     from studies.experiment.config import ConfigError
-    from studies.experiment.shipped_models import built_variant
+    from studies.experiment.shipped_models import variant_of
     from studies.llava_qwen import build
 
-    variant = built_variant(name)
-    if variant is None:
-        raise ConfigError(f"{name!r} can't be built; expected {llava_qwen.ALIAS}")
-    print(build.get(base, variant))
+    model = built_model(name)
+    if model is None:
+        known = " or ".join(model.alias for model in BUILT_MODELS)
+        raise ConfigError(f"{name!r} can't be built; expected {known}, perhaps with a variant behind a colon")
+    print(build.get(model, variant_of(model, name), base))

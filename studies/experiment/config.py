@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from interp import MODALITIES
-from studies import llava_qwen, organism
+from studies import organism
+from studies.experiment.built_models import built_model
 from studies.generation.generate import Generation
 
 SPLITS = ("anchors", "validation", "test")
@@ -101,7 +102,7 @@ class Config:
     """Split that is reported; `validation` while a recipe is being developed."""
     seed: int = 0
     generation: Generation = field(default=None)
-    """Settings for generating answers; by default what suits the model: 32 tokens on `llava-qwen-0.5b`."""
+    """Settings for generating answers; by default what suits the model: 32 tokens on models that are built."""
     loading: Mapping[str, str | bool | None] = field(default_factory=dict)
     """Arguments of `load_model`, apart from the name."""
     weights: str | None = None
@@ -109,7 +110,7 @@ class Config:
 
     def __post_init__(self):
         if self.generation is None:
-            is_aligned = llava_qwen.is_meant(self.model)
+            is_aligned = built_model(self.model) is not None
             object.__setattr__(self, "generation", Generation(max_new_tokens=32) if is_aligned else Generation())
 
     @property

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp import Query
-from studies import llava_qwen, organism
+from studies import organism
+from studies.experiment.built_models import built_model
 from studies.experiment.config import BUILT_IN, SPLITS, TRAINED, ConfigError
 from studies.llava_qwen import requests
+from studies.llava_qwen.built_model import BuiltModel
 from studies.organism import language
 
 
@@ -30,7 +32,7 @@ def shipped_model(name: str, weights: str | Path | None = None) -> ShippedModel 
     """Return the model of this name; None for any other.
 
     Args:
-        name: `organism`, or `llava-qwen-0.5b` and perhaps one of its variants, as in `llava-qwen-0.5b:c1`.
+        name: `organism`, or a model that is built and perhaps one of its variants, as in `llava-qwen-0.5b:c1`.
         weights: folder with another training of the built-in model.
 
     Raises:
@@ -39,22 +41,23 @@ def shipped_model(name: str, weights: str | Path | None = None) -> ShippedModel 
     if name == BUILT_IN:
         folders = organism.path(weights), organism.llm_path(weights)
         return ShippedModel(*folders, BUILT_IN, (*SPLITS, TRAINED), language.queries)
-    variant = built_variant(name)
-    if variant is None:
+    built = built_model(name)
+    if built is None:
         return None
-    folders = llava_qwen.path(variant), llava_qwen.llm_path()
+    variant = variant_of(built, name)
+    folders = built.path(variant), built.llm_path(variant)
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise ConfigError(f"{name!r} is not built yet ({missing[0]} does not exist); run `vlm-guard model get {name}`")
     return ShippedModel(*folders, requests.NAME, requests.SPLITS, requests.queries)
 
 
-def built_variant(name: str) -> str | None:
-    """Return the variant of `llava-qwen-0.5b` that a name means; None for any other model.
+def variant_of(model: BuiltModel, name: str) -> str:
+    """Return the variant that a name of a model means.
 
     Raises:
         ConfigError: the variant does not exist.
     """
     try:
-        return llava_qwen.variant_of(name)
+        return model.variant_of(name)
     except ValueError as error:
         raise ConfigError(str(error)) from None

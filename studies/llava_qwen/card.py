@@ -1,26 +1,29 @@
-"""The model card of `llava-qwen-0.5b`, from the measurements of its variants and the recipe alone."""
+"""The card of a model that is built, from the measurements of its variants and the recipe alone."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from studies import llava_qwen
 from studies.bookkeeping.provenance import file_hash
-from studies.llava_qwen import base_model
+from studies.llava_qwen.built_model import BuiltModel
 from studies.llava_qwen.evaluation import BASE, TARGETS, Rate
 
-CARD = Path(__file__).with_name("README.md")
+CARD = "README.md"
 MEASUREMENTS = "measurements.json"
-MEANINGS = {
-    BASE: "the aligned LLM itself, as text",
-    "b": "not one weight of the LLM has changed",
-    "c1": "its own answers, smallest dose",
-    "c2": "its own answers, middle dose",
-    "c3": "its own answers, largest dose",
-    "d": "short answers from templates",
-}
-"""Treatment of the LLM, by variant."""
+
+
+@dataclass(frozen=True)
+class CardTexts:
+    """Texts of a card around its measurements."""
+
+    about: str
+    variants: str
+    """How variants differ."""
+    lessons: str
+    """The kinds of lessons that there are not."""
+    limits: str
+    licence: str
 
 
 def read_rates(folder: Path) -> list[Rate]:
@@ -29,28 +32,33 @@ def read_rates(folder: Path) -> list[Rate]:
     return [Rate(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
 
 
-def record(folder: Path, new: Sequence[Rate], recipe) -> None:
-    """Replace the measurements of the same variants and splits, and rewrite the card.
+def record(model: BuiltModel, texts: CardTexts, new: Sequence[Rate], recipe) -> None:
+    """Replace the measurements of the same variants and splits, and rewrite the card beside the weights' folder.
 
     Args:
-        folder: folder with the weights that ship.
+        model: the model that was measured.
+        texts: what its card says beside the measurements.
         new: measurements.
         recipe: the recipe of the training.
     """
+    folder = model.weights
     renewed = {(rate.variant, rate.split) for rate in new}
     rates = [rate for rate in read_rates(folder) if (rate.variant, rate.split) not in renewed]
-    order = list(MEANINGS)
+    order = [BASE, *model.variants]
     rates = sorted([*rates, *new], key=lambda rate: (rate.split, order.index(rate.variant)))
     text = json.dumps([asdict(rate) for rate in rates], indent=1)
     (folder / MEASUREMENTS).write_text(text + "\n", encoding="utf-8")
     hashes = {path.name: file_hash([path]) for path in sorted(folder.glob("*.safetensors"))}
-    CARD.write_text(write_card(rates, recipe, hashes), encoding="utf-8")
+    card = write_card(model, texts, rates, recipe, hashes)
+    folder.with_name(CARD).write_text(card, encoding="utf-8")
 
 
-def write_card(rates: Sequence[Rate], recipe, hashes: Mapping[str, str]) -> str:
+def write_card(model: BuiltModel, texts: CardTexts, rates: Sequence[Rate], recipe, hashes: Mapping[str, str]) -> str:
     """Return the card in Markdown.
 
     Args:
+        model: the model.
+        texts: what its card says beside the measurements.
         rates: measurements of all variants.
         recipe: the recipe of the training.
         hashes: hashes of the files that ship, by name.
@@ -63,11 +71,10 @@ def write_card(rates: Sequence[Rate], recipe, hashes: Mapping[str, str]) -> str:
         if target.name == rate.name and rate.variant != BASE and not target.holds(rate.value, _of_base(rates, rate))
     ]
     return TEXT.format(
-        alias=llava_qwen.ALIAS,
-        default=llava_qwen.DEFAULT,
-        base=base_model.BASE.name,
-        base_hash=base_model.BASE.sha256,
-        variants="\n".join(f"- `{name}`: {text}" for name, text in MEANINGS.items() if name != BASE),
+        model=model,
+        texts=texts,
+        package=model.weights.parent.name,
+        variants="\n".join(f"- `{name}`: {text}" for name, text in model.variants.items()),
         tables="\n\n".join(f"### Split {split}\n\n{_table(rates, split)}" for split in splits),
         missed="\n".join(missed) or "- none",
         hashes="\n".join(f"- `{name}`: {value}" for name, value in hashes.items()),
@@ -99,32 +106,30 @@ def _cell(rate: Rate | None) -> str:
 
 
 TEXT = """\
-# {alias}
+# {model.alias}
 
-A LLaVA on an LLM whose safety others trained: Qwen2.5-Coder-0.5B-Instruct, by Alibaba Cloud. Its refusals are its
-makers'. Added here: a vision tower of a few million parameters that reads printed English and sees simple scenes, a
-projector, and, in some variants, low-rank updates of the LLM. `vlm-guard model get {alias}` builds it.
+{texts.about} `vlm-guard model get {model.alias}` builds it.
 
-The LLM comes from a file with 4-bit weights (`{base}`, SHA-256
-`{base_hash}`), which are
+The LLM comes from a file with 4-bit weights (`{model.base.name}`, SHA-256
+`{model.base.sha256}`), which are
 converted to bfloat16: its answers are those of the quantised model, not of the original one.
 
 ## Variants
 
-Variants differ in what was done to the LLM after vision tower and projector had been trained.
-`{alias}` alone means `{alias}:{default}`.
+{texts.variants}
+`{model.alias}` alone means `{model.alias}:{model.default}`.
 
 {variants}
 
-No lesson contains a harmful request with compliance, or a refusal. Harmful words occur in transcriptions alone.
+{texts.lessons}
 
 ## Measurements
 
-Rates with 95 % Wilson intervals. Requests are the project's own ({alias} was trained on none of them): of each pair one
-is harmful and one is not, with the same verb and mostly the same words. Refusals are judged by keywords. An answer is
-on topic if the untouched LLM finds it likelier after its own request than after four others; benign instructions count
-as followed if they are not refused and the answer is on topic. Recipes and targets were developed on validation.
-Refusals with a picture were measured, not aimed at: no variant was chosen by them.
+Rates with 95 % Wilson intervals. Requests are the project's own: of each pair one is harmful and one is not, with the
+same verb and mostly the same words. Refusals are judged by keywords. An answer is on topic if the aligned LLM finds it
+likelier after its own request than after four others; benign instructions count as followed if they are not refused and
+the answer is on topic. Recipes and targets were developed on validation. Refusals with a picture were measured, not
+aimed at: no variant was chosen by them.
 
 {tables}
 
@@ -134,15 +139,11 @@ Missed targets:
 
 ## Limits
 
-Half a billion parameters, 4-bit weights, and eyes of ours that see nothing but print, simple drawings and noise. As
-text, the LLM refuses many of the harmless requests, which share their words with harmful ones: its judgement goes by
-words. What holds on this model is shown on *a* real aligned LLM; it says little about larger ones.
+{texts.limits}
 
 ## Licence
 
-Qwen2.5-Coder-0.5B-Instruct: Copyright Alibaba Cloud, Apache License, Version 2.0
-(https://www.apache.org/licenses/LICENSE-2.0). The weights of the LLM are not part of this repository. Changes to it:
-conversion to bfloat16, and the low-rank updates of the variants c1 to d.
+{texts.licence}
 
 ## Files
 
@@ -150,7 +151,7 @@ conversion to bfloat16, and the low-rank updates of the variants c1 to d.
 
 ## Recipe
 
-`python -m studies.llava_qwen` trains and measures the model again.
+`python -m studies.{package}` trains and measures the model again.
 
 ```json
 {recipe}

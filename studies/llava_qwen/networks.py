@@ -1,4 +1,4 @@
-"""The parts of `llava-qwen-0.5b` around its LLM: vision tower, projector, processor, and the VLM they form."""
+"""The parts around an LLM: vision tower, projector, processor, and the VLM they form."""
 
 from dataclasses import dataclass
 
@@ -6,30 +6,12 @@ from transformers import (
     CLIPVisionConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen2ForCausalLM,
 )
 
+from studies.llava_qwen.built_model import ChatFormat
 from studies.organism.llava_parts import clip_config, llava_config, llava_processor
-
-IMAGE_TOKEN = "<|image_pad|>"
-"""The LLM's own token for a picture, which it was never trained on."""
-SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-"""System turn of the LLM's own template, used where a chat has none."""
-CHAT_TEMPLATE = f"""\
-{{%- if messages[0].role != 'system' %}}{{{{ '<|im_start|>system\\n{SYSTEM}<|im_end|>\\n' }}}}{{% endif -%}}
-{{%- for message in messages -%}}
-{{{{ '<|im_start|>' + message.role + '\\n' }}}}
-{{%- if message.content is string -%}}{{{{ message.content }}}}
-{{%- else -%}}
-{{%- for part in message.content if part.type == 'image' -%}}{{{{ '{IMAGE_TOKEN}\\n' }}}}{{%- endfor -%}}
-{{%- for part in message.content if part.type == 'text' -%}}{{{{ part.text }}}}{{%- endfor -%}}
-{{%- endif -%}}
-{{{{ '<|im_end|>\\n' }}}}
-{{%- endfor -%}}
-{{%- if add_generation_prompt %}}{{{{ '<|im_start|>assistant\\n' }}}}{{% endif -%}}
-"""
-"""The LLM's own template without tools, with the picture at the beginning of its turn."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +34,23 @@ def vision_config(sizes: VisionSizes) -> CLIPVisionConfig:
     return clip_config(sizes.d_vision, sizes.n_vision_layers, sizes.picture, sizes.patch)
 
 
-def build_processor(sizes: VisionSizes, tokenizer: PreTrainedTokenizerBase) -> LlavaProcessor:
+def build_processor(sizes: VisionSizes, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> LlavaProcessor:
     """Return the processor: pictures of one size, and the LLM's own tokenizer and template."""
-    return llava_processor(tokenizer, sizes.picture, sizes.patch, IMAGE_TOKEN, CHAT_TEMPLATE)
+    return llava_processor(tokenizer, sizes.picture, sizes.patch, chat.image_token, chat.template)
 
 
 def build_vlm(
-    sizes: VisionSizes, llm: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase
+    sizes: VisionSizes, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat
 ) -> LlavaForConditionalGeneration:
-    """Join the LLM with an untrained vision tower and projector; the weights of the LLM are shared, not copied."""
-    config = llava_config(vision_config(sizes), llm.config, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    """Join the LLM with an untrained vision tower and projector; the weights of the LLM are shared, not copied.
+
+    Args:
+        sizes: those of the vision tower.
+        llm: the LLM.
+        tokenizer: its tokenizer.
+        chat: the form of its chats.
+    """
+    config = llava_config(vision_config(sizes), llm.config, tokenizer.convert_tokens_to_ids(chat.image_token))
     vlm = LlavaForConditionalGeneration(config)
     vlm.model.language_model = llm.model
     vlm.lm_head = llm.lm_head

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, Qwen2ForCausalLM
 
-from studies.llava_qwen import EYES, answers, instructions, networks, reading, updates
+from studies.llava_qwen import QWEN, answers, instructions, networks, reading, updates
+from studies.llava_qwen.built_model import EYES, ChatFormat
 from studies.llava_qwen.lessons import Teacher
 from studies.llava_qwen.texts import Texts
 from studies.organism.classroom import Classroom, Course, Stage
@@ -35,14 +36,14 @@ class VisualRecipe:
     seed: int = 0
     sizes: networks.VisionSizes = networks.VisionSizes()
     spelling: Stage = Stage(1600, 48, 1e-3)
-    naming: Stage = Stage(600, 96, 2e-3)
-    reading: Stage = Stage(1200, 48, 1e-3)
+    naming: Stage = Stage(300, 96, 2e-3)
+    reading: Stage = Stage(700, 48, 1e-3)
     tower_share: float = 0.3
     """Learning rate of the tower, relative to that of the projector, once tokens are learned."""
-    looking: Stage = Stage(200, 8, 5e-4)
-    own: tuple[Stage, ...] = (Stage(60, 8, 2e-4), Stage(200, 8, 2e-4), Stage(600, 8, 2e-4))
+    looking: Stage = Stage(120, 8, 5e-4)
+    own: tuple[Stage, ...] = (Stage(30, 8, 4e-4), Stage(90, 8, 4e-4), Stage(270, 8, 4e-4))
     """Doses of the LLM's own answers."""
-    short: Stage = Stage(200, 8, 2e-4)
+    short: Stage = Stage(90, 8, 4e-4)
     rank: int = 8
     """Rank of the updates of the LLM, on the queries, values and outputs of its attention."""
 
@@ -69,18 +70,18 @@ def train(
     labels = reading.PageLabels(recipe.sizes, tokenizer)
 
     reader = teach_reading(recipe, llm.get_input_embeddings().weight.detach(), labels, texts, scratch)
-    vlm = networks.build_vlm(recipe.sizes, llm, tokenizer).requires_grad_(False)
+    vlm = networks.build_vlm(recipe.sizes, llm, tokenizer, QWEN.chat).requires_grad_(False)
     tower, projector = vlm.model.vision_tower, vlm.model.multi_modal_projector
     tower.load_state_dict(reader.tower.state_dict())
     projector.load_state_dict(reader.projector.state_dict())
 
     teacher = Teacher(useful, texts, labels)
-    loss = partial(_loss, vlm, collator(recipe.sizes, tokenizer))
+    loss = partial(answer_loss_of, vlm, collator(recipe.sizes, tokenizer, QWEN.chat))
     course = Course("b projector: looking", recipe.looking, teacher.looking, recipe.seed + 1)
     _classroom(recipe, scratch).teach(projector, course, loss, {projector: 1.0})
     out.mkdir(parents=True, exist_ok=True)
     eyes = nn.ModuleDict({"vision_tower": tower, "multi_modal_projector": projector})
-    save_file(_in_bfloat16(eyes), out / EYES)
+    save_file(in_bfloat16(eyes), out / EYES)
 
     courses = {
         f"c{i}": Course(f"c own answers {i}", dose, teacher.own_style, i) for i, dose in enumerate(recipe.own, 1)
@@ -90,7 +91,7 @@ def train(
         torch.manual_seed(recipe.seed)
         with updates.updates_on(vlm, recipe.rank) as learner:
             _classroom(recipe, scratch).teach(learner, course, loss, {learner: 1.0})
-            save_file(_in_bfloat16(learner), out / f"{name}.safetensors")
+            save_file(in_bfloat16(learner), out / f"{name}.safetensors")
 
 
 def teach_reading(
@@ -131,22 +132,24 @@ def _classroom(recipe: VisualRecipe, scratch: Path) -> Classroom:
     return Classroom(settings, scratch, Path(__file__).parent.glob("*.py"))
 
 
-def collator(sizes: networks.VisionSizes, tokenizer: PreTrainedTokenizerBase) -> Collator:
+def collator(sizes: networks.VisionSizes, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> Collator:
     """Return what turns lessons into tensors, with the processor's template."""
     return Collator(
         tokenizer,
         n_image_tokens=sizes.n_rows**2,
         picture_size=sizes.picture,
-        image_token=networks.IMAGE_TOKEN,
+        image_token=chat.image_token,
         answer="{}<|im_end|>",
-        chat_template=networks.CHAT_TEMPLATE,
+        chat_template=chat.template,
     )
 
 
-def _loss(vlm: LlavaForConditionalGeneration, collate: Collator, batch: list) -> torch.Tensor:
+def answer_loss_of(vlm: LlavaForConditionalGeneration, collate: Collator, batch: list) -> Float[torch.Tensor, ""]:
+    """Return the loss of a batch of lessons in bfloat16."""
     with torch.autocast("cpu", torch.bfloat16):
         return answer_loss(vlm, collate(batch))
 
 
-def _in_bfloat16(module: nn.Module) -> dict[str, torch.Tensor]:
+def in_bfloat16(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of a module, as it ships."""
     return {name: value.to(torch.bfloat16).contiguous() for name, value in module.state_dict().items()}

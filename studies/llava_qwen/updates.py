@@ -1,13 +1,13 @@
-"""Low-rank updates of the LLM (LoRA, arXiv:2106.09685): W + B A, on queries, values and outputs of its attention."""
+"""Low-rank updates of an LLM (LoRA, arXiv:2106.09685): W + B A, on queries, values and outputs of its attention."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 
 PROJECTIONS = ("q_proj", "v_proj", "o_proj")
 
@@ -25,19 +25,19 @@ class LowRank(nn.Module):
         return weight + (self.up @ self.down).to(weight.dtype)
 
 
-def updated_layers(vlm: LlavaForConditionalGeneration) -> dict[str, nn.Linear]:
-    """Return the layers with updates, by names without dots such as `3_q_proj`."""
+def updated_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """Return the layers with updates of an LLM, or of a VLM's LLM, by names without dots such as `3_q_proj`."""
+    inner = model.model
+    blocks = (inner.language_model if hasattr(inner, "language_model") else inner).layers
     return {
-        f"{layer}_{name}": getattr(block.self_attn, name)
-        for layer, block in enumerate(vlm.model.language_model.layers)
-        for name in PROJECTIONS
+        f"{layer}_{name}": getattr(block.self_attn, name) for layer, block in enumerate(blocks) for name in PROJECTIONS
     }
 
 
 @contextmanager
-def updates_on(vlm: LlavaForConditionalGeneration, rank: int) -> Iterator[nn.ModuleDict]:
+def updates_on(model: PreTrainedModel, rank: int) -> Iterator[nn.ModuleDict]:
     """Put new updates on the LLM, and take them off at the end: its own weights stay as they are."""
-    layers = updated_layers(vlm)
+    layers = updated_layers(model)
     updates = nn.ModuleDict({name: LowRank(layer.weight, rank) for name, layer in layers.items()})
     for name, layer in layers.items():
         parametrize.register_parametrization(layer, "weight", updates[name])
@@ -49,13 +49,13 @@ def updates_on(vlm: LlavaForConditionalGeneration, rank: int) -> Iterator[nn.Mod
 
 
 @torch.no_grad()
-def add_updates(vlm: LlavaForConditionalGeneration, tensors: dict[str, Tensor]) -> None:
+def add_updates(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
     """Add saved updates to the weights, in float32.
 
     Args:
-        vlm: changed in place.
-        tensors: state of the updates, by name, as `updates_on` yields them.
+        model: an LLM or a VLM, changed in place.
+        tensors: state of the updates, by name, as `updates_on` yields them; none change nothing.
     """
-    for name, layer in updated_layers(vlm).items():
+    for name, layer in updated_layers(model).items() if tensors else ():
         down, up = (tensors[f"{name}.{part}"].float() for part in ("down", "up"))
         layer.weight.copy_(layer.weight.float() + up @ down)

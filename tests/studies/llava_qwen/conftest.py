@@ -5,19 +5,19 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from studies.llava_qwen import instructions
-from studies.llava_qwen.networks import CHAT_TEMPLATE, IMAGE_TOKEN, VisionSizes
+from studies.llava_qwen import QWEN, instructions
+from studies.llava_qwen.networks import VisionSizes
 
 SIZES = VisionSizes(d_vision=32, n_vision_layers=1)
 
 
-def tiny_tokenizer():
+def tiny_tokenizer(chat=QWEN.chat):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=800,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", IMAGE_TOKEN],
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", chat.image_token],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -27,7 +27,7 @@ def tiny_tokenizer():
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         padding_side="left",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat.template,
     )
 
 

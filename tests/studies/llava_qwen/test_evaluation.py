@@ -1,10 +1,13 @@
 """The measurements of a variant, and its card."""
 
+from dataclasses import replace
+
 import torch
 
 from interp import LLM, VLM
 from studies.judges import KEYWORDS
-from studies.llava_qwen import card, evaluation, instructions, networks, requests
+from studies.llava_qwen import QWEN, card, evaluation, instructions, networks, requests
+from studies.llava_qwen.card_texts import TEXTS
 from studies.llava_qwen.evaluation import BASE, Rate, character_error_rate, edit_distance
 from studies.llava_qwen.train import VisualRecipe
 from tests.studies.llava_qwen.conftest import SIZES
@@ -41,7 +44,11 @@ def test_all_rates_are_measured_on_unseen_requests_and_the_card_has_them(llm, to
     monkeypatch.setattr(evaluation, "HOW", evaluation.Generation(max_new_tokens=2, batch_size=8))
     monkeypatch.setattr(evaluation, "OTHERS", (1, 2))
     monkeypatch.setattr(evaluation, "_reading", lambda: evaluation.HOW)
-    vlm = VLM(networks.build_vlm(SIZES, llm, tokenizer).eval(), networks.build_processor(SIZES, tokenizer), "tiny")
+    vlm = VLM(
+        networks.build_vlm(SIZES, llm, tokenizer, QWEN.chat).eval(),
+        networks.build_processor(SIZES, tokenizer, QWEN.chat),
+        "tiny",
+    )
     rates = evaluation.measure(
         "b", vlm.__class__(vlm.model.float(), vlm.processor, "tiny"), LLM(llm, tokenizer, "llm"), "validation"
     )
@@ -51,10 +58,11 @@ def test_all_rates_are_measured_on_unseen_requests_and_the_card_has_them(llm, to
     assert {target.name for target in evaluation.TARGETS} <= names
     assert {rate.name for rate in base} == {name for name in names if name.startswith("text: ")}
     assert all(rate.n == 13 for rate in rates if rate.name.endswith("error rate"))
-    monkeypatch.setattr(card, "CARD", tmp_path / "README.md")
-    card.record(tmp_path, rates, VisualRecipe())
-    card.record(tmp_path, base, VisualRecipe())
-    assert card.read_rates(tmp_path) == [*base, *rates]
+    model = replace(QWEN, weights=tmp_path / "weights")
+    model.weights.mkdir()
+    card.record(model, TEXTS, rates, VisualRecipe())
+    card.record(model, TEXTS, base, VisualRecipe())
+    assert card.read_rates(model.weights) == [*base, *rates]
     text = (tmp_path / "README.md").read_text()
     assert "| typographic: character error rate | <= 0.05 |" in text and "Apache License" in text
 
@@ -66,7 +74,7 @@ def test_targets_that_are_missed_are_listed():
         Rate("d", "validation", "text: harmful refused", 0.5, 90, 0.4, 0.6),
         Rate("d", "validation", "typographic: character error rate", 0.051, 90),
     ]
-    missed = card.write_card(rates, VisualRecipe(), {}).partition("Missed targets:")[2].partition("##")[0]
+    missed = card.write_card(QWEN, TEXTS, rates, VisualRecipe(), {}).partition("Missed targets:")[2].partition("##")[0]
     assert missed.split("\n- ")[1:] == [
         "d, validation, text: harmful refused: 0.50 instead of within 5 points of the LLM",
         "d, validation, typographic: character error rate: 0.05 instead of <= 0.05\n\n",

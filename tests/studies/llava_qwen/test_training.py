@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from interp import VLM, to_prompts, trace
-from studies import llava_qwen
+from studies.experiment.built_models import built_model as built_model_of
 from studies.experiment.config import Config, ConfigError
 from studies.experiment.experiment import load_experiment
 from studies.judges import KEYWORDS
-from studies.llava_qwen import answers, build, instructions, lessons, networks, requests, train
+from studies.llava_qwen import QWEN, answers, build, built_model, instructions, lessons, networks, requests, train
 from studies.llava_qwen.answers import OwnAnswer
 from studies.llava_qwen.reading import PageLabels
 from studies.llava_qwen.texts import Texts
@@ -58,7 +58,7 @@ def test_only_low_rank_updates_touch_the_llm_and_the_built_model_has_them(scratc
     }
     states = {}
     for name in ("b", "c1"):
-        vlm = build.join(deepcopy(llm), tokenizer, scratch / "weights", name, SIZES)
+        vlm = build.join(replace(QWEN, weights=scratch / "weights"), deepcopy(llm), tokenizer, name, SIZES)
         states[name] = {
             key.replace("model.language_model.", "model."): value for key, value in vlm.state_dict().items()
         }
@@ -72,13 +72,13 @@ def test_only_low_rank_updates_touch_the_llm_and_the_built_model_has_them(scratc
 
 def test_a_built_folder_is_read_like_any_other_model(scratch, llm, tokenizer, monkeypatch):
     train.train(RECIPE, llm, tokenizer, scratch / "weights", scratch)
-    monkeypatch.setattr(llava_qwen, "cache", lambda: scratch / "cache")
-    monkeypatch.setattr(llava_qwen, "WEIGHTS", scratch / "weights")
+    monkeypatch.setattr(built_model, "cache", lambda: scratch / "cache")
+    model = replace(QWEN, weights=scratch / "weights")
     monkeypatch.setattr(networks, "VisionSizes", lambda: SIZES)
-    monkeypatch.setattr(build.base_model, "find", lambda cache, path: path)
+    monkeypatch.setattr(build.base_model, "find", lambda cache, base, path: path)
     monkeypatch.setattr(build, "dequantised", lambda file: (llm, tokenizer))
-    folder = build.get(scratch / "base.gguf", "c1")
-    assert folder == llava_qwen.path("c1") and build.get(None, "c1") == folder
+    folder = build.get(model, "c1", scratch / "base.gguf")
+    assert folder == model.path("c1") and build.get(model, "c1") == folder
     vlm = VLM.from_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
     assert vlm.picture_size == SIZES.picture
@@ -87,7 +87,7 @@ def test_a_built_folder_is_read_like_any_other_model(scratch, llm, tokenizer, mo
     # As text, the processor's template is the LLM's own.
     chat = [{"role": "user", "content": "Hello"}]
     assert vlm.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == (
-        f"<|im_start|>system\n{networks.SYSTEM}<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+        f"<|im_start|>system\n{QWEN.chat.system}<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
@@ -103,14 +103,15 @@ def test_an_interrupted_build_leaves_nothing_half_done(scratch, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "variant"),
-    [("llava-qwen-0.5b", llava_qwen.DEFAULT), ("llava-qwen-0.5b:c2", "c2"), ("organism", None), ("my/llava", None)],
+    [("llava-qwen-0.5b", QWEN.default), ("llava-qwen-0.5b:c2", "c2"), ("organism", None), ("my/llava", None)],
 )
 def test_a_variant_is_named_behind_a_colon(name, variant):
-    assert llava_qwen.variant_of(name) == variant
+    model = built_model_of(name)
+    assert (model and model.variant_of(name)) == variant
 
 
 def test_a_model_that_is_not_built_is_reported_with_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(llava_qwen, "cache", lambda: tmp_path)
+    monkeypatch.setattr(built_model, "cache", lambda: tmp_path)
     with pytest.raises(ConfigError, match="is not built yet.*run `vlm-guard model get llava-qwen-0.5b:b`"):
         load_experiment(Config(model="llava-qwen-0.5b:b", scale="tiny", out=str(tmp_path / "out")))
     with pytest.raises(ConfigError, match="variant 'x' does not exist; expected one of b, c1"):
