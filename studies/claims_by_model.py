@@ -56,7 +56,25 @@ def _outcome(verdict: str) -> str:
     return SHOWN if verdict == "reproduced" or verdict.startswith(f"{SHOWN} on ") else verdict
 
 
+def attacks(results: Mapping[str, str | Path]) -> pd.DataFrame:
+    """Return the defences of finished runs in one table, with the name of the run in the column `model`.
+
+    Args:
+        results: see `run`; runs without a table of defences are left out, and so are controls.
+    """
+    tables = [
+        read_table(Path(folder), "defence").assign(model=model)
+        for model, folder in results.items()
+        if (Path(folder) / "defence.csv").is_file() and _control_of(model) not in PLANTED
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _control_of(model: str) -> str:
+    """Return the name of a control that a model has, without its seed."""
+    return re.split(r",|-seed| seed", model.replace("_", " "))[0].strip().lower()
+
+
 def _planted(model: str, claim: str) -> str:
-    name = re.split(r",|-seed| seed", model.replace("_", " "))[0].strip().lower()
-    outcomes = PLANTED.get(name, {})
+    outcomes = PLANTED.get(_control_of(model), {})
     return next((outcome for beginning, outcome in outcomes.items() if claim.startswith(beginning)), "")

@@ -35,6 +35,9 @@ def compare(
     table, folder = claims_by_model.run(folders), writable_folder(out)
     paths = [write_table(table, folder, "claims_by_model")]
     paths += figures.save(figures.claims_by_model(table), folder, "claims_by_model")
+    attacks = claims_by_model.attacks(folders)
+    if not attacks.empty:
+        paths += figures.save(figures.attack_success_by_model(attacks), folder, "attack_success_by_model")
     console = Console()
     for row in claims_by_model.mismatches(table).itertuples():
         console.print(f"- {row.model}: {row.claim}: {row.outcome}, planted: {row.planted}", soft_wrap=True)
