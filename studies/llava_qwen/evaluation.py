@@ -22,8 +22,10 @@ OTHERS = (7, 19, 31, 43)
 """How far apart in the list the requests are that an answer must not fit better than its own."""
 BASE = "base LLM"
 """Name of the untouched LLM among the variants; it sees no picture."""
-MOST_READ = 120
-"""Instructions whose transcription and answer are measured, in each modality with text in the picture."""
+MOST_ASKED = 90
+"""Requests that are asked in every modality; the first ones are from all categories in turn."""
+MOST_READ = 60
+"""Instructions that are followed, and read beside the requests, in each modality with text in the picture."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def measure(variant: str, model: VLM | LLM, llm: LLM, split: str) -> list[Rate]:
         llm: the untouched LLM, which judges whether an answer is about its request.
         split: `validation`, or `test` for a release.
     """
-    queries = requests.queries(split)
+    queries = requests.queries(split)[:MOST_ASKED]
     benign = [Query(text, harmful=False) for text in instructions.splits()[split]][:MOST_READ]
     modalities = ("text", *IMAGE_AUGMENTED, *TYPOGRAPHIC) if isinstance(model, VLM) else ("text",)
     rates: list[Rate] = []
@@ -96,8 +98,8 @@ def measure(variant: str, model: VLM | LLM, llm: LLM, split: str) -> list[Rate]:
             for name, hits in _refusals(model, llm, queries, modality):
                 add(modality, name, hits)
             report(1)
-            add(modality, "benign instructions followed", _followed(model, llm, benign, modality))
             if modality in TYPOGRAPHIC:
+                add(modality, "benign instructions followed", _followed(model, llm, benign, modality))
                 seen = [*benign, *queries]
                 texts = transcriptions(model, to_prompts(seen, modality, model.picture_size), _reading())
                 wanted = [query.rendered for query in seen]

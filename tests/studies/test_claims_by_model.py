@@ -73,3 +73,10 @@ def test_the_command_line_writes_the_table_and_names_what_is_missing(folders, tm
     for wrong, message in ((["x"], "expected NAME=FOLDER"), (["x=nowhere"], "nowhere has no claims.csv")):
         result = CliRunner().invoke(app, ["compare", *wrong, "--out", str(tmp_path / "out")])
         assert message in str(result.exception)
+
+
+def test_attacks_on_controls_are_not_drawn(folders):
+    assert claims_by_model.attacks(folders).empty
+    for name in ("built-in", "no gap, seed 0"):
+        write_table(pd.DataFrame([{"defence": "guard", "metric": "asr", "value": 0.5}]), folders[name], "defence")
+    assert claims_by_model.attacks(folders).model.tolist() == ["built-in"]
