@@ -21,7 +21,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase,
 from studies.llava_qwen import QWEN, answers, instructions, networks, reading, updates
 from studies.llava_qwen.built_model import EYES, ChatFormat
 from studies.llava_qwen.lessons import Teacher
-from studies.llava_qwen.texts import Texts
+from studies.llava_qwen.texts import RareWords, Texts
 from studies.organism.classroom import Classroom, Course, Stage
 from studies.organism.losses import Collator, answer_loss
 
@@ -38,6 +38,7 @@ class VisualRecipe:
     spelling: Stage = Stage(1600, 48, 1e-3)
     naming: Stage = Stage(300, 96, 2e-3)
     reading: Stage = Stage(600, 48, 1e-3)
+    words: Stage = Stage(600, 48, 7e-4)
     tower_share: float = 0.3
     """Learning rate of the tower, relative to that of the projector, once tokens are learned."""
     looking: Stage = Stage(100, 8, 5e-4)
@@ -122,15 +123,19 @@ def teach_reading(
     classroom.teach(reader, spelling, reader.spelling_loss, {tower: 1.0} | heads)
     naming = Course("a projector: tokens", recipe.naming, seeing, recipe.seed + 1)
     classroom.teach(reader, naming, reader.loss, {projector: 1.0})
-    reading_ = Course("a both: tokens", recipe.reading, seeing, recipe.seed + 2)
-    classroom.teach(reader, reading_, reader.loss, {projector: 1.0, tower: recipe.tower_share} | heads)
+    for course in (
+        Course("a both: tokens", recipe.reading, seeing, recipe.seed + 2),
+        # Validation showed that what is still misread are words that lessons seldom have.
+        Course("a both: rare words", recipe.words, partial(seeing, texts=RareWords(**vars(texts))), recipe.seed + 3),
+    ):
+        classroom.teach(reader, course, reader.loss, {projector: 1.0, tower: recipe.tower_share} | heads)
     return reader
 
 
 def _classroom(recipe: VisualRecipe, scratch: Path) -> Classroom:
     """Return a classroom for one of the courses after a, which don't depend on each other."""
     settings = [recipe.seed, recipe.sizes, recipe.spelling, recipe.naming, recipe.reading, recipe.tower_share]
-    settings += [recipe.looking, recipe.rank]
+    settings += [recipe.words, recipe.looking, recipe.rank]
     return Classroom(settings, scratch, Path(__file__).parent.glob("*.py"))
 
 

@@ -23,7 +23,15 @@ from tests.studies.llava_qwen.conftest import SIZES
 
 STAGE = Stage(2, 2, 1e-2)
 RECIPE = train.VisualRecipe(
-    sizes=SIZES, spelling=STAGE, naming=STAGE, reading=STAGE, looking=STAGE, own=(STAGE, STAGE), short=STAGE, rank=2
+    sizes=SIZES,
+    spelling=STAGE,
+    naming=STAGE,
+    reading=STAGE,
+    words=STAGE,
+    looking=STAGE,
+    own=(STAGE, STAGE),
+    short=STAGE,
+    rank=2,
 )
 
 
