@@ -33,7 +33,7 @@ REFERENCE = Path("results/reference")
 DEFAULT = "quick"
 """Folder in `REFERENCE` with the tables of entries that name no other."""
 MODELS = {"the built-in model": DEFAULT, "a real aligned LLM (`llava-qwen-0.5b`)": "llava-qwen-0.5b"}
-"""Folders of the models that claims are compared on."""
+"""Folders of the models that claims are compared on, if they have results."""
 PAGES = ("README.md", "docs/results.md", "docs/explanation/method.md", "docs/explanation/separability.md")
 PAGES += ("docs/explanation/controls.md", "docs/how-to/new_estimator.md")
 """Pages on which every number with decimals is measured, and so has a source."""
@@ -139,10 +139,16 @@ def _formatted(value: float, like: str) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
+def compared() -> dict[str, str]:
+    """Return the models of `MODELS` that have results."""
+    return {name: folder for name, folder in MODELS.items() if (ROOT / REFERENCE / folder / "claims.csv").is_file()}
+
+
 def claims() -> str:
     """Return the table of claims: what is known of theirs, and verdict and numbers on each model."""
-    lines = [f"| claim | theirs | {' | '.join(MODELS)} |", "|---|---|" + "---|" * len(MODELS)]
-    tables = [_table("claims", folder).fillna("").set_index("claim") for folder in MODELS.values()]
+    models = compared()
+    lines = [f"| claim | theirs | {' | '.join(models)} |", "|---|---|" + "---|" * len(models)]
+    tables = [_table("claims", folder).fillna("").set_index("claim") for folder in models.values()]
     for claim in dict.fromkeys(claim for table in tables for claim in table.index):
         rows = [table.loc[claim] if claim in table.index else None for table in tables]
         theirs = next(row.theirs for row in rows if row is not None)
@@ -159,8 +165,9 @@ def _outcome(row: pd.Series | None) -> str:
 
 def contradictions() -> str:
     """Return the claims that one model shows and another does not, as a list."""
-    table = claims_by_model.run({model: ROOT / REFERENCE / folder for model, folder in MODELS.items()})
-    wide = table.pivot(index="claim", columns="model", values="outcome").reindex(columns=list(MODELS))
+    folders = {model: ROOT / REFERENCE / folder for model, folder in compared().items()}
+    table = claims_by_model.run(folders)
+    wide = table.pivot(index="claim", columns="model", values="outcome").reindex(columns=list(folders))
     differing = wide[[{SHOWN, NOT_SHOWN} <= set(row) for row in wide.to_numpy()]]
     lines = [
         f"- {claim}: " + ", ".join(f"**{outcome}** on {model}" for model, outcome in row.items())

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from figures.defence import ARMS, PANELS, bar_style, defence_arms, draw_bars
-from figures.style import WIDE, add_caption, paper_style, sample_size
+from figures.style import WIDE, add_caption, paper_style, require_columns, sample_size
 
 SHOWN = ("unguarded", "guard", "gate_refuser", "own_text")
 """Arms that are drawn, without the rivals: what happens without a guard, with it, and with its gate alone."""
@@ -28,8 +28,11 @@ def attack_success_by_model(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: columns that are missing, or nothing to draw.
     """
+    require_columns(table, ["model"], "attack_success_by_model")
     rows, attacked = defence_arms(table.assign(dataset=table.model), "attack_success_by_model")
     rows = rows[rows.arm.isin(SHOWN)]
+    if rows.empty:
+        raise ValueError(f"attack_success_by_model found none of {', '.join(SHOWN)}")
     models = list(dict.fromkeys(rows.dataset))
     n_columns = min(MOST_MODELS, len(models))
     n_bands = -(-len(models) // n_columns)

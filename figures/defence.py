@@ -94,8 +94,12 @@ def defence_arms(table: pd.DataFrame, figure: str) -> tuple[pd.DataFrame, pd.Dat
     """
     columns = ["setting", "modality", "defence", "reference", "judge", "metric", "value", "ci_low", "ci_high", "n"]
     require_columns(table, columns, figure)
-    table = table.reindex(columns=list(dict.fromkeys([*table.columns, "dataset", "category"])))
-    table = first_judge(table[table.category.isna()])
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, "model", "dataset", "category"])))
+    table = table[table.category.isna()]
+    # Each model has its own deciding judge.
+    table = pd.concat(
+        [first_judge(rows) for _, rows in table.groupby(table.model.astype(object).fillna(""), sort=False)]
+    )
     attacked = table[table.metric == "asr"]
     rows = _arms(table[table.setting.isin(attacked.setting) & table.metric.isin(PANELS)])
     if rows.empty:

@@ -110,8 +110,8 @@ class Config:
 
     def __post_init__(self):
         if self.generation is None:
-            is_aligned = built_model(self.model) is not None
-            object.__setattr__(self, "generation", Generation(max_new_tokens=32) if is_aligned else Generation())
+            is_built = built_model(self.model) is not None
+            object.__setattr__(self, "generation", Generation(max_new_tokens=32) if is_built else Generation())
 
     @property
     def sizes(self) -> Scale:

@@ -27,5 +27,6 @@ QWEN = BuiltModel(
         "d": "short answers from templates",
     },
     default="d",
+    without_updates=("b",),
     weights=Path(__file__).parent / "weights",
 )

@@ -267,6 +267,8 @@ def test_each_dataset_has_bars_of_its_own_whatever_its_setting_and_reference_are
 def test_each_model_has_a_panel_of_its_own():
     rows = [row | {"model": model} for model, asr in (("built-in", 0.5), ("real", 0.3)) for row in attack_rows(asr=asr)]
     rows += [row | {"model": "real"} for row in attack_rows(setting="jailbreak", asr=0.9)]
+    # A real model's answers are not judged by the exact judge, which knows the built-in model's sentences.
+    rows = [row | {"judge": "keywords@1"} if row["model"] == "real" else row for row in rows]
     figure = figures.attack_success_by_model(pd.DataFrame(rows))
     attacks = figure.axes[:2]
     heights = [[round(patch.get_height(), 6) for patch in axis.patches] for axis in attacks]

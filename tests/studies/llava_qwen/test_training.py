@@ -87,6 +87,12 @@ def test_a_built_folder_is_read_like_any_other_model(scratch, llm, tokenizer, mo
     monkeypatch.setattr(build, "dequantised", lambda file: (llm, tokenizer))
     folder = build.get(model, "c1", scratch / "base.gguf")
     assert folder == model.path("c1") and build.get(model, "c1") == folder
+    # Other weights than those that it was built from: the folder is replaced.
+    before = (folder / "made_of.json").read_text()
+    (model.weights / "c1.safetensors").write_bytes((model.weights / "d.safetensors").read_bytes())
+    build.get(model, "c1")
+    assert (folder / "made_of.json").read_text() != before and [path.name for path in model.folder.iterdir()] != []
+    assert not [path for path in model.folder.iterdir() if ".old" in path.name or ".part" in path.name]
     vlm = VLM.from_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
     assert vlm.picture_size == SIZES.picture
@@ -105,7 +111,7 @@ def test_an_interrupted_build_leaves_nothing_half_done(scratch, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build._write(scratch / "built", stop)
+        build._write(scratch / "built", {}, stop)
     assert not [path for path in scratch.iterdir() if "built" in path.name]
 
 
