@@ -29,8 +29,8 @@ class Grid:
 
     layers: Axis = ("single",)
     """`single` layers, `every:N` (each N-th layer), `spread:N` (N of them, at equal distances up to the last),
-    `windows:N` of N adjacent layers, `start-to-end` (from each layer to the last), `middle-to-last`, or single layers by
-    number such as `0,5,8-12`."""
+    `windows:N` of N adjacent layers, `start-to-end` (from each layer to the last), `middle-to-last`, or single layers
+    by number such as `0,5,8-12`."""
     direction_layers: Axis = (None,)
     """Layers at which directions are fitted; None for the layer at which they are applied."""
     rules: Axis = ("ablate", "substitute")
