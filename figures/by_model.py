@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from figures.defence import ARMS, PANELS, bar_style, defence_arms, draw_bars
+from figures.defence import ARMS, PANELS, bar_style, defence_arms, draw_places
 from figures.style import WIDE, add_caption, paper_style, require_columns, sample_size
 
 SHOWN = ("unguarded", "guard", "gate_refuser", "own_text")
@@ -67,12 +67,10 @@ def attack_success_by_model(table: pd.DataFrame) -> Figure:
 
 def _panel(axes, rows: pd.DataFrame, model: str, arms: list[str]) -> None:
     """Draw both measures of one model, one below the other."""
-    places = list(rows[["setting", "modality"]].drop_duplicates().itertuples(index=False, name=None))
+    keys = ["setting", "modality"]
+    places = list(rows[keys].drop_duplicates().itertuples(index=False, name=None))
     for axis, metric in zip(axes, PANELS, strict=True):
-        own = rows[rows.metric == metric]
-        for i, place in enumerate(places):
-            draw_bars(axis, own[(own[["setting", "modality"]] == list(place)).all(axis=1)], i, arms)
-        axis.grid(axis="x", visible=False)
+        draw_places(axis, rows[rows.metric == metric], keys, places, arms)
         axis.set_xticks(np.arange(len(places)), [])
     axes[0].set_title(fill(model, TITLE_WIDTH))
     names = ["\n".join(dict.fromkeys(place)).replace("_", "\n") for place in places]

@@ -1,6 +1,6 @@
 """Attack success and over-refusal under each defence."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,10 +57,8 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
         figure, axes = plt.subplots(2, 1, figsize=(WIDE, 4.2), sharex=True, sharey=True, layout="constrained")
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
             rows = table[table.metric == metric]
-            for i, place in enumerate(places):
-                draw_bars(axis, rows[(rows[keys] == list(place)).all(axis=1)], i)
+            draw_places(axis, rows, keys, places)
             axis.set(ylabel=title, ylim=(-0.03, 1.03))
-            axis.grid(axis="x", visible=False)
         labelled = [place[1:] if is_single else place for place in places]
         names = ["\n".join(place).replace("_", "\n") for place in labelled]
         axes[1].set_xticks(np.arange(len(places)), names)
@@ -121,15 +119,25 @@ def _arms(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop_duplicates(keys, keep="last").sort_index()
 
 
-def draw_bars(axis, rows: pd.DataFrame, tick: int, drawn: Collection[str] = tuple(ARMS)) -> None:
-    """Draw the bars of one setting, centred on its tick, with a marker at each value so that zero has a colour too.
+def draw_places(
+    axis, rows: pd.DataFrame, keys: Sequence[str], places: Sequence[tuple], drawn: Collection[str] = tuple(ARMS)
+) -> None:
+    """Draw the bars of each setting and modality, one place after the other.
 
     Args:
         axis: what is drawn on.
-        rows: one row per arm.
-        tick: place of the setting.
+        rows: one row per place and arm.
+        keys: columns that name a place.
+        places: their values, in order.
         drawn: arms that there may be, which determine the width of the bars.
     """
+    for i, place in enumerate(places):
+        _bars(axis, rows[(rows[list(keys)] == list(place)).all(axis=1)], i, drawn)
+    axis.grid(axis="x", visible=False)
+
+
+def _bars(axis, rows: pd.DataFrame, tick: int, drawn: Collection[str]) -> None:
+    """Draw the bars of one setting, centred on its tick, with a marker at each value so that zero has a colour too."""
     width, arms = 0.86 / len(drawn), [arm for arm in drawn if arm in set(rows.arm)]
     for i, arm in enumerate(arms):
         row, (_, color, hatch) = rows[rows.arm == arm].iloc[0], ARMS[arm]

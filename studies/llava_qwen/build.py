@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -85,12 +84,9 @@ def join(
         sizes: those of the vision tower; by default those that ship.
     """
     vlm = networks.build_vlm(sizes or networks.VisionSizes(), llm, tokenizer, model.chat).to(torch.bfloat16)
-    eyes = nn.ModuleDict(
-        {"vision_tower": vlm.model.vision_tower, "multi_modal_projector": vlm.model.multi_modal_projector}
-    )
     tower = load_file(model.tower) if model.tower else {}
     tower = {name: value for name, value in tower.items() if name.startswith("vision_tower.")}
-    eyes.load_state_dict(tower | load_file(model.weights / EYES))
+    networks.eyes_of(vlm).load_state_dict(tower | load_file(model.weights / EYES))
     if variant is not None:
         add_updates(vlm, _updates(model, variant))
     return vlm

@@ -33,11 +33,11 @@ def read_rates(folder: Path) -> list[Rate]:
 
 
 def record(model: BuiltModel, texts: CardTexts, new: Sequence[Rate], recipe) -> None:
-    """Replace the measurements of the same variants and splits, and rewrite the card beside the weights' folder.
+    """Replace the measurements of the same variants and splits, and rewrite the card, next to the weights' folder.
 
     Args:
         model: the model that was measured.
-        texts: what its card says beside the measurements.
+        texts: the card's texts around the measurements.
         new: measurements.
         recipe: the recipe of the training.
     """
@@ -58,7 +58,7 @@ def write_card(model: BuiltModel, texts: CardTexts, rates: Sequence[Rate], recip
 
     Args:
         model: the model.
-        texts: what its card says beside the measurements.
+        texts: the card's texts around the measurements.
         rates: measurements of all variants.
         recipe: the recipe of the training.
         hashes: hashes of the files that ship, by name.

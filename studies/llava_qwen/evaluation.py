@@ -25,7 +25,7 @@ BASE = "base LLM"
 MOST_ASKED = 90
 """Requests that are asked in every modality; the first ones are from all categories in turn."""
 MOST_READ = 60
-"""Instructions that are followed, and read beside the requests, in each modality with text in the picture."""
+"""Instructions that are followed, and transcribed along with the requests, where the picture has text."""
 
 
 @dataclass(frozen=True)

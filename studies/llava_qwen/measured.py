@@ -15,7 +15,7 @@ def measure(
 
     Args:
         model: the model.
-        texts: what its card says beside the measurements.
+        texts: the card's texts around the measurements.
         recipe: the recipe that trained it.
         variants: names of its variants.
         split: the split.

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import nn
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers import LlavaForConditionalGeneration, PreTrainedModel, PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from studies.llava_qwen import QWEN, answers, instructions, networks, reading, updates
 from studies.llava_qwen.built_model import EYES, ChatFormat
@@ -71,20 +71,14 @@ def train(
     labels = reading.PageLabels(recipe.sizes, tokenizer)
 
     reader = teach_reading(recipe, llm.get_input_embeddings().weight.detach(), labels, texts, scratch)
-    vlm = networks.build_vlm(recipe.sizes, llm, tokenizer, QWEN.chat).requires_grad_(False)
-    # Backwards, PyTorch's fused attention is the slower one on a CPU.
-    vlm.set_attn_implementation("eager")
-    tower, projector = vlm.model.vision_tower, vlm.model.multi_modal_projector
-    tower.load_state_dict(reader.tower.state_dict())
-    projector.load_state_dict(reader.projector.state_dict())
-
+    vlm = frozen_vlm(reader, recipe.sizes, llm, tokenizer, QWEN.chat)
+    projector = vlm.model.multi_modal_projector
     teacher = Teacher(useful, texts, labels)
     loss = partial(answer_loss_of, vlm, collator(recipe.sizes, tokenizer, QWEN.chat))
     course = Course("b projector: looking", recipe.looking, teacher.looking, recipe.seed + 1)
     _classroom(recipe, scratch).teach(projector, course, loss, {projector: 1.0})
     out.mkdir(parents=True, exist_ok=True)
-    eyes = nn.ModuleDict({"vision_tower": tower, "multi_modal_projector": projector})
-    save_file(in_bfloat16(eyes), out / EYES)
+    save_file(in_bfloat16(networks.eyes_of(vlm)), out / EYES)
 
     courses = {
         f"c{i}": Course(f"c own answers {i}", dose, teacher.own_style, i) for i, dose in enumerate(recipe.own, 1)
@@ -139,6 +133,30 @@ def _classroom(recipe: VisualRecipe, scratch: Path) -> Classroom:
     return Classroom(settings, scratch, Path(__file__).parent.glob("*.py"))
 
 
+def frozen_vlm(
+    reader: reading.PageReader,
+    sizes: networks.VisionSizes,
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatFormat,
+) -> LlavaForConditionalGeneration:
+    """Return the VLM that lessons run through, with a reader's eyes; no part of it is trained yet.
+
+    Args:
+        reader: vision tower and projector.
+        sizes: those of the vision tower.
+        llm: the LLM.
+        tokenizer: its tokenizer.
+        chat: the form of its chats.
+    """
+    vlm = networks.build_vlm(sizes, llm, tokenizer, chat).requires_grad_(False)
+    # Backwards, PyTorch's fused attention is the slower one on a CPU.
+    vlm.set_attn_implementation("eager")
+    vlm.model.vision_tower.load_state_dict(reader.tower.state_dict())
+    vlm.model.multi_modal_projector.load_state_dict(reader.projector.state_dict())
+    return vlm
+
+
 def collator(sizes: networks.VisionSizes, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> Collator:
     """Return what turns lessons into tensors, with the processor's template."""
     return Collator(
@@ -151,10 +169,10 @@ def collator(sizes: networks.VisionSizes, tokenizer: PreTrainedTokenizerBase, ch
     )
 
 
-def answer_loss_of(vlm: LlavaForConditionalGeneration, collate: Collator, batch: list) -> Float[torch.Tensor, ""]:
+def answer_loss_of(model: PreTrainedModel, collate: Collator, batch: list) -> Float[torch.Tensor, ""]:
     """Return the loss of a batch of lessons in bfloat16."""
     with torch.autocast("cpu", torch.bfloat16):
-        return answer_loss(vlm, collate(batch))
+        return answer_loss(model, collate(batch))
 
 
 def in_bfloat16(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -20,11 +20,11 @@ from transformers import PreTrainedModel
 
 from interp import Query
 from studies.llava_qwen.answers import OwnAnswer
-from studies.llava_qwen.train import in_bfloat16
+from studies.llava_qwen.train import answer_loss_of, in_bfloat16
 from studies.llava_qwen.updates import updates_on
 from studies.organism.classroom import Classroom, Course, Stage
 from studies.organism.lessons import Lesson, pick
-from studies.organism.losses import IGNORED, Collator, answer_loss
+from studies.organism.losses import IGNORED, Collator
 
 REFUSALS = (
     "I'm sorry, but I can't assist with that.",
@@ -131,7 +131,7 @@ def align(
     torch.manual_seed(recipe.seed)
     with updates_on(llm, recipe.rank) as learner:
         course = Course("sft", recipe.sft, teacher.example, recipe.seed)
-        classroom().teach(learner, course, partial(_example_loss, llm, collate), {learner: 1.0})
+        classroom().teach(learner, course, partial(answer_loss_of, llm, collate), {learner: 1.0})
         save_file(in_bfloat16(learner), out / "sft.safetensors")
     reference = deepcopy(llm)
     torch.manual_seed(recipe.seed)
@@ -140,11 +140,6 @@ def align(
         loss = partial(_preference_loss, llm, reference, collate, recipe)
         classroom().teach(learner, course, loss, {learner: 1.0})
         save_file(in_bfloat16(learner), out / "dpo.safetensors")
-
-
-def _example_loss(llm: PreTrainedModel, collate: Collator, batch: list[Lesson]) -> Float[Tensor, ""]:
-    with torch.autocast("cpu", torch.bfloat16):
-        return answer_loss(llm, collate(batch))
 
 
 def _preference_loss(

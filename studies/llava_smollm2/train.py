@@ -20,7 +20,7 @@ from studies.llava_qwen.answers import OwnAnswer
 from studies.llava_qwen.built_model import EYES
 from studies.llava_qwen.lessons import Teacher
 from studies.llava_qwen.texts import Texts
-from studies.llava_qwen.train import answer_loss_of, collator, in_bfloat16
+from studies.llava_qwen.train import answer_loss_of, collator, frozen_vlm, in_bfloat16
 from studies.llava_smollm2 import SMOLLM2
 from studies.llava_smollm2.align import AlignmentRecipe, AlignmentTeacher, align
 from studies.organism.classroom import Classroom, Course, Stage
@@ -101,12 +101,8 @@ def _teach_projector(
     naming = Course("projector: tokens", recipe.naming, seeing, recipe.seed)
     classroom.teach(reader, naming, reader.loss, {reader.projector: 1.0})
 
-    vlm = networks.build_vlm(recipe.sizes, llm, tokenizer, SMOLLM2.chat).requires_grad_(False)
-    # Backwards, PyTorch's fused attention is the slower one on a CPU.
-    vlm.set_attn_implementation("eager")
+    vlm = frozen_vlm(reader, recipe.sizes, llm, tokenizer, SMOLLM2.chat)
     projector = vlm.model.multi_modal_projector
-    vlm.model.vision_tower.load_state_dict(reader.tower.state_dict())
-    projector.load_state_dict(reader.projector.state_dict())
     looking = Course("projector: looking", recipe.looking, Teacher(own, texts, labels).looking, recipe.seed + 1)
     loss = partial(answer_loss_of, vlm, collator(recipe.sizes, tokenizer, SMOLLM2.chat))
     classroom.teach(projector, looking, loss, {projector: 1.0})
