@@ -39,10 +39,7 @@ def get(model: BuiltModel, variant: str, base: Path | None = None) -> Path:
     try:
         llm_parts, vlm_parts = (model.made_of(variant, with_eyes) for with_eyes in (False, True))
     except FileNotFoundError as error:
-        raise BaseModelError(
-            f"{error} does not exist: the weights of {model.alias}:{variant} are not part of this version; train them "
-            f"with `python -m studies.{model.weights.parent.name}`"
-        ) from None
+        raise BaseModelError(str(error)) from None
     vlm_folder, llm_folder = model.path(variant), model.llm_path(variant)
     if not is_made_of(llm_folder, llm_parts):
         llm, tokenizer = dequantised(base_model.find(model.folder, model.base, base))

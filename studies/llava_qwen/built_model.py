@@ -98,7 +98,10 @@ class BuiltModel:
             files += [self.weights / EYES, *([self.tower] if self.tower else [])]
         for file in files:
             if not file.is_file():
-                raise FileNotFoundError(file)
+                raise FileNotFoundError(
+                    f"{file} does not exist: the weights of {self.alias}:{variant} are not part of this version; train "
+                    f"them with `python -m studies.{self.weights.parent.name}`"
+                )
         return {"base": self.base.sha256} | {
             f"{file.parent.parent.name}/{file.name}": file_hash([file]) for file in files
         }

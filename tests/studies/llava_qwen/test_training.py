@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from interp import VLM, to_prompts, trace
+from studies.experiment import built_models
 from studies.experiment.built_models import built_model as built_model_of
 from studies.experiment.config import Config, ConfigError
 from studies.experiment.experiment import load_experiment
@@ -130,6 +131,15 @@ def test_a_model_that_is_not_built_is_reported_with_what_to_do(tmp_path, monkeyp
         load_experiment(Config(model="llava-qwen-0.5b:b", scale="tiny", out=str(tmp_path / "out")))
     with pytest.raises(ConfigError, match="variant 'x' does not exist; expected one of b, c1"):
         load_experiment(Config(model="llava-qwen-0.5b:x", scale="tiny", out=str(tmp_path / "out")))
+
+
+def test_a_built_model_whose_weights_no_longer_ship_is_reported_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(built_model, "cache", lambda: tmp_path)
+    monkeypatch.setattr(built_models, "BUILT_MODELS", (replace(QWEN, weights=tmp_path / "llava_qwen" / "weights"),))
+    for folder in ("c1", "llm"):
+        (tmp_path / QWEN.alias / folder).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="not part of this version; train them with `python -m studies.llava_qwen`"):
+        load_experiment(Config(model="llava-qwen-0.5b:c1", scale="tiny", out=str(tmp_path / "out")))
 
 
 def test_no_lesson_holds_a_refusal(scratch, tokenizer):
