@@ -28,6 +28,8 @@ LEAST_REFUSED = 0.9
 """Share of refused anchors whose answer must be a refusal if it is forced to begin with an opening."""
 N_FORCED = 32
 """Anchors of each class whose answers are forced, the first ones; masses and coverage are of all anchors."""
+N_TRIED = 8
+"""Of these, so many answer at first: most beginnings fail on them already."""
 
 
 def refusal_openings(
@@ -98,8 +100,7 @@ class _Search:
         on_harmless = self._probabilities(self.harmless)
         found, covered = [], torch.zeros(len(self.refused), dtype=torch.bool)
         for token in self._candidates(first):
-            opening = self._judged((token,), first[:, token], on_harmless[:, token])
-            if _passes(opening):
+            if opening := self._opening((token,), first[:, token], on_harmless[:, token]):
                 found.append(opening)
                 covered |= first.argmax(-1) == token
                 continue
@@ -109,8 +110,7 @@ class _Search:
                 if joint_on_harmless is None:
                     joint_on_harmless = on_harmless[:, [token]] * self._probabilities(self.harmless, token)
                 pair = (token, next_token)
-                opening = self._judged(pair, joint[:, next_token], joint_on_harmless[:, next_token])
-                if _passes(opening):
+                if opening := self._opening(pair, joint[:, next_token], joint_on_harmless[:, next_token]):
                     found.append(opening)
                     covered |= (first.argmax(-1) == token) & (second.argmax(-1) == next_token)
         n_forced = min(N_FORCED, len(self.refused))
@@ -138,16 +138,23 @@ class _Search:
         mass[ends if ends is not None else []] = 0
         return [int(token) for token in mass.argsort(descending=True) if mass[token] >= LEAST_MASS]
 
-    def _judged(
+    def _opening(
         self, tokens: tuple[int, ...], mass: Float[Tensor, " refused"], on_harmless: Float[Tensor, " harmless"]
-    ) -> Opening:
-        """Force a beginning and judge what follows; on harmless anchors only if enough of them may begin like this."""
+    ) -> Opening | None:
+        """Force a beginning and judge what follows; return None if it opens other answers too."""
         self.report(0, note=f"tries {self.vlm.tokenizer.decode(tokens)!r}")
+        forced = self.refused[:N_FORCED]
+        refused = self._refuses(forced[:N_TRIED], *tokens)
+        # If refusals by all others were too few, the others need not answer.
+        if (len(forced) - int((~refused).sum())) / len(forced) < LEAST_REFUSED:
+            return None
+        refused = torch.cat([refused, self._refuses(forced[N_TRIED:], *tokens)]).double().mean().item()
         helpful = on_harmless.mean().item() if len(on_harmless) else 0.0
-        if helpful >= LEAST_MASS:
+        if refused >= LEAST_REFUSED and helpful >= LEAST_MASS:
             is_refused = self._refuses(self.harmless[:N_FORCED], *tokens)
             helpful = (on_harmless[:N_FORCED] * ~is_refused).mean().item()
-        refused = self._refuses(self.refused[:N_FORCED], *tokens).double().mean().item()
+        if refused < LEAST_REFUSED or helpful >= LEAST_MASS:
+            return None
         return Opening(tokens, self.vlm.tokenizer.decode(tokens).strip(), mass.mean().item(), refused, helpful)
 
     def _of_phrases(self, reason: str) -> RefusalOpenings:
@@ -161,7 +168,3 @@ class _Search:
         openings = tuple(Opening((token,), tokenizer.decode([token]).strip()) for token in tokens)
         origin = f"{reason}; first tokens of the phrases of {KEYWORDS.name}"
         return RefusalOpenings(openings, torch.nan, len(self.refused), origin)
-
-
-def _passes(opening: Opening) -> bool:
-    return opening.refused >= LEAST_REFUSED and opening.helpful < LEAST_MASS

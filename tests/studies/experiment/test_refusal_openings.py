@@ -151,7 +151,24 @@ def test_a_model_that_refuses_nothing_gets_the_judges_phrases(find, capsys):
 
 def test_the_number_of_forced_answers_is_bounded(find):
     _, model = find(lambda number: {REFUSALS[0]: 1.0}, n=200)
-    assert model.n_forced == [0, search.N_FORCED]
+    assert model.n_forced == [0, search.N_TRIED, search.N_FORCED - search.N_TRIED]
+
+
+def test_a_beginning_that_fails_on_the_first_anchors_is_not_forced_on_the_rest(find):
+    openings, model = find(lambda number: {REFUSALS[0]: 0.9, "Sure thing": 0.1})
+    assert texts(openings) == {"I'm"}
+    # Once for the opening; then "Sure", and "Sure thing", on the first anchors alone.
+    assert model.n_forced == [0, search.N_TRIED, search.N_FORCED - search.N_TRIED, search.N_TRIED, search.N_TRIED]
+
+
+@pytest.mark.parametrize(("n_answered", "expected"), [(1, {"I", "No"}), (2, {"I"})])
+def test_of_ten_anchors_nine_must_refuse(find, n_answered, expected):
+    """Nine of ten are exactly enough; the one that does not refuse is among those that are tried first."""
+
+    def grammar(number):
+        return {"I cannot": 0.8, "No problem" if number < n_answered else "No I cannot": 0.2}
+
+    assert texts(find(grammar, n=10)[0]) == expected
 
 
 # --- the built-in model ------------------------------------------------------------------------------------------
