@@ -41,14 +41,16 @@ from studies.guards.sweep_grid import Grid, GridError, summary_of
 from studies.guards.sweep_result import SweepResult
 from studies.guards.sweep_runner import SweepRunner, run_columns
 
+_QUICK = Grid(
+    layers=(SCALES["quick"].layers,),
+    rules=("ablate", "substitute", "add_reference"),
+    gates=("sign", "threshold"),
+    strengths=(1.0, 2.0),
+)
 GRIDS = {
     "tiny": Grid(layers=(SCALES["tiny"].layers,)),
-    "quick": Grid(
-        layers=(SCALES["quick"].layers,),
-        rules=("ablate", "substitute", "add_reference"),
-        gates=("sign", "threshold"),
-        strengths=(1.0, 2.0),
-    ),
+    "brief": _QUICK,
+    "quick": _QUICK,
     "full": Grid(
         layers=(SCALES["full"].layers, "windows:3", "start-to-end"),
         rules=("ablate", "substitute", "add_reference"),
@@ -56,7 +58,7 @@ GRIDS = {
         strengths=(1.0, 2.0, 4.0),
     ),
 }
-TOP = {"tiny": 2, "quick": 8, "full": 24}
+TOP = {"tiny": 2, "brief": 8, "quick": 8, "full": 24}
 """Number of finalists, by scale."""
 BEST_SINGLE = 2
 """Smallest number of single layers among the finalists: other studies look into the model at one layer."""

@@ -104,7 +104,8 @@ def run(
 
 def _announced(experiment: Experiment, grid: list[GuardConfiguration]) -> list[GuardConfiguration]:
     """Print the size of the grid, and return it."""
-    modalities, n = experiment.config.sizes.grid_modalities, len(experiment.queries["validation"])
+    modalities = experiment.config.sizes.grid_modalities
+    n = len(_SplitRunner(experiment, "validation", modalities[0]).prompts)
     n_different = len({configuration.key(modalities[0]) for configuration in grid})
     summary = f"{len(grid)} configurations ({part_sizes(grid)}), {n_different} of them different"
     Console(stderr=True).print(f"readings: {summary}; {len(modalities)} modalities, {n} prompts each", soft_wrap=True)
@@ -122,11 +123,13 @@ def _measure(
         configurations: what is measured.
         chosen: place of the chosen guard, whose rows are marked.
     """
-    modalities, rows = experiment.config.sizes.grid_modalities, []
-    n_guards = sum(1 + len({configuration.key(name) for configuration in configurations}) for name in modalities)
-    with phase(f"readings, {split}", n_guards * len(experiment.queries[split])) as report:
-        for modality in modalities:
-            for place, row in _SplitRunner(experiment, split, modality).measure(configurations, report):
+    runners, rows = [_SplitRunner(experiment, split, name) for name in experiment.config.sizes.grid_modalities], []
+    total = 0
+    for runner in runners:
+        total += (1 + len({each.key(runner.modality) for each in configurations})) * len(runner.prompts)
+    with phase(f"readings, {split}", total) as report:
+        for runner in runners:
+            for place, row in runner.measure(configurations, report):
                 rows.append(_marked({"split": split} | row, place is not None and place == chosen))
     return rows
 
@@ -213,7 +216,8 @@ class _SplitRunner:
 
     def __init__(self, experiment: Experiment, split: str, modality: str):
         self.experiment, self.split, self.modality = experiment, split, modality
-        self.prompts: list[Prompt] = experiment.prompts(split, modality)
+        n = experiment.config.sizes.n_grid if split == "validation" else None
+        self.prompts: list[Prompt] = experiment.prompts(split, modality, n)
         self._references: dict[tuple[str, str], Reference] = {}
 
     def measure(
@@ -301,7 +305,7 @@ class _SplitRunner:
     @cached_property
     def _resid(self) -> Float[Tensor, "prompt layer d_model"]:
         """Last-token states of the prompts, unguarded."""
-        traced = self.experiment.activations(self.split, self.modality)
+        traced = self.experiment.traced(self.prompts, f"trace {self.split}, {self.modality}")
         return torch.from_numpy(traced.resid_post.sel(token="last").values)
 
 

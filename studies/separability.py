@@ -27,9 +27,11 @@ from studies.probing.rows import as_control, drop_rows, probe_rows, shift_cosine
 from studies.probing.settings import ProbeError, ProbeSettings, QueryLabels, without_slow_probes
 from studies.probing.states import FILLER, ProbeData
 
+_QUICK = ProbeSettings(n_shuffles=2, n_tasks=0)
 PROBE_SETTINGS = {
     "tiny": ProbeSettings(n_shuffles=1, n_tasks=0, n_swaps=100),
-    "quick": ProbeSettings(n_shuffles=2, n_tasks=0),
+    "brief": _QUICK,
+    "quick": _QUICK,
     "full": ProbeSettings(
         sites=("resid_post", "attn_out", "mlp_out"),
         tokens=("last", "instruction", "image_mean", "text_mean"),

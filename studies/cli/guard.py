@@ -26,7 +26,7 @@ def guard_fit(
     out: Annotated[Path, typer.Option(help="Folder of the guard.")],
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
-    scale: Annotated[str, typer.Option(help="How much is measured on validation: tiny, quick or full.")] = "quick",
+    scale: Annotated[str, typer.Option(help="How much is measured on validation: tiny, brief, quick, full.")] = "quick",
     work: Annotated[Path, typer.Option(help="Folder for traces, which are reused.")] = Path("results/guard_fit"),
     seed: SplitSeed = 0,
     *,

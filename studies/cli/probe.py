@@ -29,7 +29,7 @@ def probe(
         Path | None,
         typer.Option(help="Probe a store of `vlm-guard trace`, without the model; excludes --queries."),
     ] = None,
-    scale: Annotated[str, typer.Option(help="How much is probed and controlled: tiny, quick or full.")] = "quick",
+    scale: Annotated[str, typer.Option(help="How much is probed and controlled: tiny, brief, quick, full.")] = "quick",
     out: Annotated[Path, typer.Option(help="Folder for the table; finished work in it is reused.")] = Path(
         "results/probe"
     ),

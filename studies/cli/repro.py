@@ -16,7 +16,7 @@ app = typer.Typer()
 def repro(
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
-    scale: Annotated[str, typer.Option(help="How much is measured: tiny, quick (five minutes) or full.")] = "quick",
+    scale: Annotated[str, typer.Option(help="How much is measured: tiny, brief, quick, full.")] = "quick",
     out: Annotated[Path, typer.Option(help="Folder for tables and figures; saved traces in it are reused.")] = Path(
         "results/repro"
     ),

@@ -16,7 +16,7 @@ def seeds(
         list[Path],
         typer.Argument(help="Folders seed1, seed2, ... that `python -m studies.organism --seed N` has trained."),
     ],
-    scale: Annotated[str, typer.Option(help="How much is measured: tiny, quick or full.")] = "quick",
+    scale: Annotated[str, typer.Option(help="How much is measured: tiny, brief, quick, full.")] = "quick",
     out: Annotated[Path, typer.Option(help="Folder for the tables; each seed's results get one of their own.")] = Path(
         "results/seeds"
     ),

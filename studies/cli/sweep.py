@@ -36,7 +36,7 @@ def sweep(
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
     scale: Annotated[
-        str, typer.Option(help="tiny, quick or full: sets the default grid, finalists and modalities.")
+        str, typer.Option(help="tiny, brief, quick or full: sets the default grid, finalists and modalities.")
     ] = "quick",
     out: Annotated[Path, typer.Option(help="Folder for tables and guard; finished work in it is reused.")] = Path(
         "results/sweep"

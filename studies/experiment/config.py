@@ -1,7 +1,7 @@
 """Settings of a run: scales, splits and the output folder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from interp import MODALITIES
@@ -40,7 +40,7 @@ class Scale:
     n_patched: int
     """Harmful prompts per modality that activations are patched into."""
     grid_modalities: tuple[str, ...]
-    """Modalities of the grid of readings."""
+    """Modalities of the grid of readings, and of the random directions that readings are compared with."""
     n_draws: int
     """Bootstrap refits that estimate the stability of a direction."""
     rivals: bool = False
@@ -48,8 +48,20 @@ class Scale:
     claims are about."""
     n_costed: int = 20
     """Prompts of which the costs are measured, one by one; 0 to leave them out."""
+    n_grid: int | None = None
+    """Queries of the validation split that the grid of readings is measured on, the first ones; None for all."""
 
 
+_QUICK = Scale(
+    n_anchors=121,
+    n_evaluated=60,
+    modalities=("text", *SWEPT),
+    layers="spread:8",
+    swept=SWEPT,
+    n_patched=16,
+    grid_modalities=("blank", "typographic"),
+    n_draws=10,
+)
 SCALES = {
     "tiny": Scale(
         n_anchors=22,
@@ -62,16 +74,9 @@ SCALES = {
         n_draws=2,
         n_costed=0,
     ),
-    "quick": Scale(
-        n_anchors=121,
-        n_evaluated=60,
-        modalities=("text", *SWEPT),
-        layers="spread:8",
-        swept=SWEPT,
-        n_patched=16,
-        grid_modalities=("blank", "typographic"),
-        n_draws=10,
-    ),
+    # As quick where claims are decided, and less around them: for models on which an answer takes a tenth of a second.
+    "brief": replace(_QUICK, n_patched=4, grid_modalities=("blank",), n_costed=10, n_grid=20),
+    "quick": _QUICK,
     "full": Scale(
         n_anchors=121,
         n_evaluated=60,
@@ -95,7 +100,7 @@ class Config:
     queries: str | None = None
     """CSV with text,harmful[,category,pair]; by default the built-in model's own queries."""
     scale: str = "quick"
-    """`tiny`, `quick` or `full`."""
+    """One of `SCALES`."""
     out: str = "results/repro"
     """Folder for tables, figures and traces."""
     split: str = "test"

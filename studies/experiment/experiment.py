@@ -62,9 +62,18 @@ class Experiment:
         name = model if model == BUILT_IN or Path(model).name != BUILT_IN else str(Path(model).resolve())
         return {"model": Path(name).name if name == model else name, "dataset": self.dataset, "seed": self.config.seed}
 
-    def prompts(self, split: str, modality: str, **kwargs) -> list[Prompt]:
-        """Return the queries of a split as prompts; keyword arguments are those of `to_prompts`."""
-        return to_prompts(self.queries[split], modality, self.vlm.picture_size, **kwargs)
+    def prompts(self, split: str, modality: str, n: int | None = None, **kwargs) -> list[Prompt]:
+        """Return the queries of a split as prompts.
+
+        Args:
+            split: name of the split.
+            modality: modality of the prompts.
+            n: at most so many queries of each class, the first ones; None for all of them.
+            kwargs: those of `to_prompts`.
+        """
+        queries = self.queries[split]
+        chosen = queries if n is None else _first_of_each_class(queries, n)
+        return to_prompts(chosen, modality, self.vlm.picture_size, **kwargs)
 
     def activations(self, split: str, modality: str, **where: Sequence[str]) -> xr.Dataset:
         """Return the states of a split in a modality; `sites` and `tokens` are those of `traced`."""

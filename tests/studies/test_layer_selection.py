@@ -7,6 +7,7 @@ import pytest
 from studies import layer_selection
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
+from studies.guards import layer_criteria
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def selected(experiment):
 
 def test_every_rule_picks_a_layer_and_is_measured_by_the_guard_there(selected):
     picks = selected[(selected.setting == "pick") & (selected.metric == "refusal_rate")]
-    expected = {*layer_selection.CRITERIA, "validation", "middle_to_last", "fixed", "random", "best_on_test"}
+    expected = {*layer_criteria.CRITERIA, "validation", "middle_to_last", "fixed", "random", "best_on_test"}
     assert set(picks.selection_rule) == expected
     everywhere = selected[(selected.setting == "every_layer") & (selected.metric == "refusal_rate")]
     single = everywhere[everywhere.last_layer.isna()]
@@ -34,7 +35,10 @@ def test_every_rule_picks_a_layer_and_is_measured_by_the_guard_there(selected):
     random = selected[(selected.setting == "pick") & (selected.selection_rule == "random")]
     assert not random.duplicated(["modality", "judge", "category", "metric"]).any()
     mean = picks[picks.selection_rule == "random"].set_index(keys).value
-    pd.testing.assert_series_equal(mean.sort_index(), single.groupby(keys).value.mean(), check_names=False)
+    # Picks are no random layers: the mean is over those of the scale.
+    of_scale = single[single.layer.isin([0, 4])]
+    assert set(single.layer) > {0, 4}
+    pd.testing.assert_series_equal(mean.sort_index(), of_scale.groupby(keys).value.mean(), check_names=False)
     assert len(layer_selection.summary_lines(selected)) == len(expected)
 
 
@@ -64,7 +68,7 @@ def test_safety_awareness_is_the_mean_cosine_of_any_two_differences():
     harmful, harmless = rng.normal(size=(2, 7, 5)) + 1
     units = [(a - b) / np.linalg.norm(a - b) for a, b in zip(harmful, harmless, strict=True)]
     cosines = [units[i] @ units[j] for i in range(7) for j in range(7) if i != j]
-    assert layer_selection.safety_awareness(harmful, harmless) == pytest.approx(np.mean(cosines))
+    assert layer_criteria.safety_awareness(harmful, harmless) == pytest.approx(np.mean(cosines))
 
 
 def test_the_openings_of_refusals_are_found_once_from_whole_answers(experiment, selected):
