@@ -67,7 +67,7 @@ models: .venv/installed  ## the claims on every model with committed results, as
 
 qwen: .venv/installed  ## builds llava-qwen-0.5b, a VLM on an LLM that others aligned, and runs the main study on it
 	$(BIN)/vlm-guard model get llava-qwen-0.5b
-	$(BIN)/vlm-guard repro --model llava-qwen-0.5b --scale quick --out results/llava-qwen-0.5b
+	$(BIN)/vlm-guard repro --model llava-qwen-0.5b --scale brief --out results/llava-qwen-0.5b
 
 qwen-reference: qwen  ## writes the committed results of llava-qwen-0.5b, without its answers
 	$(BIN)/python -m studies.llava_qwen.published results/llava-qwen-0.5b results/reference/llava-qwen-0.5b
