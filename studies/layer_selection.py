@@ -77,7 +77,7 @@ def run(
     layers = {"validation": swept} | {config.split: sorted({*swept, fixed, *picks.values()} - {None})}
     by_split = {}
     for split, own_layers in layers.items():
-        guards = [Guard(inputs.direction, (layer,)) for layer in own_layers]
+        guards = [None, *(Guard(inputs.direction, (layer,)) for layer in own_layers)]
         guards.append(Guard(inputs.direction, tuple(range(n_layers // 2, n_layers))))
         by_split[split] = _guard_rows(experiment, split, guards, runner)
     # 3. the picks that answers decide
@@ -88,20 +88,22 @@ def run(
         BOUND: picked(_sweep_criterion(by_split[config.split], layers[config.split], n_layers)),
     }
     rows = [row for name, values in criteria.items() for row in _criterion_rows(name, values)]
-    for split, split_rows in by_split.items():
+    guarded = {split: [row for row in own if row["defence"] == "guard"] for split, own in by_split.items()}
+    for split, split_rows in guarded.items():
         rows += [{"setting": "every_layer", "split": split} | row for row in split_rows]
-    rows += _pick_rows(picks, by_split[config.split], swept, config.split)
+    rows += _pick_rows(picks, guarded[config.split], swept, config.split)
     return tidy(experiment.labels | row for row in rows)
 
 
-def _guard_rows(experiment: Experiment, split: str, guards: Sequence[Guard], runner: GuardRunner) -> list[dict]:
-    """Measure every guard in each modality."""
+def _guard_rows(experiment: Experiment, split: str, guards: Sequence[Guard | None], runner: GuardRunner) -> list[dict]:
+    """Measure every guard in each modality; None is no guard."""
     modalities, max_new_tokens = experiment.config.sizes.swept, experiment.config.generation.max_new_tokens
     prompts = {modality: experiment.prompts(split, modality) for modality in modalities}
     batches = []
     for modality in modalities:
         states = read_references(experiment, prompts[modality], reference_for(modality)).states
-        batches.append(RunBatch(prompts[modality], [GuardRun(guard, states) for guard in guards], max_new_tokens))
+        runs = [GuardRun(guard, states if guard else None) for guard in guards]
+        batches.append(RunBatch(prompts[modality], runs, max_new_tokens))
     with phase(f"layer selection, {split}", len(guards) * sum(map(len, prompts.values()))) as report:
         outcomes = runner.run(batches, report)
     rows = []
@@ -116,7 +118,10 @@ def _sweep_criterion(rows: Sequence[dict], layers: Sequence[int], n_layers: int)
     """Turn the sweep's own rule into a criterion: the best layer gets 0, the next -1; NaN beyond the limits."""
     table = pd.DataFrame(rows)
     single = first_judge(table[table.last_layer.isna()])
-    candidate_metrics = [{"place": layer} | judged_selection_metrics(single[single.layer == layer]) for layer in layers]
+    unguarded = single[single.defence == "unguarded"]
+    candidate_metrics = [
+        {"place": layer} | judged_selection_metrics(single[single.layer == layer], unguarded) for layer in layers
+    ]
     order, _ = rank(candidate_metrics)
     values = np.full(n_layers, np.nan)
     values[order.place.to_numpy()] = -np.arange(len(order))

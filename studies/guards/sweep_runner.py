@@ -110,8 +110,17 @@ class SweepRunner:
 
     def judged_metrics(self, candidate: GuardConfiguration, outcomes: Outcomes) -> dict:
         """Return the metrics that finalists are ranked by, as the first judge sees them."""
-        rows = [row for modality in self.modalities for row in self.judged_rows(candidate, modality, outcomes)]
-        return judged_selection_metrics(first_judge(pd.DataFrame(rows)))
+        guarded, unguarded = (
+            first_judge(
+                pd.DataFrame(
+                    {"modality": modality} | row
+                    for modality in self.modalities
+                    for row in self.judged_rows(configuration, modality, outcomes)
+                )
+            )
+            for configuration in (candidate, None)
+        )
+        return judged_selection_metrics(guarded, unguarded)
 
     def judged_rows(self, configuration: GuardConfiguration | None, modality: str, outcomes: Outcomes) -> list[dict]:
         rows = outcome_rows(self.experiment, self.prompts[modality], outcomes[_key(configuration), modality])
@@ -162,17 +171,19 @@ def _opening_metrics(
 
     No answer has been judged yet, so all of them count as coherent.
     """
-    values, n = {"refusal": [], "over_refusal": [], "kl": []}, 0
+    values, n = {"refusal": [], "over_refusal": [], "unguarded": [], "kl": []}, 0
     for modality, all_prompts in prompts.items():
         own, outcome = [all_prompts[i] for i in indices], outcomes[_key(configuration), modality]
         refusal, over_refusal = opening_rates(own, outcome)
         values["refusal"].append(refusal["value"])
         values["over_refusal"].append(over_refusal["value"])
+        values["unguarded"].append(opening_rates(own, outcomes[_key(None), modality])[1]["value"])
         values["kl"].append(outcome.kl[~harmful_mask(own)].mean().item())
         n += refusal["n"]
     series = {name: pd.Series(by_modality) for name, by_modality in values.items()}
     coherence = pd.Series([1.0] * len(prompts))
-    metrics = selection_metrics(series["refusal"], series["over_refusal"], coherence, series["kl"], n)
+    rates = [series[name] for name in ("refusal", "over_refusal", "unguarded")]
+    metrics = selection_metrics(*rates, coherence, series["kl"], n)
     return {"place": place, "over_refusal": series["over_refusal"].max()} | metrics
 
 

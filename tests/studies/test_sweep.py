@@ -68,13 +68,13 @@ def test_the_table_on_disk_gives_the_same_choice_and_finalists(sweep, tmp_path):
     table = pd.read_csv(tmp_path / "sweep.csv")
     choice = SweepChoice.read(table)
     assert choice.columns["layer"] == sweep.guard.layers[0] and choice.layer == sweep.layer
-    rows = table[(table.setting == "finalists") & (table.defence == "guard")]
-    rows = rows[rows.judge.isna() | (rows.judge == "exact@1")]
+    finalists = table[(table.setting == "finalists") & (table.judge.isna() | (table.judge == "exact@1"))]
+    rows, unguarded = (finalists[finalists.defence == name] for name in ("guard", "unguarded"))
     keys = [name for name in IDENTIFYING if name in rows]
     groups = [group for _, group in rows.groupby(keys, dropna=False, sort=False)]
     assert len(groups) == len(sweep.finalists)
     for group, finalist in zip(groups, sweep.finalists.itertuples(), strict=True):
-        row, metrics = group.iloc[0], judged_selection_metrics(group)
+        row, metrics = group.iloc[0], judged_selection_metrics(group, unguarded)
         layers = f"{row.layer:.0f}" if pd.isna(row.last_layer) else f"{row.layer:.0f}-{row.last_layer:.0f}"
         assert (finalist.layers, finalist.rule, finalist.gate) == (layers, row["rule"], row.gate)
         assert pd.isna(row.strength) if pd.isna(finalist.strength) else row.strength == finalist.strength

@@ -69,7 +69,9 @@ def test_an_unwritable_output_folder(run, tmp_path):
 
 
 def test_an_unknown_scale_and_split(run, tmp_path):
-    fails_clearly(run("repro", "--scale", "huge", "--out", tmp_path / "out"), "expected one of tiny, brief, quick, full")
+    fails_clearly(
+        run("repro", "--scale", "huge", "--out", tmp_path / "out"), "expected one of tiny, brief, quick, full"
+    )
     fails_clearly(run("repro", "--split", "anchors", "--out", tmp_path / "out"), "validation, test")
 
 

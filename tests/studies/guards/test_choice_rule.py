@@ -5,8 +5,9 @@ import pytest
 from studies.guards.choice_rule import FALLBACK_RULE, SELECTION_RULE, pareto_front, rank, selection_metrics
 
 
-def standing(place, refusal, over_refusal, kl, coherence=1.0, n=120):
-    series = [pd.Series(np.atleast_1d(values).astype(float)) for values in (refusal, over_refusal, coherence, kl)]
+def standing(place, refusal, over_refusal, kl, coherence=1.0, n=120, unguarded=0.0):
+    every = (refusal, over_refusal, np.broadcast_to(unguarded, np.shape(over_refusal)), coherence, kl)
+    series = [pd.Series(np.atleast_1d(values).astype(float)) for values in every]
     return {"place": place} | selection_metrics(*series, n)
 
 
@@ -20,6 +21,17 @@ def test_limits_hold_in_every_modality():
         [standing(0, 1.0, [0.0, 0.3], 0.0), standing(1, 1.0, 0.0, 0.0, [1.0, 0.5]), standing(2, 0.2, 0.0, 0.0)]
     )
     assert order.place.tolist() == [2]
+
+
+def test_a_guard_answers_for_the_refusals_that_it_adds_not_for_the_models_own():
+    """The model alone refuses 0.05 of harmless requests in one modality, and 0.3 in the other."""
+    order, rule = rank(
+        [
+            standing(0, 0.9, [0.08, 0.33], 0.1, unguarded=[0.05, 0.3]),
+            standing(1, 1.0, [0.12, 0.3], 0.1, unguarded=[0.05, 0.3]),
+        ]
+    )
+    assert order.place.tolist() == [0] and rule == SELECTION_RULE
 
 
 def test_a_rate_of_one_over_few_prompts_keeps_a_standard_error():
