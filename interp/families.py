@@ -5,6 +5,7 @@ from functools import reduce
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from interp.errors import ModelError
 
@@ -13,40 +14,32 @@ from interp.errors import ModelError
 class Family:
     """Differences of a model family from LLaVA. Paths are dotted and start at the model."""
 
-    projector: str = "model.multi_modal_projector"
+    projector: str | None = None
+    """Path of the projector, where its name does not show which one it is."""
     vision_blocks: str | None = None
     """Path of the vision blocks, for towers with several lists of blocks of the same length."""
     pictures_in_sequence: bool = True
     """False where pictures enter through cross-attention: a single token represents a whole picture."""
     bare_text: str | None = None
     """Format of a prompt without picture, for processors that require one; `{text}` is the chat template's output."""
-    is_sum: bool = True
-    """False where gates scale the outputs of attention and MLP, so that a block adds something else than these."""
     is_causal: bool = True
     """False where a prompt attends in both directions: a later token then changes the states before it."""
 
 
 FAMILIES = {
-    "glm4v": Family(projector="model.visual.merger"),
-    "idefics2": Family(projector="model.connector"),
-    "idefics3": Family(projector="model.connector"),
-    "instructblip": Family(projector="language_projection"),
-    "mllama": Family(vision_blocks="model.vision_model.transformer.layers", pictures_in_sequence=False, is_sum=False),
+    "mllama": Family(vision_blocks="model.vision_model.transformer.layers", pictures_in_sequence=False),
     "paligemma": Family(bare_text="<bos>{text}\n", is_causal=False),
-    "qwen2_5_vl": Family(projector="model.visual.merger"),
-    "qwen2_vl": Family(projector="model.visual.merger"),
-    "qwen3_vl": Family(projector="model.visual.merger"),
-    "smolvlm": Family(projector="model.connector"),
 }
 
 
-def deepstack_layers(config: PretrainedConfig) -> range:
-    """Return the decoder blocks after which visual features are added (DeepStack, arXiv:2406.04334).
+def deepstack_layers(config: PretrainedConfig) -> frozenset[int]:
+    """Return the blocks after which visual features are added (DeepStack, arXiv:2406.04334), as the config says.
 
     At image positions, `resid_post` of these layers (the block's output) differs from `resid_pre` of the next layer.
+    Used where a model can't be tried, see `interp.residual_stream`.
     """
     vision = getattr(config, "vision_config", None)
-    return range(len(getattr(vision, "deepstack_visual_indexes", None) or ()))
+    return frozenset(range(len(getattr(vision, "deepstack_visual_indexes", None) or ())))
 
 
 def family_of(config: PretrainedConfig) -> Family:
@@ -202,17 +195,39 @@ def vision_blocks(model: PreTrainedModel) -> nn.ModuleList:
     return lists[0]
 
 
+PROJECTORS = ("projector", "merger", "connector", "aligner", "language_projection", "embed_vision")
+"""Words in the names that models give to their projector."""
+
+
 def projector(model: PreTrainedModel) -> nn.Module:
     """Return the module that maps the vision tower's width to the decoder's.
 
+    It is outside the decoder and its name says what it is; the outermost one counts.
+
     Raises:
-        ModelError: it is not where the table says.
+        ModelError: there is none, or several.
     """
-    path = family_of(model.config).projector
-    module = _at(model, path)
-    if module is None:
-        raise ModelError(f"{type(model).__name__} has no {path}; name its projector in interp/families.py")
-    return module
+    if path := family_of(model.config).projector:
+        return _at(model, path)
+    inside, found = set(language_model(model).modules()), {}
+    for name, module in model.named_modules():
+        own = name.rpartition(".")[2]
+        is_named = any(word in own for word in PROJECTORS) and not isinstance(module, nn.ModuleList)
+        if is_named and module not in inside and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    if len(found) != 1:
+        names = ", ".join(found) or "none"
+        raise ModelError(
+            f"{type(model).__name__}: {len(found)} modules look like its projector ({names}); expected one; name it in "
+            "interp/families.py"
+        )
+    return next(iter(found.values()))
+
+
+def has_pictures(config: PretrainedConfig) -> bool:
+    """Return whether a model of this config takes pictures."""
+    names = ("vision_config", "image_token_id", "image_token_index", "vision_feature_layer")
+    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or any(hasattr(config, n) for n in names)
 
 
 def image_token_id(config: PretrainedConfig) -> int:

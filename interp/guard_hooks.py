@@ -1,12 +1,13 @@
 """A guard at work: hooks that follow the passes through a model, read references, and change states."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -15,9 +16,11 @@ from interp.directions import SafetyDirection
 from interp.errors import ModelError
 from interp.families import sublayers
 from interp.inputs import Prompt, collate, text_batch
+from interp.pass_ledger import PassLedger
 from interp.position_tracker import PositionTracker
 from interp.projection import coordinates, delta_norm
-from interp.prompt_text import prompt_texts
+from interp.prompt_text import check_prompts_end, prompt_texts
+from interp.residual_stream import residual_stream
 from interp.vlm import LLM, VLM
 
 
@@ -51,6 +54,7 @@ def attached(
     guard: HookedGuard,
     vlm: VLM,
     references: Sequence[str] | Float[Tensor, "batch layer d_model"] | None,
+    prompt_lengths: Sequence[int] | None = None,
     explanation: list[dict] | None = None,
 ) -> Iterator[None]:
     """Put a guard's hooks on a model, inside the block. See `Guard.on`.
@@ -59,11 +63,12 @@ def attached(
         guard: the guard.
         vlm: the model.
         references: texts or states, one for each row of the next batch; None if the guard reads the prompts.
+        prompt_lengths: tokens of each row's prompt, where passes don't end with it.
         explanation: collects a row for each change, for `explain`.
 
     Raises:
         ValueError: the direction or the references do not fit the model, or references have to be passed.
-        ModelError: the model is compiled.
+        ModelError: the model is compiled; or, at the end of a pass or of the block, the guard was off somewhere.
     """
     _check_fits(guard, vlm, references)
     states = references
@@ -74,13 +79,17 @@ def attached(
             f"states of references of shape {tuple(states.shape)}; expected (rows, {vlm.n_layers}, "
             f"{vlm.d_model}), as guard.read gives"
         )
-    work = GuardHooks(guard, vlm, states, explanation)
-    handles = [vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True)]
+    work = GuardHooks(guard, vlm, states, prompt_lengths, explanation)
+    handles = [
+        vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True),
+        vlm.model.register_forward_hook(work.end_pass, always_call=True),
+    ]
     try:
         for layer in guard.layers:
             handles += work.register(layer)
         with marked_as_guarded(vlm.model):
             yield
+        work.end(handles)
     finally:
         for handle in handles:
             handle.remove()
@@ -126,7 +135,7 @@ def explain(
     if guard.all_writes:
         raise ValueError("a guard of all writes can't be explained layer by layer; expected all_writes=False")
     explanation: list[dict] = []
-    with attached(guard, vlm, references, explanation):
+    with attached(guard, vlm, references, explanation=explanation):
         vlm.model(**collate(vlm, [prompt]), use_cache=False)
     return pd.DataFrame(explanation)
 
@@ -139,13 +148,18 @@ class GuardHooks:
         guard: HookedGuard,
         vlm: VLM,
         states: Float[Tensor, "batch layer d_model"] | None,
+        prompt_lengths: Sequence[int] | None,
         explanation: list[dict] | None,
     ):
         self._guard, self._vlm = guard, vlm
-        self._tracker = PositionTracker(guard.positions, vlm.image_positions)
+        self._tracker = PositionTracker(guard.positions, vlm.image_positions, prompt_lengths)
+        parts = ("input", "attention", "MLP") if guard.all_writes else (None,)
+        self._ledger = PassLedger(vlm.name, {_place(layer, part) for layer in guard.layers for part in parts})
         self._reads_prompts = states is None and guard.needs_reference
         self._passed = {} if states is None else {layer: states[:, layer] for layer in guard.layers}
         """States of the references that were passed, by layer."""
+        self._passed_for: Tensor | None = None
+        """The prompts that these references are for, once they have run."""
         self._references: dict[int, Tensor] = {}
         """States of the references for the rows of the current batch, by layer."""
         self._open: dict[int, Tensor] = {}
@@ -160,29 +174,71 @@ class GuardHooks:
         """Locate positions, and read references and gates for a new prompt: a forward pre-hook of the whole model.
 
         Raises:
-            ValueError: the pass has no `input_ids`, or its rows don't match the references.
+            ValueError: the pass has no tokens, or its rows don't match the references.
             ModelError: the positions of this pass can't be located, or the text of a prompt can't be recovered.
         """
         if is_bare(module):
             return
+        self._ledger.begin()
         ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
+        tokens = kwargs.get("inputs_embeds") if ids is None else ids
+        if tokens is None:
             raise ValueError("a guarded model needs input_ids to locate its tokens; got none")
-        if not self._tracker.begin_pass(ids, kwargs):
+        if not self._tracker.begin_pass(tokens, kwargs):
             # Generation keeps the references and gates of its prompt.
             return
+        if self._tracker.prompt_lengths is None:
+            check_prompts_end(self._vlm, tokens, kwargs.get("attention_mask"))
         if self._guard.frozen_shift:
             # The same prompt once more, without any guard and without touching the cache of the real pass.
             whole = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
             self._unguarded = self._capture(lambda: module(*args, **whole, use_cache=False))
         if self._reads_prompts:
+            if ids is None or not self._tracker.has_whole_prompts:
+                raise ModelError("the first pass does not hold whole prompts; pass their references to guard.on")
             # The model's own text-only run: the prompts without their pictures.
-            batch = text_batch(self._vlm, prompt_texts(self._vlm, ids, kwargs.get("attention_mask")))
+            batch = text_batch(self._vlm, prompt_texts(self._vlm, ids, self._tracker.prompt_mask))
             self._references = self._capture(lambda: module(**batch, use_cache=False))
-        else:
-            self._references = {layer: _repeated(states, ids) for layer, states in self._passed.items()}
+        elif self._passed:
+            self._check_same_prompts(tokens)
+            self._references = {layer: _repeated(states, tokens) for layer, states in self._passed.items()}
         if self._references and self._guard.gate != "always":
             self._open = {layer: self._guard.opens_at(layer, self._references) for layer in self._guard.layers}
+
+    def end_pass(self, module: nn.Module, args: tuple, output: object) -> None:
+        """Forget what holds for this pass alone, and check that every guarded layer ran: a forward hook of the model.
+
+        Raises:
+            ModelError: a guarded layer did not run.
+        """
+        if is_bare(module):
+            return
+        self._tracker.end_pass()
+        self._ledger.end(output is not None)
+
+    def end(self, handles: Sequence[RemovableHandle]) -> None:
+        """Check, at the end of the block, that the guard was never off.
+
+        Raises:
+            ModelError: it was, or may have been.
+        """
+        self._ledger.close(handles)
+        self._tracker.check_reached()
+
+    def _check_same_prompts(self, tokens: Tensor) -> None:
+        """Check that references which were passed are not used for other prompts than the first ones.
+
+        Raises:
+            ModelError: they would be.
+        """
+        prompts = tokens if tokens.dim() == 2 else tokens[..., 0]
+        prompts = prompts[:, : int(self._tracker.ends.max()) + 1].unique_consecutive(dim=0)
+        if self._passed_for is not None and not torch.equal(prompts, self._passed_for):
+            raise ModelError(
+                "another batch of prompts in the same block: the references that were passed are for the first one; "
+                "open a block for each batch: with guard.on(vlm, references)"
+            )
+        self._passed_for = prompts
 
     @torch.no_grad()
     def _capture(self, run: Callable[[], object]) -> dict[int, Float[Tensor, "batch d_model"]]:
@@ -209,38 +265,43 @@ class GuardHooks:
         """
         blocks = self._vlm.blocks
 
-        def change_output(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+        def change_output(
+            module: nn.Module, args: tuple, output: Tensor | tuple, part: str | None = None
+        ) -> Tensor | tuple:
             if isinstance(output, tuple):
-                return self._change(layer, output[0]), *output[1:]
-            return self._change(layer, output)
+                return self._change(layer, output[0], part), *output[1:]
+            return self._change(layer, output, part)
 
-        def change_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        def change_input(module: nn.Module, args: tuple, kwargs: dict, part: str | None = None) -> tuple[tuple, dict]:
             if args:
-                return (self._change(layer, args[0]), *args[1:]), kwargs
-            return args, kwargs | {"hidden_states": self._change(layer, kwargs["hidden_states"])}
+                return (self._change(layer, args[0], part), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": self._change(layer, kwargs["hidden_states"], part)}
 
         if self._guard.all_writes:
-            writes = [part.register_forward_hook(change_output, prepend=True) for part in sublayers(blocks[layer])]
-            block_input = blocks[layer].register_forward_pre_hook(change_input, with_kwargs=True, prepend=True)
+            residual_stream(self._vlm).check_parts(self._vlm.name, [layer])
+            writes = [
+                module.register_forward_hook(partial(change_output, part=part), prepend=True)
+                for part, module in zip(("attention", "MLP"), sublayers(blocks[layer]), strict=True)
+            ]
+            at_input = partial(change_input, part="input")
+            block_input = blocks[layer].register_forward_pre_hook(at_input, with_kwargs=True, prepend=True)
             return [block_input, *writes]
-        if layer in self._vlm.deepstack_layers and layer + 1 < len(blocks):
+        if layer in residual_stream(self._vlm).added_after and layer + 1 < len(blocks):
             return [blocks[layer + 1].register_forward_pre_hook(change_input, with_kwargs=True, prepend=True)]
         # In front of other hooks: the guard that was put on last acts first, and all hooks see the change, including
         # those with which transformers fills `hidden_states`.
         return [blocks[layer].register_forward_hook(change_output, prepend=True)]
 
-    def _change(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    def _change(
+        self, layer: int, resid: Float[Tensor, "batch pos d_model"], part: str | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
         # In a bare pass nothing changes; one that was started by this guard is only read.
         if self._captured is not None:
             self._captured[layer] = resid[:, -1]
         if is_bare(self._vlm.model):
             return resid
+        self._ledger.record(_place(layer, part))
         mask = self._tracker.mask
-        if mask is None:
-            raise ModelError(
-                f"{self._vlm.name!r} generates without its own forward pass, so the positions of its tokens are "
-                "unknown; only its forward pass can be guarded"
-            )
         reference = self._references.get(layer)
         is_open = self._open.get(layer)
         changed = self._guard.change(resid, layer, reference, mask, is_open, self._unguarded.get(layer))
@@ -269,7 +330,12 @@ class GuardHooks:
         )
 
 
-def _repeated(states: Float[Tensor, "reference d_model"], ids: Int[Tensor, "batch pos"]) -> Tensor:
+def _place(layer: int, part: str | None) -> Hashable:
+    """Return the name of a place that changes: a layer, or one of its parts."""
+    return layer if part is None else f"{layer} ({part})"
+
+
+def _repeated(states: Float[Tensor, "reference d_model"], ids: Tensor) -> Tensor:
     """Return references for the rows of a batch, in which `generate` may have repeated each prompt.
 
     Raises:

@@ -20,6 +20,7 @@ from interp.inputs import Inputs, Prompt, collate, text_prompt
 from interp.lens import Lens
 from interp.projection import coordinates, set_coordinates
 from interp.prompt_text import prompt_texts
+from interp.residual_stream import residual_stream
 from interp.token_positions import instruction_positions
 from interp.trace import trace
 from interp.tracing.forward import DECODER_SITES, PassSpec, read, resid_post
@@ -204,14 +205,23 @@ def blocks_are_the_language_models(vlm: VLM, inputs: ContractInputs) -> Judgemen
 
 def parts_are_found(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """The final norm, unembedding, vision blocks and projector are found, and they run."""
-    parts = [vlm.final_norm, vlm.unembedding, *vlm.vision_blocks, vlm.projector]
+    parts, missing = [vlm.final_norm, vlm.unembedding], []
+    n_vision = 0
+    # Sites of pictures that are not found are refused one by one; everything else works without them.
+    for site, find in (
+        ("vision_resid_post", lambda: list(vlm.vision_blocks)),
+        ("projector_out", lambda: [vlm.projector]),
+    ):
+        try:
+            parts += (found := find())
+            n_vision += len(found) if site == "vision_resid_post" else 0
+        except (ModelError, AttributeError) as error:
+            missing.append(f"{site} is not given: {first_line(error)}")
     with _watched(parts) as called:
         _run(vlm, inputs.batch)
     silent = [type(part).__name__ for part in parts if part not in called]
-    return _exactly(
-        not silent,
-        f"{len(vlm.vision_blocks)} vision blocks; silent: {', '.join(silent) or 'none'}",
-    )
+    measured = "; ".join([f"{n_vision} vision blocks; silent: {', '.join(silent) or 'none'}", *missing])
+    return Judgement("silently wrong" if silent else "degraded" if missing else "ok", measured)
 
 
 def reads_hidden_states(vlm: VLM, inputs: ContractInputs) -> Judgement:
@@ -250,7 +260,7 @@ def blocks_follow_each_other(vlm: VLM, inputs: ContractInputs) -> Judgement:
         transitions = zip(stream.items(), list(stream.values())[1:], strict=False)
         changed = {layer: (output != next_input).any(-1) for (layer, (_, output)), (next_input, _) in transitions}
         stacked = [layer for layer, is_changed in changed.items() if is_changed.any()]
-        expected = set(vlm.deepstack_layers) if image.any() else set()
+        expected = set(residual_stream(vlm).added_after) if image.any() else set()
         holds = set(stacked) <= expected and not any((changed[layer] & ~image).any() for layer in stacked)
         judgements.append(_exactly(holds, f"DeepStack after layers {stacked}" if stacked else "nothing in between"))
     return _worst(judgements)
@@ -477,17 +487,20 @@ def causality_matches_the_family(vlm: VLM, inputs: ContractInputs) -> Judgement:
 
 def parts_add_up(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """`attn_out` and `mlp_out` are what a block adds: with `resid_pre` they sum to `resid_post`."""
-    if not vlm.family.is_sum:
-        return Judgement("not applicable", "gates scale both before they are added to the residual stream")
-    judgements = []
+    stream, judgements = residual_stream(vlm), []
+    layers = tuple(layer for layer in range(vlm.n_layers) if layer not in stream.without_sum)
+    if not layers:
+        return Judgement("not applicable", f"at no layer: {next(iter(stream.without_sum.values()))}")
     for _, batch, _ in _settings(inputs):
         last = torch.full((len(batch["input_ids"]), 1), -1)
         # A guard on the model would add a part of its own.
         with bare(vlm.model):
-            states = read(vlm, batch, PassSpec(DECODER_SITES, tuple(range(vlm.n_layers)), last))
+            states = read(vlm, batch, PassSpec(DECODER_SITES, layers, last))
         total = states["resid_pre"] + states["attn_out"] + states["mlp_out"]
         judgements.append(_nearly(vlm, total, states["resid_post"]))
-    return _worst(judgements)
+    worst = _worst(judgements)
+    left_out = f"; not given at layers {sorted(stream.without_sum)}" if stream.without_sum else ""
+    return worst._replace(measured=worst.measured + left_out)
 
 
 def shared_prefixes_change_nothing(vlm: VLM, inputs: ContractInputs) -> Judgement:

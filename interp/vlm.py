@@ -26,6 +26,7 @@ from interp.errors import ModelError
 from interp.families import Family, decoder_blocks
 from interp.loading import Placement, hub_options, load, load_model
 from interp.processors import load_processor
+from interp.unwrapping import check_has_one_decoder, unwrapped
 
 __all__ = ["LLM", "VLM"]
 
@@ -65,6 +66,7 @@ class LLM(_HasDecoder):
     """Arguments of `from_pretrained`, for worker processes that load the same model; None for a wrapped model."""
 
     def __post_init__(self):
+        object.__setattr__(self, "model", unwrapped(self.model))
         families.keep_unembedding_contiguous(self.model)
 
     @classmethod
@@ -168,6 +170,11 @@ class VLM(_HasDecoder):
     """Arguments of `from_pretrained`, for worker processes that load the same model; None for a wrapped model."""
 
     def __post_init__(self):
+        object.__setattr__(self, "model", unwrapped(self.model))
+        if not families.has_pictures(self.model.config):
+            raise ModelError(
+                f"{type(self.model).__name__} accepts no pictures; LLM(model, tokenizer, name) is for models of text"
+            )
         if not self.name:
             object.__setattr__(self, "name", self.model.config.name_or_path or type(self.model).__name__)
         if self.processor is not None:
@@ -210,6 +217,7 @@ class VLM(_HasDecoder):
         hub = hub_options(revision, trust_remote_code)
         config = load(AutoConfig, name, **hub)
         _check_accepts_pictures(name, config)
+        check_has_one_decoder(name, config)
         with warnings.catch_warnings():
             # Without torchvision, transformers uses the PIL image processor and warns about it each time.
             warnings.filterwarnings("ignore", message=".*torchvision.*")
@@ -269,11 +277,6 @@ class VLM(_HasDecoder):
         if self.family.pictures_in_sequence or "pixel_values" in batch:
             return frozenset()
         return frozenset(self.model.config.get_text_config().cross_attention_layers)
-
-    @cached_property
-    def deepstack_layers(self) -> range:
-        """Layers after which visual features are added at image positions before the next block runs."""
-        return families.deepstack_layers(self.model.config)
 
     @property
     def picture_size(self) -> int:

@@ -15,6 +15,7 @@ from interp import families
 from interp.bare import is_guarded
 from interp.errors import ModelError
 from interp.inputs import Inputs, Prompt, collate
+from interp.residual_stream import residual_stream
 from interp.vlm import LLM, VLM
 
 DECODER_SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
@@ -87,7 +88,7 @@ def _final_state(model: VLM | LLM, layer: int, skipped: Collection[int]) -> tupl
     state is read as the input of the next block. With DeepStack, image positions are added to in between: there a guard
     changes the next block's input, and the state before that is read.
     """
-    if not is_guarded(model.model) or (isinstance(model, VLM) and layer in model.deepstack_layers):
+    if not is_guarded(model.model) or layer in residual_stream(model).added_after:
         return model.blocks[layer], "output"
     later = [block for i, block in enumerate(model.blocks) if i > layer and i not in skipped]
     return (later[0] if later else families.final_norm(model.model)), "input"
@@ -145,6 +146,7 @@ def read(
     if remote:
         kwargs["remote"] = remote
     traced, picks, weights = traceable.model, spec.picks, spec.weights
+    n_rows = len(picks)
     rows, has_sums = torch.arange(len(picks))[:, None], weights is not None
     # The body may run on a server that has torch and nnsight but none of this project's code.
     with traced.trace(**batch, **kwargs) as tracer:
@@ -156,6 +158,9 @@ def read(
             if side == "mean":
                 states.append(state.float().flatten(0, -2).mean(0, keepdim=True))
                 continue
+            if state.dim() == 2:
+                # Mixtures of experts put out the tokens of all prompts in one row.
+                state = state.view(n_rows, -1, state.shape[-1])
             selected = state[rows.to(state.device), picks.to(state.device)].float()
             if has_sums:
                 shares = weights.to(state.device)

@@ -21,6 +21,7 @@ from interp.lens import Lens
 from interp.position_tracker import PositionTracker
 from interp.projection import coordinates
 from interp.prompt_text import prompt_texts
+from interp.residual_stream import ResidualStream
 from interp.tracing import prefix
 from interp.verify import VERDICTS, ContractInputs, Finding, check_vlm
 from interp.vlm import VLM
@@ -142,7 +143,7 @@ def test_deepstack_is_expected_and_reported(monkeypatch):
     vlm, inputs = hand_made("Qwen3-VL")
     finding = next(f for f in check_vlm(vlm, inputs) if f.claim == claim_of("Each block's input"))
     assert (finding.verdict, finding.measured) == ("ok", "DeepStack after layers [0, 1]")
-    vars(vlm)["deepstack_layers"] = range(1)
+    monkeypatch.setattr(verify, "residual_stream", lambda vlm: ResidualStream({}, frozenset({0})))
     assert claim_of("Each block's input") in faults(check_vlm(vlm, inputs))
 
 
@@ -215,8 +216,9 @@ def test_positions_that_are_changed_too_often_are_found(family_vlm, monkeypatch,
     def forgetful(places, ids, kwargs):
         is_new, cache = begin(places, ids, kwargs), kwargs.get("past_key_values")
         n_cached = cache.get_seq_length() if cache is not None else 0
-        places.prompt_length = n_cached + ids.shape[1]
-        places.mask = places._mask_of_pass(ids, kwargs.get("attention_mask"), n_cached)
+        places.ends = torch.full((len(ids),), n_cached + ids.shape[1] - 1)
+        is_token = kwargs.get("attention_mask")
+        places.mask = places._mask_of_pass(ids, None if is_token is None else is_token.bool(), n_cached)
         return is_new
 
     monkeypatch.setattr(PositionTracker, "begin_pass", forgetful)

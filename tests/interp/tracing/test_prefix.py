@@ -10,6 +10,7 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from interp.inputs import collate_same_pictures, text_prompt
+from interp.residual_stream import residual_stream
 from interp.trace import trace
 from interp.tracing import prefix
 from interp.tracing.forward import PassSpec
@@ -39,7 +40,7 @@ def test_a_shared_prefix_gives_the_states_of_whole_prompts(name, vlm_of, monkeyp
     if name in {family.name for family in folders.FAMILIES} and is_torchvision_available():
         pytest.skip("with torchvision the family's own processor loads")
     vlm = vlm_of(name)
-    sites = (*STREAM_SITES, "attn_out", "mlp_out") if vlm.family.is_sum else STREAM_SITES
+    sites = (*STREAM_SITES, "attn_out", "mlp_out") if not residual_stream(vlm).without_sum else STREAM_SITES
     kwargs = {"sites": sites, "tokens": ("last", "image_mean", "text_mean", "instruction"), "batch_size": 3}
     # Two pictures with four prompts each, and one prompt with a picture of its own.
     prompts = prompts_about(noise(28, 0), noise(40, 1)) + prompts_about(noise(28, 2))[:1]

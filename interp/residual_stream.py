@@ -1,0 +1,184 @@
+"""Where a model adds to its residual stream, found by running it once.
+
+Names of modules don't tell: some families scale what attention and MLP put out, some add features between blocks, some
+have layers without attention. So a short prompt is run, what goes into and comes out of each block and its parts is
+compared, and only what adds up is offered.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from interp import families
+from interp.bare import bare
+from interp.errors import ModelError
+from interp.inputs import Inputs, collate, text_prompt
+from interp.typography import noise_picture
+from interp.vlm import LLM, VLM
+
+TOLERANCE, HALF_TOLERANCE = 1e-4, 3e-2
+"""Largest difference between a sum and what comes out of a block, relative to the largest state, by precision."""
+TEXT = "Tell me, please, what the capital of that country is called today."
+PARTS = {"attn_out": 0, "mlp_out": 1}
+"""Sites of the parts of a block, with their places among `families.sublayers`."""
+
+
+@dataclass(frozen=True)
+class ResidualStream:
+    """What was found on one model."""
+
+    without_sum: Mapping[int, str]
+    """Layers whose parts don't add up to what the block adds, or that lack one, with the reason."""
+    added_after: frozenset[int]
+    """Layers after which something is added before the next block runs, as DeepStack does (arXiv:2406.04334)."""
+
+    def check_parts(self, name: str, layers: Sequence[int]) -> None:
+        """Check that attention and MLP can be read at some layers as what they add to the stream.
+
+        Args:
+            name: name of the model, for messages.
+            layers: the layers.
+
+        Raises:
+            ModelError: there are layers at which they can't; the message says why, and which are left.
+        """
+        wrong = [layer for layer in layers if layer in self.without_sum]
+        if not wrong:
+            return
+        left = [layer for layer in layers if layer not in self.without_sum]
+        advice = f"; at layers {left} they can be read" if left else ""
+        reasons = "; ".join(dict.fromkeys(self.without_sum[layer] for layer in wrong))
+        raise ModelError(f"attn_out and mlp_out of {name!r} can't be read at layers {wrong}: {reasons}{advice}")
+
+
+_FOUND: WeakKeyDictionary[nn.Module, ResidualStream] = WeakKeyDictionary()
+
+
+def residual_stream(model: VLM | LLM) -> ResidualStream:
+    """Return where a model adds to its residual stream; it is run once.
+
+    Raises:
+        ModelError: the states of its blocks have not the shape (batch, pos, d_model).
+    """
+    if model.model not in _FOUND:
+        _FOUND[model.model] = _find(model)
+    return _FOUND[model.model]
+
+
+def _find(model: VLM | LLM) -> ResidualStream:
+    without_sum, added_after = {}, set()
+    if _has_no_trial(model):
+        return ResidualStream({}, families.deepstack_layers(model.model.config))
+    for batch in _trial_batches(model):
+        passed = _watch(model, batch)
+        layers = sorted(passed)
+        for layer in layers:
+            if reason := _why_no_sum(model, layer, passed[layer]):
+                without_sum.setdefault(layer, reason)
+        for layer, following in zip(layers, layers[1:], strict=False):
+            if not _is_near(model, passed[layer].after, passed[following].before):
+                added_after.add(layer)
+    return ResidualStream(without_sum, frozenset(added_after))
+
+
+def _has_no_trial(model: VLM | LLM) -> bool:
+    """Return whether nothing can be run: no processor makes inputs, or the weights are on a server."""
+    return (isinstance(model, VLM) and model.processor is None) or model.device.type == "meta"
+
+
+def _trial_batches(model: VLM | LLM) -> Iterator[Inputs]:
+    """Yield a short prompt without a picture, and one with; those that the model can be given."""
+    prompt = text_prompt(TEXT)
+    try:
+        yield collate(model, [prompt])
+    except ValueError:
+        # Some families take no prompt without a picture.
+        pass
+    if isinstance(model, VLM):
+        yield collate(model, [replace(prompt, pictures=(noise_picture(model.picture_size, 0),))])
+
+
+@dataclass
+class _Passed:
+    """What went through one block."""
+
+    before: Tensor | None = None
+    after: Tensor | None = None
+    parts: tuple[Tensor | None, Tensor | None] = (None, None)
+
+
+def _watch(model: VLM | LLM, batch: Inputs) -> dict[int, _Passed]:
+    """Run a batch, and return what went through each block that ran."""
+    passed: dict[int, _Passed] = {}
+    with ExitStack() as stack, torch.no_grad(), bare(model.model):
+        for layer, block in enumerate(model.blocks):
+
+            def enter(module, args, kwargs, layer=layer):
+                state = args[0] if args else kwargs["hidden_states"]
+                passed[layer] = _Passed(before=_checked(model, state))
+
+            def leave(module, args, output, layer=layer):
+                passed[layer].after = _checked(model, first_tensor(output))
+
+            handles = [block.register_forward_pre_hook(enter, with_kwargs=True), block.register_forward_hook(leave)]
+            try:
+                parts = families.sublayers(block)
+            except ModelError:
+                parts = ()
+            for i, part in enumerate(parts):
+
+                def keep(module, args, output, layer=layer, i=i):
+                    own = list(passed[layer].parts)
+                    own[i] = as_states(first_tensor(output), passed[layer].before)
+                    passed[layer].parts = tuple(own)
+
+                handles.append(part.register_forward_hook(keep))
+            for handle in handles:
+                stack.callback(handle.remove)
+        model.model(**batch, use_cache=False)
+    return passed
+
+
+def _checked(model: VLM | LLM, state: Tensor) -> Tensor:
+    if state.dim() != 3:
+        raise ModelError(
+            f"the blocks of {model.name!r} pass on states of shape {tuple(state.shape)}; expected (batch, pos, "
+            "d_model), one state per token: this family keeps several, and none of them is the residual stream"
+        )
+    return state.detach()
+
+
+def first_tensor(output: Tensor | tuple) -> Tensor:
+    """Return a module's states: its output, or the first of several."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def as_states(output: Tensor, like: Tensor) -> Tensor:
+    """Return the output of a part in the shape of the states; mixtures of experts may return it flat."""
+    return output.view(like.shape) if output.dim() == 2 and output.numel() == like.numel() else output
+
+
+def _why_no_sum(model: VLM | LLM, layer: int, passed: _Passed) -> str:
+    """Return why the parts of a block don't add up to what it adds; "" if they do."""
+    if None in passed.parts:
+        try:
+            families.sublayers(model.blocks[layer])
+        except ModelError as error:
+            return str(error)
+        return "attention or MLP did not run"
+    attention, mlp = passed.parts
+    if attention.shape != passed.before.shape or mlp.shape != passed.before.shape:
+        return f"its parts put out the shapes {tuple(attention.shape)} and {tuple(mlp.shape)}"
+    if not _is_near(model, passed.before + attention + mlp, passed.after):
+        return "they are scaled, or something else is added, before the block passes the stream on"
+    return ""
+
+
+def _is_near(model: VLM | LLM, ours: Tensor, theirs: Tensor) -> bool:
+    tolerance = TOLERANCE if model.model.dtype == torch.float32 else HALF_TOLERANCE
+    ours, theirs = ours.float(), theirs.float().to(ours.device)
+    return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
