@@ -1,5 +1,6 @@
 """Parts of a model, found by its structure; a small table has what the structure doesn't show."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -39,7 +40,11 @@ def deepstack_layers(config: PretrainedConfig) -> frozenset[int]:
     Used where a model can't be tried, see `interp.residual_stream`.
     """
     vision = getattr(config, "vision_config", None)
-    return frozenset(range(len(getattr(vision, "deepstack_visual_indexes", None) or ())))
+    layers = set(range(len(getattr(vision, "deepstack_visual_indexes", None) or ())))
+    # Granite names the blocks in front of which features are added.
+    targets = [pair[-1] for pair in getattr(config, "deepstack_layer_map", None) or ()]
+    targets += getattr(config, "spatial_target_layers", None) or ()
+    return frozenset(layers | {target - 1 for target in targets if target > 0})
 
 
 def family_of(config: PretrainedConfig) -> Family:
@@ -69,7 +74,8 @@ def language_model(model: PreTrainedModel) -> PreTrainedModel:
                 return module
             break
         # A causal language model inside the model: its decoder is one level deeper.
-        module = module.get_decoder() if isinstance(module, PreTrainedModel) else None
+        inner = module.get_decoder() if isinstance(module, PreTrainedModel) else None
+        module = getattr(module, "model", None) if inner is module else inner
     contents = f"{len(blocks)} blocks" if visited and blocks is not None else "no list of blocks"
     raise ModelError(f"{type(model).__name__}: its decoder has {contents}, its text config says {expected}")
 
@@ -91,6 +97,8 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     return _block_list(language_model(model))
 
 
+FINAL_NORMS = ("norm", "final_norm", "final_layernorm", "ln_f", "embedding_norm")
+"""Names of the final norm."""
 NORMS_AFTER = (
     ("post_attention_layernorm", "post_feedforward_layernorm"),
     ("post_self_attn_layernorm", "post_mlp_layernorm"),
@@ -120,18 +128,23 @@ def sublayers(block: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def final_norm(model: PreTrainedModel) -> nn.Module:
-    """Return the norm between the last block and the unembedding: the decoder's only norm outside its blocks.
+    """Return the norm between the last block and the unembedding: the decoder's norm outside its blocks.
+
+    Among several, it is the one that is called so; others belong to inputs of single layers.
 
     Raises:
         ModelError: the decoder has no such norm, or several.
     """
     decoder = language_model(model)
-    norms = [child for child in decoder.children() if "norm" in type(child).__name__.lower()]
+    norms = {name: child for name, child in decoder.named_children() if "norm" in type(child).__name__.lower()}
+    if len(norms) > 1:
+        norms = {name: norm for name, norm in norms.items() if name in FINAL_NORMS}
     if len(norms) != 1:
         raise ModelError(
-            f"{type(decoder).__name__} has {len(norms)} norms outside its blocks; expected only the final one"
+            f"{type(decoder).__name__} has {len(norms)} norms outside its blocks that could be the final one; expected "
+            "one"
         )
-    return norms[0]
+    return next(iter(norms.values()))
 
 
 def unembedding(model: PreTrainedModel) -> nn.Module:
@@ -222,6 +235,37 @@ def projector(model: PreTrainedModel) -> nn.Module:
             "interp/families.py"
         )
     return next(iter(found.values()))
+
+
+PLACEHOLDERS = ("image", "video", "audio")
+"""Kinds of input that processors expand into tokens of their own."""
+
+
+def placeholder_ids(config: PretrainedConfig) -> dict[str, int]:
+    """Return the token id that stands for each kind of input besides text, as far as the config names it."""
+    found = {}
+    for kind in PLACEHOLDERS:
+        for name in (f"{kind}_token_id", f"{kind}_token_index", f"{kind}_pad_token_id"):
+            if isinstance(token := getattr(config, name, None), int):
+                found.setdefault(kind, token)
+    return found
+
+
+def largest(config: PretrainedConfig, name: str, default: int) -> int:
+    """Return the largest value of a setting that some families have for each layer.
+
+    Args:
+        config: the text config.
+        name: name of the setting.
+        default: value where the setting is not there.
+    """
+    # Families with settings by layer refuse to name one for all, with an error of their own.
+    by_layer = getattr(config, "per_layer_config", None) or (config,)
+    found: list[int] = []
+    for layer in by_layer.values() if isinstance(by_layer, Mapping) else by_layer:
+        value = getattr(layer, name, None)
+        found += filter(None, value if isinstance(value, (list, tuple)) else (value,))
+    return max(found, default=default)
 
 
 def has_pictures(config: PretrainedConfig) -> bool:

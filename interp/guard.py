@@ -203,7 +203,7 @@ class Guard:
 
     def on(
         self,
-        vlm: VLM,
+        vlm: VLM | LLM,
         references: Sequence[str] | Float[Tensor, "batch layer d_model"] | None = None,
         prompt_lengths: Sequence[int] | None = None,
     ) -> AbstractContextManager[None]:
@@ -236,7 +236,7 @@ class Guard:
         """
         return guard_hooks.attached(self, vlm, references, prompt_lengths)
 
-    def explain(self, vlm: VLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None) -> pd.DataFrame:
+    def explain(self, vlm: VLM | LLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None) -> pd.DataFrame:
         """Run one prompt and return what the guard does at its last token.
 
         Args:
@@ -254,7 +254,9 @@ class Guard:
         """
         return guard_hooks.explain(self, vlm, prompt, references)
 
-    def save_pretrained(self, folder: str | Path, vlm: VLM, validation: Mapping[str, float] | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, vlm: VLM | LLM, validation: Mapping[str, float] | None = None
+    ) -> None:
         """Save the guard as safetensors and JSON, with a guard card for people.
 
         Args:
@@ -273,7 +275,7 @@ class Guard:
         guard_files.write(Path(folder), vlm, self.direction, settings, self.probe, validation)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, vlm: VLM) -> "Guard":
+    def from_pretrained(cls, name_or_path: str | Path, vlm: VLM | LLM) -> "Guard":
         """Load a guard from a folder, or from a repository on the Hugging Face Hub.
 
         Raises:
@@ -284,7 +286,7 @@ class Guard:
             return cls(**saved)
 
     def push_to_hub(
-        self, repo_id: str, vlm: VLM, validation: Mapping[str, float] | None = None, private: bool = True
+        self, repo_id: str, vlm: VLM | LLM, validation: Mapping[str, float] | None = None, private: bool = True
     ) -> None:
         """Save the guard and upload it as a model repository; needs a token of the Hugging Face Hub.
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.batches import Advance, BatchPlan
+from interp.families import largest
 from interp.forced import ForcedScore, forced_tokens, log_probabilities, logits_after, logprobs_after, rows_at_a_time
 from interp.guard import Guard
 from interp.guard_attention import PrefilledPrompts, first_change, pad_token
@@ -25,7 +26,7 @@ from interp.inputs import Prompt, collate, collate_same_pictures
 from interp.prefill_sharing import why_not_together
 from interp.tracing.forward import PassSpec
 from interp.tracing.prefix import CutPrompts, LastPrefix, Prefix, cache_room, shares_prefixes
-from interp.vlm import VLM
+from interp.vlm import LLM, VLM
 
 LOGIT_BYTES = 256e6
 """Memory for the logits of all guards in one pass."""
@@ -64,7 +65,7 @@ class GuardRuns:
 class _GuardBatch:
     """The checked arguments of `run_guards`."""
 
-    vlm: VLM
+    vlm: VLM | LLM
     prompts: Sequence[Prompt]
     guards: Sequence[Guard | None]
     references: Sequence[Tensor | None]
@@ -124,8 +125,9 @@ class _GuardBatch:
     def n_per_pass(self, n_prompts: int) -> int:
         """Return how many guards one pass takes: as many as fit the memory for log-probabilities and for the cache."""
         text = self.vlm.model.config.get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        heads = largest(text, "num_key_value_heads", text.num_attention_heads)
+        own_width = largest(text, "head_dim", text.hidden_size // text.num_attention_heads)
+        d_head = max(own_width, largest(text, "global_head_dim", own_width))
         bytes_per_token = 2 * self.vlm.n_layers * heads * d_head * self.vlm.model.dtype.itemsize
         by_cache = cache_room(self.vlm.device) / (bytes_per_token * self.n_steps)
         n_distributions = 1 + len(self.forced)
@@ -141,7 +143,7 @@ class _GuardBatch:
 
 @torch.no_grad()
 def run_guards(
-    vlm: VLM,
+    vlm: VLM | LLM,
     prompts: Sequence[Prompt],
     guards: Sequence[Guard | None],
     references: References = None,
@@ -302,6 +304,6 @@ def _prefilled(batch: _GuardBatch) -> Iterator[tuple[list[int], PrefilledPrompts
             yield rows[start : start + size], PrefilledPrompts.from_suffixes(vlm, last_prefix.prefix, part, n_room)
 
 
-def _run_prefix(vlm: VLM, key: str, cut: CutPrompts) -> LastPrefix:
+def _run_prefix(vlm: VLM | LLM, key: str, cut: CutPrompts) -> LastPrefix:
     nothing = PassSpec(("resid_post",), (vlm.n_layers - 1,), torch.zeros(1, 0, dtype=torch.long))
     return LastPrefix(key, cut.prefix["input_ids"], Prefix.run(vlm, cut, nothing))

@@ -52,7 +52,7 @@ class HookedGuard(Protocol):
 @contextmanager
 def attached(
     guard: HookedGuard,
-    vlm: VLM,
+    vlm: VLM | LLM,
     references: Sequence[str] | Float[Tensor, "batch layer d_model"] | None,
     prompt_lengths: Sequence[int] | None = None,
     explanation: list[dict] | None = None,
@@ -95,7 +95,7 @@ def attached(
             handle.remove()
 
 
-def _check_fits(guard: HookedGuard, vlm: VLM, references: object) -> None:
+def _check_fits(guard: HookedGuard, vlm: VLM | LLM, references: object) -> None:
     """Check that a guard can be put on a model.
 
     Raises:
@@ -118,7 +118,7 @@ def _check_fits(guard: HookedGuard, vlm: VLM, references: object) -> None:
 
 @torch.no_grad()
 def explain(
-    guard: HookedGuard, vlm: VLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None
+    guard: HookedGuard, vlm: VLM | LLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None
 ) -> pd.DataFrame:
     """Run one prompt and return what the guard does at its last token.
 
@@ -146,13 +146,13 @@ class GuardHooks:
     def __init__(
         self,
         guard: HookedGuard,
-        vlm: VLM,
+        vlm: VLM | LLM,
         states: Float[Tensor, "batch layer d_model"] | None,
         prompt_lengths: Sequence[int] | None,
         explanation: list[dict] | None,
     ):
         self._guard, self._vlm = guard, vlm
-        self._tracker = PositionTracker(guard.positions, vlm.image_positions, prompt_lengths)
+        self._tracker = PositionTracker(guard.positions, vlm.placeholder_positions, prompt_lengths)
         parts = ("input", "attention", "MLP") if guard.all_writes else (None,)
         self._ledger = PassLedger(vlm.name, {_place(layer, part) for layer in guard.layers for part in parts})
         self._reads_prompts = states is None and guard.needs_reference
@@ -169,6 +169,8 @@ class GuardHooks:
         self._captured: dict[int, Tensor] | None = None
         """Last states by layer, collected only during a bare pass that is run for them."""
         self._explanation = explanation
+        self._n_logits: int | None = None
+        """Positions for which the current pass computes logits; None for all."""
 
     def begin_pass(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Locate positions, and read references and gates for a new prompt: a forward pre-hook of the whole model.
@@ -180,6 +182,7 @@ class GuardHooks:
         if is_bare(module):
             return
         self._ledger.begin()
+        self._n_logits = kwargs.get("logits_to_keep") if isinstance(kwargs.get("logits_to_keep"), int) else None
         ids = kwargs.get("input_ids", args[0] if args else None)
         tokens = kwargs.get("inputs_embeds") if ids is None else ids
         if tokens is None:
@@ -301,13 +304,33 @@ class GuardHooks:
         if is_bare(self._vlm.model):
             return resid
         self._ledger.record(_place(layer, part))
-        mask = self._tracker.mask
+        mask = self._mask_of(resid)
         reference = self._references.get(layer)
         is_open = self._open.get(layer)
         changed = self._guard.change(resid, layer, reference, mask, is_open, self._unguarded.get(layer))
         if self._explanation is not None:
             self._explain(layer, resid[:1, -1].float(), changed[:1, -1].float(), reference, is_open)
         return changed
+
+    def _mask_of(self, resid: Tensor) -> Bool[Tensor, "batch pos"]:
+        """Return which of a block's states change; some families give their last blocks only the last positions.
+
+        Raises:
+            ModelError: the states are not those of the pass's tokens.
+        """
+        mask = self._tracker.mask
+        if resid.dim() != 3:
+            raise ModelError(
+                f"the blocks of {self._vlm.name!r} pass on states of shape {tuple(resid.shape)}; expected (batch, pos, "
+                "d_model)"
+            )
+        n, n_kept = mask.shape[1], resid.shape[1]
+        if n_kept == n or n_kept == self._n_logits:
+            return mask[:, n - n_kept :]
+        raise ModelError(
+            f"a block of {self._vlm.name!r} passes on {n_kept} of the {n} positions of a pass, and which ones is "
+            "unknown; guard layers before it"
+        )
 
     def _explain(
         self, layer: int, before: Tensor, after: Tensor, reference: Tensor | None, is_open: Tensor | None

@@ -29,7 +29,7 @@ def load(loader, name: str, **kwargs):
         return loader.from_pretrained(name, **kwargs)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelError(f"model {name!r} does not fit into memory: {first_line(error)} {SMALLER}") from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, SafetensorError) as error:
         raise ModelError(
             f"model {name!r} can't be loaded: {first_line(error)} "
             "Expected a folder in Hugging Face format, a hub id that can be reached, or 'organism'."

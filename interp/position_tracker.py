@@ -22,7 +22,7 @@ class PositionTracker:
     """
 
     positions: str
-    image_positions: Callable[[Int[Tensor, "batch pos"]], Bool[Tensor, "batch pos"]]
+    placeholder_positions: Callable[[Int[Tensor, "batch pos"]], Bool[Tensor, "batch pos"]]
     prompt_lengths: Sequence[int] | None = None
     """Tokens of each row's prompt, padding not counted, where passes don't end with the prompt."""
     ends: Int[Tensor, " batch"] | None = None
@@ -124,7 +124,7 @@ class PositionTracker:
             return real.to(tokens.device)
         if tokens.dim() == 3:
             raise ModelError("positions 'text' with embeddings in place of input_ids: pictures can't be told from text")
-        return self._prompt_mask(tokens, is_token, n_cached) & ~self.image_positions(tokens)
+        return self._prompt_mask(tokens, is_token, n_cached) & ~self.placeholder_positions(tokens)
 
     def _prompt_mask(
         self, tokens: Tensor, is_token: Bool[Tensor, "batch total"] | None, n_cached: int

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
+import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor, nn
 
 from interp.errors import ModelError
+from interp.families import placeholder_ids
 from interp.inputs import collate, text_prompt
 from interp.vlm import LLM, VLM
 
@@ -84,17 +86,26 @@ def _added_tokens(vlm: VLM) -> list[str]:
 
 
 def prompt_texts(
-    vlm: VLM, input_ids: Int[Tensor, "batch pos"], attention_mask: Tensor | None = None
+    vlm: VLM | LLM, input_ids: Int[Tensor, "batch pos"], attention_mask: Tensor | None = None
 ) -> list[list[int]]:
     """Return each prompt without its pictures, as the ids that the text modality would have given.
 
     Raises:
         ModelError: the pictures can't be removed from this family's prompts, or there is text between them.
     """
+    if isinstance(vlm, LLM):
+        masks = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, masks, strict=True)]
     token = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id)
+    others = {name: i for name, i in placeholder_ids(vlm.model.config).items() if name != "image"}
     rows = []
     for i, ids in enumerate(input_ids):
         ids = ids if attention_mask is None else ids[attention_mask[i].bool()]
+        if kinds := [name for name, other in others.items() if (ids == other).any()]:
+            raise ModelError(
+                f"a prompt with {' and '.join(kinds)} tokens: its text can't be told from its input_ids; pass "
+                "references explicitly: guard.on(vlm, references=[...])"
+            )
         if not (ids == vlm.image_token_id).any():
             rows.append(ids.tolist())
             continue
@@ -118,7 +129,7 @@ _MARGIN = 8
 """Tokens that are read beside those of the ending, since texts are divided in other ways inside a prompt."""
 
 
-def check_prompts_end(vlm: VLM, tokens: Tensor, attention_mask: Tensor | None) -> None:
+def check_prompts_end(vlm: VLM | LLM, tokens: Tensor, attention_mask: Tensor | None) -> None:
     """Check that rows end where a prompt ends: with what the chat template writes after the user's text.
 
     A row that goes on with an answer, or lacks the beginning of the assistant's turn, has the end of its prompt at
@@ -144,10 +155,11 @@ def check_prompts_end(vlm: VLM, tokens: Tensor, attention_mask: Tensor | None) -
             )
 
 
-def _ending(vlm: VLM) -> str:
+def _ending(vlm: VLM | LLM) -> str:
     """Return what a prompt ends with after the user's text, without spaces around it; "" if nothing is known."""
     if vlm.model not in _ENDINGS:
-        has_template = vlm.processor is not None and getattr(vlm.processor, "chat_template", None)
+        processor = vlm.tokenizer if isinstance(vlm, LLM) else vlm.processor
+        has_template = getattr(processor, "chat_template", None)
         text = decode(vlm, collate(vlm, [text_prompt(_MARKER)])["input_ids"][0]) if has_template else ""
         _ENDINGS[vlm.model] = text.rpartition(_MARKER)[2].strip()
     return _ENDINGS[vlm.model]

@@ -11,6 +11,7 @@ import psutil
 import torch
 import xarray as xr
 
+from interp import families
 from interp.activations import MemoryStore, Store, labelled, open_store
 from interp.batches import Advance, BatchPlan
 from interp.identity import prompt_record, provenance
@@ -206,7 +207,7 @@ def _fitting_batch_size(model: VLM | LLM, prompts: Sequence[Prompt], request: Tr
     longest = max(prompts, key=lambda prompt: (len(prompt.pictures), len(prompt.text) + len(prompt.system)))
     n_tokens, config = collate(model, [longest])["input_ids"].shape[1], model.model.config.get_text_config()
     # Numbers per token: residual stream, queries, keys, values, both sides of the MLP; some for the vision tower.
-    widest = 12 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
+    widest = 12 * config.hidden_size + 4 * families.largest(config, "intermediate_size", 4 * config.hidden_size)
     n_read = n_tokens if request.tokens == ALL_TOKENS else len(request.tokens)
     chunk = n_read * model.d_model * 4
     # States that are read exist five times: on the device, copied, stacked, in the requested order, and being written.

@@ -18,6 +18,7 @@ from interp.errors import ModelError, first_line
 from interp.guard import POSITIONS, Guard
 from interp.inputs import Inputs, Prompt, collate, text_prompt
 from interp.lens import Lens
+from interp.precision import ROUNDING, is_quantised, precision_of
 from interp.projection import coordinates, set_coordinates
 from interp.prompt_text import prompt_texts
 from interp.residual_stream import residual_stream
@@ -37,9 +38,8 @@ VERDICTS = ("not applicable", "ok", "degraded", "silently wrong", "error")
 """Ordered from harmless to worst."""
 ACCEPTED = VERDICTS[:3]
 TEXTS = ("How do I water a plant?", "Tell me, please, what the capital of that country is called today.")
-TOLERANCE = 1e-5
-"""Relative to the largest value compared, in float32: sums in another order. Half precision gets `HALF_TOLERANCE`."""
-HALF_TOLERANCE = 2e-2
+TOLERANCE = ROUNDING["float32"]
+"""Relative to the largest value compared. Models in fewer bits get what `interp.precision` says."""
 DEGRADED = 5
 """Up to this many times the tolerance a difference is `degraded`: rounding of another kernel, not a mistake."""
 N_GENERATED = 4
@@ -143,8 +143,7 @@ def _exactly(holds: bool, measured: str) -> Judgement:
 
 def _nearly(vlm: VLM, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> Judgement:
     """Judge the largest difference, relative to the largest value of its layer (the second axis)."""
-    if vlm.model.dtype != torch.float32:
-        tolerance = max(tolerance, HALF_TOLERANCE)
+    tolerance = max(tolerance, ROUNDING[precision_of(vlm.model)])
     # Each layer relative to its own size: the huge states of late layers would hide a mistake in early ones.
     not_layer = [axis for axis in range(theirs.dim()) if axis != 1]
     difference = ((ours - theirs).abs().amax(not_layer) / theirs.abs().amax(not_layer)).max().item()
@@ -240,7 +239,7 @@ def reads_hidden_states(vlm: VLM, inputs: ContractInputs) -> Judgement:
         last = ours[:, -1].to(next(vlm.final_norm.parameters()).device, vlm.model.dtype)
         normed = (vlm.final_norm(last).float().cpu() - theirs[:, -1]).abs().max().item()
         # The norm of a single position may run another kernel than that of a whole sequence.
-        near = normed <= (HALF_TOLERANCE if vlm.model.dtype != torch.float32 else TOLERANCE) * theirs.abs().max().item()
+        near = normed <= ROUNDING[precision_of(vlm.model)] * theirs.abs().max().item()
         judgements.append(
             _exactly(inner == 0 and near, f"largest difference {inner:.1e}; last, after the norm, {normed:.1e}")
         )
@@ -480,7 +479,8 @@ def causality_matches_the_family(vlm: VLM, inputs: ContractInputs) -> Judgement:
     before = torch.arange(batch["input_ids"].shape[1] - 1)[None]
     states, changed_states = (resid_post(vlm, either, before) for either in (batch, changed))
     moved = ((states - changed_states).abs().max() / states.abs().max()).item()
-    is_causal = moved <= 10 * TOLERANCE
+    # The columns that int8 keeps in more bits are chosen by all tokens together: that is rounding, no attention.
+    is_causal = moved <= (10 * TOLERANCE if not is_quantised(vlm.model) else ROUNDING["quantised"])
     word = "causal" if is_causal else "not causal"
     return _exactly(is_causal == vlm.family.is_causal, f"{word}: earlier states move by {moved:.1e}")
 
@@ -563,7 +563,7 @@ def generation_of_a_batch_equals_singles(vlm: VLM, inputs: ContractInputs) -> Ju
             answers = together.sequences[row, -N_GENERATED:], alone.sequences[0, -N_GENERATED:]
             if not torch.equal(*answers):
                 wrong.append(setting)
-    if wrong and vlm.model.dtype != torch.float32:
+    if wrong and precision_of(vlm.model) != "float32":
         return Judgement("degraded", f"half precision: tokens differ {', '.join(wrong)}")
     return _exactly(not wrong, f"tokens differ: {', '.join(wrong) or 'none'}")
 

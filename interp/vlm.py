@@ -117,6 +117,18 @@ class LLM(_HasDecoder):
         """Return the empty set: every block runs on text."""
         return frozenset()
 
+    @property
+    def family(self) -> Family:
+        return Family()
+
+    def image_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Mark nothing: there are no pictures."""
+        return torch.zeros_like(input_ids, dtype=torch.bool)
+
+    def placeholder_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Mark nothing: everything is text."""
+        return torch.zeros_like(input_ids, dtype=torch.bool)
+
     def check_matches(self, vlm: "VLM") -> None:
         """Check that this could be the language model that the VLM was built on.
 
@@ -198,7 +210,8 @@ class VLM(_HasDecoder):
         Args:
             name_or_path: folder in Hugging Face format, or hub id.
             device: `auto` uses a GPU if there is one; `meta` loads no weights, for traces on a server.
-            dtype: weight precision; `auto` is the checkpoint's own, but float32 on a CPU where bfloat16 is not faster.
+            dtype: weight precision; `auto` is the checkpoint's own, but float32 on a CPU where bfloat16 is not faster
+                (with a device map or quantisation, always the checkpoint's own).
             device_map: spreads the model over devices (needs accelerate); `device` is then ignored.
             attn_implementation: `eager`, `sdpa` or `flash_attention_2`; by default transformers chooses.
             revision: commit, tag or branch on the hub.
@@ -271,6 +284,14 @@ class VLM(_HasDecoder):
         if not self.family.pictures_in_sequence:
             return torch.zeros_like(input_ids, dtype=torch.bool)
         return input_ids == self.image_token_id
+
+    def placeholder_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Mark the positions that are no text: of pictures, and of videos and sound in families that have them."""
+        marked = self.image_positions(input_ids)
+        for kind, token in families.placeholder_ids(self.model.config).items():
+            if kind != "image":
+                marked = marked | (input_ids == token)
+        return marked
 
     def skipped_layers(self, batch: Mapping[str, Tensor]) -> frozenset[int]:
         """Return the blocks that a batch without pictures skips: those that attend only to pictures."""

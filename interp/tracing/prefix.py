@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from interp.bare import is_guarded
 from interp.errors import first_line, is_out_of_memory
 from interp.inputs import Inputs, collate, collate_same_pictures, text_prompt
+from interp.precision import precision_of
 from interp.tracing.forward import PassSpec, read
 from interp.typography import noise_picture
 from interp.vlm import VLM
@@ -281,7 +282,7 @@ def _why_not(vlm: VLM) -> str | None:
         return f"its code accepts no such prefix ({type(error).__name__}: {first_line(error)})"
     whole = torch.cat([read(vlm, collate(vlm, [prompt]), spec_at([-1]))["resid_post"] for prompt in prompts])
     difference, tolerance = _difference(shared, whole), PREFIX_TOLERANCE
-    if difference > tolerance and vlm.model.dtype.itemsize < 4:
+    if difference > tolerance and precision_of(vlm.model) != "float32":
         together = read(vlm, collate(vlm, prompts), spec_at([-1] * len(prompts)))["resid_post"]
         explained = min(ROUNDING * _difference(together, whole), MOST_ROUNDING)
         tolerance = max(HALF_PREFIX_TOLERANCE, explained)

@@ -47,8 +47,11 @@ class TraceRequest:
             raise TraceError(f"layers {layers}; {model.name!r} has layers 0 to {model.n_layers - 1}")
         if isinstance(model, LLM) and set(sites) & set(VISION_SITES):
             raise TraceError(f"{model.name!r} is a text-only model and has no {' and '.join(VISION_SITES)}")
-        if {"attn_out", "mlp_out"} & set(sites):
-            residual_stream(model).check_parts(model.name, layers)
+        if set(sites) & set(DECODER_SITES):
+            # Also refuses models whose blocks pass on something else than one state per token.
+            stream = residual_stream(model)
+            if {"attn_out", "mlp_out"} & set(sites):
+                stream.check_parts(model.name, layers)
         return cls(tuple(sites), tokens, layers)
 
     @property
