@@ -522,7 +522,12 @@ def text_runs_alone(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """Text-only prompts run without a picture, and equal the text that remains of a prompt with one."""
     if inputs.text_batch is None:
         return Judgement("not applicable", "this family can't run without a picture")
-    with _watched(list(vlm.vision_blocks)) as called:
+    try:
+        tower = list(vlm.vision_blocks)
+    except ModelError:
+        # Some towers have no blocks; then the whole tower has to be silent.
+        tower = [vlm.model.get_encoder("image")]
+    with _watched(tower) as called:
         is_finite = bool(_last_logits(vlm, inputs.text_batch).isfinite().all())
     if not is_finite or called:
         return _exactly(False, f"logits finite: {is_finite}, vision blocks that ran: {len(called)}")

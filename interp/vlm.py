@@ -293,6 +293,13 @@ class VLM(_HasDecoder):
                 marked = marked | (input_ids == token)
         return marked
 
+    def picture_mark_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Mark pictures with the tokens around them that families embed together with the picture."""
+        marked = self.image_positions(input_ids)
+        for token in getattr(self.model.config, "visual_indicator_token_ids", None) or ():
+            marked = marked | (input_ids == token)
+        return marked
+
     def skipped_layers(self, batch: Mapping[str, Tensor]) -> frozenset[int]:
         """Return the blocks that a batch without pictures skips: those that attend only to pictures."""
         if self.family.pictures_in_sequence or "pixel_values" in batch:

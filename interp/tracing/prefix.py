@@ -65,7 +65,7 @@ class CutPrompts:
             first: the first prompt as a batch of one.
             rows: token ids of every prompt, all with the same pictures, without padding.
         """
-        image_positions = vlm.image_positions(rows[0][None])[0].nonzero()
+        image_positions = vlm.picture_mark_positions(rows[0][None])[0].nonzero()
         if not len(image_positions):
             return None
         n_prefix, n_tokens = int(image_positions.max()) + 1, len(rows[0])

@@ -15,10 +15,10 @@ from interp.inputs import Prompt, Query, collate
 from interp.projection import coordinates
 from interp.residual_stream import residual_stream
 from interp.verify import check_vlm
-from tests.families import deep, folders
+from tests.families.all_families import DEEP, FOLDERS
 
-FAMILIES = {family.name: family for family in deep.FAMILIES + folders.FAMILIES}
-WITHOUT_TORCHVISION = {family.name for family in folders.FAMILIES}
+FAMILIES = {family.name: family for family in (*DEEP, *FOLDERS)}
+WITHOUT_TORCHVISION = {family.name for family in FOLDERS}
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 
