@@ -1,5 +1,6 @@
 """Weights from a folder or the hub into memory, with a one-line error for whatever goes wrong."""
 
+import json
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -7,12 +8,15 @@ from pathlib import Path
 import psutil
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from interp.errors import ModelError, first_line
 
 SMALLER = "Give dtype=torch.bfloat16, device_map='auto' (needs accelerate), or a quantization_config."
 """Advice in messages about memory."""
+ADAPTER = "adapter_config.json"
+"""File that makes a folder an adapter of PEFT."""
 WIDE = 512
 """Width from which products in bfloat16 are faster on a CPU with instructions for them."""
 
@@ -166,3 +170,39 @@ def hub_options(revision: str | None, trust_remote_code: bool) -> dict:
         `trust_remote_code`, and `revision` if one is given.
     """
     return {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
+
+
+def adapted_model(name: str) -> str | None:
+    """Return the model that an adapter was made for, if the folder holds an adapter of PEFT; else None.
+
+    Raises:
+        ModelError: the adapter does not say which model it is for.
+    """
+    file = Path(name) / ADAPTER
+    if not file.is_file():
+        return None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"adapter {name!r}: {ADAPTER} can't be read: {first_line(error)}") from None
+    if not base:
+        raise ModelError(f"adapter {name!r} names no base model; expected base_model_name_or_path in {ADAPTER}")
+    return base
+
+
+def with_adapter(model: PreTrainedModel, name: str) -> nn.Module:
+    """Return a model with the adapter of a folder on it.
+
+    Raises:
+        ModelError: PEFT is not installed, or the adapter does not fit the model.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise ModelError(
+            f"{name!r} is an adapter; pip install peft, or merge it into its model and save that"
+        ) from None
+    try:
+        return peft.PeftModel.from_pretrained(model, name).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"adapter {name!r} does not fit its model: {first_line(error)}") from error

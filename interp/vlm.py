@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from interp import display, families
 from interp.errors import ModelError
 from interp.families import Family, decoder_blocks
-from interp.loading import Placement, hub_options, load, load_model
+from interp.loading import Placement, adapted_model, hub_options, load, load_model, with_adapter
 from interp.processors import load_processor
 from interp.unwrapping import check_has_one_decoder, unwrapped
 
@@ -99,6 +99,11 @@ class LLM(_HasDecoder):
             ModelError: the model does not exist, is not a causal language model, or has no chat template.
         """
         loading = {key: value for key, value in locals().items() if key != "cls"}
+        if base := adapted_model(str(name_or_path)):
+            own = cls.from_pretrained(**loading | {"name_or_path": base})
+            return replace(
+                own, model=with_adapter(own.model, str(name_or_path)), name=str(name_or_path), loading=loading
+            )
         name, placement = str(name_or_path), Placement.of(device, dtype, device_map, quantization_config)
         hub = hub_options(revision, trust_remote_code)
         config = load(AutoConfig, name, **hub)
@@ -222,6 +227,11 @@ class VLM(_HasDecoder):
             ModelError: the model does not exist, accepts no pictures, lacks weights, or does not fit into memory.
         """
         loading = {key: value for key, value in locals().items() if key != "cls"}
+        if base := adapted_model(str(name_or_path)):
+            own = cls.from_pretrained(**loading | {"name_or_path": base})
+            return replace(
+                own, model=with_adapter(own.model, str(name_or_path)), name=str(name_or_path), loading=loading
+            )
         name, placement = str(name_or_path), Placement.of(device, dtype, device_map, quantization_config)
         if (Path(name) / "model_index.json").exists():
             raise ModelError(

@@ -169,7 +169,17 @@ def read(
                 selected = torch.cat([selected, shares @ state], dim=1)
             states.append(selected)
         tracer.stop()
+    wrong = next((state for (site, _), state in zip(keys, states, strict=True) if _is_no_state(site, state)), None)
+    if wrong is not None:
+        raise ModelError(
+            f"the blocks of {model.name!r} pass on states of {wrong.dim()} dimensions; expected (batch, pos, d_model)"
+        )
     return _by_site(spec, dict(zip(keys, states, strict=True)), last_run)
+
+
+def _is_no_state(site: str, state: Tensor) -> bool:
+    """Return whether what was read of a decoder site is not one state per prompt and position."""
+    return site in DECODER_SITES and state.dim() != 3
 
 
 def _by_site(

@@ -103,6 +103,17 @@ def test_an_adapter_is_guarded_in_passes_and_in_generation(own_vlm, batch):
     assert not [f for f in check_vlm(vlm) if not f.is_accepted]
 
 
+def test_the_folder_of_an_adapter_is_a_model(own_vlm, tiny_folder, batch, tmp_path):
+    adapted = lora(own_vlm)
+    adapted.peft_config["default"].base_model_name_or_path = str(tiny_folder)
+    adapted.save_pretrained(tmp_path / "adapter")
+    vlm = VLM.from_pretrained(tmp_path / "adapter", device="cpu")
+    assert torch.equal(logits(vlm.model, batch), logits(adapted, batch)) and vlm.name == str(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="names no base model"):
+        VLM.from_pretrained(tmp_path / "adapter")
+
+
 def test_the_identity_of_a_model_covers_the_state_of_its_adapters(own_vlm):
     seen = {weights_identity(own_vlm)}
     adapted = lora(own_vlm, "first")
