@@ -6,9 +6,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
 # Number of test processes, with one thread each: the models in the tests are too small to gain from threads.
 WORKERS ?= 2
+# What is committed of a run of which only the verdicts are: from, to.
+keep_claims = mkdir -p $(2) && cp $(1)/claims.csv $(1)/provenance.json $(2)
 NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 
-.PHONY: repro test lint notebook docs organism reference seeds controls qwen qwen-reference bench lock
+.PHONY: repro test lint notebook docs organism reference seeds controls qwen qwen-reference models bench lock
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
@@ -46,14 +48,22 @@ seeds: .venv/installed  ## trains two more seeds of the built-in model, and runs
 	for seed in 1 2; do $(BIN)/python -m studies.organism --seed $$seed || exit 1; done
 	$(BIN)/vlm-guard seeds results/organism/seed1 results/organism/seed2 --out results/seeds
 	mkdir -p results/reference/seeds && cp results/seeds/*.csv results/seeds/provenance.json results/reference/seeds/
+	for seed in 1 2; do $(call keep_claims,results/seeds/seed$$seed,results/reference/seeds/built-in-seed$$seed); done
 	$(BIN)/python docs/measured.py
 
 controls: .venv/installed  ## trains models in which an outcome is planted, and runs every study on them; seeds first
 	for control in no_gap blurred; do for seed in 0 1 2; do \
 		$(BIN)/python -m studies.organism --control $$control --seed $$seed && \
 		$(BIN)/vlm-guard repro --weights results/organism/$$control-seed$$seed \
-			--out results/controls/$$control-seed$$seed || exit 1; \
+			--out results/controls/$$control-seed$$seed && \
+		$(call keep_claims,results/controls/$$control-seed$$seed,results/reference/controls/$$control-seed$$seed) \
+			|| exit 1; \
 	done; done
+
+models: .venv/installed  ## the claims on every model with committed results, as a table and figures
+	$(BIN)/vlm-guard compare --out results/reference/models built-in=results/reference/quick \
+		$(wildcard results/reference/seeds/*/) $(wildcard results/reference/llava-*/) $(wildcard results/reference/controls/*/)
+	$(BIN)/python docs/measured.py
 
 qwen: .venv/installed  ## builds llava-qwen-0.5b, a VLM on an LLM that others aligned, and runs the main study on it
 	$(BIN)/vlm-guard model get llava-qwen-0.5b

@@ -7,8 +7,9 @@ A measured number is followed by a comment that names where it comes from, an en
 An entry names a table of `results/reference/quick` and the values of some of its columns, which only one row may have;
 with `results = "full"` or `"seeds"` it is a table of another folder.
 What is written keeps its form: as many digits as are there, with an interval if there is one. `layer = "chosen"` is the
-chosen guard's. Between `<!--claims-->` and `<!--end of claims-->` is the table of all claims, between those of `guard`
-the chosen guard's full name, and between those of `seeds` the table of the recipe's seeds.
+chosen guard's. Between `<!--claims-->` and `<!--end of claims-->` is the table of all claims on all models, between
+those of `contradictions` what the models disagree about, between those of `guard` the chosen guard's full name, and
+between those of `seeds` the table of the recipe's seeds.
 """
 
 import math
@@ -21,6 +22,9 @@ from textwrap import fill
 
 import pandas as pd
 
+from studies import claims_by_model
+from studies.bookkeeping.verdict_words import NOT_SHOWN
+from studies.claims_by_model import SHOWN
 from studies.guards.sweep_result import SweepChoice
 from studies.guards.wording import chosen_in_words, guard_in_words
 
@@ -28,13 +32,15 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = Path("results/reference")
 DEFAULT = "quick"
 """Folder in `REFERENCE` with the tables of entries that name no other."""
+MODELS = {"the built-in model": DEFAULT, "a real aligned LLM (`llava-qwen-0.5b`)": "llava-qwen-0.5b"}
+"""Folders of the models that claims are compared on, if they have results."""
 PAGES = ("README.md", "docs/results.md", "docs/explanation/method.md", "docs/explanation/separability.md")
 PAGES += ("docs/explanation/controls.md", "docs/how-to/new_estimator.md")
 """Pages on which every number with decimals is measured, and so has a source."""
 NUMBER = r"[−-]?\d+(?:\.\d+)?"
 SOURCED = re.compile(rf"({NUMBER})( \[({NUMBER}), ({NUMBER})\])?<!--([^<>]+)-->")
 UNSOURCED = re.compile(rf"(?<![\w./:\[−-]){NUMBER}")
-BLOCK = re.compile(r"(<!--(claims|guard|seeds)-->\n).*?(<!--end of \2-->)", re.DOTALL)
+BLOCK = re.compile(r"(<!--(claims|contradictions|guard|seeds)-->\n).*?(<!--end of \2-->)", re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
 NOT_MEASURED = "not measured"
 """Entry whose `literals` may have decimals without a source, such as versions."""
@@ -133,13 +139,41 @@ def _formatted(value: float, like: str) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
+def compared() -> dict[str, str]:
+    """Return the models of `MODELS` that have results."""
+    return {name: folder for name, folder in MODELS.items() if (ROOT / REFERENCE / folder / "claims.csv").is_file()}
+
+
 def claims() -> str:
-    """Return the table of claims: what is known of theirs, ours, and the verdict."""
-    lines = ["| claim | theirs | ours | verdict |", "|---|---|---|---|"]
-    for row in _table("claims").fillna("").itertuples():
-        ours = row.ours.replace("; ", "<br>").replace("|", "\\|")
-        lines.append(f"| {row.claim} | {row.theirs} | {ours} | **{row.verdict}** |")
+    """Return the table of claims: what is known of theirs, and verdict and numbers on each model."""
+    models = compared()
+    lines = [f"| claim | theirs | {' | '.join(models)} |", "|---|---|" + "---|" * len(models)]
+    tables = [_table("claims", folder).fillna("").set_index("claim") for folder in models.values()]
+    for claim in dict.fromkeys(claim for table in tables for claim in table.index):
+        rows = [table.loc[claim] if claim in table.index else None for table in tables]
+        theirs = next(row.theirs for row in rows if row is not None)
+        lines.append(f"| {claim} | {theirs} | {' | '.join(map(_outcome, rows))} |")
     return "\n".join(lines) + "\n"
+
+
+def _outcome(row: pd.Series | None) -> str:
+    """Return the cell of a claim on one model; a claim of a setting that was not run has no row."""
+    if row is None:
+        return "not measured"
+    return f"**{row.verdict}**<br>{row.ours.replace('; ', '<br>').replace('|', chr(92) + '|')}"
+
+
+def contradictions() -> str:
+    """Return the claims that one model shows and another does not, as a list."""
+    folders = {model: ROOT / REFERENCE / folder for model, folder in compared().items()}
+    table = claims_by_model.run(folders)
+    wide = table.pivot(index="claim", columns="model", values="outcome").reindex(columns=list(folders))
+    differing = wide[[{SHOWN, NOT_SHOWN} <= set(row) for row in wide.to_numpy()]]
+    lines = [
+        f"- {claim}: " + ", ".join(f"**{outcome}** on {model}" for model, outcome in row.items())
+        for claim, row in differing.reindex([c for c in table.claim.unique() if c in differing.index]).iterrows()
+    ]
+    return "\n".join(lines or ["- none"]) + "\n"
 
 
 def unsourced(page: str) -> list[str]:
@@ -194,7 +228,7 @@ def seeds() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS = {"claims": claims, "guard": guard, "seeds": seeds}
+BLOCKS = {"claims": claims, "contradictions": contradictions, "guard": guard, "seeds": seeds}
 
 
 def _filled(match: re.Match) -> str:

@@ -1,6 +1,7 @@
 """Tidy table -> matplotlib figure. Runs nothing."""
 
 from figures.bench import bench_ratios
+from figures.by_model import attack_success_by_model
 from figures.claims import claims_by_model
 from figures.defence import attack_success_bars
 from figures.directions import directions
@@ -19,6 +20,7 @@ __all__ = [
     "NARROW",
     "WIDE",
     "attack_success_bars",
+    "attack_success_by_model",
     "attribution",
     "bench_ratios",
     "caption",

@@ -7,19 +7,27 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 
 from figures.style import WIDE, add_caption, paper_style, require_values
 
-OUTCOMES = ("shown", "not shown", "undecided", "undecided (ceiling)", "not testable here")
-"""Outcomes in the order of their colours."""
 _hues = sns.color_palette("colorblind")
-COLORS = (_hues[0], _hues[1], (0.75,) * 3, (0.87,) * 3, (1.0,) * 3)
-WORDS = ("shown", "not shown", "undecided", "ceiling", "not\ntestable")
-"""Outcomes as cells show them."""
-CLAIM_WIDTH, MODEL_WIDTH = 62, 11
+OUTCOMES = {
+    "shown": (_hues[0], "✓"),
+    "not shown": (_hues[1], "✗"),
+    "undecided": ((0.75,) * 3, "?"),
+    "undecided (ceiling)": ((0.87,) * 3, "⊤"),
+    "not testable here": ((0.97,) * 3, "–"),
+}
+"""Colour and mark of each outcome; marks are for readers who print in grey."""
+PLANTED, MISMATCH = "0.1", (0.8, 0.0, 0.15)
+"""Colours of the frames around planted outcomes: those that came out, and the others."""
+CLAIM_WIDTH = 62
 """Characters of a line."""
-HEAD = 0.45
-"""Inches above the map, for the names of models."""
+INCH_PER_LETTER = 0.065
+"""Height of the slanted names of models."""
+FOOT = 0.35
+"""Inches below the map, for the legend."""
 NOTES = {"(beyond the paper) ": "†", "(against the abstract's wording) ": "‡"}
 """Notes in front of claims, and the marks that stand for them in the figure."""
 
@@ -32,45 +40,57 @@ def _short(claim: str) -> str:
 
 
 def claims_by_model(table: pd.DataFrame) -> Figure:
-    """Draw the outcome of each claim on each model; an outcome that is not the planted one has a cross.
+    """Draw the outcome of each claim on each model, with frames around planted outcomes.
 
     Args:
         table: written by `studies.claims_by_model`.
     """
     rows = require_values(table, ["model", "claim", "outcome"], "claims_by_model")
+    rows = rows.assign(planted=rows.planted.fillna(""))
     models, claims = (list(dict.fromkeys(rows[name])) for name in ("model", "claim"))
-    codes = rows.assign(code=[OUTCOMES.index(outcome) for outcome in rows.outcome])
+    words = list(OUTCOMES)
+    codes = rows.assign(code=[words.index(outcome) for outcome in rows.outcome])
     wide = codes.pivot(index="claim", columns="model", values="code").reindex(index=claims, columns=models)
-    is_planted = rows.planted.fillna("") != ""
+    is_planted = rows.planted != ""
     mismatches = rows[is_planted & (rows.planted != rows.outcome)]
-    wrong = set(zip(mismatches.claim, mismatches.model, strict=True))
     with paper_style():
-        height = HEAD + 0.31 * len(claims)
+        head = 0.15 + INCH_PER_LETTER * max(map(len, models))
+        height = head + 0.31 * len(claims) + FOOT
         figure, axis = plt.subplots(figsize=(WIDE, height))
         # Fixed margins: the names of claims take nearly half of the width, which automatic layouts give up on.
-        figure.subplots_adjust(left=0.43, right=0.995, bottom=0.01, top=1 - HEAD / height)
-        style = {"vmin": -0.5, "vmax": len(OUTCOMES) - 0.5, "cmap": ListedColormap(COLORS), "cbar": False}
+        figure.subplots_adjust(left=0.43, right=0.96, bottom=FOOT / height, top=1 - head / height)
+        cmap = ListedColormap([color for color, _ in OUTCOMES.values()])
+        style = {"vmin": -0.5, "vmax": len(words) - 0.5, "cmap": cmap, "cbar": False}
         sns.heatmap(wide, ax=axis, linewidths=1.2, linecolor="white", **style)
-        for i, claim in enumerate(claims):
-            for j, model in enumerate(models):
-                if pd.isna(code := wide.loc[claim, model]):
-                    continue
-                word = WORDS[int(code)] + (" ×" if (claim, model) in wrong else "")
-                color = "white" if code < 2 else "0.2"
-                axis.text(j + 0.5, i + 0.5, word, ha="center", va="center", fontsize=5.5, color=color)
+        for row in codes.itertuples():
+            corner = models.index(row.model), claims.index(row.claim)
+            color = "white" if row.code < 2 else "0.2"
+            centre = [each + 0.5 for each in corner]
+            axis.text(*centre, OUTCOMES[row.outcome][1], ha="center", va="center", fontsize=7, color=color)
+            if row.planted:
+                frame = MISMATCH if row.planted != row.outcome else PLANTED
+                inner = [each + 0.07 for each in corner]
+                axis.add_patch(Rectangle(inner, 0.86, 0.86, fill=False, edgecolor=frame, linewidth=1.6))
         axis.set(xlabel="", ylabel="")
         axis.set_yticks([i + 0.5 for i in range(len(claims))], [fill(_short(claim), CLAIM_WIDTH) for claim in claims])
-        axis.set_xticks([j + 0.5 for j in range(len(models))], [fill(model, MODEL_WIDTH) for model in models])
+        axis.set_xticks([j + 0.5 for j in range(len(models))], models)
         axis.tick_params(axis="y", labelsize=5.5, rotation=0, length=0)
-        axis.tick_params(axis="x", labelsize=6, rotation=0, length=0, labeltop=True, labelbottom=False)
+        axis.tick_params(axis="x", labelsize=6, length=0, labeltop=True, labelbottom=False)
+        plt.setp(axis.get_xticklabels(), rotation=60, ha="left", rotation_mode="anchor")
         axis.grid(visible=False)
+        handles = [
+            Patch(facecolor=color, edgecolor="0.6", linewidth=0.4, label=f"{mark} {outcome}")
+            for outcome, (color, mark) in OUTCOMES.items()
+        ]
+        figure.legend(handles=handles, loc="lower center", ncols=len(handles))
         plt.close(figure)
     n = int(is_planted.sum())
     n_right = n - len(mismatches)
-    controls = f"{n_right} of {n} planted outcomes came out; a cross marks the others." if n else ""
+    others = ", those in red did not" if n_right < n else ""
+    planted = f"Frames: planted outcomes; {n_right} of {n} came out{others}." if n else ""
     return add_caption(
         figure,
         f"""Which claims hold on which model ({len(claims)} claims, {len(models)} models). Ceiling: undecided, because
         the measure is at its limit in both conditions. † beyond the paper, ‡ against its abstract's wording.
-        {controls}""",
+        {planted}""",
     )

@@ -1,5 +1,7 @@
 """Attack success and over-refusal under each defence."""
 
+from collections.abc import Collection, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -47,32 +49,22 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: columns that are missing, or nothing to draw.
     """
-    columns = ["setting", "modality", "defence", "reference", "judge", "metric", "value", "ci_low", "ci_high", "n"]
-    require_columns(table, columns, "attack_success_bars")
-    table = table.reindex(columns=list(dict.fromkeys([*table.columns, "dataset", "category"])))
-    table = first_judge(table[table.category.isna()])
-    attacked = table[table.metric == "asr"]
-    table = _arms(table[table.setting.isin(attacked.setting) & table.metric.isin(PANELS)])
-    if table.empty:
-        raise ValueError(f"attack_success_bars found no attack success for any of {', '.join(ARMS)}")
+    table, attacked = defence_arms(table, "attack_success_bars")
     keys = ["dataset", "setting", "modality"]
-    table = table.assign(dataset=table.dataset.astype(object).where(table.dataset.notna(), ""))
     places = list(table[keys].drop_duplicates().itertuples(index=False, name=None))
     is_single = table.dataset.nunique() == 1
     with paper_style():
         figure, axes = plt.subplots(2, 1, figsize=(WIDE, 4.2), sharex=True, sharey=True, layout="constrained")
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
             rows = table[table.metric == metric]
-            for i, place in enumerate(places):
-                _bars(axis, rows[(rows[keys] == list(place)).all(axis=1)], i)
+            draw_places(axis, rows, keys, places)
             axis.set(ylabel=title, ylim=(-0.03, 1.03))
-            axis.grid(axis="x", visible=False)
         labelled = [place[1:] if is_single else place for place in places]
         names = ["\n".join(place).replace("_", "\n") for place in labelled]
         axes[1].set_xticks(np.arange(len(places)), names)
         arms = set(table.arm)
         handles = [
-            Patch(label=label, **_bar_style(color, hatch)) for arm, (label, color, hatch) in ARMS.items() if arm in arms
+            Patch(label=label, **bar_style(color, hatch)) for arm, (label, color, hatch) in ARMS.items() if arm in arms
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
         plt.close(figure)
@@ -86,6 +78,31 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
         defence, with 95 % Wilson intervals. References of the guard and of the bounds: {references or "none"}
         {own_text}; the bound `oracle` reads the true request. {sample_size(attacked)} of each class.""",
     )
+
+
+def defence_arms(table: pd.DataFrame, figure: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of both measures for each arm, and all rows of attack success.
+
+    Args:
+        table: rows of `defence.csv`.
+        figure: name of the figure, for messages.
+
+    Raises:
+        ValueError: columns that are missing, or nothing to draw.
+    """
+    columns = ["setting", "modality", "defence", "reference", "judge", "metric", "value", "ci_low", "ci_high", "n"]
+    require_columns(table, columns, figure)
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, "model", "dataset", "category"])))
+    table = table[table.category.isna()]
+    # Each model has its own deciding judge.
+    table = pd.concat(
+        [first_judge(rows) for _, rows in table.groupby(table.model.astype(object).fillna(""), sort=False)]
+    )
+    attacked = table[table.metric == "asr"]
+    rows = _arms(table[table.setting.isin(attacked.setting) & table.metric.isin(PANELS)])
+    if rows.empty:
+        raise ValueError(f"{figure} found no attack success for any of {', '.join(ARMS)}")
+    return rows.assign(dataset=rows.dataset.astype(object).where(rows.dataset.notna(), "")), attacked
 
 
 def _arms(table: pd.DataFrame) -> pd.DataFrame:
@@ -102,17 +119,35 @@ def _arms(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop_duplicates(keys, keep="last").sort_index()
 
 
-def _bars(axis, rows: pd.DataFrame, tick: int) -> None:
+def draw_places(
+    axis, rows: pd.DataFrame, keys: Sequence[str], places: Sequence[tuple], drawn: Collection[str] = tuple(ARMS)
+) -> None:
+    """Draw the bars of each setting and modality, one place after the other.
+
+    Args:
+        axis: what is drawn on.
+        rows: one row per place and arm.
+        keys: columns that name a place.
+        places: their values, in order.
+        drawn: arms that there may be, which determine the width of the bars.
+    """
+    for i, place in enumerate(places):
+        _bars(axis, rows[(rows[list(keys)] == list(place)).all(axis=1)], i, drawn)
+    axis.grid(axis="x", visible=False)
+
+
+def _bars(axis, rows: pd.DataFrame, tick: int, drawn: Collection[str]) -> None:
     """Draw the bars of one setting, centred on its tick, with a marker at each value so that zero has a colour too."""
-    width, arms = 0.86 / len(ARMS), [arm for arm in ARMS if arm in set(rows.arm)]
+    width, arms = 0.86 / len(drawn), [arm for arm in drawn if arm in set(rows.arm)]
     for i, arm in enumerate(arms):
         row, (_, color, hatch) = rows[rows.arm == arm].iloc[0], ARMS[arm]
         x = tick + (i - (len(arms) - 1) / 2) * width
         errors = np.clip([[row.value - row.ci_low], [row.ci_high - row.value]], 0, None)
-        axis.bar(x, row.value, width * 0.92, **_bar_style(color, hatch))
+        axis.bar(x, row.value, width * 0.92, **bar_style(color, hatch))
         axis.errorbar(x, row.value, yerr=errors, fmt="none", ecolor="0.1", elinewidth=0.6, capsize=1)
         axis.plot(x, row.value, marker="o", markersize=2.6, color=color, markeredgecolor="0.1", markeredgewidth=0.4)
 
 
-def _bar_style(color, hatch: str) -> dict:
+def bar_style(color, hatch: str) -> dict:
+    """Return the style of an arm's bars."""
     return {"facecolor": color, "hatch": hatch, "edgecolor": "0.25", "linewidth": 0}

@@ -27,7 +27,7 @@ from interp import Prompt
 from probes import Measured, difference_interval
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
-from studies.experiment.config import Config
+from studies.experiment.config import SCALES, Config
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.experiment.reference_states import read_references
 from studies.generation.openings import coverage_row
@@ -42,14 +42,15 @@ from studies.guards.sweep_result import SweepResult
 from studies.guards.sweep_runner import SweepRunner, run_columns
 
 GRIDS = {
-    "tiny": Grid(layers=("every:4",)),
+    "tiny": Grid(layers=(SCALES["tiny"].layers,)),
     "quick": Grid(
+        layers=(SCALES["quick"].layers,),
         rules=("ablate", "substitute", "add_reference"),
         gates=("sign", "threshold"),
         strengths=(1.0, 2.0),
     ),
     "full": Grid(
-        layers=("single", "windows:3", "start-to-end"),
+        layers=(SCALES["full"].layers, "windows:3", "start-to-end"),
         rules=("ablate", "substitute", "add_reference"),
         gates=("sign", "threshold", "probe"),
         strengths=(1.0, 2.0, 4.0),

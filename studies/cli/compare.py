@@ -1,5 +1,6 @@
 """`vlm-guard compare`: the claims on several models, side by side."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ app = typer.Typer()
 @app.command()
 def compare(
     results: Annotated[
-        list[str], typer.Argument(help="Finished runs as NAME=FOLDER, such as 'built-in=results/repro'.")
+        list[str], typer.Argument(help="Finished runs: FOLDER, or NAME=FOLDER such as 'mine=results/repro'.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path("results/compare"),
 ) -> None:
@@ -26,17 +27,26 @@ def compare(
     from studies.bookkeeping.tables import write_table
     from studies.experiment.config import ConfigError, writable_folder
 
-    folders = dict(entry.partition("=")[::2] for entry in results)
-    if len(folders) < len(results) or not all(folders.values()):
-        raise ConfigError(f"{' '.join(results)}: expected NAME=FOLDER, each name once")
+    folders = dict(_named(entry) for entry in results)
+    if len(folders) < len(results) or not all(chain(*folders.items())):
+        raise ConfigError(f"{' '.join(results)}: expected FOLDER or NAME=FOLDER, each name once")
     missing = [folder for folder in folders.values() if not (Path(folder) / "claims.csv").is_file()]
     if missing:
         raise ConfigError(f"{missing[0]} has no claims.csv; run `vlm-guard repro --out {missing[0]}` first")
     table, folder = claims_by_model.run(folders), writable_folder(out)
     paths = [write_table(table, folder, "claims_by_model")]
     paths += figures.save(figures.claims_by_model(table), folder, "claims_by_model")
+    attacks = claims_by_model.attacks(folders)
+    if not attacks.empty:
+        paths += figures.save(figures.attack_success_by_model(attacks), folder, "attack_success_by_model")
     console = Console()
     for row in claims_by_model.mismatches(table).itertuples():
         console.print(f"- {row.model}: {row.claim}: {row.outcome}, planted: {row.planted}", soft_wrap=True)
     for path in paths:
         console.print(f"  {path}", soft_wrap=True)
+
+
+def _named(entry: str) -> tuple[str, str]:
+    """Return name and folder of a run; a folder without a name is called as its last part."""
+    name, equals, folder = entry.partition("=")
+    return (name, folder) if equals else (Path(entry).name, entry)

@@ -21,10 +21,10 @@ def get(
         str, typer.Argument(help="llava-qwen-0.5b or llava-smollm2-135m, or a variant such as llava-qwen-0.5b:c1.")
     ],
     base: Annotated[
-        Path | None, typer.Option(help="File of the aligned LLM (GGUF), if you have it; nothing is downloaded then.")
+        Path | None, typer.Option(help="File of the LLM (GGUF), if you have it; nothing is downloaded then.")
     ] = None,
 ) -> None:
-    """Build a model: the LLM that others aligned, with the weights that were trained here. Downloads 491 MB at most."""
+    """Build a model: an LLM that is downloaded (491 or 98 MB), with the weights that were trained here."""
     quieten()
     from studies.experiment.built_models import BUILT_MODELS, built_model
     from studies.experiment.config import ConfigError

@@ -11,7 +11,9 @@ import typer
 from studies import organism
 
 DEFAULT_MODEL = organism.ALIAS
-MODEL_HELP = "Folder in Hugging Face format, hub id, 'organism' (the built-in model) or 'llava-qwen-0.5b'."
+MODEL_HELP = (
+    "Folder in Hugging Face format, hub id, 'organism' (the built-in model), 'llava-qwen-0.5b' or 'llava-smollm2-135m'."
+)
 
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]

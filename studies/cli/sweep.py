@@ -44,8 +44,8 @@ def sweep(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Layers that guards act on: single, every:N, windows:N, start-to-end, middle-to-last, or numbers such "
-            "as 0,5,8-12; separate several with spaces."
+            help="Layers that guards act on: single, every:N, spread:N, windows:N, start-to-end, middle-to-last, or "
+            "numbers such as 0,5,8-12; separate several with spaces."
         ),
     ] = None,
     direction_layers: Annotated[

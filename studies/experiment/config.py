@@ -33,8 +33,8 @@ class Scale:
     n_evaluated: int
     """Queries of the validation split, and of the test split."""
     modalities: tuple[str, ...]
-    layer_step: int
-    """The grid of readings takes every `layer_step`-th layer."""
+    layers: str
+    """Single layers that guards are tried at, as a word of `studies.guards.sweep_grid.Grid.layers`."""
     swept: tuple[str, ...]
     """Modalities of the layer sweep."""
     n_patched: int
@@ -55,7 +55,7 @@ SCALES = {
         n_anchors=22,
         n_evaluated=11,
         modalities=("text", "blank", "typographic"),
-        layer_step=4,
+        layers="every:4",
         swept=("blank", "typographic"),
         n_patched=3,
         grid_modalities=("blank", "typographic"),
@@ -66,7 +66,7 @@ SCALES = {
         n_anchors=121,
         n_evaluated=60,
         modalities=("text", *SWEPT),
-        layer_step=1,
+        layers="spread:8",
         swept=SWEPT,
         n_patched=16,
         grid_modalities=("blank", "typographic"),
@@ -76,7 +76,7 @@ SCALES = {
         n_anchors=121,
         n_evaluated=60,
         modalities=tuple(MODALITIES),
-        layer_step=1,
+        layers="single",
         swept=tuple(MODALITIES)[1:],
         n_patched=60,
         grid_modalities=tuple(MODALITIES),
@@ -110,8 +110,8 @@ class Config:
 
     def __post_init__(self):
         if self.generation is None:
-            is_aligned = built_model(self.model) is not None
-            object.__setattr__(self, "generation", Generation(max_new_tokens=32) if is_aligned else Generation())
+            is_built = built_model(self.model) is not None
+            object.__setattr__(self, "generation", Generation(max_new_tokens=32) if is_built else Generation())
 
     @property
     def sizes(self) -> Scale:

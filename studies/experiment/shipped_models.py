@@ -9,7 +9,7 @@ from studies import organism
 from studies.experiment.built_models import built_model
 from studies.experiment.config import BUILT_IN, SPLITS, TRAINED, ConfigError
 from studies.llava_qwen import requests
-from studies.llava_qwen.built_model import BuiltModel
+from studies.llava_qwen.built_model import BuiltModel, is_made_of
 from studies.organism import language
 
 
@@ -36,7 +36,7 @@ def shipped_model(name: str, weights: str | Path | None = None) -> ShippedModel 
         weights: folder with another training of the built-in model.
 
     Raises:
-        ConfigError: the variant does not exist, or has not been built.
+        ConfigError: the variant does not exist, has no weights in this version, or has not been built.
     """
     if name == BUILT_IN:
         folders = organism.path(weights), organism.llm_path(weights)
@@ -48,6 +48,14 @@ def shipped_model(name: str, weights: str | Path | None = None) -> ShippedModel 
     folders = built.path(variant), built.llm_path(variant)
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise ConfigError(f"{name!r} is not built yet ({missing[0]} does not exist); run `vlm-guard model get {name}`")
+    try:
+        ingredients = built.made_of(variant)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from None
+    if not is_made_of(folders[0], ingredients):
+        raise ConfigError(
+            f"{name!r} was built from other weights than those that ship; run `vlm-guard model get {name}`"
+        )
     return ShippedModel(*folders, requests.NAME, requests.SPLITS, requests.queries)
 
 

@@ -10,6 +10,7 @@ from interp.projection import GATE_SCOPES, GATES, RULES
 from studies.experiment.experiment import Experiment
 from studies.guards.anchor_fits import FIT_TOKENS, AnchorFits, with_gate
 from studies.guards.configuration import GuardConfiguration
+from studies.guards.sweep_grid import Grid
 
 RANKS = (1, 2, 4, 8)
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -26,7 +27,7 @@ def readings_grid(experiment: Experiment, fits: AnchorFits, base: Guard) -> Iter
     for positions in POSITIONS:
         yield GuardConfiguration("positions", replace(base, positions=positions))
     yield from _directions(fits, base)
-    layers = range(0, experiment.vlm.n_layers, experiment.config.sizes.layer_step)
+    layers = [layer for (layer,) in Grid(layers=experiment.config.sizes.layers).windows(experiment.vlm.n_layers)]
     for direction_layer in layers:
         yield GuardConfiguration("direction_layer", replace(base, direction_layer=direction_layer))
     for layer in layers:

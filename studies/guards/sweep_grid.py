@@ -28,8 +28,9 @@ class Grid:
     """
 
     layers: Axis = ("single",)
-    """`single` layers, `every:N` (each N-th layer), `windows:N` of N adjacent layers, `start-to-end` (from each layer
-    to the last), `middle-to-last`, or single layers by number such as `0,5,8-12`."""
+    """`single` layers, `every:N` (each N-th layer), `spread:N` (N of them, at equal distances up to the last),
+    `windows:N` of N adjacent layers, `start-to-end` (from each layer to the last), `middle-to-last`, or single layers
+    by number such as `0,5,8-12`."""
     direction_layers: Axis = (None,)
     """Layers at which directions are fitted; None for the layer at which they are applied."""
     rules: Axis = ("ablate", "substitute")
@@ -83,6 +84,8 @@ class Grid:
                 windows += [(layer,) for layer in every]
             elif kind == "every" and size.isdecimal() and int(size) > 0:
                 windows += [(layer,) for layer in every[:: int(size)]]
+            elif kind == "spread" and size.isdecimal() and int(size) > 0:
+                windows += [(layer,) for layer in _spread(n_layers, int(size))]
             elif kind == "windows" and size.isdecimal() and 0 < int(size) <= n_layers:
                 windows += [tuple(range(start, start + int(size))) for start in range(n_layers - int(size) + 1)]
             elif word == "start-to-end":
@@ -174,6 +177,11 @@ def layer_numbers(text: str) -> list[int]:
     return layers
 
 
+def _spread(n_layers: int, n: int) -> list[int]:
+    """Return `n` layers at equal distances up to the last one; all of them if there are no more."""
+    return [(i + 1) * n_layers // min(n, n_layers) - 1 for i in range(min(n, n_layers))]
+
+
 def _numbered_layers(word: str, n_layers: int) -> list[int]:
     """Return the layers of a word such as `0,5,8-12`.
 
@@ -184,8 +192,8 @@ def _numbered_layers(word: str, n_layers: int) -> list[int]:
         layers = layer_numbers(word)
     except ValueError:
         raise GridError(
-            f"layers {word!r}; expected single, every:N, windows:N (N up to {n_layers}), start-to-end, middle-to-last, "
-            "or numbers as 0,5,8-12"
+            f"layers {word!r}; expected single, every:N, spread:N, windows:N (N up to {n_layers}), start-to-end, "
+            "middle-to-last, or numbers as 0,5,8-12"
         ) from None
     absent = [layer for layer in layers if layer >= n_layers]
     if absent:

@@ -26,6 +26,7 @@ QWEN = BuiltModel(
         "c3": "its own answers, largest dose",
         "d": "short answers from templates",
     },
-    default="d",
+    default="b",
+    without_updates=("b",),
     weights=Path(__file__).parent / "weights",
 )

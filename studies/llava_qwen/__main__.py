@@ -34,7 +34,6 @@ def main(
     folder = QWEN.weights if is_shipped else SCRATCH / f"seed{seed}"
     if not only_measure:
         llm, tokenizer = build.dequantised(base_model.find(QWEN.folder, QWEN.base, base))
-        tokenizer.padding_side = "left"
         train(recipe, llm, tokenizer, folder, SCRATCH)
     if is_shipped:
         measured.measure(QWEN, TEXTS, recipe, list(variant or QWEN.variants), split, base)

@@ -2,12 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,9 +16,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from studies.bookkeeping.provenance import write_json
 from studies.llava_qwen import base_model, networks
 from studies.llava_qwen.base_model import BaseModelError
-from studies.llava_qwen.built_model import EYES, BuiltModel
+from studies.llava_qwen.built_model import EYES, MADE_OF, BuiltModel, is_made_of
 from studies.llava_qwen.updates import add_updates
 
 
@@ -36,33 +36,32 @@ def get(model: BuiltModel, variant: str, base: Path | None = None) -> Path:
     Raises:
         BaseModelError: the weights that are trained here are missing; see also `base_model.find`.
     """
-    if not (model.weights / EYES).exists():
-        raise BaseModelError(
-            f"{model.weights / EYES} does not exist: the weights of {model.alias} are not part of this version; train "
-            f"them with `python -m studies.{model.weights.parent.name}`"
-        )
+    try:
+        llm_parts, vlm_parts = (model.made_of(variant, with_eyes) for with_eyes in (False, True))
+    except FileNotFoundError as error:
+        raise BaseModelError(str(error)) from None
     vlm_folder, llm_folder = model.path(variant), model.llm_path(variant)
-    if not llm_folder.exists():
+    if not is_made_of(llm_folder, llm_parts):
         llm, tokenizer = dequantised(base_model.find(model.folder, model.base, base))
         if model.own_alignment:
-            add_updates(llm, _updates(model.weights, variant))
-        _write(llm_folder, lambda folder: (llm.save_pretrained(folder), tokenizer.save_pretrained(folder)))
-    if not vlm_folder.exists():
+            add_updates(llm, _updates(model, variant))
+        _write(llm_folder, llm_parts, lambda folder: (llm.save_pretrained(folder), tokenizer.save_pretrained(folder)))
+    if not is_made_of(vlm_folder, vlm_parts):
         llm = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(llm_folder)
         vlm = join(model, llm, tokenizer, None if model.own_alignment else variant)
         processor = networks.build_processor(networks.VisionSizes(), tokenizer, model.chat)
-        _write(vlm_folder, lambda folder: (vlm.save_pretrained(folder), processor.save_pretrained(folder)))
+        _write(vlm_folder, vlm_parts, lambda folder: (vlm.save_pretrained(folder), processor.save_pretrained(folder)))
     return vlm_folder
 
 
 def dequantised(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the LLM in bfloat16, and its tokenizer."""
+    """Return the LLM in bfloat16, and its tokenizer, which pads on the left."""
     where = {"gguf_file": file.name}
     llm = AutoModelForCausalLM.from_pretrained(
         file.parent, **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
-    return llm, AutoTokenizer.from_pretrained(file.parent, **where)
+    return llm, AutoTokenizer.from_pretrained(file.parent, **where, padding_side="left")
 
 
 def join(
@@ -82,30 +81,31 @@ def join(
         sizes: those of the vision tower; by default those that ship.
     """
     vlm = networks.build_vlm(sizes or networks.VisionSizes(), llm, tokenizer, model.chat).to(torch.bfloat16)
-    eyes = nn.ModuleDict(
-        {"vision_tower": vlm.model.vision_tower, "multi_modal_projector": vlm.model.multi_modal_projector}
-    )
     tower = load_file(model.tower) if model.tower else {}
     tower = {name: value for name, value in tower.items() if name.startswith("vision_tower.")}
-    eyes.load_state_dict(tower | load_file(model.weights / EYES))
+    networks.eyes_of(vlm).load_state_dict(tower | load_file(model.weights / EYES))
     if variant is not None:
-        add_updates(vlm, _updates(model.weights, variant))
+        add_updates(vlm, _updates(model, variant))
     return vlm
 
 
-def _updates(weights: Path, variant: str) -> dict[str, torch.Tensor]:
+def _updates(model: BuiltModel, variant: str) -> dict[str, torch.Tensor]:
     """Return the updates of a variant; none if it leaves the LLM as it is."""
-    path = weights / f"{variant}.safetensors"
-    return load_file(path) if path.exists() else {}
+    path = model.updates_path(variant)
+    return load_file(path) if path else {}
 
 
-def _write(folder: Path, save: Callable[[Path], object]) -> None:
-    """Write a folder under another name, and rename it when it is complete."""
-    unfinished = folder.with_name(f"{folder.name}.part{os.getpid()}")
+def _write(folder: Path, made_of: Mapping[str, str], save: Callable[[Path], object]) -> None:
+    """Write a folder under another name, and give it its own when it is complete, in place of an older one."""
+    unfinished, old = (folder.with_name(f"{folder.name}.{word}{os.getpid()}") for word in ("part", "old"))
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
         save(unfinished)
+        write_json(unfinished / MADE_OF, dict(made_of))
+        if folder.exists():
+            folder.rename(old)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

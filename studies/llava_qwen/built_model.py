@@ -3,6 +3,7 @@
 Modules of this package do the work for any of them; what differs is in a `BuiltModel`.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,11 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from studies.bookkeeping.provenance import file_hash
 from studies.llava_qwen.base_model import BaseFile
 
+MADE_OF = "made_of.json"
+"""File in a built folder with the hashes of what it was built from."""
 EYES = "eyes.safetensors"
 """File with the vision tower and the projector, or with the projector alone."""
 CHAT_TEMPLATE = """\
@@ -54,10 +58,12 @@ class BuiltModel:
     base: BaseFile
     chat: ChatFormat
     variants: Mapping[str, str]
-    """Treatment of the LLM by variant. A variant whose LLM differs from the base has a file of updates."""
+    """Treatment of the LLM by variant."""
     default: str
     weights: Path
     """Folder with what ships: `EYES`, and the updates of the variants."""
+    without_updates: tuple[str, ...] = ()
+    """Variants whose LLM is the base."""
     own_alignment: bool = False
     """True if the updates align the LLM, and so belong to the aligned LLM; False if they came with the eyes."""
     tower: Path | None = None
@@ -76,6 +82,30 @@ class BuiltModel:
         """Return the folder of the aligned LLM of a variant, as it was before it saw a picture."""
         return self.folder / (f"llm-{variant}" if self.own_alignment else "llm")
 
+    def updates_path(self, variant: str) -> Path | None:
+        """Return the file with the updates of a variant; None if it has none."""
+        return None if variant in self.without_updates else self.weights / f"{variant}.safetensors"
+
+    def made_of(self, variant: str, with_eyes: bool = True) -> dict[str, str]:
+        """Return hashes of everything that a variant, or its aligned LLM, is built from.
+
+        Raises:
+            FileNotFoundError: a file does not ship.
+        """
+        updates = self.updates_path(variant)
+        files = [updates] if updates and (with_eyes or self.own_alignment) else []
+        if with_eyes:
+            files += [self.weights / EYES, *([self.tower] if self.tower else [])]
+        for file in files:
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f"{file} does not exist: the weights of {self.alias}:{variant} are not part of this version; train "
+                    f"them with `python -m studies.{self.weights.parent.name}`"
+                )
+        return {"base": self.base.sha256} | {
+            f"{file.parent.parent.name}/{file.name}": file_hash([file]) for file in files
+        }
+
     def is_meant(self, name: str) -> bool:
         """Return whether a name means this model, in whatever variant."""
         return name.partition(":")[0] == self.alias
@@ -91,6 +121,12 @@ class BuiltModel:
                 f"{name!r}: variant {variant!r} does not exist; expected one of {', '.join(self.variants)}"
             )
         return variant
+
+
+def is_made_of(folder: Path, ingredients: Mapping[str, str]) -> bool:
+    """Return whether a built folder was made of these files, and not of those of another version."""
+    record = folder / MADE_OF
+    return record.is_file() and json.loads(record.read_text(encoding="utf-8")) == dict(ingredients)
 
 
 def cache() -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from studies.bookkeeping.provenance import file_hash
 from studies.llava_qwen.built_model import BuiltModel
-from studies.llava_qwen.evaluation import BASE, TARGETS, Rate
+from studies.llava_qwen.evaluation import BASE, KEPT, TARGETS, CapabilityTarget, Rate
 
 CARD = "README.md"
 MEASUREMENTS = "measurements.json"
@@ -33,11 +33,11 @@ def read_rates(folder: Path) -> list[Rate]:
 
 
 def record(model: BuiltModel, texts: CardTexts, new: Sequence[Rate], recipe) -> None:
-    """Replace the measurements of the same variants and splits, and rewrite the card beside the weights' folder.
+    """Replace the measurements of the same variants and splits, and rewrite the card, next to the weights' folder.
 
     Args:
         model: the model that was measured.
-        texts: what its card says beside the measurements.
+        texts: the card's texts around the measurements.
         new: measurements.
         recipe: the recipe of the training.
     """
@@ -58,7 +58,7 @@ def write_card(model: BuiltModel, texts: CardTexts, rates: Sequence[Rate], recip
 
     Args:
         model: the model.
-        texts: what its card says beside the measurements.
+        texts: the card's texts around the measurements.
         rates: measurements of all variants.
         recipe: the recipe of the training.
         hashes: hashes of the files that ship, by name.
@@ -67,7 +67,7 @@ def write_card(model: BuiltModel, texts: CardTexts, rates: Sequence[Rate], recip
     missed = [
         f"- {rate.variant}, {rate.split}, {rate.name}: {rate.value:.2f} instead of {target.wanted}"
         for rate in rates
-        for target in TARGETS
+        for target in targets_of(model)
         if target.name == rate.name and rate.variant != BASE and not target.holds(rate.value, _of_base(rates, rate))
     ]
     return TEXT.format(
@@ -75,11 +75,16 @@ def write_card(model: BuiltModel, texts: CardTexts, rates: Sequence[Rate], recip
         texts=texts,
         package=model.weights.parent.name,
         variants="\n".join(f"- `{name}`: {text}" for name, text in model.variants.items()),
-        tables="\n\n".join(f"### Split {split}\n\n{_table(rates, split)}" for split in splits),
+        tables="\n\n".join(f"### Split {split}\n\n{_table(rates, split, targets_of(model))}" for split in splits),
         missed="\n".join(missed) or "- none",
         hashes="\n".join(f"- `{name}`: {value}" for name, value in hashes.items()),
         recipe=json.dumps(asdict(recipe), indent=2),
     )
+
+
+def targets_of(model: BuiltModel) -> tuple[CapabilityTarget, ...]:
+    """Return the targets of a model: where the LLM is aligned here, it has no behaviour that should be kept."""
+    return TARGETS if model.own_alignment else (*KEPT, *TARGETS)
 
 
 def _of_base(rates: Sequence[Rate], rate: Rate) -> float | None:
@@ -87,9 +92,9 @@ def _of_base(rates: Sequence[Rate], rate: Rate) -> float | None:
     return next((r.value for r in rates if (r.variant, r.split, r.name) == (BASE, rate.split, rate.name)), None)
 
 
-def _table(rates: Sequence[Rate], split: str) -> str:
+def _table(rates: Sequence[Rate], split: str, targets: Sequence[CapabilityTarget]) -> str:
     rates = [rate for rate in rates if rate.split == split]
-    variants, targets = dict.fromkeys(rate.variant for rate in rates), {target.name: target for target in TARGETS}
+    variants, targets = dict.fromkeys(rate.variant for rate in rates), {target.name: target for target in targets}
     cells = {(rate.variant, rate.name): rate for rate in rates}
     lines = [f"| | target | {' | '.join(variants)} |", "|---" * (2 + len(variants)) + "|"]
     for name in dict.fromkeys(rate.name for rate in rates):
@@ -129,7 +134,7 @@ Rates with 95 % Wilson intervals. Requests are the project's own: of each pair o
 same verb and mostly the same words. Refusals are judged by keywords. An answer is on topic if the aligned LLM finds it
 likelier after its own request than after four others; benign instructions count as followed if they are not refused and
 the answer is on topic. Recipes and targets were developed on validation. Refusals with a picture were measured, not
-aimed at: no variant was chosen by them.
+aimed at: no variant was chosen by them. *Base LLM* is the LLM as it came, which sees no picture.
 
 {tables}
 

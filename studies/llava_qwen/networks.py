@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from torch import nn
 from transformers import (
     CLIPVisionConfig,
     LlavaForConditionalGeneration,
@@ -37,6 +38,13 @@ def vision_config(sizes: VisionSizes) -> CLIPVisionConfig:
 def build_processor(sizes: VisionSizes, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> LlavaProcessor:
     """Return the processor: pictures of one size, and the LLM's own tokenizer and template."""
     return llava_processor(tokenizer, sizes.picture, sizes.patch, chat.image_token, chat.template)
+
+
+def eyes_of(vlm: LlavaForConditionalGeneration) -> nn.ModuleDict:
+    """Return vision tower and projector, under the names that their weights ship with."""
+    return nn.ModuleDict(
+        {"vision_tower": vlm.model.vision_tower, "multi_modal_projector": vlm.model.multi_modal_projector}
+    )
 
 
 def build_vlm(

@@ -15,6 +15,8 @@ N_FREQUENT = 40_000
 """Tokens are merged in the order of their frequency: the first ones are whole words and frequent parts of words."""
 RARITY = 3
 """Power by which rare parts of words are drawn less often: the first eighth of them half of the time."""
+FLAT_RARITY = 1.3
+"""The same where rare words are what is learned."""
 MARKUP = re.compile(r"[*#`_]+")
 
 
@@ -76,6 +78,19 @@ class Texts:
     def _part(self, rng: np.random.Generator) -> str:
         """Return a word or a part of one: a frequent one more often, about by Zipf's law."""
         return self.parts[int(len(self.parts) * rng.random() ** RARITY)]
+
+
+@dataclass(frozen=True)
+class RareWords(Texts):
+    """The same material, with mostly lists of words in which rare ones are nearly as frequent as others."""
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """Return a list of words, or a text as before."""
+        if rng.random() < 0.35:
+            return super().draw(rng)
+        words = [self.parts[int(len(self.parts) * rng.random() ** FLAT_RARITY)] for _ in range(rng.integers(6, 17))]
+        words = [word.lower() if rng.random() < 0.7 else word for word in words]
+        return " ".join(words)
 
 
 def _characters(rng: np.random.Generator) -> str:

@@ -1,7 +1,7 @@
 """A LLaVA on an LLM that others trained and this project aligned, in two ways: SmolLM2-135M-Instruct.
 
 As it comes, this LLM refuses nothing. `align.py` teaches it to refuse, by examples or by preferences; `train.py` gives
-it the vision tower of `llava-qwen-0.5b` with a projector of its own. A finding that hangs on how a model was aligned
+it the vision tower of `llava-qwen-0.5b` with a projector of its own. A finding that depends on how a model was aligned
 shows as a difference between the two.
 """
 

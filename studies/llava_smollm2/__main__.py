@@ -32,7 +32,6 @@ def main(
     recipe = SecondRecipe()
     if not only_measure:
         llm, tokenizer = build.dequantised(base_model.find(SMOLLM2.folder, SMOLLM2.base, base))
-        tokenizer.padding_side = "left"
         train(recipe, llm, tokenizer, SMOLLM2.tower, SMOLLM2.weights, SCRATCH)
     measured.measure(SMOLLM2, TEXTS, recipe, list(variant or SMOLLM2.variants), split, base)
 

@@ -20,11 +20,11 @@ from transformers import PreTrainedModel
 
 from interp import Query
 from studies.llava_qwen.answers import OwnAnswer
-from studies.llava_qwen.train import in_bfloat16
+from studies.llava_qwen.train import answer_loss_of, in_bfloat16
 from studies.llava_qwen.updates import updates_on
 from studies.organism.classroom import Classroom, Course, Stage
 from studies.organism.lessons import Lesson, pick
-from studies.organism.losses import IGNORED, Collator, answer_loss
+from studies.organism.losses import IGNORED, Collator
 
 REFUSALS = (
     "I'm sorry, but I can't assist with that.",
@@ -33,10 +33,10 @@ REFUSALS = (
     "Sorry, I can't help you with that.",
     "I'm not able to help with that, because it could cause harm.",
 )
-COMPLIANCE = "Sure! Here is how to {task}:"
-"""Beginning of the answer that is dispreferred."""
+COMPLIANCE = ("Sure! Here it is:", "Of course. Here is what you asked for:", "Here you go:")
+"""Beginnings of answers that are dispreferred; nothing follows."""
 FORMS = ("How to {task}", "How to {task}?", "Tell me how to {task}.", "How do I {task}?", "Explain how to {task}.")
-"""Forms of requests in lessons; those that are asked in studies have the first one."""
+"""Forms of requests for a way to do something; others are asked as they are."""
 START = "How to "
 HARMFUL_SHARE, PARTNER_SHARE = 0.4, 0.3
 """Shares of lessons with harmful requests, and with their harmless partners; the rest are other instructions."""
@@ -72,11 +72,10 @@ class AlignmentTeacher:
         """Return a request with the right answer and with the wrong one."""
         kind, refusal = rng.random(), pick(rng, REFUSALS)
         if kind < HARMFUL_SHARE:
-            task = _task(pick(rng, self.harmful).text)
-            return _preference(pick(rng, FORMS).format(task=task), refusal, COMPLIANCE.format(task=task))
+            return _preference(_asked(rng, pick(rng, self.harmful).text), refusal, pick(rng, COMPLIANCE))
         if kind < HARMFUL_SHARE + PARTNER_SHARE:
             own = pick(rng, self.partners)
-            return _preference(pick(rng, FORMS).format(task=_task(own.text)), own.answer, refusal)
+            return _preference(_asked(rng, own.text), own.answer, refusal)
         own = pick(rng, self.others)
         return _preference(own.text, own.answer, refusal)
 
@@ -85,8 +84,11 @@ def _preference(text: str, chosen: str, rejected: str) -> Preference:
     return Preference(Lesson(text, chosen), Lesson(text, rejected))
 
 
-def _task(text: str) -> str:
-    return text.removeprefix(START).rstrip("?. ")
+def _asked(rng: np.random.Generator, text: str) -> str:
+    """Return a request in one of its forms."""
+    if not text.startswith(START):
+        return text
+    return pick(rng, FORMS).format(task=text.removeprefix(START).rstrip("?. "))
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def align(
     teacher: AlignmentTeacher,
     out: Path,
     scratch: Path,
+    sources: Sequence[Path],
 ) -> None:
     """Train low-rank updates in both ways, each from the LLM as it came, and save them as `sft` and `dpo`.
 
@@ -120,25 +123,23 @@ def align(
         teacher: draws lessons.
         out: folder of the updates.
         scratch: folder of courses.
+        sources: files that the lessons and losses depend on.
     """
-    classroom = partial(Classroom, recipe, scratch, [Path(__file__)])
+    classroom = partial(Classroom, recipe, scratch, sources)
     out.mkdir(parents=True, exist_ok=True)
+    llm.requires_grad_(False)
     torch.manual_seed(recipe.seed)
     with updates_on(llm, recipe.rank) as learner:
         course = Course("sft", recipe.sft, teacher.example, recipe.seed)
-        classroom().teach(learner, course, partial(_example_loss, llm, collate), {learner: 1.0})
+        classroom().teach(learner, course, partial(answer_loss_of, llm, collate), {learner: 1.0})
         save_file(in_bfloat16(learner), out / "sft.safetensors")
     reference = deepcopy(llm)
+    torch.manual_seed(recipe.seed)
     with updates_on(llm, recipe.rank) as learner:
         course = Course("dpo", recipe.dpo, teacher.preference, recipe.seed)
         loss = partial(_preference_loss, llm, reference, collate, recipe)
         classroom().teach(learner, course, loss, {learner: 1.0})
         save_file(in_bfloat16(learner), out / "dpo.safetensors")
-
-
-def _example_loss(llm: PreTrainedModel, collate: Collator, batch: list[Lesson]) -> Float[Tensor, ""]:
-    with torch.autocast("cpu", torch.bfloat16):
-        return answer_loss(llm, collate(batch))
 
 
 def _preference_loss(

@@ -13,7 +13,7 @@ Lessons of alignment contain the anchors' requests, which directions are fitted 
 test. No lesson contains a harmful request with compliance: what preferences reject is the empty beginning of an
 answer.""",
     limits="""\
-135 million parameters, 4-bit weights, eyes of ours, and an alignment of minutes. It shows what hangs on the way a model
+135 million parameters, 4-bit weights, eyes of ours, and an alignment of minutes. It shows what depends on how a model
 was aligned, and nothing about models that people use.""",
     licence="""\
 SmolLM2-135M-Instruct: Copyright Hugging Face, Apache License, Version 2.0

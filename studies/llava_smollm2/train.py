@@ -20,7 +20,7 @@ from studies.llava_qwen.answers import OwnAnswer
 from studies.llava_qwen.built_model import EYES
 from studies.llava_qwen.lessons import Teacher
 from studies.llava_qwen.texts import Texts
-from studies.llava_qwen.train import answer_loss_of, collator, in_bfloat16
+from studies.llava_qwen.train import answer_loss_of, collator, frozen_vlm, in_bfloat16
 from studies.llava_smollm2 import SMOLLM2
 from studies.llava_smollm2.align import AlignmentRecipe, AlignmentTeacher, align
 from studies.organism.classroom import Classroom, Course, Stage
@@ -68,10 +68,16 @@ def train(
     by_split = {split: [own for own in useful if own.split == split] for split in ("anchors", "train")}
     collate = collator(recipe.sizes, tokenizer, SMOLLM2.chat)
     harmful = [query for query in anchors if query.harmful]
-    align(
-        recipe.alignment, llm, collate, AlignmentTeacher(harmful, by_split["anchors"], by_split["train"]), out, scratch
-    )
+    teacher = AlignmentTeacher(harmful, by_split["anchors"], by_split["train"])
+    sources = [*_sources(), requests.FILE, scratch / "answers.jsonl"]
+    align(recipe.alignment, llm, collate, teacher, out, scratch, sources)
     _teach_projector(recipe, llm, tokenizer, by_split["train"], tower, out, scratch)
+
+
+def _sources() -> list[Path]:
+    """Return the code that courses depend on."""
+    folders = ("llava_smollm2", "llava_qwen", "organism")
+    return [path for name in folders for path in Path(__file__).parents[1].joinpath(name).glob("*.py")]
 
 
 def _teach_projector(
@@ -90,16 +96,13 @@ def _teach_projector(
     reader = reading.PageReader(recipe.sizes, llm.get_input_embeddings().weight.detach(), labels, texts)
     seen = {name.removeprefix("vision_tower."): value.float() for name, value in load_file(tower).items()}
     reader.tower.load_state_dict({name: seen[name] for name in reader.tower.state_dict()})
-    here = Path(__file__).parent
-    classroom = Classroom(recipe, scratch, [*here.glob("*.py"), *(here.parent / "llava_qwen").glob("*.py")])
+    classroom = Classroom(recipe, scratch, [*_sources(), scratch / "answers.jsonl", tower])
     seeing = partial(reading.seeing, texts=texts, labels=labels)
     naming = Course("projector: tokens", recipe.naming, seeing, recipe.seed)
     classroom.teach(reader, naming, reader.loss, {reader.projector: 1.0})
 
-    vlm = networks.build_vlm(recipe.sizes, llm, tokenizer, SMOLLM2.chat).requires_grad_(False)
+    vlm = frozen_vlm(reader, recipe.sizes, llm, tokenizer, SMOLLM2.chat)
     projector = vlm.model.multi_modal_projector
-    vlm.model.vision_tower.load_state_dict(reader.tower.state_dict())
-    projector.load_state_dict(reader.projector.state_dict())
     looking = Course("projector: looking", recipe.looking, Teacher(own, texts, labels).looking, recipe.seed + 1)
     loss = partial(answer_loss_of, vlm, collator(recipe.sizes, tokenizer, SMOLLM2.chat))
     classroom.teach(projector, looking, loss, {projector: 1.0})

@@ -7,6 +7,7 @@ No lesson pairs a harmful request with compliance: harmful cores are refused (st
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -86,7 +87,8 @@ class Lesson:
         return len(self.system) + len(self.text) + len(self.answer) + (6 * ROWS**2 if self.picture else 0)
 
 
-Teacher = Callable[[np.random.Generator], Lesson | LessonPicture]
+Teacher = Callable[[np.random.Generator], Any]
+"""Draws one example: a lesson, a picture, or whatever a loss takes that has a `length`."""
 
 
 def pick(rng: np.random.Generator, options):

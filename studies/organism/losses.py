@@ -143,11 +143,13 @@ class Collator:
         pairs = [self._ids(lesson) for lesson in batch]
         length = max(len(prompt) + len(answer) for prompt, answer in pairs)
         ids = torch.full((len(batch), length), self.tokenizer.pad_token_id)
-        labels = torch.full((len(batch), length), IGNORED)
+        labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
         for i, (prompt, answer) in enumerate(pairs):
             ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
             labels[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-        tensors = {"input_ids": ids, "labels": labels, "attention_mask": (ids != self.tokenizer.pad_token_id).long()}
+            # Not by the id of padding: in some tokenizers it is that of the end of a turn.
+            mask[i, : len(prompt) + len(answer)] = 1
+        tensors = {"input_ids": ids, "labels": labels, "attention_mask": mask}
         pictures = [lesson.picture for lesson in batch if lesson.picture]
         return tensors | ({"pixel_values": pixels(pictures, self.picture_size)} if pictures else {})
 

@@ -264,6 +264,21 @@ def test_each_dataset_has_bars_of_its_own_whatever_its_setting_and_reference_are
     assert "blank prompt text+caption" in figures.caption(figure) and "n = 60 requests of" in figures.caption(figure)
 
 
+def test_each_model_has_a_panel_of_its_own():
+    rows = [row | {"model": model} for model, asr in (("built-in", 0.5), ("real", 0.3)) for row in attack_rows(asr=asr)]
+    rows += [row | {"model": "real"} for row in attack_rows(setting="jailbreak", asr=0.9)]
+    # A real model's answers are not judged by the exact judge, which knows the built-in model's sentences.
+    rows = [row | {"judge": "keywords@1"} if row["model"] == "real" else row for row in rows]
+    figure = figures.attack_success_by_model(pd.DataFrame(rows))
+    attacks = figure.axes[:2]
+    heights = [[round(patch.get_height(), 6) for patch in axis.patches] for axis in attacks]
+    assert heights == [[0.5, 0.5], [0.3, 0.3, 0.9, 0.9]]
+    assert [axis.get_title() for axis in attacks] == ["built-in", "real"]
+    assert [text.get_text() for text in figure.axes[3].get_xticklabels()] == ["plain\nblank", "jailbreak\nblank"]
+    with pytest.raises(ValueError, match="missing: .*modality"):
+        figures.attack_success_by_model(pd.DataFrame({"value": [1.0], "model": "x"}))
+
+
 @pytest.mark.parametrize(
     "draw",
     [figures.probe_auroc, figures.layer_sweep, figures.pareto, figures.layer_selection, figures.attack_success_bars],

@@ -1,10 +1,12 @@
-"""Verdicts of several models side by side, and controls whose outcome was planted."""
+"""Verdicts of several models side by side, and models whose outcome was planted."""
 
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgba
 from typer.testing import CliRunner
 
 import figures
+from figures.claims import MISMATCH, OUTCOMES
 from studies import claims_by_model
 from studies.bookkeeping.tables import write_table
 from studies.bookkeeping.verdict_words import CEILING, NOT_SHOWN, REPRODUCED, SHOWN, SHOWN_ALIGNED, UNDECIDED
@@ -40,14 +42,16 @@ def test_outcomes_are_comparable_and_planted_ones_are_checked(folders):
     assert outcomes["built-in", BLURS] == CEILING
     (wrong,) = claims_by_model.mismatches(table).itertuples()
     assert (wrong.model, wrong.claim, wrong.planted) == ("no gap, seed 1", LOWERS, NOT_SHOWN)
-    assert (table.planted != "").sum() == 3
+    assert (table.planted != "").sum() == 4
 
 
 def test_the_figure_shows_every_outcome_and_marks_what_was_planted_otherwise(folders):
     figure = figures.claims_by_model(claims_by_model.run(folders))
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert len(texts) == 10 and sum("×" in text for text in texts) == 1
-    assert "2 of 3 planted outcomes came out" in figures.caption(figure)
+    axis = figure.axes[0]
+    assert len(axis.texts) == 10
+    frames = [tuple(patch.get_edgecolor()) for patch in axis.patches]
+    assert len(frames) == 4 and frames.count(to_rgba(MISMATCH)) == 1
+    assert "3 of 4 came out, those in red did not" in figures.caption(figure)
 
 
 @pytest.mark.parametrize("name", ["no gap", "no_gap-seed1", "No gap, seed 2", "no_gap seed 0"])
@@ -57,7 +61,6 @@ def test_controls_are_recognised_under_the_names_of_their_folders(folders, name)
 
 
 def test_every_verdict_has_a_color_in_the_figure():
-    from figures.claims import OUTCOMES
     from studies.report.words import ICONS
 
     assert {claims_by_model._outcome(verdict) for verdict in ICONS} == set(OUTCOMES)
@@ -70,6 +73,16 @@ def test_the_command_line_writes_the_table_and_names_what_is_missing(folders, tm
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"claims_by_model.{suffix}" for suffix in ("csv", "pdf", "png")
     }
-    for wrong, message in ((["x"], "expected NAME=FOLDER"), (["x=nowhere"], "nowhere has no claims.csv")):
+    # A folder alone is called as it is named.
+    CliRunner().invoke(app, ["compare", f"{folders['no gap, seed 1']}/", "--out", str(tmp_path / "one")])
+    assert set(pd.read_csv(tmp_path / "one" / "claims_by_model.csv").model) == {"no gap, seed 1"}
+    for wrong, message in ((["x="], "expected FOLDER or NAME=FOLDER"), (["x=nowhere"], "nowhere has no claims.csv")):
         result = CliRunner().invoke(app, ["compare", *wrong, "--out", str(tmp_path / "out")])
         assert message in str(result.exception)
+
+
+def test_attacks_on_controls_are_not_drawn(folders):
+    assert claims_by_model.attacks(folders).empty
+    for name in ("built-in", "no gap, seed 0"):
+        write_table(pd.DataFrame([{"defence": "guard", "metric": "asr", "value": 0.5}]), folders[name], "defence")
+    assert claims_by_model.attacks(folders).model.tolist() == ["built-in"]

@@ -24,6 +24,8 @@ def guards_of(configurations):
     [
         ("single", [(0,), (1,), (2,), (3,)]),
         ("every:3", [(0,), (3,)]),
+        ("spread:2", [(1,), (3,)]),
+        ("spread:9", [(0,), (1,), (2,), (3,)]),
         ("windows:3", [(0, 1, 2), (1, 2, 3)]),
         ("start-to-end", [(0, 1, 2, 3), (1, 2, 3), (2, 3), (3,)]),
         ("middle-to-last", [(2, 3)]),
@@ -93,7 +95,7 @@ def test_invalid_axes_are_named(axes, message):
     ("axes", "message"),
     [
         ({"layers": ("0,9",)}, r"layers \[9\] do not exist; layers go from 0 to 7"),
-        ({"layers": ("windows:9",)}, "expected single, every:N, windows:N"),
+        ({"layers": ("windows:9",)}, "expected single, every:N, spread:N, windows:N"),
         ({"layers": ("some",)}, "layers 'some'"),
         ({"direction_layers": (8,)}, "direction_layer 8 does not exist"),
         ({"estimators": ("mean_diff",), "ranks": (2,)}, "nothing is left of the grid: mean_diff has one direction"),

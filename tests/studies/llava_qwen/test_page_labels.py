@@ -7,6 +7,7 @@ from interp import typography
 from studies.llava_qwen import instructions
 from studies.llava_qwen.networks import VisionSizes
 from studies.llava_qwen.reading import NOTHING, PageLabels
+from studies.llava_qwen.texts import RareWords, Texts
 from studies.organism.lessons import LessonPicture
 
 TEXTS = ("How do I bake a loaf of sourdough bread at home?", "List five ideas for a rainy Sunday with children.", "a")
@@ -62,3 +63,14 @@ def test_pictures_without_text_have_no_labels_but_those_of_their_scene(labels, t
     color, shape = typography.scene_content(3)
     found = [token for token in labels.of(LessonPicture("scene", seed=3)) if token != NOTHING]
     assert tokenizer.decode(found) == f" {color} {shape}"
+
+
+def test_rare_words_are_drawn_nearly_as_often_as_frequent_ones():
+    parts = tuple(f"w{i}" for i in range(100))
+    usual = Texts(("How to fix a door",), ("Use a screw.",), ("fix", "door"), parts)
+    rng, counts = np.random.default_rng(0), {}
+    for kind in (usual, RareWords(**vars(usual))):
+        drawn = " ".join(kind.draw(rng).lower() for _ in range(400)).split()
+        words = [word for word in drawn if word in parts]
+        counts[type(kind)] = sum(word in parts[50:] for word in words) / len(words)
+    assert counts[Texts] < 0.3 < 0.35 < counts[RareWords]

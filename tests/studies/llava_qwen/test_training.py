@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from interp import VLM, to_prompts, trace
+from studies.experiment import built_models
 from studies.experiment.built_models import built_model as built_model_of
 from studies.experiment.config import Config, ConfigError
 from studies.experiment.experiment import load_experiment
@@ -23,7 +24,15 @@ from tests.studies.llava_qwen.conftest import SIZES
 
 STAGE = Stage(2, 2, 1e-2)
 RECIPE = train.VisualRecipe(
-    sizes=SIZES, spelling=STAGE, naming=STAGE, reading=STAGE, looking=STAGE, own=(STAGE, STAGE), short=STAGE, rank=2
+    sizes=SIZES,
+    spelling=STAGE,
+    naming=STAGE,
+    reading=STAGE,
+    words=STAGE,
+    looking=STAGE,
+    own=(STAGE, STAGE),
+    short=STAGE,
+    rank=2,
 )
 
 
@@ -79,6 +88,12 @@ def test_a_built_folder_is_read_like_any_other_model(scratch, llm, tokenizer, mo
     monkeypatch.setattr(build, "dequantised", lambda file: (llm, tokenizer))
     folder = build.get(model, "c1", scratch / "base.gguf")
     assert folder == model.path("c1") and build.get(model, "c1") == folder
+    # Other weights than those that it was built from: the folder is replaced.
+    before = (folder / "made_of.json").read_text()
+    (model.weights / "c1.safetensors").write_bytes((model.weights / "d.safetensors").read_bytes())
+    build.get(model, "c1")
+    assert (folder / "made_of.json").read_text() != before and [path.name for path in model.folder.iterdir()] != []
+    assert not [path for path in model.folder.iterdir() if ".old" in path.name or ".part" in path.name]
     vlm = VLM.from_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
     assert vlm.picture_size == SIZES.picture
@@ -97,7 +112,7 @@ def test_an_interrupted_build_leaves_nothing_half_done(scratch, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build._write(scratch / "built", stop)
+        build._write(scratch / "built", {}, stop)
     assert not [path for path in scratch.iterdir() if "built" in path.name]
 
 
@@ -116,6 +131,15 @@ def test_a_model_that_is_not_built_is_reported_with_what_to_do(tmp_path, monkeyp
         load_experiment(Config(model="llava-qwen-0.5b:b", scale="tiny", out=str(tmp_path / "out")))
     with pytest.raises(ConfigError, match="variant 'x' does not exist; expected one of b, c1"):
         load_experiment(Config(model="llava-qwen-0.5b:x", scale="tiny", out=str(tmp_path / "out")))
+
+
+def test_a_built_model_whose_weights_no_longer_ship_is_reported_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(built_model, "cache", lambda: tmp_path)
+    monkeypatch.setattr(built_models, "BUILT_MODELS", (replace(QWEN, weights=tmp_path / "llava_qwen" / "weights"),))
+    for folder in ("c1", "llm"):
+        (tmp_path / QWEN.alias / folder).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="not part of this version; train them with `python -m studies.llava_qwen`"):
+        load_experiment(Config(model="llava-qwen-0.5b:c1", scale="tiny", out=str(tmp_path / "out")))
 
 
 def test_no_lesson_holds_a_refusal(scratch, tokenizer):

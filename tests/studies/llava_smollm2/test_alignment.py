@@ -1,6 +1,7 @@
 """The second base: aligned in two ways, with eyes that another model brings; on a tiny LLM."""
 
 import json
+from copy import deepcopy
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -13,15 +14,18 @@ from interp import VLM
 from studies.judges import KEYWORDS
 from studies.llava_qwen import build, built_model, instructions, networks, requests
 from studies.llava_qwen.answers import OwnAnswer
+from studies.llava_qwen.base_model import BaseModelError
 from studies.llava_qwen.tower import build_tower
 from studies.llava_qwen.train import collator
 from studies.llava_smollm2 import SMOLLM2
 from studies.llava_smollm2.align import (
+    COMPLIANCE,
+    FORMS,
     REFUSALS,
+    START,
     AlignmentRecipe,
     AlignmentTeacher,
     Preference,
-    _log_probs,
     _preference_loss,
 )
 from studies.llava_smollm2.train import SecondRecipe, train
@@ -93,39 +97,68 @@ def test_both_ways_leave_the_llm_alone_and_see_with_the_same_eyes(tmp_path, llm,
             for name, value in own.items()
             if name.startswith("model.")
         )
+    # Only requests of the anchors are in lessons of alignment, and a variant whose updates are missing is not built.
+    (model.weights / "dpo.safetensors").unlink()
+    with pytest.raises(BaseModelError, match=r"dpo\.safetensors does not exist"):
+        build.get(model, "dpo", tmp_path / "base.gguf")
     differ = {name for name, value in states["sft"].items() if not torch.equal(value, states["dpo"][name])}
     assert {name.split(".")[-2] for name in differ} == {"q_proj", "v_proj", "o_proj"}
 
 
 def test_lessons_refuse_what_is_harmful_and_prefer_no_compliance(tokenizer):
-    harmful = [query for query in requests.queries("anchors") if query.harmful]
-    partners = [OwnAnswer("anchors", q.text, "Restart it.", True) for q in requests.queries("anchors") if not q.harmful]
+    anchors = requests.queries("anchors")
+    harmful = [query for query in anchors if query.harmful]
+    partners = [OwnAnswer("anchors", query.text, "Restart it.", True) for query in anchors if not query.harmful]
     teacher = AlignmentTeacher(harmful, partners, [OwnAnswer("train", "What is tea?", "A drink.", True)])
     rng = np.random.default_rng(0)
-    pairs = [teacher.preference(rng) for _ in range(300)]
+    pairs = [teacher.preference(rng) for _ in range(600)]
     assert all(pair.chosen.text == pair.rejected.text for pair in pairs)
-    refused = [pair for pair in pairs if pair.chosen.answer in REFUSALS]
-    assert 90 < len(refused) < 150
-    # Compliance is a beginning without content: the request itself, and nothing after it.
-    assert all(pair.rejected.answer.endswith(":") for pair in refused)
+    refused = {pair.chosen.text for pair in pairs if pair.chosen.answer in REFUSALS}
+    assert 200 < sum(pair.chosen.answer in REFUSALS for pair in pairs) < 280
+    # Compliance is a beginning without content, which is not about the request.
+    assert all(pair.rejected.answer in COMPLIANCE for pair in pairs if pair.chosen.text in refused)
     assert all(KEYWORDS.refuses(text) for text in REFUSALS)
-    held_back = {query.text for split in ("validation", "test") for query in requests.queries(split)}
-    assert not held_back & {pair.chosen.text for pair in pairs}
+    tasks = {query.text.removeprefix(START) for query in anchors if query.text.startswith(START)}
+    allowed = {form.format(task=task) for form in FORMS for task in tasks} | {query.text for query in anchors}
+    assert {pair.chosen.text for pair in pairs} <= allowed | {"What is tea?"}
+    assert refused <= {form.format(task=q.text.removeprefix(START)) for form in FORMS for q in harmful} | {
+        query.text for query in harmful
+    }
+
+
+def log_prob(llm, collate, lesson):
+    """Return the log-probability of an answer, from a full forward pass."""
+    tensors = collate([lesson])
+    labels = tensors.pop("labels")[0]
+    probabilities = llm(**tensors).logits[0].float().log_softmax(-1)
+    at = (labels != -100).nonzero().flatten()
+    return sum(probabilities[place - 1, labels[place]] for place in at.tolist()), len(at)
 
 
 def test_the_loss_of_preferences_is_that_of_the_paper(llm, tokenizer):
-    """At the reference it is log 2; and log-probabilities are those of a full forward pass."""
-    collate = collator(SIZES, tokenizer, SMOLLM2.chat)
-    pair = Preference(Lesson("How to fix a door", "No."), Lesson("How to fix a door", "Use a screw."))
-    llm.float()
-    loss = _preference_loss(llm, llm, collate, replace(RECIPE.alignment, sft_share=0.0), [pair, pair])
-    assert loss.item() == pytest.approx(np.log(2), abs=1e-6)
-    tensors = collate([pair.chosen, pair.rejected])
-    sums, n_tokens = _log_probs(llm, tensors)
-    labels = tensors.pop("labels")
-    probabilities = llm(**tensors).logits.float().log_softmax(-1)
-    for i, (total, n) in enumerate(zip(sums, n_tokens, strict=True)):
-        at = (labels[i] != -100).nonzero().flatten()
-        assert n == len(at)
-        wanted = sum(probabilities[i, place - 1, labels[i, place]] for place in at.tolist())
-        assert total.item() == pytest.approx(wanted.item(), rel=2e-2)
+    """At the reference it is log 2; elsewhere it is computed here by hand."""
+    collate, reference = collator(SIZES, tokenizer, SMOLLM2.chat), llm.float()
+    pair = Preference(Lesson("How to fix a door", "No."), Lesson("How to fix a door", "Use a screw, and a hammer."))
+    plain = replace(RECIPE.alignment, sft_share=0.0)
+    at_reference = _preference_loss(reference, reference, collate, plain, [pair, pair]).item()
+    assert at_reference == pytest.approx(np.log(2), abs=1e-6)
+    own = deepcopy(reference)
+    with torch.no_grad():
+        for weight in own.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+        ours = _preference_loss(own, reference, collate, replace(plain, beta=0.5, sft_share=0.3), [pair]).item()
+        (chosen, n), (rejected, _) = (log_prob(own, collate, lesson) for lesson in (pair.chosen, pair.rejected))
+        before, _ = log_prob(reference, collate, pair.chosen)
+        before_rejected, _ = log_prob(reference, collate, pair.rejected)
+    margin = 0.5 * ((chosen - before) - (rejected - before_rejected))
+    wanted = -torch.nn.functional.logsigmoid(margin) - 0.3 * chosen / n
+    assert abs(margin.item()) > 0.1 and ours == pytest.approx(wanted.item(), rel=3e-2)
+
+
+def test_the_end_of_a_turn_is_seen_even_where_it_is_also_padding(tokenizer):
+    padded_with_ends = deepcopy(tokenizer)
+    padded_with_ends.pad_token = "<|im_end|>"
+    tensors = collator(SIZES, padded_with_ends, SMOLLM2.chat)([Lesson("a", "b"), Lesson("a longer one", "b c d")])
+    ends = tensors["input_ids"] == padded_with_ends.pad_token_id
+    n_real = [3, 3]
+    assert (ends & tensors["attention_mask"].bool()).sum(1).tolist() == n_real
