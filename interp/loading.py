@@ -1,6 +1,7 @@
 """Weights from a folder or the hub into memory, with a one-line error for whatever goes wrong."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -9,7 +10,11 @@ import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from interp.errors import ModelError, first_line
 
@@ -206,3 +211,42 @@ def with_adapter(model: PreTrainedModel, name: str) -> nn.Module:
         return peft.PeftModel.from_pretrained(model, name).eval()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"adapter {name!r} does not fit its model: {first_line(error)}") from error
+
+
+def is_text_only(name_or_path: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> bool:
+    """Return whether a checkpoint is a causal language model without pictures, which `LLM` loads instead of `VLM`.
+
+    Raises:
+        ModelError: it does not exist, or its config can't be read.
+    """
+    name = adapted_model(str(name_or_path)) or str(name_or_path)
+    if (Path(name) / "model_index.json").exists():
+        return False
+    config = load(AutoConfig, name, **hub_options(revision, trust_remote_code))
+    return not _accepts_pictures(config) and (
+        config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in _auto_map(config)
+    )
+
+
+def _accepts_pictures(config: PretrainedConfig) -> bool:
+    return (
+        config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        or "AutoModelForImageTextToText" in _auto_map(config)
+    )
+
+
+def _auto_map(config: PretrainedConfig) -> Mapping[str, str]:
+    return getattr(config, "auto_map", None) or {}
+
+
+def check_accepts_pictures(name: str, config: PretrainedConfig) -> None:
+    """Check that the model is a vision-language model.
+
+    Raises:
+        ModelError: it is of another type.
+    """
+    if not _accepts_pictures(config):
+        raise ModelError(
+            f"model {name!r} is of type {config.model_type!r}, which accepts no pictures; "
+            "expected a vision-language model (transformers: image-text-to-text)"
+        )

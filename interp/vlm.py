@@ -14,21 +14,22 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from interp import display, families
 from interp.errors import ModelError
 from interp.families import Family, decoder_blocks
-from interp.loading import Placement, adapted_model, hub_options, load, load_model, with_adapter
+from interp.loading import Placement, adapted_model, check_accepts_pictures, hub_options, load, load_model, with_adapter
 from interp.processors import load_processor
 from interp.unwrapping import check_has_one_decoder, unwrapped
 
 __all__ = ["LLM", "VLM"]
+
+ANY_SIZE = 336
+"""Side of pictures, in pixels, where the model does not prescribe it."""
 
 
 class _HasDecoder:
@@ -40,6 +41,14 @@ class _HasDecoder:
     def blocks(self) -> nn.ModuleList:
         """Decoder blocks of the language model; `blocks[layer]` outputs `resid_post` of `layer`."""
         return decoder_blocks(self.model)
+
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        return families.final_norm(self.model)
+
+    @cached_property
+    def unembedding(self) -> nn.Module:
+        return families.unembedding(self.model)
 
     @property
     def n_layers(self) -> int:
@@ -126,6 +135,11 @@ class LLM(_HasDecoder):
     def family(self) -> Family:
         return Family()
 
+    @property
+    def picture_size(self) -> int:
+        """Size of pictures that are drawn for prompts; the model itself accepts prompts of text alone."""
+        return ANY_SIZE
+
     def image_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Mark nothing: there are no pictures."""
         return torch.zeros_like(input_ids, dtype=torch.bool)
@@ -155,21 +169,6 @@ class LLM(_HasDecoder):
                 f"{len(moved)} of the {len(ids)} tokens of {self.name!r} have another id in {vlm.name!r} "
                 f"({moved[0]!r}, ...); expected the language model that the VLM was built on"
             )
-
-
-def _check_accepts_pictures(name: str, config: PretrainedConfig) -> None:
-    """Check that the model is a vision-language model.
-
-    Raises:
-        ModelError: it is of another type.
-    """
-    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and "AutoModelForImageTextToText" not in (
-        getattr(config, "auto_map", None) or {}
-    ):
-        raise ModelError(
-            f"model {name!r} is of type {config.model_type!r}, which accepts no pictures; "
-            "expected a vision-language model (transformers: image-text-to-text)"
-        )
 
 
 @dataclass(frozen=True)
@@ -239,7 +238,7 @@ class VLM(_HasDecoder):
             )
         hub = hub_options(revision, trust_remote_code)
         config = load(AutoConfig, name, **hub)
-        _check_accepts_pictures(name, config)
+        check_accepts_pictures(name, config)
         check_has_one_decoder(name, config)
         with warnings.catch_warnings():
             # Without torchvision, transformers uses the PIL image processor and warns about it each time.
@@ -267,14 +266,6 @@ class VLM(_HasDecoder):
     @cached_property
     def family(self) -> Family:
         return families.family_of(self.model.config)
-
-    @cached_property
-    def final_norm(self) -> nn.Module:
-        return families.final_norm(self.model)
-
-    @cached_property
-    def unembedding(self) -> nn.Module:
-        return families.unembedding(self.model)
 
     @cached_property
     def vision_blocks(self) -> nn.ModuleList:
@@ -318,8 +309,8 @@ class VLM(_HasDecoder):
 
     @property
     def picture_size(self) -> int:
-        """Side, in pixels, of the square picture that the vision tower sees; 336 if it accepts any size."""
-        size = getattr(getattr(self.model.config, "vision_config", None), "image_size", None) or 336
+        """Side, in pixels, of the square picture that the vision tower sees; `ANY_SIZE` if it accepts any size."""
+        size = getattr(getattr(self.model.config, "vision_config", None), "image_size", None) or ANY_SIZE
         return size if isinstance(size, int) else max(size)
 
     def __repr__(self) -> str:

@@ -108,7 +108,7 @@ def _criteria(inputs: "_CriterionInputs") -> dict[str, np.ndarray]:
 
 def _guard_rows(experiment: Experiment, split: str, guards: Sequence[Guard], runner: GuardRunner) -> list[dict]:
     """Measure every guard in each modality."""
-    modalities, max_new_tokens = experiment.config.sizes.swept, experiment.config.generation.max_new_tokens
+    modalities, max_new_tokens = experiment.sizes.swept, experiment.config.generation.max_new_tokens
     prompts = {modality: experiment.prompts(split, modality) for modality in modalities}
     batches = []
     for modality in modalities:
@@ -192,7 +192,7 @@ class _CriterionInputs:
             prompts += experiment.prompts("validation", modality)
         depends_on = {
             "shown": fingerprint(experiment.vlm, prompts),
-            "patched": experiment.config.sizes.n_patched,
+            "patched": experiment.sizes.n_patched,
             "openings": experiment.refusal_openings.ids,
             "seed": experiment.config.seed,
         }
@@ -205,7 +205,7 @@ class _CriterionInputs:
     @property
     def pictured(self) -> tuple[str, ...]:
         """Modalities with a picture."""
-        return self.experiment.config.sizes.swept
+        return self.experiment.sizes.swept
 
     @cached_property
     def states(self) -> dict[str, np.ndarray]:
@@ -307,7 +307,7 @@ def _patching(inputs: _CriterionInputs) -> np.ndarray:
 
     The last layer's states recover everything, so the first layer near the best is picked.
     """
-    experiment, n = inputs.experiment, inputs.experiment.config.sizes.n_patched
+    experiment, n = inputs.experiment, inputs.experiment.sizes.n_patched
     score, by_modality = opening_score(experiment.refusal_openings), []
     for modality in inputs.pictured:
         prompts = [prompt for prompt in experiment.prompts("validation", modality) if prompt.query.harmful][:n]

@@ -97,14 +97,14 @@ def run(
     compared, draws = _compared_with_random(experiment, configurations)
     # 3. the directions themselves
     with phase("directions", len(fits.estimators)) as report:
-        directions = [{"split": "anchors"} | row for row in _direction_rows(fits, config.sizes.n_draws, report)]
+        directions = [{"split": "anchors"} | row for row in _direction_rows(fits, experiment.sizes.n_draws, report)]
     rows = [*rows, *compared, *directions, coverage_row(experiment.refusal_openings)]
     return ReadingsResult(*(tidy(experiment.labels | row for row in part) for part in (rows, draws)))
 
 
 def _announced(experiment: Experiment, grid: list[GuardConfiguration]) -> list[GuardConfiguration]:
     """Print the size of the grid, and return it."""
-    modalities, n = experiment.config.sizes.grid_modalities, len(experiment.queries["validation"])
+    modalities, n = experiment.sizes.grid_modalities, len(experiment.queries["validation"])
     n_different = len({configuration.key(modalities[0]) for configuration in grid})
     summary = f"{len(grid)} configurations ({part_sizes(grid)}), {n_different} of them different"
     Console(stderr=True).print(f"readings: {summary}; {len(modalities)} modalities, {n} prompts each", soft_wrap=True)
@@ -122,7 +122,7 @@ def _measure(
         configurations: what is measured.
         chosen: place of the chosen guard, whose rows are marked.
     """
-    modalities, rows = experiment.config.sizes.grid_modalities, []
+    modalities, rows = experiment.sizes.grid_modalities, []
     n_guards = sum(1 + len({configuration.key(name) for configuration in configurations}) for name in modalities)
     with phase(f"readings, {split}", n_guards * len(experiment.queries[split])) as report:
         for modality in modalities:
@@ -188,7 +188,7 @@ def _draws(
         configurations: guards that they are compared with.
         harmless: also run harmless prompts.
     """
-    runners = [_SplitRunner(experiment, split, modality) for modality in experiment.config.sizes.grid_modalities]
+    runners = [_SplitRunner(experiment, split, modality) for modality in experiment.sizes.grid_modalities]
     total = sum(n_runs(runner.prompts, harmless) for runner in runners) * len(configurations)
     with phase(f"random directions, {split}", total) as report:
         for runner in runners:
