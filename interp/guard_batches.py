@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.batches import Advance, BatchPlan
+from interp.evaluation_mode import evaluation_mode
 from interp.families import largest
 from interp.forced import ForcedScore, forced_tokens, log_probabilities, logits_after, logprobs_after, rows_at_a_time
 from interp.guard import Guard
@@ -156,7 +157,7 @@ def run_guards(
     """Score and answer every prompt under every guard.
 
     Args:
-        vlm: left unchanged.
+        vlm: left unchanged; in training mode, it is run in evaluation mode.
         prompts: any mixture of modalities.
         guards: each with its own layers, rule, gate, positions and strength; None for no guard.
         references: states from `Guard.read`, one row per prompt; required if a guard needs references.
@@ -180,10 +181,11 @@ def run_guards(
     # A missing reference is reported before anything runs on the model.
     states = _per_guard(guards, references)
     batch = _GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance)
-    if together is not None:
-        return _run_together(batch) if together else _run_separately(batch)
-    reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
-    return _run_mixed(batch, reasons)
+    with evaluation_mode(vlm.model):
+        if together is not None:
+            return _run_together(batch) if together else _run_separately(batch)
+        reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
+        return _run_mixed(batch, reasons)
 
 
 def _run_mixed(batch: _GuardBatch, not_batched: Mapping[int, str]) -> GuardRuns:

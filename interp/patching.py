@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.batches import in_batches
+from interp.evaluation_mode import evaluation_mode
 from interp.forced import ForcedScore, logprobs_after
 from interp.inputs import Prompt, collate
 from interp.labels import labels
@@ -113,7 +114,8 @@ def patch(
     def run(rows: list[int]) -> dict[str, np.ndarray]:
         return _patch(vlm, [prompts[i] for i in rows], [donors[i] for i in rows], score, layers, roles)
 
-    scores = in_batches(prompts, batch_size, run, advance)
+    with evaluation_mode(vlm.model):
+        scores = in_batches(prompts, batch_size, run, advance)
     dims = {"patched": ("prompt", "layer", "role"), "n_tokens": ("prompt", "role")}
     return xr.Dataset(
         {name: (dims.get(name, ("prompt",)), values) for name, values in scores.items()},

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from interp import families
 from interp.bare import bare
 from interp.errors import ModelError
+from interp.evaluation_mode import evaluation_mode
 from interp.inputs import Inputs, collate, text_prompt
 from interp.precision import ROUNDING, precision_of
 from interp.typography import noise_picture
@@ -120,7 +121,7 @@ class _Passed:
 def _watch(model: VLM | LLM, batch: Inputs) -> dict[int, _Passed]:
     """Run a batch, and return what went through each block that ran."""
     passed: dict[int, _Passed] = {}
-    with ExitStack() as stack, torch.no_grad(), bare(model.model):
+    with ExitStack() as stack, torch.no_grad(), bare(model.model), evaluation_mode(model.model):
         for layer, block in enumerate(model.blocks):
 
             def enter(module, args, kwargs, layer=layer):
