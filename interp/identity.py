@@ -3,8 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from interp.errors import ModelError
 from interp.inputs import Prompt
 from interp.labels import prompt_labels
+from interp.offloading import is_on_server, offloaded_weights
 from interp.pictures import LazyPicture, Picture, digest
 from interp.vlm import LLM, VLM
 
@@ -88,7 +88,7 @@ def weights_identity(model: VLM | LLM) -> str:
     Raises:
         ModelError: weights are offloaded in a way that does not show where they are.
     """
-    if model.model.device.type == "meta" and not offloaded_weights(model.model):
+    if is_on_server(model.model):
         return "on a server"
     digester, offloaded = hashlib.blake2b(digest_size=8), offloaded_weights(model.model)
     for name, tensor in model.model.state_dict().items():
@@ -103,20 +103,6 @@ def weights_identity(model: VLM | LLM) -> str:
     for state in _adapter_states(model.model):
         digester.update(state.encode())
     return f"blake2b {digester.hexdigest()}"
-
-
-def offloaded_weights(model: nn.Module) -> dict[str, Callable[[], torch.Tensor]]:
-    """Return what reads each weight that accelerate keeps elsewhere, by its name in the model's state."""
-    found: dict[str, Callable[[], torch.Tensor]] = {}
-    for prefix, module in model.named_modules():
-        hooks = getattr(getattr(module, "_hf_hook", None), "hooks", None) or (getattr(module, "_hf_hook", None),)
-        for hook in hooks:
-            weights = getattr(hook, "weights_map", None)
-            for name in module.state_dict() if weights is not None else ():
-                full = f"{prefix}.{name}" if prefix else name
-                if full not in found:
-                    found[full] = partial(weights.__getitem__, name)
-    return found
 
 
 def _plain_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -18,12 +18,13 @@ from interp.bare import bare
 from interp.errors import ModelError
 from interp.evaluation_mode import evaluation_mode
 from interp.inputs import Inputs, collate, text_prompt
-from interp.precision import ROUNDING, precision_of
+from interp.offloading import is_on_server
+from interp.pass_ledger import CAUSES
 from interp.typography import noise_picture
 from interp.vlm import LLM, VLM
 
-HALF_TOLERANCE = 3e-2
-"""Largest difference between a sum and what comes out of a block, relative to the largest state, in 16 bits."""
+N_ROUNDINGS = 4
+"""Roundings in which a sum may differ from what comes out of a block."""
 TEXT = "Tell me, please, what the capital of that country is called today."
 PARTS = {"attn_out": 0, "mlp_out": 1}
 """Sites of the parts of a block, with their places among `families.sublayers`."""
@@ -72,29 +73,43 @@ def residual_stream(model: VLM | LLM) -> ResidualStream:
 
 
 def _find(model: VLM | LLM) -> ResidualStream:
-    without_sum, added_after = {}, set()
-    if _has_no_trial(model):
-        for layer, block in enumerate(model.blocks):
-            try:
-                families.sublayers(block)
-            except ModelError as error:
-                without_sum[layer] = str(error)
-        return ResidualStream(without_sum, families.deepstack_layers(model.model.config))
+    if (isinstance(model, VLM) and model.processor is None) or is_on_server(model.model):
+        return _untried(model)
+    without_sum, added_after, has_run = {}, set(), set()
     for batch in _trial_batches(model):
         passed = _watch(model, batch)
         layers = sorted(passed)
+        has_run.update(layers)
         for layer in layers:
             if reason := _why_no_sum(model, layer, passed[layer]):
                 without_sum.setdefault(layer, reason)
         for layer, following in zip(layers, layers[1:], strict=False):
-            if not _is_near(model, passed[layer].after, passed[following].before):
+            before = passed[following].before
+            if not torch.equal(passed[layer].after.to(before.device), before):
                 added_after.add(layer)
+    if not has_run:
+        raise ModelError(f"no block of {model.name!r} runs through its hooks: {CAUSES}")
+    without_sum |= {layer: "it did not run in a trial" for layer in range(model.n_layers) if layer not in has_run}
     return ResidualStream(without_sum, frozenset(added_after))
 
 
-def _has_no_trial(model: VLM | LLM) -> bool:
-    """Return whether nothing can be run: no processor makes inputs, or the weights are on a server."""
-    return (isinstance(model, VLM) and model.processor is None) or model.model.device.type == "meta"
+def _untried(model: VLM | LLM) -> ResidualStream:
+    """Return what structure and config say, where no processor makes inputs, or the weights are on a server."""
+    reasons = {layer: _why_uncertain(block) for layer, block in enumerate(model.blocks)}
+    without_sum = {layer: reason for layer, reason in reasons.items() if reason}
+    return ResidualStream(without_sum, families.deepstack_layers(model.model.config))
+
+
+def _why_uncertain(block: nn.Module) -> str:
+    """Return why the parts of a block may not add up to what it adds; "" if nothing says so."""
+    try:
+        families.sublayers(block)
+    except ModelError as error:
+        return str(error)
+    scales = [name for name, _ in (*block.named_parameters(recurse=False), *block.named_buffers(recurse=False))]
+    if getattr(block, "residual_multiplier", 1.0) != 1.0:
+        scales.append("residual_multiplier")
+    return f"its {' and '.join(scales)} may scale what its parts put out, and it can't be tried here" if scales else ""
 
 
 def _trial_batches(model: VLM | LLM) -> Iterator[Inputs]:
@@ -139,8 +154,11 @@ def _watch(model: VLM | LLM, batch: Inputs) -> dict[int, _Passed]:
             for i, part in enumerate(parts):
 
                 def keep(module, args, output, layer=layer, i=i):
+                    if layer not in passed:
+                        # Its block was called past its hooks.
+                        return
                     own = list(passed[layer].parts)
-                    own[i] = as_states(first_tensor(output), passed[layer].before)
+                    own[i] = as_states(first_tensor(output), passed[layer].before).detach().clone()
                     passed[layer].parts = tuple(own)
 
                 handles.append(part.register_forward_hook(keep))
@@ -156,7 +174,8 @@ def _checked(model: VLM | LLM, state: Tensor) -> Tensor:
             f"the blocks of {model.name!r} pass on states of shape {tuple(state.shape)}; expected (batch, pos, "
             "d_model), one state per token: this family keeps several, and none of them is the residual stream"
         )
-    return state.detach()
+    # Some families go on to write into it.
+    return state.detach().clone()
 
 
 def first_tensor(output: Tensor | tuple) -> Tensor:
@@ -180,12 +199,13 @@ def _why_no_sum(model: VLM | LLM, layer: int, passed: _Passed) -> str:
     attention, mlp = passed.parts
     if attention.shape != passed.before.shape or mlp.shape != passed.before.shape:
         return f"its parts put out the shapes {tuple(attention.shape)} and {tuple(mlp.shape)}"
-    if not _is_near(model, passed.before + attention + mlp, passed.after):
+    if not _adds_up((passed.before, attention, mlp), passed.after):
         return "they are scaled, or something else is added, before the block passes the stream on"
     return ""
 
 
-def _is_near(model: VLM | LLM, ours: Tensor, theirs: Tensor) -> bool:
-    tolerance = 10 * ROUNDING["float32"] if precision_of(model.model) == "float32" else HALF_TOLERANCE
-    ours, theirs = ours.float(), theirs.float().to(ours.device)
-    return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
+def _adds_up(parts: Sequence[Tensor], total: Tensor) -> bool:
+    """Return whether parts sum to a total but for rounding, number by number: huge ones must not hide the others."""
+    parts = [part.to(total.device).float() for part in parts]
+    rounding = N_ROUNDINGS * torch.finfo(total.dtype).eps * sum(part.abs() for part in parts)
+    return bool(((sum(parts) - total.float()).abs() <= rounding).all())

@@ -52,6 +52,16 @@ class _Traceable:
         self.paths = {module: path for path, module in model.named_modules()}
 
 
+class _LocalModel(NNsight):
+    """A model on this machine. nnsight moves inputs to the weights, but those that are offloaded are on no device."""
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device that inputs are moved to; None leaves them where they are."""
+        device = super().device
+        return None if device is not None and device.type == "meta" else device
+
+
 _TRACEABLE: WeakKeyDictionary[VLM | LLM, dict[Remote, _Traceable]] = WeakKeyDictionary()
 
 
@@ -62,7 +72,9 @@ def _traceable(model: VLM | LLM, remote: Remote) -> _Traceable:
         with warnings.catch_warnings():
             # nnsight renames submodules called 'output'; none of them is read by name here.
             warnings.filterwarnings("ignore", message=".* has a submodule named 'output'")
-            cached[remote] = _Traceable(model.model, _remote_model(model, remote) if remote else NNsight(model.model))
+            cached[remote] = _Traceable(
+                model.model, _remote_model(model, remote) if remote else _LocalModel(model.model)
+            )
     return cached[remote]
 
 
