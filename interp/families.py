@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from interp.errors import ModelError
@@ -241,12 +242,12 @@ PLACEHOLDERS = ("image", "video", "audio")
 """Kinds of input that processors expand into tokens of their own."""
 
 
-def placeholder_ids(config: PretrainedConfig) -> dict[str, int]:
-    """Return the token id that stands for each kind of input besides text, as far as the config names it."""
+def placeholder_ids(config: PretrainedConfig, processor: ProcessorMixin | None) -> dict[str, int]:
+    """Return the token id that stands for each kind of input besides text, as far as config or processor name it."""
     found = {}
-    for kind in PLACEHOLDERS:
+    for source, kind in product((config, processor), PLACEHOLDERS):
         for name in (f"{kind}_token_id", f"{kind}_token_index", f"{kind}_pad_token_id"):
-            if isinstance(token := getattr(config, name, None), int):
+            if isinstance(token := getattr(source, name, None), int):
                 found.setdefault(kind, token)
     return found
 

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from interp.errors import ModelError
-from interp.families import placeholder_ids
 from interp.inputs import collate, text_prompt
 from interp.vlm import LLM, VLM
 
@@ -97,11 +96,10 @@ def prompt_texts(
         masks = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, masks, strict=True)]
     token = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id)
-    others = {name: i for name, i in placeholder_ids(vlm.model.config).items() if name != "image"}
     rows = []
     for i, ids in enumerate(input_ids):
         ids = ids if attention_mask is None else ids[attention_mask[i].bool()]
-        if kinds := [name for name, other in others.items() if (ids == other).any()]:
+        if kinds := [name for name, other in vlm.other_placeholder_ids.items() if (ids == other).any()]:
             raise ModelError(
                 f"a prompt with {' and '.join(kinds)} tokens: its text can't be told from its input_ids; pass "
                 "references explicitly: guard.on(vlm, references=[...])"

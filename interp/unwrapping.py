@@ -42,8 +42,6 @@ def _inside(model: nn.Module) -> nn.Module:
         ModelError: see `unwrapped`.
     """
     kind = type(model).__name__
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"a {kind} in place of a model; expected a Hugging Face model, or a module around one")
     if (compiled := getattr(model, "_orig_mod", None)) is not None:
         raise ModelError(
             f"a compiled {type(compiled).__name__}: hooks don't run in it; pass the model that was compiled "
@@ -51,8 +49,13 @@ def _inside(model: nn.Module) -> nn.Module:
         )
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return model.module
-    # PEFT puts its layers into the model; the model itself then has the hooks, and everything runs through it.
     if callable(base := getattr(model, "get_base_model", None)):
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            raise ModelError(
+                f"a {kind} whose adapter is learned prompts, which are no part of the model inside: traces and guards "
+                "would be those of another model; expected an adapter in its layers, such as LoRA"
+            )
+        # PEFT puts its layers into the model; the model itself then has the hooks, and everything runs through it.
         return base()
     found = _outermost(model)
     if len(found) != 1:

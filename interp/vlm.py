@@ -68,7 +68,8 @@ class _HasDecoder:
 class LLM(_HasDecoder):
     """A text-only causal language model: the aligned LLM as a checkpoint of its own."""
 
-    model: PreTrainedModel
+    model: PreTrainedModel | nn.Module
+    """A Hugging Face model; of a module around one, such as an adapter, the model inside is kept."""
     tokenizer: PreTrainedTokenizerBase
     name: str
     loading: dict | None = field(default=None, repr=False, compare=False)
@@ -178,7 +179,8 @@ class VLM(_HasDecoder):
     `VLM(model, processor)` wraps a model that is already loaded.
     """
 
-    model: PreTrainedModel
+    model: PreTrainedModel | nn.Module
+    """A Hugging Face model; of a module around one, such as an adapter, the model inside is kept."""
     processor: ProcessorMixin | None
     """None where inputs are made by hand; prompts can't be used then."""
     name: str = ""
@@ -289,10 +291,18 @@ class VLM(_HasDecoder):
     def placeholder_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Mark the positions that are no text: of pictures, and of videos and sound in families that have them."""
         marked = self.image_positions(input_ids)
-        for kind, token in families.placeholder_ids(self.model.config).items():
-            if kind != "image":
-                marked = marked | (input_ids == token)
+        for token in self.other_placeholder_ids.values():
+            marked = marked | (input_ids == token)
         return marked
+
+    @cached_property
+    def other_placeholder_ids(self) -> dict[str, int]:
+        """Token id of each kind of input besides text and pictures, such as videos and sound."""
+        found = families.placeholder_ids(self.model.config, self.processor)
+        # Some processors name tokens that the vocabulary lacks, some turn videos into pictures.
+        unknown = getattr(getattr(self.processor, "tokenizer", None), "unk_token_id", None)
+        other = (found.pop("image", None), unknown)
+        return {kind: token for kind, token in found.items() if token not in other}
 
     def picture_mark_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Mark pictures with the tokens around them that families embed together with the picture."""
