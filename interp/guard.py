@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import display, guard_change, guard_files, guard_hooks
@@ -205,7 +205,7 @@ class Guard:
         self,
         vlm: VLM | LLM,
         references: Sequence[str] | Float[Tensor, "batch layer d_model"] | None = None,
-        prompt_lengths: Sequence[int] | None = None,
+        prompt_lengths: Sequence[int] | Int[Tensor, " batch"] | None = None,
     ) -> AbstractContextManager[None]:
         """Guard every forward pass and `generate` of `vlm.model` inside a `with` block; nothing is left behind.
 
@@ -226,7 +226,7 @@ class Guard:
                 reads the text of each prompt from its `input_ids` (reference `prompt_text`). Where `generate` repeats
                 rows (beams, several answers), their references are repeated too. They hold for one batch of prompts.
             prompt_lengths: the number of tokens of each row's prompt, padding not counted; by default a prompt is what
-                its first pass holds.
+                its first pass holds. They too hold for one batch of prompts.
 
         Raises:
             ValueError: the direction or the references do not have the shape of the model, or the guard needs

@@ -20,6 +20,7 @@ from interp import families
 from interp.forced import rows_at_a_time
 from interp.guard import Guard
 from interp.inputs import Prompt, collate
+from interp.pass_ledger import guard_was_off
 from interp.tracing.prefix import CutPrompts, Prefix, preallocated_cache
 from interp.unguarded_token import UnguardedToken
 from interp.vlm import LLM, VLM
@@ -283,13 +284,19 @@ def _recorded_position_ids(vlm: VLM | LLM) -> Iterator[list[Tensor | None]]:
 def _guards_applied(
     vlm: VLM | LLM, guards: Sequence[Guard | None], references: Sequence[Tensor | None], step: int
 ) -> Iterator[None]:
-    """Apply each guard to its own token, column `i` of the pass to guard `i`."""
+    """Apply each guard to its own token, column `i` of the pass to guard `i`.
+
+    Raises:
+        ModelError: a guarded layer did not run.
+    """
+    silent: set[int] = set()
     active = [i for i, guard in enumerate(guards) if guard and _acts_at(guard.positions, step)]
 
     def hook_of(layer: int) -> Callable:
         chosen = [i for i in active if layer in guards[i].layers]
 
         def change(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+            silent.discard(layer)
             resid = (output[0] if isinstance(output, tuple) else output).clone()
             for i in chosen:
                 resid[:, i : i + 1] = _change(guards[i], resid[:, i : i + 1], layer, references[i])
@@ -298,9 +305,12 @@ def _guards_applied(
         return change
 
     layers = sorted({layer for i in active for layer in guards[i].layers})
+    silent.update(layers)
     hooks = [vlm.blocks[layer].register_forward_hook(hook_of(layer)) for layer in layers]
     try:
         yield
+        if silent:
+            raise guard_was_off(vlm.name, silent)
     finally:
         for hook in hooks:
             hook.remove()

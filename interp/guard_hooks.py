@@ -1,52 +1,26 @@
 """A guard at work: hooks that follow the passes through a model, read references, and change states."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from interp.bare import bare, is_bare, marked_as_guarded
-from interp.directions import SafetyDirection
+from interp.bare import is_bare, marked_as_guarded
 from interp.errors import ModelError
 from interp.families import sublayers
-from interp.inputs import Prompt, collate, text_batch
+from interp.guarded_prompts import GuardedPrompts, HookedGuard
+from interp.inputs import Prompt, collate
 from interp.pass_ledger import PassLedger
 from interp.position_tracker import PositionTracker
 from interp.projection import coordinates, delta_norm
-from interp.prompt_text import check_prompts_end, prompt_texts
+from interp.prompt_text import check_prompts_end
 from interp.residual_stream import residual_stream
 from interp.vlm import LLM, VLM
-
-
-@runtime_checkable
-class HookedGuard(Protocol):
-    """The part of a guard that the hooks use; `interp.guard.Guard` documents it."""
-
-    direction: SafetyDirection
-    layers: tuple[int, ...]
-    gate: str
-    positions: str
-    reference: str
-    source: str
-    frozen_shift: bool
-    all_writes: bool
-    needs_reference: bool
-    reads_prompts: bool
-    change: Callable[..., Float[Tensor, "batch pos d_model"]]
-
-    def basis(self, layer: int) -> Float[Tensor, "rank d_model"]: ...
-
-    def read(self, model: VLM | LLM, references: Sequence[str]) -> Float[Tensor, "batch layer d_model"]: ...
-
-    def opens_at(
-        self, layer: int, references: Mapping[int, Float[Tensor, "batch d_model"]]
-    ) -> Bool[Tensor, " batch"]: ...
 
 
 @contextmanager
@@ -54,7 +28,7 @@ def attached(
     guard: HookedGuard,
     vlm: VLM | LLM,
     references: Sequence[str] | Float[Tensor, "batch layer d_model"] | None,
-    prompt_lengths: Sequence[int] | None = None,
+    prompt_lengths: Sequence[int] | Int[Tensor, " batch"] | None = None,
     explanation: list[dict] | None = None,
 ) -> Iterator[None]:
     """Put a guard's hooks on a model, inside the block. See `Guard.on`.
@@ -79,7 +53,8 @@ def attached(
             f"states of references of shape {tuple(states.shape)}; expected (rows, {vlm.n_layers}, "
             f"{vlm.d_model}), as guard.read gives"
         )
-    work = GuardHooks(guard, vlm, states, prompt_lengths, explanation)
+    lengths = None if prompt_lengths is None else [int(length) for length in prompt_lengths]
+    work = GuardHooks(guard, vlm, states, lengths, explanation)
     handles = [
         vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True),
         vlm.model.register_forward_hook(work.end_pass, always_call=True),
@@ -141,7 +116,10 @@ def explain(
 
 
 class GuardHooks:
-    """The hooks of one guard on one model, and what they remember from pass to pass."""
+    """The hooks of one guard on one model, and what they remember from pass to pass.
+
+    They stay outside of what `torch.compile` traces, which would keep them after the block.
+    """
 
     def __init__(
         self,
@@ -155,23 +133,12 @@ class GuardHooks:
         self._tracker = PositionTracker(guard.positions, vlm.placeholder_positions, prompt_lengths)
         parts = ("input", "attention", "MLP") if guard.all_writes else (None,)
         self._ledger = PassLedger(vlm.name, {_place(layer, part) for layer in guard.layers for part in parts})
-        self._reads_prompts = states is None and guard.needs_reference
-        self._passed = {} if states is None else {layer: states[:, layer] for layer in guard.layers}
-        """States of the references that were passed, by layer."""
-        self._passed_for: Tensor | None = None
-        """The prompts that these references are for, once they have run."""
-        self._references: dict[int, Tensor] = {}
-        """States of the references for the rows of the current batch, by layer."""
-        self._open: dict[int, Tensor] = {}
-        """The gate of each row, by layer."""
-        self._unguarded: dict[int, Tensor] = {}
-        """Last states of the unguarded run, by layer, for a frozen shift."""
-        self._captured: dict[int, Tensor] | None = None
-        """Last states by layer, collected only during a bare pass that is run for them."""
+        self._prompts = GuardedPrompts(guard, vlm, states)
         self._explanation = explanation
         self._n_logits: int | None = None
         """Positions for which the current pass computes logits; None for all."""
 
+    @torch.compiler.disable
     def begin_pass(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Locate positions, and read references and gates for a new prompt: a forward pre-hook of the whole model.
 
@@ -179,6 +146,11 @@ class GuardHooks:
             ValueError: the pass has no tokens, or its rows don't match the references.
             ModelError: the positions of this pass can't be located, or the text of a prompt can't be recovered.
         """
+        if module is not self._vlm.model:
+            raise ModelError(
+                f"a copy of {self._vlm.name!r} runs with the guard of the original (DataParallel makes one for each "
+                "device), and only the original can be followed; run it on one device"
+            )
         if is_bare(module):
             return
         self._ledger.begin()
@@ -192,22 +164,9 @@ class GuardHooks:
             return
         if self._tracker.prompt_lengths is None:
             check_prompts_end(self._vlm, tokens, kwargs.get("attention_mask"))
-        if self._guard.frozen_shift:
-            # The same prompt once more, without any guard and without touching the cache of the real pass.
-            whole = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
-            self._unguarded = self._capture(lambda: module(*args, **whole, use_cache=False))
-        if self._reads_prompts:
-            if ids is None or not self._tracker.has_whole_prompts:
-                raise ModelError("the first pass does not hold whole prompts; pass their references to guard.on")
-            # The model's own text-only run: the prompts without their pictures.
-            batch = text_batch(self._vlm, prompt_texts(self._vlm, ids, self._tracker.prompt_mask))
-            self._references = self._capture(lambda: module(**batch, use_cache=False))
-        elif self._passed:
-            self._check_same_prompts(tokens)
-            self._references = {layer: _repeated(states, tokens) for layer, states in self._passed.items()}
-        if self._references and self._guard.gate != "always":
-            self._open = {layer: self._guard.opens_at(layer, self._references) for layer in self._guard.layers}
+        self._prompts.begin(self._tracker, args, kwargs)
 
+    @torch.compiler.disable
     def end_pass(self, module: nn.Module, args: tuple, output: object) -> None:
         """Forget what holds for this pass alone, and check that every guarded layer ran: a forward hook of the model.
 
@@ -216,7 +175,7 @@ class GuardHooks:
         """
         if is_bare(module):
             return
-        self._tracker.end_pass()
+        self._tracker.end_pass(output)
         self._ledger.end(output is not None)
 
     def end(self, handles: Sequence[RemovableHandle]) -> None:
@@ -226,39 +185,7 @@ class GuardHooks:
             ModelError: it was, or may have been.
         """
         self._ledger.close(handles)
-        self._tracker.check_reached()
-
-    def _check_same_prompts(self, tokens: Tensor) -> None:
-        """Check that references which were passed are not used for other prompts than the first ones.
-
-        Raises:
-            ModelError: they would be.
-        """
-        prompts = tokens if tokens.dim() == 2 else tokens[..., 0]
-        prompts = prompts[:, : int(self._tracker.ends.max()) + 1].unique_consecutive(dim=0)
-        if self._passed_for is not None and not torch.equal(prompts, self._passed_for):
-            raise ModelError(
-                "another batch of prompts in the same block: the references that were passed are for the first one; "
-                "open a block for each batch: with guard.on(vlm, references)"
-            )
-        self._passed_for = prompts
-
-    @torch.no_grad()
-    def _capture(self, run: Callable[[], object]) -> dict[int, Float[Tensor, "batch d_model"]]:
-        """Run a bare pass and return its last states by guarded layer, which the hooks collect on the way."""
-        self._captured, captured = {}, {}
-        try:
-            with bare(self._vlm.model):
-                run()
-        finally:
-            self._captured, captured = None, self._captured
-        silent = [layer for layer in self._guard.layers if layer not in captured]
-        if silent:
-            raise ModelError(
-                f"layers {silent} of {self._vlm.name!r} don't run without a picture; pass references explicitly: "
-                "guard.on(vlm, references=[...])"
-            )
-        return captured
+        self._tracker.check_complete()
 
     def register(self, layer: int) -> list[RemovableHandle]:
         """Hook a layer where its state is final, usually the block's output; for all writes, where it is written.
@@ -295,19 +222,17 @@ class GuardHooks:
         # those with which transformers fills `hidden_states`.
         return [blocks[layer].register_forward_hook(change_output, prepend=True)]
 
+    @torch.compiler.disable
     def _change(
         self, layer: int, resid: Float[Tensor, "batch pos d_model"], part: str | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
-        # In a bare pass nothing changes; one that was started by this guard is only read.
-        if self._captured is not None:
-            self._captured[layer] = resid[:, -1]
         if is_bare(self._vlm.model):
+            self._prompts.capture(layer, resid)
             return resid
         self._ledger.record(_place(layer, part))
         mask = self._mask_of(resid)
-        reference = self._references.get(layer)
-        is_open = self._open.get(layer)
-        changed = self._guard.change(resid, layer, reference, mask, is_open, self._unguarded.get(layer))
+        reference, is_open, unguarded = self._prompts.at(layer)
+        changed = self._guard.change(resid, layer, reference, mask, is_open, unguarded)
         if self._explanation is not None:
             self._explain(layer, resid[:1, -1].float(), changed[:1, -1].float(), reference, is_open)
         return changed
@@ -356,18 +281,3 @@ class GuardHooks:
 def _place(layer: int, part: str | None) -> Hashable:
     """Return the name of a place that changes: a layer, or one of its parts."""
     return layer if part is None else f"{layer} ({part})"
-
-
-def _repeated(states: Float[Tensor, "reference d_model"], ids: Tensor) -> Tensor:
-    """Return references for the rows of a batch, in which `generate` may have repeated each prompt.
-
-    Raises:
-        ValueError: the number of references is neither that of the rows nor that of the repeated prompts.
-    """
-    n, times = len(states), len(ids) // max(1, len(states))
-    if n == len(ids):
-        return states
-    # Beams and several answers put the copies of a prompt next to each other: 0 0 1 1 2 2.
-    if n and times * n == len(ids) and torch.equal(ids, ids[::times].repeat_interleave(times, dim=0)):
-        return states.repeat_interleave(times, dim=0)
-    raise ValueError(f"{n} references for a batch of {len(ids)} rows; expected one per row")

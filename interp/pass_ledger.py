@@ -9,6 +9,14 @@ from interp.errors import ModelError
 CAUSES = "a compiled, replaced or wrapped forward pass skips hooks; guard the plain model, and run that"
 
 
+def guard_was_off(model: str, places: Iterable[Hashable]) -> ModelError:
+    """Return the error about guarded places that a pass left out."""
+    return ModelError(
+        f"the guard was off in a pass through {model!r}: layers {sorted(places, key=str)} did not run, or not through "
+        f"their hooks; {CAUSES}"
+    )
+
+
 class PassLedger:
     """Counts what a guard did, and raises an error when something was left out, done twice, or done too late."""
 
@@ -67,10 +75,7 @@ class PassLedger:
         if missing is None:
             raise ModelError(f"a pass through {self._model!r} ended that had not begun")
         if missing:
-            raise ModelError(
-                f"the guard was off in a pass through {self._model!r}: layers {sorted(missing, key=str)} did not run, "
-                f"or not through their hooks; {CAUSES}"
-            )
+            raise guard_was_off(self._model, missing)
 
     def close(self, handles: Sequence[RemovableHandle]) -> None:
         """Check the books at the end of a block.
