@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from interp import LLM, VLM, ModelError
-from interp.loading import is_text_only
+from interp import LLM, VLM, ModelError, is_text_only
 from interp.verify import check_vlm, transformer_lens_agrees
 from studies.experiment.config import ConfigError
 from studies.experiment.shipped_models import shipped_model
