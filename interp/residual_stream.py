@@ -1,4 +1,4 @@
-"""Where a model adds to its residual stream, found by running it once.
+"""Places at which a model adds to its residual stream, found by running it once.
 
 Names of modules don't tell: some families scale what attention and MLP put out, some add features between blocks, some
 have layers without attention. So a short prompt is run, what goes into and comes out of each block and its parts is
@@ -32,12 +32,20 @@ PARTS = {"attn_out": 0, "mlp_out": 1}
 
 @dataclass(frozen=True)
 class ResidualStream:
-    """What was found on one model."""
+    """Findings on one model."""
 
     without_sum: Mapping[int, str]
     """Layers whose parts don't add up to what the block adds, or that lack one, with the reason."""
     added_after: frozenset[int]
     """Layers after which something is added before the next block runs, as DeepStack does (arXiv:2406.04334)."""
+
+    @property
+    def left_out(self) -> str:
+        """Words for the layers at which attention and MLP can't be read, and why; empty if there are none."""
+        layers_of: dict[str, list[int]] = {}
+        for layer, reason in sorted(self.without_sum.items()):
+            layers_of.setdefault(reason, []).append(layer)
+        return ", ".join(f"at layers {layers} ({reason})" for reason, layers in layers_of.items())
 
     def check_parts(self, name: str, layers: Sequence[int]) -> None:
         """Check that attention and MLP can be read at some layers as what they add to the stream.
@@ -84,6 +92,7 @@ def _find(model: VLM | LLM) -> ResidualStream:
             if reason := _why_no_sum(model, layer, passed[layer]):
                 without_sum.setdefault(layer, reason)
         for layer, following in zip(layers, layers[1:], strict=False):
+            # Exactly: without an addition, the next block gets the very numbers.
             before = passed[following].before
             if not torch.equal(passed[layer].after.to(before.device), before):
                 added_after.add(layer)
@@ -126,7 +135,7 @@ def _trial_batches(model: VLM | LLM) -> Iterator[Inputs]:
 
 @dataclass
 class _Passed:
-    """What went through one block."""
+    """States that went through one block."""
 
     before: Tensor | None = None
     after: Tensor | None = None

@@ -490,7 +490,7 @@ def parts_add_up(vlm: VLM, inputs: ContractInputs) -> Judgement:
     stream, judgements = residual_stream(vlm), []
     layers = tuple(layer for layer in range(vlm.n_layers) if layer not in stream.without_sum)
     if not layers:
-        return Judgement("not applicable", f"at no layer: {next(iter(stream.without_sum.values()))}")
+        return Judgement("not applicable", f"not given {stream.left_out}")
     for _, batch, _ in _settings(inputs):
         last = torch.full((len(batch["input_ids"]), 1), -1)
         # A guard on the model would add a part of its own.
@@ -499,7 +499,7 @@ def parts_add_up(vlm: VLM, inputs: ContractInputs) -> Judgement:
         total = states["resid_pre"] + states["attn_out"] + states["mlp_out"]
         judgements.append(_nearly(vlm, total, states["resid_post"]))
     worst = _worst(judgements)
-    left_out = f"; not given at layers {sorted(stream.without_sum)}" if stream.without_sum else ""
+    left_out = f"; not given {stream.left_out}" if stream.without_sum else ""
     return worst._replace(measured=worst.measured + left_out)
 
 

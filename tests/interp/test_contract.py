@@ -357,10 +357,12 @@ HEAD = """| family | `model_type` | tested | contract | prefix | TransformerLens
 
 def not_given(findings: dict[str, Finding]) -> Iterator[str]:
     """Yield what a family doesn't have, and why, as the contract found it."""
-    parts, sums = findings[claim_of("The final norm")].measured, findings[claim_of("`attn_out`")]
-    yield from (reason for reason in parts.split("; ")[2:] if "not given" in reason)
-    if sums.verdict == "not applicable" or "not given" in sums.measured:
-        yield f"`attn_out`, `mlp_out`: {sums.measured.partition('; not given ')[2] or sums.measured}"
+    parts, sums = (findings[claim_of(start)].measured for start in ("The final norm", "`attn_out`"))
+    yield from (reason for reason in parts.split("; ") if "is not given" in reason)
+    _, is_left_out, where = sums.partition("not given ")
+    if is_left_out:
+        yield f"`attn_out` and `mlp_out` {where}"
+    yield from dict.fromkeys(finding.measured for finding in findings.values() if finding.verdict == "error")
 
 
 def table() -> str:
