@@ -13,6 +13,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     Args:
         model: may be in training, as a whole or in parts.
     """
+    # Not `model.train()` afterwards: parts may be frozen in evaluation mode.
     in_training = [module for module in model.modules() if module.training]
     for module in in_training:
         module.training = False

@@ -245,6 +245,7 @@ PLACEHOLDERS = ("image", "video", "audio")
 def placeholder_ids(config: PretrainedConfig, processor: ProcessorMixin | None) -> dict[str, int]:
     """Return the token id that stands for each kind of input besides text, as far as config or processor name it."""
     found = {}
+    # The config first, since processors also name tokens that a checkpoint does not use.
     for source, kind in product((config, processor), PLACEHOLDERS):
         for name in (f"{kind}_token_id", f"{kind}_token_index", f"{kind}_pad_token_id"):
             if isinstance(token := getattr(source, name, None), int):

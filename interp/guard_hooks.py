@@ -55,6 +55,7 @@ def attached(
         )
     lengths = None if prompt_lengths is None else [int(length) for length in prompt_lengths]
     work = GuardHooks(guard, vlm, states, lengths, explanation)
+    # Called even if a pass fails: nothing of it may be left for the next one.
     handles = [
         vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True),
         vlm.model.register_forward_hook(work.end_pass, always_call=True),

@@ -1,4 +1,4 @@
-"""What a guard knows of the prompts that are being answered: references, gates, and states of the unguarded run."""
+"""References, gates and unguarded states of the prompts that a guarded model is answering."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -42,7 +42,7 @@ class HookedGuard(Protocol):
 
 
 class KnownAtLayer(NamedTuple):
-    """What a guard knows at one layer; None where it needs nothing."""
+    """Knowledge of a guard about its prompts at one layer; None where it needs none."""
 
     reference: Float[Tensor, "batch d_model"] | None
     is_open: Bool[Tensor, " batch"] | None
@@ -60,7 +60,7 @@ class GuardedPrompts:
         self._passed = {} if states is None else {layer: states[:, layer] for layer in guard.layers}
         """States of the references that were passed, by layer."""
         self._first_prompts: dict[str, Tensor] = {}
-        """What is known of the prompts that references and lengths which were passed are for, once they have run."""
+        """The prompts that references and lengths which were passed are for, by aspect, once they have run."""
         self._references: dict[int, Tensor] = {}
         """States of the references for the rows of the current batch, by layer."""
         self._open: dict[int, Tensor] = {}
@@ -68,7 +68,7 @@ class GuardedPrompts:
         self._captured: dict[int, Tensor] | None = None
         """States by layer, collected only during a bare pass that is run for them."""
         self._captured_at: Tensor | None = None
-        """Where these states are read in each row, counted from the end."""
+        """Place in each row at which these states are read, counted from the end."""
 
     def begin(self, tracker: PositionTracker, args: tuple, kwargs: Mapping) -> None:
         """Read the references and gates of the prompts that a pass begins.
@@ -100,6 +100,7 @@ class GuardedPrompts:
 
     def capture(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> None:
         """Keep the states of a bare pass, if it is one that was started here."""
+        # Bare passes of other guards come by, too.
         if self._captured is not None:
             rows = torch.arange(len(resid), device=resid.device)
             self._captured[layer] = resid[rows, self._captured_at.to(resid.device)]
@@ -138,6 +139,7 @@ class GuardedPrompts:
         """
         if not tracker.has_whole_prompts:
             raise ModelError("the first pass does not hold whole prompts, which a frozen shift is measured on")
+        # The last token of a row may be an answer's, or padding.
         whole = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
         places = tracker.ends - tracker.prompt_mask.shape[1]
         return self._capture(lambda: self._vlm.model(*args, **whole, use_cache=False), places)

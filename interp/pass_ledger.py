@@ -39,6 +39,7 @@ class PassLedger:
             ModelError: the last one has not ended.
         """
         if self._open is not None:
+            # Neither can be trusted; the next one can.
             self._open = None
             raise ModelError(f"a pass through {self._model!r} began before the last one had ended")
         self._open = set(self._places)

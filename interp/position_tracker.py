@@ -36,7 +36,7 @@ class PositionTracker:
     prompt_mask: Bool[Tensor, "batch pos"] | None = None
     """Positions of the prompts in their first pass, padding left out."""
     has_whole_prompts: bool = False
-    """Whether the first pass held all prompts, from their beginning up to their ends."""
+    """True if the first pass held all prompts, from their beginning up to their ends."""
     n_reached: int = 0
     """Places up to which passes have got since the prompt began."""
     cache: Cache | None = None
@@ -63,9 +63,11 @@ class PositionTracker:
                 f"a pass of {n_new} tokens after {n_cached} cached ones: a guard can't locate token positions in "
                 f"cached chats, chunked prefill or assisted decoding by itself; pass whole prompts, or {LENGTHS}"
             )
+        # Also None where `generate` leaves out a mask that hides nothing.
         is_token = _token_mask(kwargs.get("attention_mask"), len(tokens), n_cached + n_new, is_given)
         is_new = self.ends is None or (n_cached == 0 and not self._continues(tokens))
         if is_new:
+            # The last chance to find out about the prompts before.
             self.check_complete()
             self._retire_cache(cache)
             self._begin_prompts(tokens, is_token, n_cached)

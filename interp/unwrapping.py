@@ -42,6 +42,7 @@ def _inside(model: nn.Module) -> nn.Module:
         ModelError: see `unwrapped`.
     """
     kind = type(model).__name__
+    # `torch.compile` returns a module around the model, whose own hooks would run, but none inside.
     if (compiled := getattr(model, "_orig_mod", None)) is not None:
         raise ModelError(
             f"a compiled {type(compiled).__name__}: hooks don't run in it; pass the model that was compiled "

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from interp.bare import bare, is_bare
 from interp.directions import SafetyDirection, random_basis
 from interp.errors import ModelError
 from interp.guard import Guard
+from interp.guard_batches import run_guards
 from interp.inputs import collate, to_prompts
 from interp.patching import patch
 from interp.position_tracker import PositionTracker
@@ -170,14 +172,25 @@ def test_placeholders_are_those_that_config_or_processor_name(tiny_vlm, monkeypa
         prompt_texts(own, ids)
 
 
-def test_patches_in_a_compiled_part_are_not_silently_left_out(tiny_folder, queries):
+@pytest.fixture
+def vlm_past_hooks(tiny_folder, queries, ablation):
+    """A model that was tried in full before its blocks were called past their hooks, as compiled code calls them."""
     vlm = VLM.from_pretrained(tiny_folder, device="cpu")
-    prompts = to_prompts(queries[:1], "blank", 96)
-    patch(vlm, prompts, lambda logprobs: logprobs[:, 0], layers=[1])
+    run_guards(vlm, to_prompts(queries[:1], "blank", 96), [replace(ablation, positions="last")], together=True)
     inner = vlm.model.model.language_model
     blocks, inner.layers = inner.layers, torch.nn.ModuleList(copy.copy(block) for block in inner.layers)
     for block in inner.layers:
         block._forward_hooks = {}
     assert vlm.blocks is blocks
+    return vlm
+
+
+def test_patches_are_not_silently_left_out(vlm_past_hooks, queries):
     with pytest.raises(ModelError, match="states of a block were not replaced"):
-        patch(vlm, prompts, lambda logprobs: logprobs[:, 0], layers=[1])
+        patch(vlm_past_hooks, to_prompts(queries[:1], "blank", 96), lambda logprobs: logprobs[:, 0], layers=[1])
+
+
+def test_guards_that_share_a_prefill_are_not_silently_left_out(vlm_past_hooks, queries, ablation):
+    prompts, guard = to_prompts(queries[:1], "blank", 96), replace(ablation, positions="last")
+    with pytest.raises(ModelError, match=r"layers \[0, 1\] did not run"):
+        run_guards(vlm_past_hooks, prompts, [guard], together=True)
