@@ -51,13 +51,19 @@ def test_a_compiled_copy_of_the_model_is_not_run_unguarded(own_vlm, batch, guard
 
 
 def test_a_compiled_part_of_the_model_is_not_run_unguarded(own_vlm, batch, guard):
-    """Its own hooks run, and those of its blocks don't."""
+    """Compiled code skips hooks in some versions of torch, and is compiled again for them in others."""
+    with guard.on(own_vlm):
+        wanted = logits(own_vlm.model, batch)
     inner = own_vlm.model.model.language_model
     inner.forward = torch.compile(inner.forward, backend="eager")
     logits(own_vlm.model, batch)
-    with pytest.raises(ModelError, match=r"layers \[0, 1\] did not run, or not through their hooks"):
+    try:
         with guard.on(own_vlm):
-            logits(own_vlm.model, batch)
+            found = logits(own_vlm.model, batch)
+    except ModelError as error:
+        assert "did not run, or not through their hooks" in str(error)
+    else:
+        torch.testing.assert_close(found, wanted)
 
 
 def test_a_replaced_forward_pass_that_calls_blocks_past_their_hooks_is_found(own_vlm, batch, guard):
