@@ -39,6 +39,7 @@ from interp.inputs import (
     transcription_prompt,
 )
 from interp.lens import Lens
+from interp.loading import is_text_only
 from interp.patching import patch, recovered
 from interp.pictures import PictureError
 from interp.prefill_sharing import why_not_together
@@ -93,6 +94,7 @@ __all__ = [
     "coordinates",
     "fit_gate",
     "forced_beginning",
+    "is_text_only",
     "logprobs_after",
     "open_store",
     "patch",

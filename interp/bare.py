@@ -1,13 +1,21 @@
 """Registers which models are guarded, and which run bare for the moment, as if no guard were on them."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary, WeakSet
 
 from torch import nn
 
-_BARE: WeakSet[nn.Module] = WeakSet()
-"""Models in a bare pass: every guard ignores it."""
+
+class _Bare(threading.local):
+    """Models in a bare pass of this thread: every guard ignores it, and none of those of other threads."""
+
+    def __init__(self):
+        self.models: WeakSet[nn.Module] = WeakSet()
+
+
+_BARE = _Bare()
 _GUARDED: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 """Models with guards on them, and the number of guards."""
 
@@ -15,18 +23,18 @@ _GUARDED: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 @contextmanager
 def bare(model: nn.Module) -> Iterator[None]:
     """Run the model as if no guard were on it, inside the block."""
-    is_outermost = model not in _BARE
-    _BARE.add(model)
+    is_outermost = model not in _BARE.models
+    _BARE.models.add(model)
     try:
         yield
     finally:
         if is_outermost:
-            _BARE.discard(model)
+            _BARE.models.discard(model)
 
 
 def is_bare(model: nn.Module) -> bool:
     """Return whether the model is inside a `bare` block."""
-    return model in _BARE
+    return model in _BARE.models
 
 
 def is_guarded(model: nn.Module) -> bool:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from markupsafe import Markup
 from torch import Tensor, nn
 
+from interp import families
 from interp.directions import SafetyDirection
 from interp.display import HARMFUL, HARMLESS, Line, card, chart, folded, formula, html, layers_in_words, table
 from interp.errors import ModelError
@@ -66,10 +67,8 @@ def _family(vlm: VLM) -> str:
     family = vlm.family
     facts = ["pictures in the sequence" if family.pictures_in_sequence else "pictures through cross-attention"]
     facts.append("causal" if family.is_causal else "a prompt attends to itself in both directions")
-    if not family.is_sum:
-        facts.append("gates scale the outputs of attention and MLP")
-    if vlm.deepstack_layers:
-        facts.append(f"visual features are added after layers 0 to {vlm.deepstack_layers[-1]}")
+    if stacked := families.deepstack_layers(vlm.model.config):
+        facts.append(f"visual features are added after layers 0 to {max(stacked)}")
     if vlm.processor is None:
         facts.append("no processor: prompts can't be converted to model inputs")
     return "; ".join(facts)

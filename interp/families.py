@@ -1,10 +1,13 @@
 """Parts of a model, found by its structure; a small table has what the structure doesn't show."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from interp.errors import ModelError
 
@@ -13,40 +16,36 @@ from interp.errors import ModelError
 class Family:
     """Differences of a model family from LLaVA. Paths are dotted and start at the model."""
 
-    projector: str = "model.multi_modal_projector"
+    projector: str | None = None
+    """Path of the projector, where its name does not show which one it is."""
     vision_blocks: str | None = None
     """Path of the vision blocks, for towers with several lists of blocks of the same length."""
     pictures_in_sequence: bool = True
     """False where pictures enter through cross-attention: a single token represents a whole picture."""
     bare_text: str | None = None
     """Format of a prompt without picture, for processors that require one; `{text}` is the chat template's output."""
-    is_sum: bool = True
-    """False where gates scale the outputs of attention and MLP, so that a block adds something else than these."""
     is_causal: bool = True
     """False where a prompt attends in both directions: a later token then changes the states before it."""
 
 
 FAMILIES = {
-    "glm4v": Family(projector="model.visual.merger"),
-    "idefics2": Family(projector="model.connector"),
-    "idefics3": Family(projector="model.connector"),
-    "instructblip": Family(projector="language_projection"),
-    "mllama": Family(vision_blocks="model.vision_model.transformer.layers", pictures_in_sequence=False, is_sum=False),
+    "mllama": Family(vision_blocks="model.vision_model.transformer.layers", pictures_in_sequence=False),
     "paligemma": Family(bare_text="<bos>{text}\n", is_causal=False),
-    "qwen2_5_vl": Family(projector="model.visual.merger"),
-    "qwen2_vl": Family(projector="model.visual.merger"),
-    "qwen3_vl": Family(projector="model.visual.merger"),
-    "smolvlm": Family(projector="model.connector"),
 }
 
 
-def deepstack_layers(config: PretrainedConfig) -> range:
-    """Return the decoder blocks after which visual features are added (DeepStack, arXiv:2406.04334).
+def deepstack_layers(config: PretrainedConfig) -> frozenset[int]:
+    """Return the blocks after which visual features are added (DeepStack, arXiv:2406.04334), as the config says.
 
     At image positions, `resid_post` of these layers (the block's output) differs from `resid_pre` of the next layer.
+    Used where a model can't be tried, see `interp.residual_stream`.
     """
     vision = getattr(config, "vision_config", None)
-    return range(len(getattr(vision, "deepstack_visual_indexes", None) or ()))
+    layers = set(range(len(getattr(vision, "deepstack_visual_indexes", None) or ())))
+    # Granite names the blocks in front of which features are added.
+    targets = [pair[-1] for pair in getattr(config, "deepstack_layer_map", None) or ()]
+    targets += getattr(config, "spatial_target_layers", None) or ()
+    return frozenset(layers | {target - 1 for target in targets if target > 0})
 
 
 def family_of(config: PretrainedConfig) -> Family:
@@ -76,7 +75,8 @@ def language_model(model: PreTrainedModel) -> PreTrainedModel:
                 return module
             break
         # A causal language model inside the model: its decoder is one level deeper.
-        module = module.get_decoder() if isinstance(module, PreTrainedModel) else None
+        inner = module.get_decoder() if isinstance(module, PreTrainedModel) else None
+        module = getattr(module, "model", None) if inner is module else inner
     contents = f"{len(blocks)} blocks" if visited and blocks is not None else "no list of blocks"
     raise ModelError(f"{type(model).__name__}: its decoder has {contents}, its text config says {expected}")
 
@@ -98,6 +98,8 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     return _block_list(language_model(model))
 
 
+FINAL_NORMS = ("norm", "final_norm", "final_layernorm", "ln_f", "embedding_norm")
+"""Names of the final norm."""
 NORMS_AFTER = (
     ("post_attention_layernorm", "post_feedforward_layernorm"),
     ("post_self_attn_layernorm", "post_mlp_layernorm"),
@@ -127,18 +129,23 @@ def sublayers(block: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def final_norm(model: PreTrainedModel) -> nn.Module:
-    """Return the norm between the last block and the unembedding: the decoder's only norm outside its blocks.
+    """Return the norm between the last block and the unembedding: the decoder's norm outside its blocks.
+
+    Among several, it is the one that is called so; others belong to inputs of single layers.
 
     Raises:
         ModelError: the decoder has no such norm, or several.
     """
     decoder = language_model(model)
-    norms = [child for child in decoder.children() if "norm" in type(child).__name__.lower()]
+    norms = {name: child for name, child in decoder.named_children() if "norm" in type(child).__name__.lower()}
+    if len(norms) > 1:
+        norms = {name: norm for name, norm in norms.items() if name in FINAL_NORMS}
     if len(norms) != 1:
         raise ModelError(
-            f"{type(decoder).__name__} has {len(norms)} norms outside its blocks; expected only the final one"
+            f"{type(decoder).__name__} has {len(norms)} norms outside its blocks that could be the final one; expected "
+            "one"
         )
-    return norms[0]
+    return next(iter(norms.values()))
 
 
 def unembedding(model: PreTrainedModel) -> nn.Module:
@@ -202,17 +209,71 @@ def vision_blocks(model: PreTrainedModel) -> nn.ModuleList:
     return lists[0]
 
 
+PROJECTORS = ("projector", "merger", "connector", "aligner", "language_projection", "embed_vision")
+"""Words in the names that models give to their projector."""
+
+
 def projector(model: PreTrainedModel) -> nn.Module:
     """Return the module that maps the vision tower's width to the decoder's.
 
+    It is outside the decoder and its name says what it is; the outermost one counts.
+
     Raises:
-        ModelError: it is not where the table says.
+        ModelError: there is none, or several.
     """
-    path = family_of(model.config).projector
-    module = _at(model, path)
-    if module is None:
-        raise ModelError(f"{type(model).__name__} has no {path}; name its projector in interp/families.py")
-    return module
+    if path := family_of(model.config).projector:
+        return _at(model, path)
+    inside, found = set(language_model(model).modules()), {}
+    for name, module in model.named_modules():
+        own = name.rpartition(".")[2]
+        is_named = any(word in own for word in PROJECTORS) and not isinstance(module, nn.ModuleList)
+        if is_named and module not in inside and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    if len(found) != 1:
+        names = ", ".join(found) or "none"
+        raise ModelError(
+            f"{type(model).__name__}: {len(found)} modules look like its projector ({names}); expected one; name it in "
+            "interp/families.py"
+        )
+    return next(iter(found.values()))
+
+
+PLACEHOLDERS = ("image", "video", "audio")
+"""Kinds of input that processors expand into tokens of their own."""
+
+
+def placeholder_ids(config: PretrainedConfig, processor: ProcessorMixin | None) -> dict[str, int]:
+    """Return the token id that stands for each kind of input besides text, as far as config or processor name it."""
+    found = {}
+    # The config first, since processors also name tokens that a checkpoint does not use.
+    for source, kind in product((config, processor), PLACEHOLDERS):
+        for name in (f"{kind}_token_id", f"{kind}_token_index", f"{kind}_pad_token_id"):
+            if isinstance(token := getattr(source, name, None), int):
+                found.setdefault(kind, token)
+    return found
+
+
+def largest(config: PretrainedConfig, name: str, default: int) -> int:
+    """Return the largest value of a setting that some families have for each layer.
+
+    Args:
+        config: the text config.
+        name: name of the setting.
+        default: value where the setting is not there.
+    """
+    # Families with settings by layer refuse to name one for all, with an error of their own.
+    by_layer = getattr(config, "per_layer_config", None) or (config,)
+    found: list[int] = []
+    for layer in by_layer.values() if isinstance(by_layer, Mapping) else by_layer:
+        value = getattr(layer, name, None)
+        found += filter(None, value if isinstance(value, (list, tuple)) else (value,))
+    return max(found, default=default)
+
+
+def has_pictures(config: PretrainedConfig) -> bool:
+    """Return whether a model of this config takes pictures."""
+    names = ("vision_config", "image_token_id", "image_token_index", "vision_feature_layer")
+    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or any(hasattr(config, n) for n in names)
 
 
 def image_token_id(config: PretrainedConfig) -> int:

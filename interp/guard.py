@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import display, guard_change, guard_files, guard_hooks
@@ -203,32 +203,40 @@ class Guard:
 
     def on(
         self,
-        vlm: VLM,
+        vlm: VLM | LLM,
         references: Sequence[str] | Float[Tensor, "batch layer d_model"] | None = None,
+        prompt_lengths: Sequence[int] | Int[Tensor, " batch"] | None = None,
     ) -> AbstractContextManager[None]:
         """Guard every forward pass and `generate` of `vlm.model` inside a `with` block; nothing is left behind.
 
         Guards nest: each reads its references from the bare model, and at the same layer the inner one acts first.
         Beams, sampling, streaming, batches and `pipeline("image-text-to-text")` are guarded, with and without a cache.
         Guarding is not thread-safe: hooks belong to the model, so two threads must not share a guarded model.
-        Compiled models, static caches, and passes of several tokens after a cache (cached chats, chunked prefill,
-        assisted decoding) are not supported and raise an error.
+
+        A guard that is off somewhere raises an error: at the end of a pass in which a guarded layer did not run, or ran
+        twice, and at the end of a block through whose model no pass went (a compiled copy skips hooks).
+
+        A prompt ends where its pass ends. Passes that go on with an answer (log-likelihoods), passes of several tokens
+        after a cache (cached chats, chunked prefill, assisted decoding), static caches, batches that are padded on the
+        right and embeddings in place of `input_ids` need `prompt_lengths`.
 
         Args:
             vlm: the model.
             references: one text for each row of the next batch, or their states from `read`. By default the guard
                 reads the text of each prompt from its `input_ids` (reference `prompt_text`). Where `generate` repeats
-                rows (beams, several answers), their references are repeated too.
+                rows (beams, several answers), their references are repeated too. They hold for one batch of prompts.
+            prompt_lengths: the number of tokens of each row's prompt, padding not counted; by default a prompt is what
+                its first pass holds. They too hold for one batch of prompts.
 
         Raises:
             ValueError: the direction or the references do not have the shape of the model, or the guard needs
                 references that it can't read from the prompts.
             ModelError: the model is compiled, so its hooks would not run; inside the block: the text of a prompt
-                can't be recovered, or a pass is not supported.
+                can't be recovered, the place of its last token is not known, or the guard was off.
         """
-        return guard_hooks.attached(self, vlm, references)
+        return guard_hooks.attached(self, vlm, references, prompt_lengths)
 
-    def explain(self, vlm: VLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None) -> pd.DataFrame:
+    def explain(self, vlm: VLM | LLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None) -> pd.DataFrame:
         """Run one prompt and return what the guard does at its last token.
 
         Args:
@@ -246,7 +254,9 @@ class Guard:
         """
         return guard_hooks.explain(self, vlm, prompt, references)
 
-    def save_pretrained(self, folder: str | Path, vlm: VLM, validation: Mapping[str, float] | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, vlm: VLM | LLM, validation: Mapping[str, float] | None = None
+    ) -> None:
         """Save the guard as safetensors and JSON, with a guard card for people.
 
         Args:
@@ -265,7 +275,7 @@ class Guard:
         guard_files.write(Path(folder), vlm, self.direction, settings, self.probe, validation)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, vlm: VLM) -> "Guard":
+    def from_pretrained(cls, name_or_path: str | Path, vlm: VLM | LLM) -> "Guard":
         """Load a guard from a folder, or from a repository on the Hugging Face Hub.
 
         Raises:
@@ -276,7 +286,7 @@ class Guard:
             return cls(**saved)
 
     def push_to_hub(
-        self, repo_id: str, vlm: VLM, validation: Mapping[str, float] | None = None, private: bool = True
+        self, repo_id: str, vlm: VLM | LLM, validation: Mapping[str, float] | None = None, private: bool = True
     ) -> None:
         """Save the guard and upload it as a model repository; needs a token of the Hugging Face Hub.
 

@@ -20,16 +20,17 @@ from interp import families
 from interp.forced import rows_at_a_time
 from interp.guard import Guard
 from interp.inputs import Prompt, collate
+from interp.pass_ledger import guard_was_off
 from interp.tracing.prefix import CutPrompts, Prefix, preallocated_cache
 from interp.unguarded_token import UnguardedToken
-from interp.vlm import VLM
+from interp.vlm import LLM, VLM
 
 
 @dataclass
 class PrefilledPrompts:
     """A batch of prompts that has been run up to, but not including, the last token of each."""
 
-    vlm: VLM
+    vlm: VLM | LLM
     cache: Cache
     is_token: Bool[Tensor, "batch pos"]
     """True for the positions of the cache that hold a prompt token, False for padding."""
@@ -45,7 +46,7 @@ class PrefilledPrompts:
     """Tokens after it without a guard, by their id."""
 
     @classmethod
-    def from_prompts(cls, vlm: VLM, prompts: Sequence[Prompt], n_room: int) -> "PrefilledPrompts":
+    def from_prompts(cls, vlm: VLM | LLM, prompts: Sequence[Prompt], n_room: int) -> "PrefilledPrompts":
         """Run whole prompts, which share nothing.
 
         Args:
@@ -65,7 +66,7 @@ class PrefilledPrompts:
         return cls(vlm, cache, mask[:, :-1], end, _next_positions(recorded[0], end, n), ids[:, -1:])
 
     @classmethod
-    def from_suffixes(cls, vlm: VLM, prefix: Prefix, cut: CutPrompts, n_room: int) -> "PrefilledPrompts":
+    def from_suffixes(cls, vlm: VLM | LLM, prefix: Prefix, cut: CutPrompts, n_room: int) -> "PrefilledPrompts":
         """Run the suffixes of prompts whose shared prefix has been run.
 
         Args:
@@ -222,7 +223,7 @@ def first_change(guard: Guard | None, n_layers: int, step: int = 0) -> int:
     return min(guard.layers) if acts else n_layers - 1
 
 
-def pad_token(vlm: VLM) -> int:
+def pad_token(vlm: VLM | LLM) -> int:
     """Return the id that fills answers after their end."""
     pad_id = vlm.tokenizer.pad_token_id
     return 0 if pad_id is None else pad_id
@@ -236,7 +237,7 @@ def _likeliest(logits: Float[Tensor, "batch guard d_vocab"]) -> Int[Tensor, "bat
     return torch.cat([part.float().argmax(-1) for part in parts]).view(logits.shape[:2])
 
 
-def _end_tokens(vlm: VLM) -> Int[Tensor, " token"]:
+def _end_tokens(vlm: VLM | LLM) -> Int[Tensor, " token"]:
     ends = vlm.model.generation_config.eos_token_id
     return torch.tensor([ends] if isinstance(ends, int) else list(ends or []), dtype=torch.long)
 
@@ -265,7 +266,7 @@ def _next_positions(
 
 
 @contextmanager
-def _recorded_position_ids(vlm: VLM) -> Iterator[list[Tensor | None]]:
+def _recorded_position_ids(vlm: VLM | LLM) -> Iterator[list[Tensor | None]]:
     """Record the position ids that the language model is given: families count pictures in their own ways."""
     recorded: list[Tensor | None] = []
 
@@ -281,15 +282,21 @@ def _recorded_position_ids(vlm: VLM) -> Iterator[list[Tensor | None]]:
 
 @contextmanager
 def _guards_applied(
-    vlm: VLM, guards: Sequence[Guard | None], references: Sequence[Tensor | None], step: int
+    vlm: VLM | LLM, guards: Sequence[Guard | None], references: Sequence[Tensor | None], step: int
 ) -> Iterator[None]:
-    """Apply each guard to its own token, column `i` of the pass to guard `i`."""
+    """Apply each guard to its own token, column `i` of the pass to guard `i`.
+
+    Raises:
+        ModelError: a guarded layer did not run.
+    """
+    silent: set[int] = set()
     active = [i for i, guard in enumerate(guards) if guard and _acts_at(guard.positions, step)]
 
     def hook_of(layer: int) -> Callable:
         chosen = [i for i in active if layer in guards[i].layers]
 
         def change(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+            silent.discard(layer)
             resid = (output[0] if isinstance(output, tuple) else output).clone()
             for i in chosen:
                 resid[:, i : i + 1] = _change(guards[i], resid[:, i : i + 1], layer, references[i])
@@ -298,9 +305,12 @@ def _guards_applied(
         return change
 
     layers = sorted({layer for i in active for layer in guards[i].layers})
+    silent.update(layers)
     hooks = [vlm.blocks[layer].register_forward_hook(hook_of(layer)) for layer in layers]
     try:
         yield
+        if silent:
+            raise guard_was_off(vlm.name, silent)
     finally:
         for hook in hooks:
             hook.remove()

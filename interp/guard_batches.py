@@ -17,6 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.batches import Advance, BatchPlan
+from interp.evaluation_mode import evaluation_mode
+from interp.families import largest
 from interp.forced import ForcedScore, forced_tokens, log_probabilities, logits_after, logprobs_after, rows_at_a_time
 from interp.guard import Guard
 from interp.guard_attention import PrefilledPrompts, first_change, pad_token
@@ -25,7 +27,7 @@ from interp.inputs import Prompt, collate, collate_same_pictures
 from interp.prefill_sharing import why_not_together
 from interp.tracing.forward import PassSpec
 from interp.tracing.prefix import CutPrompts, LastPrefix, Prefix, cache_room, shares_prefixes
-from interp.vlm import VLM
+from interp.vlm import LLM, VLM
 
 LOGIT_BYTES = 256e6
 """Memory for the logits of all guards in one pass."""
@@ -64,7 +66,7 @@ class GuardRuns:
 class _GuardBatch:
     """The checked arguments of `run_guards`."""
 
-    vlm: VLM
+    vlm: VLM | LLM
     prompts: Sequence[Prompt]
     guards: Sequence[Guard | None]
     references: Sequence[Tensor | None]
@@ -124,8 +126,9 @@ class _GuardBatch:
     def n_per_pass(self, n_prompts: int) -> int:
         """Return how many guards one pass takes: as many as fit the memory for log-probabilities and for the cache."""
         text = self.vlm.model.config.get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        heads = largest(text, "num_key_value_heads", text.num_attention_heads)
+        own_width = largest(text, "head_dim", text.hidden_size // text.num_attention_heads)
+        d_head = max(own_width, largest(text, "global_head_dim", own_width))
         bytes_per_token = 2 * self.vlm.n_layers * heads * d_head * self.vlm.model.dtype.itemsize
         by_cache = cache_room(self.vlm.device) / (bytes_per_token * self.n_steps)
         n_distributions = 1 + len(self.forced)
@@ -141,7 +144,7 @@ class _GuardBatch:
 
 @torch.no_grad()
 def run_guards(
-    vlm: VLM,
+    vlm: VLM | LLM,
     prompts: Sequence[Prompt],
     guards: Sequence[Guard | None],
     references: References = None,
@@ -154,7 +157,7 @@ def run_guards(
     """Score and answer every prompt under every guard.
 
     Args:
-        vlm: left unchanged.
+        vlm: left unchanged; in training mode, it is run in evaluation mode.
         prompts: any mixture of modalities.
         guards: each with its own layers, rule, gate, positions and strength; None for no guard.
         references: states from `Guard.read`, one row per prompt; required if a guard needs references.
@@ -178,10 +181,11 @@ def run_guards(
     # A missing reference is reported before anything runs on the model.
     states = _per_guard(guards, references)
     batch = _GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance)
-    if together is not None:
-        return _run_together(batch) if together else _run_separately(batch)
-    reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
-    return _run_mixed(batch, reasons)
+    with evaluation_mode(vlm.model):
+        if together is not None:
+            return _run_together(batch) if together else _run_separately(batch)
+        reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
+        return _run_mixed(batch, reasons)
 
 
 def _run_mixed(batch: _GuardBatch, not_batched: Mapping[int, str]) -> GuardRuns:
@@ -302,6 +306,6 @@ def _prefilled(batch: _GuardBatch) -> Iterator[tuple[list[int], PrefilledPrompts
             yield rows[start : start + size], PrefilledPrompts.from_suffixes(vlm, last_prefix.prefix, part, n_room)
 
 
-def _run_prefix(vlm: VLM, key: str, cut: CutPrompts) -> LastPrefix:
+def _run_prefix(vlm: VLM | LLM, key: str, cut: CutPrompts) -> LastPrefix:
     nothing = PassSpec(("resid_post",), (vlm.n_layers - 1,), torch.zeros(1, 0, dtype=torch.long))
     return LastPrefix(key, cut.prefix["input_ids"], Prefix.run(vlm, cut, nothing))

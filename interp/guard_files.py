@@ -13,7 +13,7 @@ from interp.directions import SafetyDirection
 from interp.errors import first_line
 from interp.identity import weights_identity
 from interp.projection import ProbeGate
-from interp.vlm import VLM
+from interp.vlm import LLM, VLM
 
 FORMAT = 1
 SETTINGS, TENSORS, CARD = "guard.json", "direction.safetensors", "README.md"
@@ -41,7 +41,7 @@ class GuardFileError(ValueError):
 
 def write(
     folder: Path,
-    vlm: VLM,
+    vlm: VLM | LLM,
     direction: SafetyDirection,
     settings: Mapping[str, object],
     probe: ProbeGate | None,
@@ -82,7 +82,7 @@ def upload(folder: Path, repo_id: str, private: bool) -> None:
     hub.upload_folder(repo_id=repo_id, folder_path=folder)
 
 
-def _identity(vlm: VLM) -> dict[str, str]:
+def _identity(vlm: VLM | LLM) -> dict[str, str]:
     dtype = str(vlm.model.dtype).removeprefix("torch.")
     return {"name": vlm.name, "weights": weights_identity(vlm), "dtype": dtype}
 
@@ -113,7 +113,7 @@ def _read_record(folder: Path) -> dict:
 
 
 @contextmanager
-def opened(name_or_path: str | Path, vlm: VLM) -> Iterator[dict[str, object]]:
+def opened(name_or_path: str | Path, vlm: VLM | LLM) -> Iterator[dict[str, object]]:
     """Yield the fields of a saved guard; an error inside the block is reported as damage to the files.
 
     Args:

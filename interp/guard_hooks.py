@@ -1,8 +1,8 @@
 """A guard at work: hooks that follow the passes through a model, read references, and change states."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from functools import partial
 
 import pandas as pd
 import torch
@@ -10,47 +10,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from interp.bare import bare, is_bare, marked_as_guarded
-from interp.directions import SafetyDirection
+from interp.bare import is_bare, marked_as_guarded
 from interp.errors import ModelError
 from interp.families import sublayers
-from interp.inputs import Prompt, collate, text_batch
+from interp.guarded_prompts import GuardedPrompts, HookedGuard
+from interp.inputs import Prompt, collate
+from interp.pass_ledger import PassLedger
 from interp.position_tracker import PositionTracker
 from interp.projection import coordinates, delta_norm
-from interp.prompt_text import prompt_texts
+from interp.prompt_text import check_prompts_end
+from interp.residual_stream import residual_stream
 from interp.vlm import LLM, VLM
-
-
-@runtime_checkable
-class HookedGuard(Protocol):
-    """The part of a guard that the hooks use; `interp.guard.Guard` documents it."""
-
-    direction: SafetyDirection
-    layers: tuple[int, ...]
-    gate: str
-    positions: str
-    reference: str
-    source: str
-    frozen_shift: bool
-    all_writes: bool
-    needs_reference: bool
-    reads_prompts: bool
-    change: Callable[..., Float[Tensor, "batch pos d_model"]]
-
-    def basis(self, layer: int) -> Float[Tensor, "rank d_model"]: ...
-
-    def read(self, model: VLM | LLM, references: Sequence[str]) -> Float[Tensor, "batch layer d_model"]: ...
-
-    def opens_at(
-        self, layer: int, references: Mapping[int, Float[Tensor, "batch d_model"]]
-    ) -> Bool[Tensor, " batch"]: ...
 
 
 @contextmanager
 def attached(
     guard: HookedGuard,
-    vlm: VLM,
+    vlm: VLM | LLM,
     references: Sequence[str] | Float[Tensor, "batch layer d_model"] | None,
+    prompt_lengths: Sequence[int] | Int[Tensor, " batch"] | None = None,
     explanation: list[dict] | None = None,
 ) -> Iterator[None]:
     """Put a guard's hooks on a model, inside the block. See `Guard.on`.
@@ -59,11 +37,12 @@ def attached(
         guard: the guard.
         vlm: the model.
         references: texts or states, one for each row of the next batch; None if the guard reads the prompts.
+        prompt_lengths: tokens of each row's prompt, where passes don't end with it.
         explanation: collects a row for each change, for `explain`.
 
     Raises:
         ValueError: the direction or the references do not fit the model, or references have to be passed.
-        ModelError: the model is compiled.
+        ModelError: the model is compiled; or, at the end of a pass or of the block, the guard was off somewhere.
     """
     _check_fits(guard, vlm, references)
     states = references
@@ -74,19 +53,25 @@ def attached(
             f"states of references of shape {tuple(states.shape)}; expected (rows, {vlm.n_layers}, "
             f"{vlm.d_model}), as guard.read gives"
         )
-    work = GuardHooks(guard, vlm, states, explanation)
-    handles = [vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True)]
+    lengths = None if prompt_lengths is None else [int(length) for length in prompt_lengths]
+    work = GuardHooks(guard, vlm, states, lengths, explanation)
+    # Called even if a pass fails: nothing of it may be left for the next one.
+    handles = [
+        vlm.model.register_forward_pre_hook(work.begin_pass, with_kwargs=True),
+        vlm.model.register_forward_hook(work.end_pass, always_call=True),
+    ]
     try:
         for layer in guard.layers:
             handles += work.register(layer)
         with marked_as_guarded(vlm.model):
             yield
+        work.end(handles)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _check_fits(guard: HookedGuard, vlm: VLM, references: object) -> None:
+def _check_fits(guard: HookedGuard, vlm: VLM | LLM, references: object) -> None:
     """Check that a guard can be put on a model.
 
     Raises:
@@ -109,7 +94,7 @@ def _check_fits(guard: HookedGuard, vlm: VLM, references: object) -> None:
 
 @torch.no_grad()
 def explain(
-    guard: HookedGuard, vlm: VLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None
+    guard: HookedGuard, vlm: VLM | LLM, prompt: Prompt, references: Sequence[str] | Tensor | None = None
 ) -> pd.DataFrame:
     """Run one prompt and return what the guard does at its last token.
 
@@ -126,80 +111,82 @@ def explain(
     if guard.all_writes:
         raise ValueError("a guard of all writes can't be explained layer by layer; expected all_writes=False")
     explanation: list[dict] = []
-    with attached(guard, vlm, references, explanation):
+    with attached(guard, vlm, references, explanation=explanation):
         vlm.model(**collate(vlm, [prompt]), use_cache=False)
     return pd.DataFrame(explanation)
 
 
 class GuardHooks:
-    """The hooks of one guard on one model, and what they remember from pass to pass."""
+    """The hooks of one guard on one model, and what they remember from pass to pass.
+
+    They stay outside of what `torch.compile` traces, which would keep them after the block.
+    """
 
     def __init__(
         self,
         guard: HookedGuard,
-        vlm: VLM,
+        vlm: VLM | LLM,
         states: Float[Tensor, "batch layer d_model"] | None,
+        prompt_lengths: Sequence[int] | None,
         explanation: list[dict] | None,
     ):
         self._guard, self._vlm = guard, vlm
-        self._tracker = PositionTracker(guard.positions, vlm.image_positions)
-        self._reads_prompts = states is None and guard.needs_reference
-        self._passed = {} if states is None else {layer: states[:, layer] for layer in guard.layers}
-        """States of the references that were passed, by layer."""
-        self._references: dict[int, Tensor] = {}
-        """States of the references for the rows of the current batch, by layer."""
-        self._open: dict[int, Tensor] = {}
-        """The gate of each row, by layer."""
-        self._unguarded: dict[int, Tensor] = {}
-        """Last states of the unguarded run, by layer, for a frozen shift."""
-        self._captured: dict[int, Tensor] | None = None
-        """Last states by layer, collected only during a bare pass that is run for them."""
+        self._tracker = PositionTracker(guard.positions, vlm.placeholder_positions, prompt_lengths)
+        parts = ("input", "attention", "MLP") if guard.all_writes else (None,)
+        self._ledger = PassLedger(vlm.name, {_place(layer, part) for layer in guard.layers for part in parts})
+        self._prompts = GuardedPrompts(guard, vlm, states)
         self._explanation = explanation
+        self._n_logits: int | None = None
+        """Positions for which the current pass computes logits; None for all."""
 
+    @torch.compiler.disable
     def begin_pass(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Locate positions, and read references and gates for a new prompt: a forward pre-hook of the whole model.
 
         Raises:
-            ValueError: the pass has no `input_ids`, or its rows don't match the references.
+            ValueError: the pass has no tokens, or its rows don't match the references.
             ModelError: the positions of this pass can't be located, or the text of a prompt can't be recovered.
+        """
+        if module is not self._vlm.model:
+            raise ModelError(
+                f"a copy of {self._vlm.name!r} runs with the guard of the original (DataParallel makes one for each "
+                "device), and only the original can be followed; run it on one device"
+            )
+        if is_bare(module):
+            return
+        self._ledger.begin()
+        self._n_logits = kwargs.get("logits_to_keep") if isinstance(kwargs.get("logits_to_keep"), int) else None
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        tokens = kwargs.get("inputs_embeds") if ids is None else ids
+        if tokens is None:
+            raise ValueError("a guarded model needs input_ids to locate its tokens; got none")
+        if not self._tracker.begin_pass(tokens, kwargs):
+            # Generation keeps the references and gates of its prompt.
+            return
+        if self._tracker.prompt_lengths is None:
+            check_prompts_end(self._vlm, tokens, kwargs.get("attention_mask"))
+        self._prompts.begin(self._tracker, args, kwargs)
+
+    @torch.compiler.disable
+    def end_pass(self, module: nn.Module, args: tuple, output: object) -> None:
+        """Forget what holds for this pass alone, and check that every guarded layer ran: a forward hook of the model.
+
+        Raises:
+            ModelError: a guarded layer did not run.
         """
         if is_bare(module):
             return
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            raise ValueError("a guarded model needs input_ids to locate its tokens; got none")
-        if not self._tracker.begin_pass(ids, kwargs):
-            # Generation keeps the references and gates of its prompt.
-            return
-        if self._guard.frozen_shift:
-            # The same prompt once more, without any guard and without touching the cache of the real pass.
-            whole = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
-            self._unguarded = self._capture(lambda: module(*args, **whole, use_cache=False))
-        if self._reads_prompts:
-            # The model's own text-only run: the prompts without their pictures.
-            batch = text_batch(self._vlm, prompt_texts(self._vlm, ids, kwargs.get("attention_mask")))
-            self._references = self._capture(lambda: module(**batch, use_cache=False))
-        else:
-            self._references = {layer: _repeated(states, ids) for layer, states in self._passed.items()}
-        if self._references and self._guard.gate != "always":
-            self._open = {layer: self._guard.opens_at(layer, self._references) for layer in self._guard.layers}
+        self._tracker.end_pass(output)
+        self._ledger.end(output is not None)
 
-    @torch.no_grad()
-    def _capture(self, run: Callable[[], object]) -> dict[int, Float[Tensor, "batch d_model"]]:
-        """Run a bare pass and return its last states by guarded layer, which the hooks collect on the way."""
-        self._captured, captured = {}, {}
-        try:
-            with bare(self._vlm.model):
-                run()
-        finally:
-            self._captured, captured = None, self._captured
-        silent = [layer for layer in self._guard.layers if layer not in captured]
-        if silent:
-            raise ModelError(
-                f"layers {silent} of {self._vlm.name!r} don't run without a picture; pass references explicitly: "
-                "guard.on(vlm, references=[...])"
-            )
-        return captured
+    def end(self, handles: Sequence[RemovableHandle]) -> None:
+        """Check, at the end of the block, that the guard was never off.
+
+        Raises:
+            ModelError: it was, or may have been.
+        """
+        self._ledger.close(handles)
+        self._tracker.check_complete()
 
     def register(self, layer: int) -> list[RemovableHandle]:
         """Hook a layer where its state is final, usually the block's output; for all writes, where it is written.
@@ -209,44 +196,67 @@ class GuardHooks:
         """
         blocks = self._vlm.blocks
 
-        def change_output(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+        def change_output(
+            module: nn.Module, args: tuple, output: Tensor | tuple, part: str | None = None
+        ) -> Tensor | tuple:
             if isinstance(output, tuple):
-                return self._change(layer, output[0]), *output[1:]
-            return self._change(layer, output)
+                return self._change(layer, output[0], part), *output[1:]
+            return self._change(layer, output, part)
 
-        def change_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        def change_input(module: nn.Module, args: tuple, kwargs: dict, part: str | None = None) -> tuple[tuple, dict]:
             if args:
-                return (self._change(layer, args[0]), *args[1:]), kwargs
-            return args, kwargs | {"hidden_states": self._change(layer, kwargs["hidden_states"])}
+                return (self._change(layer, args[0], part), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": self._change(layer, kwargs["hidden_states"], part)}
 
         if self._guard.all_writes:
-            writes = [part.register_forward_hook(change_output, prepend=True) for part in sublayers(blocks[layer])]
-            block_input = blocks[layer].register_forward_pre_hook(change_input, with_kwargs=True, prepend=True)
+            residual_stream(self._vlm).check_parts(self._vlm.name, [layer])
+            writes = [
+                module.register_forward_hook(partial(change_output, part=part), prepend=True)
+                for part, module in zip(("attention", "MLP"), sublayers(blocks[layer]), strict=True)
+            ]
+            at_input = partial(change_input, part="input")
+            block_input = blocks[layer].register_forward_pre_hook(at_input, with_kwargs=True, prepend=True)
             return [block_input, *writes]
-        if layer in self._vlm.deepstack_layers and layer + 1 < len(blocks):
+        if layer in residual_stream(self._vlm).added_after and layer + 1 < len(blocks):
             return [blocks[layer + 1].register_forward_pre_hook(change_input, with_kwargs=True, prepend=True)]
         # In front of other hooks: the guard that was put on last acts first, and all hooks see the change, including
         # those with which transformers fills `hidden_states`.
         return [blocks[layer].register_forward_hook(change_output, prepend=True)]
 
-    def _change(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        # In a bare pass nothing changes; one that was started by this guard is only read.
-        if self._captured is not None:
-            self._captured[layer] = resid[:, -1]
+    @torch.compiler.disable
+    def _change(
+        self, layer: int, resid: Float[Tensor, "batch pos d_model"], part: str | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
         if is_bare(self._vlm.model):
+            self._prompts.capture(layer, resid)
             return resid
-        mask = self._tracker.mask
-        if mask is None:
-            raise ModelError(
-                f"{self._vlm.name!r} generates without its own forward pass, so the positions of its tokens are "
-                "unknown; only its forward pass can be guarded"
-            )
-        reference = self._references.get(layer)
-        is_open = self._open.get(layer)
-        changed = self._guard.change(resid, layer, reference, mask, is_open, self._unguarded.get(layer))
+        self._ledger.record(_place(layer, part))
+        mask = self._mask_of(resid)
+        reference, is_open, unguarded = self._prompts.at(layer)
+        changed = self._guard.change(resid, layer, reference, mask, is_open, unguarded)
         if self._explanation is not None:
             self._explain(layer, resid[:1, -1].float(), changed[:1, -1].float(), reference, is_open)
         return changed
+
+    def _mask_of(self, resid: Tensor) -> Bool[Tensor, "batch pos"]:
+        """Return which of a block's states change; some families give their last blocks only the last positions.
+
+        Raises:
+            ModelError: the states are not those of the pass's tokens.
+        """
+        mask = self._tracker.mask
+        if resid.dim() != 3:
+            raise ModelError(
+                f"the blocks of {self._vlm.name!r} pass on states of shape {tuple(resid.shape)}; expected (batch, pos, "
+                "d_model)"
+            )
+        n, n_kept = mask.shape[1], resid.shape[1]
+        if n_kept == n or n_kept == self._n_logits:
+            return mask[:, n - n_kept :]
+        raise ModelError(
+            f"a block of {self._vlm.name!r} passes on {n_kept} of the {n} positions of a pass, and which ones is "
+            "unknown; guard layers before it"
+        )
 
     def _explain(
         self, layer: int, before: Tensor, after: Tensor, reference: Tensor | None, is_open: Tensor | None
@@ -269,16 +279,6 @@ class GuardHooks:
         )
 
 
-def _repeated(states: Float[Tensor, "reference d_model"], ids: Int[Tensor, "batch pos"]) -> Tensor:
-    """Return references for the rows of a batch, in which `generate` may have repeated each prompt.
-
-    Raises:
-        ValueError: the number of references is neither that of the rows nor that of the repeated prompts.
-    """
-    n, times = len(states), len(ids) // max(1, len(states))
-    if n == len(ids):
-        return states
-    # Beams and several answers put the copies of a prompt next to each other: 0 0 1 1 2 2.
-    if n and times * n == len(ids) and torch.equal(ids, ids[::times].repeat_interleave(times, dim=0)):
-        return states.repeat_interleave(times, dim=0)
-    raise ValueError(f"{n} references for a batch of {len(ids)} rows; expected one per row")
+def _place(layer: int, part: str | None) -> Hashable:
+    """Return the name of a place that changes: a layer, or one of its parts."""
+    return layer if part is None else f"{layer} ({part})"

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 import torch
+from torch import nn
 
+from interp.errors import ModelError
 from interp.inputs import Prompt
 from interp.labels import prompt_labels
+from interp.offloading import is_on_server, offloaded_weights
 from interp.pictures import LazyPicture, Picture, digest
 from interp.vlm import LLM, VLM
 
@@ -76,19 +80,38 @@ def provenance(model: VLM | LLM, request: Mapping, identify: bool) -> dict:
 
 
 def weights_identity(model: VLM | LLM) -> str:
-    """Return a hash of all weights: of the sums over each row and column, with the bits read as integers.
+    """Return a hash of all that the forward pass uses: sums over rows and columns of weights, with bits as integers.
 
+    Adapters count with their state: which are active, merged or disabled. Offloaded weights are read where they are.
     Computed at every call, since weights can be changed in place: some seconds for 7B on a CPU, less on a GPU.
+
+    Raises:
+        ModelError: weights are offloaded in a way that does not show where they are.
     """
-    if model.model.device.type == "meta":
+    if is_on_server(model.model):
         return "on a server"
-    digester = hashlib.blake2b(digest_size=8)
+    digester, offloaded = hashlib.blake2b(digest_size=8), offloaded_weights(model.model)
     for name, tensor in model.model.state_dict().items():
         digester.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        # Offloaded weights have no values here; their names and shapes are hashed instead.
-        for sums in () if tensor.is_meta else _sums(tensor.detach()):
-            digester.update(sums.cpu().numpy())
+        if tensor.is_meta:
+            if name not in offloaded:
+                raise ModelError(f"the values of {name} are neither in memory nor where accelerate puts them")
+            tensor = offloaded[name]()
+        for part in _plain_parts(tensor.detach()):
+            for sums in _sums(part):
+                digester.update(sums.cpu().numpy())
+    for state in _adapter_states(model.model):
+        digester.update(state.encode())
     return f"blake2b {digester.hexdigest()}"
+
+
+def _plain_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the plain tensors that a tensor consists of: quantised ones of torchao hold several."""
+    if type(tensor) in (torch.Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain_parts(getattr(tensor, name).detach())
 
 
 def _sums(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,6 +119,15 @@ def _sums(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # Sums of integers do not depend on the order of the additions, as those of floats do.
     integers = rows.view(INTEGER_OF_SIZE[tensor.element_size()])
     return integers.sum(0, dtype=torch.int64), integers.sum(1, dtype=torch.int64)
+
+
+def _adapter_states(model: nn.Module) -> Iterator[str]:
+    """Yield the state of each layer with PEFT adapters, whose weights are there even while they are switched off."""
+    tuners = sys.modules.get("peft.tuners.tuners_utils")
+    for name, module in model.named_modules() if tuners else ():
+        if isinstance(module, tuners.BaseTunerLayer):
+            states = [module.disable_adapters, module.merged_adapters, module.active_adapters]
+            yield f"{name} {states} {sorted(getattr(module, 'scaling', {}).items())}"
 
 
 def fingerprint(model: VLM | LLM, prompts: Sequence[Prompt]) -> str:

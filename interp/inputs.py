@@ -300,7 +300,7 @@ def _bare_text(vlm: VLM, turns: list[list[dict]]) -> BatchEncoding:
     return text_batch(vlm, vlm.tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
-def text_batch(vlm: VLM, rows: Sequence[Sequence[int]]) -> BatchEncoding:
+def text_batch(vlm: VLM | LLM, rows: Sequence[Sequence[int]]) -> BatchEncoding:
     """Return token ids of prompts without pictures as one left-padded batch on the model's device."""
     batch = vlm.tokenizer.pad({"input_ids": list(rows)}, padding_side="left", return_tensors="pt")
     if vlm.family.bare_text:

@@ -17,7 +17,7 @@ from interp.forced import ForcedScore
 from interp.inputs import Inputs, Prompt, collate
 from interp.labels import labels
 from interp.patching import PatchScore
-from interp.vlm import VLM
+from interp.vlm import LLM, VLM
 
 __all__ = [
     "ATTENDED",
@@ -60,7 +60,7 @@ def structural_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copied
 
 
-def _bridge(vlm: VLM) -> nn.Module:
+def _bridge(vlm: VLM | LLM) -> nn.Module:
     """Build the bridge around a structural copy.
 
     Raises:
@@ -91,7 +91,7 @@ class Lens:
     attention, so its numbers differ from the model's by rounding.
     """
 
-    def __init__(self, vlm: VLM):
+    def __init__(self, vlm: VLM | LLM):
         """Build the bridge.
 
         Raises:

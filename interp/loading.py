@@ -1,5 +1,7 @@
 """Weights from a folder or the hub into memory, with a one-line error for whatever goes wrong."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -7,12 +9,19 @@ from pathlib import Path
 import psutil
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PretrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from interp.errors import ModelError, first_line
 
 SMALLER = "Give dtype=torch.bfloat16, device_map='auto' (needs accelerate), or a quantization_config."
 """Advice in messages about memory."""
+ADAPTER = "adapter_config.json"
+"""File that makes a folder an adapter of PEFT."""
 WIDE = 512
 """Width from which products in bfloat16 are faster on a CPU with instructions for them."""
 
@@ -29,7 +38,7 @@ def load(loader, name: str, **kwargs):
         return loader.from_pretrained(name, **kwargs)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelError(f"model {name!r} does not fit into memory: {first_line(error)} {SMALLER}") from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, SafetensorError) as error:
         raise ModelError(
             f"model {name!r} can't be loaded: {first_line(error)} "
             "Expected a folder in Hugging Face format, a hub id that can be reached, or 'organism'."
@@ -166,3 +175,78 @@ def hub_options(revision: str | None, trust_remote_code: bool) -> dict:
         `trust_remote_code`, and `revision` if one is given.
     """
     return {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
+
+
+def adapted_model(name: str) -> str | None:
+    """Return the model that an adapter was made for, if the folder holds an adapter of PEFT; else None.
+
+    Raises:
+        ModelError: the adapter does not say which model it is for.
+    """
+    file = Path(name) / ADAPTER
+    if not file.is_file():
+        return None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"adapter {name!r}: {ADAPTER} can't be read: {first_line(error)}") from None
+    if not base:
+        raise ModelError(f"adapter {name!r} names no base model; expected base_model_name_or_path in {ADAPTER}")
+    return base
+
+
+def with_adapter(model: PreTrainedModel, name: str) -> nn.Module:
+    """Return a model with the adapter of a folder on it.
+
+    Raises:
+        ModelError: PEFT is not installed, or the adapter does not fit the model.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise ModelError(
+            f"{name!r} is an adapter; pip install peft, or merge it into its model and save that"
+        ) from None
+    try:
+        return peft.PeftModel.from_pretrained(model, name).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"adapter {name!r} does not fit its model: {first_line(error)}") from error
+
+
+def is_text_only(name_or_path: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> bool:
+    """Return whether a checkpoint is a causal language model without pictures, which `LLM` loads instead of `VLM`.
+
+    Raises:
+        ModelError: it does not exist, or its config can't be read.
+    """
+    name = adapted_model(str(name_or_path)) or str(name_or_path)
+    if (Path(name) / "model_index.json").exists():
+        return False
+    config = load(AutoConfig, name, **hub_options(revision, trust_remote_code))
+    return not _accepts_pictures(config) and (
+        config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in _auto_map(config)
+    )
+
+
+def _accepts_pictures(config: PretrainedConfig) -> bool:
+    return (
+        config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        or "AutoModelForImageTextToText" in _auto_map(config)
+    )
+
+
+def _auto_map(config: PretrainedConfig) -> Mapping[str, str]:
+    return getattr(config, "auto_map", None) or {}
+
+
+def check_accepts_pictures(name: str, config: PretrainedConfig) -> None:
+    """Check that the model is a vision-language model.
+
+    Raises:
+        ModelError: it is of another type.
+    """
+    if not _accepts_pictures(config):
+        raise ModelError(
+            f"model {name!r} is of type {config.model_type!r}, which accepts no pictures; "
+            "expected a vision-language model (transformers: image-text-to-text)"
+        )

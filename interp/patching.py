@@ -16,9 +16,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.batches import in_batches
+from interp.errors import ModelError
+from interp.evaluation_mode import evaluation_mode
 from interp.forced import ForcedScore, logprobs_after
 from interp.inputs import Prompt, collate
 from interp.labels import labels
+from interp.pass_ledger import CAUSES
 from interp.token_positions import instruction_positions
 from interp.tracing.forward import resid_post
 from interp.vlm import VLM
@@ -113,7 +116,8 @@ def patch(
     def run(rows: list[int]) -> dict[str, np.ndarray]:
         return _patch(vlm, [prompts[i] for i in rows], [donors[i] for i in rows], score, layers, roles)
 
-    scores = in_batches(prompts, batch_size, run, advance)
+    with evaluation_mode(vlm.model):
+        scores = in_batches(prompts, batch_size, run, advance)
     dims = {"patched": ("prompt", "layer", "role"), "n_tokens": ("prompt", "role")}
     return xr.Dataset(
         {name: (dims.get(name, ("prompt",)), values) for name, values in scores.items()},
@@ -178,23 +182,30 @@ def _replaced(
     is_replaced: Bool[Tensor, "batch shared"],
     states: Float[Tensor, "batch shared d_model"],
 ) -> Iterator[None]:
-    """Replace some states in the block's output while the context is open."""
+    """Replace some states in the block's output while the context is open.
+
+    Raises:
+        ModelError: the block did not run through its hooks.
+    """
     rows, columns = is_replaced.nonzero(as_tuple=True)
     targets, values = positions[rows, columns], states[rows, columns]
-    n_pos = int(positions.max()) + 1
+    n_pos, n_replaced = int(positions.max()) + 1, 0
 
     def replace_states(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+        nonlocal n_replaced
         resid = output[0] if isinstance(output, tuple) else output
         if resid.shape[1] < n_pos:
             # An answer's token, which continues the cache of a prompt that was patched.
             return output
-        resid = resid.clone()
+        resid, n_replaced = resid.clone(), n_replaced + 1
         resid[rows.to(resid.device), targets.to(resid.device)] = values.to(resid)
         return (resid, *output[1:]) if isinstance(output, tuple) else resid
 
     hook = block.register_forward_hook(replace_states)
     try:
         yield
+        if not n_replaced:
+            raise ModelError(f"states of a block were not replaced, because it did not run: {CAUSES}")
     finally:
         hook.remove()
 

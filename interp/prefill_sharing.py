@@ -3,7 +3,7 @@
 from interp.bare import is_guarded
 from interp.guard import Guard
 from interp.tracing.prefix import shares_prefixes
-from interp.vlm import VLM
+from interp.vlm import LLM, VLM
 
 MASKABLE_ATTENTION = ("eager", "sdpa")
 """Attention implementations that accept any mask."""
@@ -26,7 +26,7 @@ PREFILL_SAFE_POSITIONS = ("last_prefill", "generated", "last")
 """Positions of a guard that leave the prompt unchanged before its last token."""
 
 
-def why_not_together(vlm: VLM, guard: Guard | None, max_new_tokens: int = 1) -> str | None:
+def why_not_together(vlm: VLM | LLM, guard: Guard | None, max_new_tokens: int = 1) -> str | None:
     """Return the reason why a guard can't share a prefill with other guards on this model; None if it can."""
     if guard and guard.positions not in PREFILL_SAFE_POSITIONS:
         return f"positions {guard.positions} change the prompt before its last token"
@@ -37,7 +37,7 @@ def why_not_together(vlm: VLM, guard: Guard | None, max_new_tokens: int = 1) -> 
     return _why_model_not_together(vlm, max_new_tokens)
 
 
-def _why_model_not_together(vlm: VLM, max_new_tokens: int) -> str | None:
+def _why_model_not_together(vlm: VLM | LLM, max_new_tokens: int) -> str | None:
     if is_guarded(vlm.model):
         return f"a guard is on {vlm.name!r} already"
     if not vlm.family.is_causal:
@@ -57,6 +57,6 @@ def _why_model_not_together(vlm: VLM, max_new_tokens: int) -> str | None:
     return None if shares_prefixes(vlm) else f"prompts of {vlm.name!r} can't be cut into prefix and suffix"
 
 
-def _settings_beyond_greedy(vlm: VLM) -> list[str]:
+def _settings_beyond_greedy(vlm: VLM | LLM) -> list[str]:
     config = vlm.model.generation_config
     return [name for name, plain in GREEDY_SETTINGS.items() if getattr(config, name, None) not in (None, plain)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
+import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor, nn
@@ -84,17 +85,25 @@ def _added_tokens(vlm: VLM) -> list[str]:
 
 
 def prompt_texts(
-    vlm: VLM, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None = None
+    vlm: VLM | LLM, input_ids: Int[Tensor, "batch pos"], attention_mask: Tensor | None = None
 ) -> list[list[int]]:
     """Return each prompt without its pictures, as the ids that the text modality would have given.
 
     Raises:
         ModelError: the pictures can't be removed from this family's prompts, or there is text between them.
     """
+    if isinstance(vlm, LLM):
+        masks = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, masks, strict=True)]
     token = vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id)
     rows = []
     for i, ids in enumerate(input_ids):
         ids = ids if attention_mask is None else ids[attention_mask[i].bool()]
+        if kinds := [name for name, other in vlm.other_placeholder_ids.items() if (ids == other).any()]:
+            raise ModelError(
+                f"a prompt with {' and '.join(kinds)} tokens: its text can't be told from its input_ids; pass "
+                "references explicitly: guard.on(vlm, references=[...])"
+            )
         if not (ids == vlm.image_token_id).any():
             rows.append(ids.tolist())
             continue
@@ -109,3 +118,46 @@ def prompt_texts(
         # The shortest is the one in which nothing of the picture is left.
         rows.append(vlm.tokenizer(min(texts, key=len), add_special_tokens=False)["input_ids"])
     return rows
+
+
+_ENDINGS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_MARKER = "waterlily"
+"""A word whose place in a prompt shows what the template writes after the user's text."""
+_MARGIN = 8
+"""Tokens that are read beside those of the ending, since texts are divided in other ways inside a prompt."""
+
+
+def check_prompts_end(vlm: VLM | LLM, tokens: Tensor, attention_mask: Tensor | None) -> None:
+    """Check that rows end where a prompt ends: with what the chat template writes after the user's text.
+
+    A row that goes on with an answer, or lacks the beginning of the assistant's turn, has the end of its prompt at
+    another place than its last token. Models without a template, and templates that write nothing, are not checked.
+
+    Raises:
+        ModelError: a row ends otherwise, or is padded on the right.
+    """
+    if attention_mask is not None and attention_mask.dim() == 2 and not attention_mask[:, -1].all():
+        raise ModelError(
+            "a batch that is padded on the right: its last tokens are not those of the prompts; pad on the left "
+            "(tokenizer.padding_side = 'left'), or say where prompts end: guard.on(vlm, prompt_lengths=[...])"
+        )
+    if not (ending := _ending(vlm)):
+        return
+    n = len(vlm.tokenizer(ending, add_special_tokens=False)["input_ids"]) + _MARGIN
+    for row in tokens[:, -n:]:
+        if not (end := decode(vlm, row)).rstrip().endswith(ending):
+            raise ModelError(
+                f"a pass ends with {end[-60:]!r}, and prompts of {vlm.name!r} end with {ending!r} "
+                "(add_generation_prompt=True): the guard would act at another token than the prompt's last; say where "
+                "prompts end: guard.on(vlm, references, prompt_lengths=[...])"
+            )
+
+
+def _ending(vlm: VLM | LLM) -> str:
+    """Return what a prompt ends with after the user's text, without spaces around it; "" if nothing is known."""
+    if vlm.model not in _ENDINGS:
+        processor = vlm.tokenizer if isinstance(vlm, LLM) else vlm.processor
+        has_template = getattr(processor, "chat_template", None)
+        text = decode(vlm, collate(vlm, [text_prompt(_MARKER)])["input_ids"][0]) if has_template else ""
+        _ENDINGS[vlm.model] = text.rpartition(_MARKER)[2].strip()
+    return _ENDINGS[vlm.model]

@@ -91,10 +91,11 @@ class TokenPositions:
         n = len(ids)
         if tokens == ALL_TOKENS:
             return cls(tuple(range(n)), torch.zeros(0, n, dtype=torch.bool))
-        is_image = torch.zeros(n, dtype=torch.bool)
+        is_image = is_placeholder = torch.zeros(n, dtype=torch.bool)
         if isinstance(model, VLM):
             is_image = model.image_positions(ids[None])[0].cpu()
-        sets = {"image_mean": is_image, "text_mean": ~is_image}
+            is_placeholder = model.placeholder_positions(ids[None])[0].cpu()
+        sets = {"image_mean": is_image, "text_mean": ~is_placeholder}
         picks = [_pick(model, prompt, ids, token) for token in tokens if token not in MEANS]
         means = [sets[token] for token in tokens if token in MEANS]
         return cls(tuple(picks), torch.stack(means) if means else torch.zeros(0, n, dtype=torch.bool))

@@ -11,8 +11,10 @@ import psutil
 import torch
 import xarray as xr
 
+from interp import families
 from interp.activations import MemoryStore, Store, labelled, open_store
 from interp.batches import Advance, BatchPlan
+from interp.evaluation_mode import evaluation_mode
 from interp.identity import prompt_record, provenance
 from interp.inputs import Prompt, collate
 from interp.pictures import PictureError
@@ -58,7 +60,7 @@ def trace(
     (`interp.tracing.prefix`). If the prefix of a family looks ahead, its prompts are run in full, with one warning.
 
     Args:
-        model: its weights and outputs are left unchanged.
+        model: its weights and outputs are left unchanged; in training mode, it is read in evaluation mode.
         prompts: any mixture of modalities.
         sites: of each decoder block `resid_pre`, `attn_out`, `mlp_out` (what they add to the stream) and `resid_post`;
             `vision_resid_post` of each vision block and `projector_out`, as means over all tokens of the pictures,
@@ -96,6 +98,11 @@ def trace(
     request = TraceRequest.of(model, sites, tokens, layers)
     if not prompts:
         raise TraceError("no prompts; expected at least one")
+    if isinstance(model, LLM) and (n_with := sum(bool(prompt.pictures) for prompt in prompts)):
+        raise TraceError(
+            f"{n_with} of {len(prompts)} prompts have a picture, and {model.name!r} accepts no pictures; expected "
+            "prompts of text alone"
+        )
     if dtype not in STORE_DTYPES:
         raise TraceError(f"dtype {dtype!r}; expected one of {', '.join(STORE_DTYPES)}")
     if remote not in (True, False, "local"):
@@ -108,7 +115,7 @@ def trace(
     settings = {**vars(request), "share_prefix": share_prefix, "stored_as": dtype, "remote": str(remote)}
     origin = provenance(model, settings, identify=bool(out))
     store = _store(model, request, prompts, records, origin, out, batch_size, dtype, remote)
-    with _stopping_between_batches(is_kept=bool(out)) as check:
+    with _stopping_between_batches(is_kept=bool(out)) as check, evaluation_mode(model.model):
         if ray:
             _trace_on_cluster(model, request, prompts, store, share_prefix, ray, cpus_per_worker, advance, check)
         else:
@@ -206,7 +213,7 @@ def _fitting_batch_size(model: VLM | LLM, prompts: Sequence[Prompt], request: Tr
     longest = max(prompts, key=lambda prompt: (len(prompt.pictures), len(prompt.text) + len(prompt.system)))
     n_tokens, config = collate(model, [longest])["input_ids"].shape[1], model.model.config.get_text_config()
     # Numbers per token: residual stream, queries, keys, values, both sides of the MLP; some for the vision tower.
-    widest = 12 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
+    widest = 12 * config.hidden_size + 4 * families.largest(config, "intermediate_size", 4 * config.hidden_size)
     n_read = n_tokens if request.tokens == ALL_TOKENS else len(request.tokens)
     chunk = n_read * model.d_model * 4
     # States that are read exist five times: on the device, copied, stacked, in the requested order, and being written.

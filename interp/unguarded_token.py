@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from interp.errors import is_out_of_memory
-from interp.vlm import VLM
+from interp.vlm import LLM, VLM
 
 PLAYBACK_TOLERANCE = 1e-3
 """Largest difference between logits that were computed in full and with blocks played back, relative to the largest."""
@@ -33,7 +33,7 @@ class UnguardedToken:
     logits: Float[Tensor, "batch 1 d_vocab"]
 
     @classmethod
-    def record(cls, vlm: VLM, cache: Cache, run: Callable[[], Tensor]) -> "UnguardedToken":
+    def record(cls, vlm: VLM | LLM, cache: Cache, run: Callable[[], Tensor]) -> "UnguardedToken":
         """Run the token and keep what the pass computes.
 
         Args:
@@ -54,7 +54,7 @@ class UnguardedToken:
         return cls(outputs, keys, values, logits)
 
     @contextmanager
-    def played_back(self, vlm: VLM, cache: Cache, n_guards: int, layer: int) -> Iterator[None]:
+    def played_back(self, vlm: VLM | LLM, cache: Cache, n_guards: int, layer: int) -> Iterator[None]:
         """Play back the blocks up to and including `layer`, for `n_guards` copies of the token, inside the block.
 
         Args:
@@ -81,7 +81,9 @@ class UnguardedToken:
                 else:
                     block.forward = forward
 
-    def plays_back(self, vlm: VLM, cache: Cache, run: Callable[[], Tensor], run_other: Callable[[], Tensor]) -> bool:
+    def plays_back(
+        self, vlm: VLM | LLM, cache: Cache, run: Callable[[], Tensor], run_other: Callable[[], Tensor]
+    ) -> bool:
         """Return whether blocks can be left out on this model: tested once, as the name of a family proves nothing.
 
         Args:
@@ -97,7 +99,7 @@ class UnguardedToken:
                 run()
         return _PLAYS_BACK[vlm.model]
 
-    def _tested(self, vlm: VLM, cache: Cache, run: Callable[[], Tensor], run_other: Callable[[], Tensor]) -> bool:
+    def _tested(self, vlm: VLM | LLM, cache: Cache, run: Callable[[], Tensor], run_other: Callable[[], Tensor]) -> bool:
         n = len(vlm.blocks)
         if len(cache.layers) != n:
             # Some blocks use the keys and values of others.

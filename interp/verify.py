@@ -18,8 +18,10 @@ from interp.errors import ModelError, first_line
 from interp.guard import POSITIONS, Guard
 from interp.inputs import Inputs, Prompt, collate, text_prompt
 from interp.lens import Lens
+from interp.precision import ROUNDING, is_quantised, precision_of
 from interp.projection import coordinates, set_coordinates
 from interp.prompt_text import prompt_texts
+from interp.residual_stream import residual_stream
 from interp.token_positions import instruction_positions
 from interp.trace import trace
 from interp.tracing.forward import DECODER_SITES, PassSpec, read, resid_post
@@ -36,9 +38,8 @@ VERDICTS = ("not applicable", "ok", "degraded", "silently wrong", "error")
 """Ordered from harmless to worst."""
 ACCEPTED = VERDICTS[:3]
 TEXTS = ("How do I water a plant?", "Tell me, please, what the capital of that country is called today.")
-TOLERANCE = 1e-5
-"""Relative to the largest value compared, in float32: sums in another order. Half precision gets `HALF_TOLERANCE`."""
-HALF_TOLERANCE = 2e-2
+TOLERANCE = ROUNDING["float32"]
+"""Relative to the largest value compared. Models in fewer bits get what `interp.precision` says."""
 DEGRADED = 5
 """Up to this many times the tolerance a difference is `degraded`: rounding of another kernel, not a mistake."""
 N_GENERATED = 4
@@ -142,8 +143,7 @@ def _exactly(holds: bool, measured: str) -> Judgement:
 
 def _nearly(vlm: VLM, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> Judgement:
     """Judge the largest difference, relative to the largest value of its layer (the second axis)."""
-    if vlm.model.dtype != torch.float32:
-        tolerance = max(tolerance, HALF_TOLERANCE)
+    tolerance = max(tolerance, ROUNDING[precision_of(vlm.model)])
     # Each layer relative to its own size: the huge states of late layers would hide a mistake in early ones.
     not_layer = [axis for axis in range(theirs.dim()) if axis != 1]
     difference = ((ours - theirs).abs().amax(not_layer) / theirs.abs().amax(not_layer)).max().item()
@@ -204,14 +204,23 @@ def blocks_are_the_language_models(vlm: VLM, inputs: ContractInputs) -> Judgemen
 
 def parts_are_found(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """The final norm, unembedding, vision blocks and projector are found, and they run."""
-    parts = [vlm.final_norm, vlm.unembedding, *vlm.vision_blocks, vlm.projector]
+    parts, missing = [vlm.final_norm, vlm.unembedding], []
+    n_vision = 0
+    # Sites of pictures that are not found are refused one by one; everything else works without them.
+    for site, find in (
+        ("vision_resid_post", lambda: list(vlm.vision_blocks)),
+        ("projector_out", lambda: [vlm.projector]),
+    ):
+        try:
+            parts += (found := find())
+            n_vision += len(found) if site == "vision_resid_post" else 0
+        except (ModelError, AttributeError) as error:
+            missing.append(f"{site} is not given: {first_line(error)}")
     with _watched(parts) as called:
         _run(vlm, inputs.batch)
     silent = [type(part).__name__ for part in parts if part not in called]
-    return _exactly(
-        not silent,
-        f"{len(vlm.vision_blocks)} vision blocks; silent: {', '.join(silent) or 'none'}",
-    )
+    measured = "; ".join([f"{n_vision} vision blocks; silent: {', '.join(silent) or 'none'}", *missing])
+    return Judgement("silently wrong" if silent else "degraded" if missing else "ok", measured)
 
 
 def reads_hidden_states(vlm: VLM, inputs: ContractInputs) -> Judgement:
@@ -230,7 +239,7 @@ def reads_hidden_states(vlm: VLM, inputs: ContractInputs) -> Judgement:
         last = ours[:, -1].to(next(vlm.final_norm.parameters()).device, vlm.model.dtype)
         normed = (vlm.final_norm(last).float().cpu() - theirs[:, -1]).abs().max().item()
         # The norm of a single position may run another kernel than that of a whole sequence.
-        near = normed <= (HALF_TOLERANCE if vlm.model.dtype != torch.float32 else TOLERANCE) * theirs.abs().max().item()
+        near = normed <= ROUNDING[precision_of(vlm.model)] * theirs.abs().max().item()
         judgements.append(
             _exactly(inner == 0 and near, f"largest difference {inner:.1e}; last, after the norm, {normed:.1e}")
         )
@@ -250,7 +259,7 @@ def blocks_follow_each_other(vlm: VLM, inputs: ContractInputs) -> Judgement:
         transitions = zip(stream.items(), list(stream.values())[1:], strict=False)
         changed = {layer: (output != next_input).any(-1) for (layer, (_, output)), (next_input, _) in transitions}
         stacked = [layer for layer, is_changed in changed.items() if is_changed.any()]
-        expected = set(vlm.deepstack_layers) if image.any() else set()
+        expected = set(residual_stream(vlm).added_after) if image.any() else set()
         holds = set(stacked) <= expected and not any((changed[layer] & ~image).any() for layer in stacked)
         judgements.append(_exactly(holds, f"DeepStack after layers {stacked}" if stacked else "nothing in between"))
     return _worst(judgements)
@@ -470,24 +479,28 @@ def causality_matches_the_family(vlm: VLM, inputs: ContractInputs) -> Judgement:
     before = torch.arange(batch["input_ids"].shape[1] - 1)[None]
     states, changed_states = (resid_post(vlm, either, before) for either in (batch, changed))
     moved = ((states - changed_states).abs().max() / states.abs().max()).item()
-    is_causal = moved <= 10 * TOLERANCE
+    # The columns that int8 keeps in more bits are chosen by all tokens together: that is rounding, no attention.
+    is_causal = moved <= (10 * TOLERANCE if not is_quantised(vlm.model) else ROUNDING["quantised"])
     word = "causal" if is_causal else "not causal"
     return _exactly(is_causal == vlm.family.is_causal, f"{word}: earlier states move by {moved:.1e}")
 
 
 def parts_add_up(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """`attn_out` and `mlp_out` are what a block adds: with `resid_pre` they sum to `resid_post`."""
-    if not vlm.family.is_sum:
-        return Judgement("not applicable", "gates scale both before they are added to the residual stream")
-    judgements = []
+    stream, judgements = residual_stream(vlm), []
+    layers = tuple(layer for layer in range(vlm.n_layers) if layer not in stream.without_sum)
+    if not layers:
+        return Judgement("not applicable", f"not given {stream.left_out}")
     for _, batch, _ in _settings(inputs):
         last = torch.full((len(batch["input_ids"]), 1), -1)
         # A guard on the model would add a part of its own.
         with bare(vlm.model):
-            states = read(vlm, batch, PassSpec(DECODER_SITES, tuple(range(vlm.n_layers)), last))
+            states = read(vlm, batch, PassSpec(DECODER_SITES, layers, last))
         total = states["resid_pre"] + states["attn_out"] + states["mlp_out"]
         judgements.append(_nearly(vlm, total, states["resid_post"]))
-    return _worst(judgements)
+    worst = _worst(judgements)
+    left_out = f"; not given {stream.left_out}" if stream.without_sum else ""
+    return worst._replace(measured=worst.measured + left_out)
 
 
 def shared_prefixes_change_nothing(vlm: VLM, inputs: ContractInputs) -> Judgement:
@@ -509,7 +522,12 @@ def text_runs_alone(vlm: VLM, inputs: ContractInputs) -> Judgement:
     """Text-only prompts run without a picture, and equal the text that remains of a prompt with one."""
     if inputs.text_batch is None:
         return Judgement("not applicable", "this family can't run without a picture")
-    with _watched(list(vlm.vision_blocks)) as called:
+    try:
+        tower = list(vlm.vision_blocks)
+    except ModelError:
+        # Some towers have no blocks; then the whole tower has to be silent.
+        tower = [vlm.model.get_encoder("image")]
+    with _watched(tower) as called:
         is_finite = bool(_last_logits(vlm, inputs.text_batch).isfinite().all())
     if not is_finite or called:
         return _exactly(False, f"logits finite: {is_finite}, vision blocks that ran: {len(called)}")
@@ -550,7 +568,7 @@ def generation_of_a_batch_equals_singles(vlm: VLM, inputs: ContractInputs) -> Ju
             answers = together.sequences[row, -N_GENERATED:], alone.sequences[0, -N_GENERATED:]
             if not torch.equal(*answers):
                 wrong.append(setting)
-    if wrong and vlm.model.dtype != torch.float32:
+    if wrong and precision_of(vlm.model) != "float32":
         return Judgement("degraded", f"half precision: tokens differ {', '.join(wrong)}")
     return _exactly(not wrong, f"tokens differ: {', '.join(wrong) or 'none'}")
 

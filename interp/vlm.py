@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,20 +14,22 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from interp import display, families
 from interp.errors import ModelError
 from interp.families import Family, decoder_blocks
-from interp.loading import Placement, hub_options, load, load_model
+from interp.loading import Placement, adapted_model, check_accepts_pictures, hub_options, load, load_model, with_adapter
 from interp.processors import load_processor
+from interp.unwrapping import check_has_one_decoder, unwrapped
 
 __all__ = ["LLM", "VLM"]
+
+ANY_SIZE = 336
+"""Side of pictures, in pixels, where the model does not prescribe it."""
 
 
 class _HasDecoder:
@@ -39,6 +41,14 @@ class _HasDecoder:
     def blocks(self) -> nn.ModuleList:
         """Decoder blocks of the language model; `blocks[layer]` outputs `resid_post` of `layer`."""
         return decoder_blocks(self.model)
+
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        return families.final_norm(self.model)
+
+    @cached_property
+    def unembedding(self) -> nn.Module:
+        return families.unembedding(self.model)
 
     @property
     def n_layers(self) -> int:
@@ -58,13 +68,15 @@ class _HasDecoder:
 class LLM(_HasDecoder):
     """A text-only causal language model: the aligned LLM as a checkpoint of its own."""
 
-    model: PreTrainedModel
+    model: PreTrainedModel | nn.Module
+    """A Hugging Face model; of a module around one, such as an adapter, the model inside is kept."""
     tokenizer: PreTrainedTokenizerBase
     name: str
     loading: dict | None = field(default=None, repr=False, compare=False)
     """Arguments of `from_pretrained`, for worker processes that load the same model; None for a wrapped model."""
 
     def __post_init__(self):
+        object.__setattr__(self, "model", unwrapped(self.model))
         families.keep_unembedding_contiguous(self.model)
 
     @classmethod
@@ -97,6 +109,11 @@ class LLM(_HasDecoder):
             ModelError: the model does not exist, is not a causal language model, or has no chat template.
         """
         loading = {key: value for key, value in locals().items() if key != "cls"}
+        if base := adapted_model(str(name_or_path)):
+            own = cls.from_pretrained(**loading | {"name_or_path": base})
+            return replace(
+                own, model=with_adapter(own.model, str(name_or_path)), name=str(name_or_path), loading=loading
+            )
         name, placement = str(name_or_path), Placement.of(device, dtype, device_map, quantization_config)
         hub = hub_options(revision, trust_remote_code)
         config = load(AutoConfig, name, **hub)
@@ -114,6 +131,23 @@ class LLM(_HasDecoder):
     def skipped_layers(self, batch: Mapping[str, Tensor]) -> frozenset[int]:
         """Return the empty set: every block runs on text."""
         return frozenset()
+
+    @property
+    def family(self) -> Family:
+        return Family()
+
+    @property
+    def picture_size(self) -> int:
+        """Size of pictures that are drawn for prompts; the model itself accepts prompts of text alone."""
+        return ANY_SIZE
+
+    def image_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Mark nothing: there are no pictures."""
+        return torch.zeros_like(input_ids, dtype=torch.bool)
+
+    def placeholder_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Mark nothing: everything is text."""
+        return torch.zeros_like(input_ids, dtype=torch.bool)
 
     def check_matches(self, vlm: "VLM") -> None:
         """Check that this could be the language model that the VLM was built on.
@@ -138,21 +172,6 @@ class LLM(_HasDecoder):
             )
 
 
-def _check_accepts_pictures(name: str, config: PretrainedConfig) -> None:
-    """Check that the model is a vision-language model.
-
-    Raises:
-        ModelError: it is of another type.
-    """
-    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and "AutoModelForImageTextToText" not in (
-        getattr(config, "auto_map", None) or {}
-    ):
-        raise ModelError(
-            f"model {name!r} is of type {config.model_type!r}, which accepts no pictures; "
-            "expected a vision-language model (transformers: image-text-to-text)"
-        )
-
-
 @dataclass(frozen=True)
 class VLM(_HasDecoder):
     """A vision-language model, its processor, and one name for each part that the toolkit touches.
@@ -160,7 +179,8 @@ class VLM(_HasDecoder):
     `VLM(model, processor)` wraps a model that is already loaded.
     """
 
-    model: PreTrainedModel
+    model: PreTrainedModel | nn.Module
+    """A Hugging Face model; of a module around one, such as an adapter, the model inside is kept."""
     processor: ProcessorMixin | None
     """None where inputs are made by hand; prompts can't be used then."""
     name: str = ""
@@ -168,6 +188,11 @@ class VLM(_HasDecoder):
     """Arguments of `from_pretrained`, for worker processes that load the same model; None for a wrapped model."""
 
     def __post_init__(self):
+        object.__setattr__(self, "model", unwrapped(self.model))
+        if not families.has_pictures(self.model.config):
+            raise ModelError(
+                f"{type(self.model).__name__} accepts no pictures; LLM(model, tokenizer, name) is for models of text"
+            )
         if not self.name:
             object.__setattr__(self, "name", self.model.config.name_or_path or type(self.model).__name__)
         if self.processor is not None:
@@ -191,7 +216,8 @@ class VLM(_HasDecoder):
         Args:
             name_or_path: folder in Hugging Face format, or hub id.
             device: `auto` uses a GPU if there is one; `meta` loads no weights, for traces on a server.
-            dtype: weight precision; `auto` is the checkpoint's own, but float32 on a CPU where bfloat16 is not faster.
+            dtype: weight precision; `auto` is the checkpoint's own, but float32 on a CPU where bfloat16 is not faster
+                (with a device map or quantisation, always the checkpoint's own).
             device_map: spreads the model over devices (needs accelerate); `device` is then ignored.
             attn_implementation: `eager`, `sdpa` or `flash_attention_2`; by default transformers chooses.
             revision: commit, tag or branch on the hub.
@@ -202,6 +228,11 @@ class VLM(_HasDecoder):
             ModelError: the model does not exist, accepts no pictures, lacks weights, or does not fit into memory.
         """
         loading = {key: value for key, value in locals().items() if key != "cls"}
+        if base := adapted_model(str(name_or_path)):
+            own = cls.from_pretrained(**loading | {"name_or_path": base})
+            return replace(
+                own, model=with_adapter(own.model, str(name_or_path)), name=str(name_or_path), loading=loading
+            )
         name, placement = str(name_or_path), Placement.of(device, dtype, device_map, quantization_config)
         if (Path(name) / "model_index.json").exists():
             raise ModelError(
@@ -209,7 +240,8 @@ class VLM(_HasDecoder):
             )
         hub = hub_options(revision, trust_remote_code)
         config = load(AutoConfig, name, **hub)
-        _check_accepts_pictures(name, config)
+        check_accepts_pictures(name, config)
+        check_has_one_decoder(name, config)
         with warnings.catch_warnings():
             # Without torchvision, transformers uses the PIL image processor and warns about it each time.
             warnings.filterwarnings("ignore", message=".*torchvision.*")
@@ -238,14 +270,6 @@ class VLM(_HasDecoder):
         return families.family_of(self.model.config)
 
     @cached_property
-    def final_norm(self) -> nn.Module:
-        return families.final_norm(self.model)
-
-    @cached_property
-    def unembedding(self) -> nn.Module:
-        return families.unembedding(self.model)
-
-    @cached_property
     def vision_blocks(self) -> nn.ModuleList:
         return families.vision_blocks(self.model)
 
@@ -264,21 +288,39 @@ class VLM(_HasDecoder):
             return torch.zeros_like(input_ids, dtype=torch.bool)
         return input_ids == self.image_token_id
 
+    def placeholder_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Mark the positions that are no text: of pictures, and of videos and sound in families that have them."""
+        marked = self.image_positions(input_ids)
+        for token in self.other_placeholder_ids.values():
+            marked = marked | (input_ids == token)
+        return marked
+
+    @cached_property
+    def other_placeholder_ids(self) -> dict[str, int]:
+        """Token id of each kind of input besides text and pictures, such as videos and sound."""
+        found = families.placeholder_ids(self.model.config, self.processor)
+        # Some processors name tokens that the vocabulary lacks, some turn videos into pictures.
+        unknown = getattr(getattr(self.processor, "tokenizer", None), "unk_token_id", None)
+        other = (found.pop("image", None), unknown)
+        return {kind: token for kind, token in found.items() if token not in other}
+
+    def picture_mark_positions(self, input_ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Mark pictures with the tokens around them that families embed together with the picture."""
+        marked = self.image_positions(input_ids)
+        for token in getattr(self.model.config, "visual_indicator_token_ids", None) or ():
+            marked = marked | (input_ids == token)
+        return marked
+
     def skipped_layers(self, batch: Mapping[str, Tensor]) -> frozenset[int]:
         """Return the blocks that a batch without pictures skips: those that attend only to pictures."""
         if self.family.pictures_in_sequence or "pixel_values" in batch:
             return frozenset()
         return frozenset(self.model.config.get_text_config().cross_attention_layers)
 
-    @cached_property
-    def deepstack_layers(self) -> range:
-        """Layers after which visual features are added at image positions before the next block runs."""
-        return families.deepstack_layers(self.model.config)
-
     @property
     def picture_size(self) -> int:
-        """Side, in pixels, of the square picture that the vision tower sees; 336 if it accepts any size."""
-        size = getattr(getattr(self.model.config, "vision_config", None), "image_size", None) or 336
+        """Side, in pixels, of the square picture that the vision tower sees; `ANY_SIZE` if it accepts any size."""
+        size = getattr(getattr(self.model.config, "vision_config", None), "image_size", None) or ANY_SIZE
         return size if isinstance(size, int) else max(size)
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 import figures
-from interp import TYPOGRAPHIC, VLM, Guard, Query, to_prompts, trace
+from interp import LLM, TYPOGRAPHIC, VLM, Guard, Query, to_prompts, trace
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.provenance import model_hash, write_json, write_provenance
 from studies.bookkeeping.tables import tidy, write_table
@@ -56,7 +56,7 @@ class BenchmarkResult:
         return [path for path in self.files if path.suffix == ".csv"]
 
 
-def checkpoint_identity(vlm: VLM, folder: str) -> str:
+def checkpoint_identity(vlm: VLM | LLM, folder: str) -> str:
     """Identify the weights as loaded: files or hub id, commit, precision and quantization."""
     config = vlm.model.config
     dtype, commit = str(vlm.model.dtype).removeprefix("torch."), getattr(config, "_commit_hash", None)
@@ -65,7 +65,7 @@ def checkpoint_identity(vlm: VLM, folder: str) -> str:
 
 
 def run(
-    vlm: VLM,
+    vlm: VLM | LLM,
     weights: str,
     options: BenchmarkOptions,
     judges: Sequence[Judge],
@@ -174,7 +174,7 @@ def _write_leakage(benchmarks: Sequence[Benchmark], seen: SeenTexts, out: Path) 
     return summaries
 
 
-def _openings(vlm: VLM, anchors: Sequence[Query], generation: Generation, out: Path) -> RefusalOpenings:
+def _openings(vlm: VLM | LLM, anchors: Sequence[Query], generation: Generation, out: Path) -> RefusalOpenings:
     queries = [*anchors] or list(language.queries("anchors"))
     by_class = ([query for query in queries if query.harmful == label][:N_OPENINGS] for label in (True, False))
     prompts = to_prompts([query for group in by_class for query in group], "text", vlm.picture_size)
@@ -196,7 +196,7 @@ def _check_same_model(log: AnswerLog, weights: str, generation: dict) -> None:
             )
 
 
-def _related(vlm: VLM, anchors: Sequence[Query], names: Sequence[str]) -> list[RelatedMethod]:
+def _related(vlm: VLM | LLM, anchors: Sequence[Query], names: Sequence[str]) -> list[RelatedMethod]:
     """Fit the related methods, unless none of them is wanted or there is nothing to fit them on.
 
     They are untuned: only anchors are available here, so there is no validation split to choose on.

@@ -75,7 +75,7 @@ def run(
     statuses = _statuses(rows)
     compared, draws = _random_rows(experiment, prompt_sets, statuses)
     rows += compared
-    rows += _cost_rows(experiment, prompt_sets, statuses) if config.sizes.n_costed else ()
+    rows += _cost_rows(experiment, prompt_sets, statuses) if experiment.sizes.n_costed else ()
     rows.append(coverage_row(experiment.refusal_openings))
     labels = experiment.labels | {"split": config.split}
     return DefenceResult(tidy(labels | row for row in rows), answers, tidy(labels | row for row in draws))
@@ -92,7 +92,7 @@ def _line_up(experiment: Experiment, configuration: GuardConfiguration) -> LineU
     tried, _ = layer_sweep.GRIDS[experiment.config.scale].configurations(fits)
     is_chosen = configuration.identity in {each.identity for each in tried}
     tuning = best_of(len(tried)) if is_chosen else ""
-    has_rivals = experiment.config.sizes.rivals
+    has_rivals = experiment.sizes.rivals
     return LineUp(
         experiment.config.model,
         experiment.judges[0],
@@ -170,7 +170,7 @@ def _random_rows(experiment: Experiment, prompt_sets: PromptSets, statuses: Stat
 
 
 def _cost_rows(experiment: Experiment, prompt_sets: PromptSets, statuses: Statuses) -> Iterator[dict]:
-    sizes = experiment.config.sizes
+    sizes = experiment.sizes
     # Prompt defences cost what their words cost; that is left to the scale at which everything is measured.
     costed = [
         (prompts, [defence for defence in defences if sizes.rivals or defence.kind != PROMPT])

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from figures import first_judge
-from interp import VLM, Guard, Query
+from interp import LLM, VLM, Guard, Query
 from studies import layer_sweep
 from studies.datasets import SeenTexts, read_queries, write_queries
 from studies.experiment.config import Config, writable_folder
@@ -51,7 +51,7 @@ def anchors_of(folder: str | Path) -> tuple[Query, ...]:
     return read_queries(path, check_pictures=False) if path.exists() else ()
 
 
-def _resolved(vlm: VLM) -> VLM:
+def _resolved(vlm: VLM | LLM) -> VLM | LLM:
     """Name a local model by its absolute path: its guard may be loaded from another working directory."""
     return replace(vlm, name=str(Path(vlm.name).resolve())) if Path(vlm.name).is_dir() else vlm
 

@@ -68,7 +68,7 @@ def run(
     experiment = experiment or load_experiment(config)
     inputs, runner = CriterionInputs(experiment), GuardRunner(experiment, ray, cpus_per_worker)
     n_layers = experiment.vlm.n_layers
-    swept = [layer for (layer,) in Grid(layers=(experiment.config.sizes.layers,)).windows(n_layers)]
+    swept = [layer for (layer,) in Grid(layers=(experiment.sizes.layers,)).windows(n_layers)]
     # 1. the criterion of each rule
     criteria = criteria_by_layer(inputs)
     picks = {name: picked(values, NEAR_BEST if name == "patching" else 1.0) for name, values in criteria.items()}
@@ -97,7 +97,7 @@ def run(
 
 def _guard_rows(experiment: Experiment, split: str, guards: Sequence[Guard | None], runner: GuardRunner) -> list[dict]:
     """Measure every guard in each modality; None is no guard."""
-    modalities, max_new_tokens = experiment.config.sizes.swept, experiment.config.generation.max_new_tokens
+    modalities, max_new_tokens = experiment.sizes.swept, experiment.config.generation.max_new_tokens
     prompts = {modality: experiment.prompts(split, modality) for modality in modalities}
     batches = []
     for modality in modalities:

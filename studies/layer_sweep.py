@@ -92,7 +92,7 @@ def run(
     grid, top = grid or GRIDS[config.scale], TOP[config.scale] if top is None else top
     grid.check(experiment)
     configurations, left_out = grid.configurations(AnchorFits.on(experiment))
-    summary = f"sweep: {len(configurations)} configurations, {', '.join(config.sizes.swept)}"
+    summary = f"sweep: {len(configurations)} configurations, {', '.join(experiment.sizes.swept)}"
     Console(stderr=True).print(f"{summary}{'; ' if left_out else ''}{summary_of(left_out)}", soft_wrap=True)
     # 1. the choice on validation
     found = search(experiment, configurations, top, halving, ray, cpus_per_worker)
@@ -175,7 +175,7 @@ def _tested(experiment: Experiment, found: Search) -> tuple[list[dict], list[dic
     rows, draws = [], []
     split, best = experiment.config.split, found.best
     validated = pd.DataFrame(row for row in found.rows if row.get("selection_rule") == best.mark)
-    prompts = {modality: experiment.prompts(split, modality) for modality in experiment.config.sizes.swept}
+    prompts = {modality: experiment.prompts(split, modality) for modality in experiment.sizes.swept}
     with phase(f"sweep, chosen on {split}", sum(map(n_runs, prompts.values()))) as report:
         for modality, own in prompts.items():
             before = first_judge(validated[validated.modality == modality])

@@ -46,7 +46,7 @@ def run(
         (answer.setting, answer.modality, answer.defence, answer.about.get("reference"), answer.row): answer
         for answer in answers
     }
-    modalities, judge = config.sizes.modalities, experiment.judges[0].name
+    modalities, judge = experiment.sizes.modalities, experiment.judges[0].name
     tables = []
     with phase("what the guard changed", len(modalities)) as report:
         for modality in modalities:

@@ -97,14 +97,14 @@ def run(
     compared, draws = _compared_with_random(experiment, configurations)
     # 3. the directions themselves
     with phase("directions", len(fits.estimators)) as report:
-        directions = [{"split": "anchors"} | row for row in _direction_rows(fits, config.sizes.n_draws, report)]
+        directions = [{"split": "anchors"} | row for row in _direction_rows(fits, experiment.sizes.n_draws, report)]
     rows = [*rows, *compared, *directions, coverage_row(experiment.refusal_openings)]
     return ReadingsResult(*(tidy(experiment.labels | row for row in part) for part in (rows, draws)))
 
 
 def _announced(experiment: Experiment, grid: list[GuardConfiguration]) -> list[GuardConfiguration]:
     """Print the size of the grid, and return it."""
-    modalities = experiment.config.sizes.grid_modalities
+    modalities = experiment.sizes.grid_modalities
     n = len(_SplitRunner(experiment, "validation", modalities[0]).prompts)
     n_different = len({configuration.key(modalities[0]) for configuration in grid})
     summary = f"{len(grid)} configurations ({part_sizes(grid)}), {n_different} of them different"
@@ -123,7 +123,7 @@ def _measure(
         configurations: what is measured.
         chosen: place of the chosen guard, whose rows are marked.
     """
-    runners, rows = [_SplitRunner(experiment, split, name) for name in experiment.config.sizes.grid_modalities], []
+    runners, rows = [_SplitRunner(experiment, split, name) for name in experiment.sizes.grid_modalities], []
     total = 0
     for runner in runners:
         total += (1 + len({each.key(runner.modality) for each in configurations})) * len(runner.prompts)
@@ -191,7 +191,7 @@ def _draws(
         configurations: guards that they are compared with.
         harmless: also run harmless prompts.
     """
-    runners = [_SplitRunner(experiment, split, modality) for modality in experiment.config.sizes.grid_modalities]
+    runners = [_SplitRunner(experiment, split, modality) for modality in experiment.sizes.grid_modalities]
     total = sum(n_runs(runner.prompts, harmless) for runner in runners) * len(configurations)
     with phase(f"random directions, {split}", total) as report:
         for runner in runners:
@@ -216,7 +216,7 @@ class _SplitRunner:
 
     def __init__(self, experiment: Experiment, split: str, modality: str):
         self.experiment, self.split, self.modality = experiment, split, modality
-        n = experiment.config.sizes.n_grid if split == "validation" else None
+        n = experiment.sizes.n_grid if split == "validation" else None
         self.prompts: list[Prompt] = experiment.prompts(split, modality, n)
         self._references: dict[tuple[str, str], Reference] = {}
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from rich.console import Console
 from sklearn.decomposition import PCA
 
-from interp import VLM, Query, SafetyDirection, collate, to_prompt
+from interp import LLM, VLM, Query, SafetyDirection, collate, to_prompt
 from interp.identity import fingerprint
 from interp.projection import coordinates
 from probes import PROBES, auroc, measure, word_probe
@@ -110,7 +110,7 @@ def _first_only(settings: ProbeSettings) -> ProbeSettings:
 def _anchor_task_rows(experiment: Experiment, settings: ProbeSettings) -> Iterator[dict]:
     """Run control tasks on the anchors, for splits in which too few queries share their verb."""
     places = {"sites": settings.sites, "tokens": settings.tokens}
-    states = {name: experiment.activations("anchors", name, **places) for name in experiment.config.sizes.modalities}
+    states = {name: experiment.activations("anchors", name, **places) for name in experiment.sizes.modalities}
     try:
         data = ProbeData(states, settings, experiment.config.seed, verbs=_verbs(experiment.queries["anchors"]))
     except ProbeError as error:
@@ -135,7 +135,7 @@ def _split_rows(experiment: Experiment, split: str, settings: ProbeSettings) -> 
     config, queries = experiment.config, experiment.queries[split]
     # 1. states of the split in every modality, and of the anchors as text
     places = {"sites": settings.sites, "tokens": settings.tokens}
-    states = {name: experiment.activations(split, name, **places) for name in config.sizes.modalities}
+    states = {name: experiment.activations(split, name, **places) for name in experiment.sizes.modalities}
     template = filler_template(experiment.vlm, queries[0])
     if template:
         filler_prompts = experiment.prompts(split, "text", template=template)
@@ -171,7 +171,7 @@ def fit_direction(experiment: Experiment) -> SafetyDirection:
     return SafetyDirection.fit(experiment.activations("anchors", "text"), estimator, apart_from=tested)
 
 
-def filler_template(vlm: VLM, query: Query) -> str | None:
+def filler_template(vlm: VLM | LLM, query: Query) -> str | None:
     """Build a prompt template with as many filler tokens before the request as a picture takes.
 
     It separates the effect of the picture from that of the distance which it adds.
@@ -179,6 +179,8 @@ def filler_template(vlm: VLM, query: Query) -> str | None:
     Returns:
         The template; None if pictures take no place in the sequence, or if no filler is a single token of this model.
     """
+    if isinstance(vlm, LLM):
+        return None
 
     def n_tokens(modality: str, template: str = "{request}") -> int:
         return collate(vlm, [to_prompt(query, modality, vlm.picture_size, template)])["input_ids"].shape[1]
@@ -268,7 +270,7 @@ def points(experiment: Experiment) -> pd.DataFrame:
         One row per prompt and layer: `modality`, `layer`, `harmful`, `text`, `pc1`, `pc2`, `coordinate`, and `border`,
         the coordinate half-way between the class means of the anchors as text.
     """
-    direction, sizes = fit_direction(experiment), experiment.config.sizes
+    direction, sizes = fit_direction(experiment), experiment.sizes
     states = {name: experiment.activations(experiment.config.split, name) for name in sizes.modalities}
     frames = []
     for layer in range(experiment.vlm.n_layers):

@@ -67,7 +67,7 @@ def _all_lens_rows(experiment: Experiment, lens: Lens, layer: int) -> Iterator[d
     batch_size = experiment.config.generation.batch_size
     basis = direction.basis[layer, 0]
     strongest = writers(lens.attribution(experiment.prompts("anchors", "text"), basis, layer, batch_size), N_WRITERS)
-    modalities = experiment.config.sizes.modalities
+    modalities = experiment.sizes.modalities
     with phase("lens", len(modalities)) as report:
         for modality in modalities:
             prompts = experiment.prompts(experiment.config.split, modality)
@@ -114,8 +114,8 @@ def _attention_rows(attention: xr.DataArray, strongest: list[tuple[int, int]]) -
 def _all_patching_rows(experiment: Experiment) -> Iterator[dict]:
     """Patch harmful queries with their text; the donor of a typographic prompt is its true request."""
     config = experiment.config
-    n_patched, score = config.sizes.n_patched, opening_score(experiment.refusal_openings)
-    modalities = [name for name in SWEPT if name in config.sizes.modalities]
+    n_patched, score = experiment.sizes.n_patched, opening_score(experiment.refusal_openings)
+    modalities = [name for name in SWEPT if name in experiment.sizes.modalities]
     with phase("activation patching", n_patched * len(modalities)) as report:
         for modality in modalities:
             prompts = [prompt for prompt in experiment.prompts(config.split, modality) if prompt.query.harmful]

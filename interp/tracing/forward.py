@@ -15,6 +15,7 @@ from interp import families
 from interp.bare import is_guarded
 from interp.errors import ModelError
 from interp.inputs import Inputs, Prompt, collate
+from interp.residual_stream import residual_stream
 from interp.vlm import LLM, VLM
 
 DECODER_SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
@@ -51,6 +52,16 @@ class _Traceable:
         self.paths = {module: path for path, module in model.named_modules()}
 
 
+class _LocalModel(NNsight):
+    """A model on this machine. nnsight moves inputs to the weights, but those that are offloaded are on no device."""
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device that inputs are moved to; None leaves them where they are."""
+        device = super().device
+        return None if device is not None and device.type == "meta" else device
+
+
 _TRACEABLE: WeakKeyDictionary[VLM | LLM, dict[Remote, _Traceable]] = WeakKeyDictionary()
 
 
@@ -61,7 +72,9 @@ def _traceable(model: VLM | LLM, remote: Remote) -> _Traceable:
         with warnings.catch_warnings():
             # nnsight renames submodules called 'output'; none of them is read by name here.
             warnings.filterwarnings("ignore", message=".* has a submodule named 'output'")
-            cached[remote] = _Traceable(model.model, _remote_model(model, remote) if remote else NNsight(model.model))
+            cached[remote] = _Traceable(
+                model.model, _remote_model(model, remote) if remote else _LocalModel(model.model)
+            )
     return cached[remote]
 
 
@@ -87,7 +100,7 @@ def _final_state(model: VLM | LLM, layer: int, skipped: Collection[int]) -> tupl
     state is read as the input of the next block. With DeepStack, image positions are added to in between: there a guard
     changes the next block's input, and the state before that is read.
     """
-    if not is_guarded(model.model) or (isinstance(model, VLM) and layer in model.deepstack_layers):
+    if not is_guarded(model.model) or layer in residual_stream(model).added_after:
         return model.blocks[layer], "output"
     later = [block for i, block in enumerate(model.blocks) if i > layer and i not in skipped]
     return (later[0] if later else families.final_norm(model.model)), "input"
@@ -145,6 +158,7 @@ def read(
     if remote:
         kwargs["remote"] = remote
     traced, picks, weights = traceable.model, spec.picks, spec.weights
+    n_rows = len(picks)
     rows, has_sums = torch.arange(len(picks))[:, None], weights is not None
     # The body may run on a server that has torch and nnsight but none of this project's code.
     with traced.trace(**batch, **kwargs) as tracer:
@@ -156,6 +170,9 @@ def read(
             if side == "mean":
                 states.append(state.float().flatten(0, -2).mean(0, keepdim=True))
                 continue
+            if state.dim() == 2:
+                # Mixtures of experts put out the tokens of all prompts in one row.
+                state = state.view(n_rows, -1, state.shape[-1])
             selected = state[rows.to(state.device), picks.to(state.device)].float()
             if has_sums:
                 shares = weights.to(state.device)
@@ -164,7 +181,17 @@ def read(
                 selected = torch.cat([selected, shares @ state], dim=1)
             states.append(selected)
         tracer.stop()
+    wrong = next((state for (site, _), state in zip(keys, states, strict=True) if _is_no_state(site, state)), None)
+    if wrong is not None:
+        raise ModelError(
+            f"the blocks of {model.name!r} pass on states of {wrong.dim()} dimensions; expected (batch, pos, d_model)"
+        )
     return _by_site(spec, dict(zip(keys, states, strict=True)), last_run)
+
+
+def _is_no_state(site: str, state: Tensor) -> bool:
+    """Return whether what was read of a decoder site is not one state per prompt and position."""
+    return site in DECODER_SITES and state.dim() != 3
 
 
 def _by_site(

@@ -18,9 +18,10 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from interp.bare import is_guarded
 from interp.errors import first_line, is_out_of_memory
 from interp.inputs import Inputs, collate, collate_same_pictures, text_prompt
+from interp.precision import precision_of
 from interp.tracing.forward import PassSpec, read
 from interp.typography import noise_picture
-from interp.vlm import VLM
+from interp.vlm import LLM, VLM
 
 PREFIX_TOLERANCE = 1e-4
 """Largest difference between shared and full runs, relative to the largest state of the layer, in float32."""
@@ -64,7 +65,7 @@ class CutPrompts:
             first: the first prompt as a batch of one.
             rows: token ids of every prompt, all with the same pictures, without padding.
         """
-        image_positions = vlm.image_positions(rows[0][None])[0].nonzero()
+        image_positions = vlm.picture_mark_positions(rows[0][None])[0].nonzero()
         if not len(image_positions):
             return None
         n_prefix, n_tokens = int(image_positions.max()) + 1, len(rows[0])
@@ -232,7 +233,7 @@ class SharingDisabled(UserWarning):
 _SHARING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def shares_prefixes(vlm: VLM) -> bool:
+def shares_prefixes(vlm: VLM | LLM) -> bool:
     """Return whether suffixes run against a shared prefix give the states of whole prompts.
 
     That holds if no token of the prefix attends to a later one. It is tested on two prompts, once per model, with a
@@ -257,10 +258,12 @@ PROBE_TEXTS = ("Why is the sky blue?", "Tell me, please, what the capital of tha
 """Requests of different lengths that `shares_prefixes` tests a model with."""
 
 
-def _why_not(vlm: VLM) -> str | None:
+def _why_not(vlm: VLM | LLM) -> str | None:
     """Return the reason why prefixes can't be shared; None if shared and full runs agree."""
     if not vlm.family.pictures_in_sequence:
         return "its pictures are not part of the token sequence"
+    if isinstance(vlm, LLM):
+        return _why_not_of_text(vlm)
     picture = noise_picture(vlm.picture_size, 0)
     prompts = [replace(text_prompt(text), pictures=(picture,)) for text in PROBE_TEXTS]
     layers = tuple(range(vlm.n_layers))
@@ -281,7 +284,7 @@ def _why_not(vlm: VLM) -> str | None:
         return f"its code accepts no such prefix ({type(error).__name__}: {first_line(error)})"
     whole = torch.cat([read(vlm, collate(vlm, [prompt]), spec_at([-1]))["resid_post"] for prompt in prompts])
     difference, tolerance = _difference(shared, whole), PREFIX_TOLERANCE
-    if difference > tolerance and vlm.model.dtype.itemsize < 4:
+    if difference > tolerance and precision_of(vlm.model) != "float32":
         together = read(vlm, collate(vlm, prompts), spec_at([-1] * len(prompts)))["resid_post"]
         explained = min(ROUNDING * _difference(together, whole), MOST_ROUNDING)
         tolerance = max(HALF_PREFIX_TOLERANCE, explained)
@@ -294,3 +297,17 @@ def _difference(
     """Return the largest difference, of each layer relative to its largest state: states grow with depth."""
     scale = theirs.abs().amax((0, 2, 3))
     return ((ours - theirs).abs().amax((0, 2, 3)) / scale).max().item()
+
+
+def _why_not_of_text(llm: LLM) -> str | None:
+    """Compare the states of half a prompt with those of the same tokens within the whole prompt."""
+    whole = collate(llm, [text_prompt(PROBE_TEXTS[1])])
+    end, layers = whole["input_ids"].shape[1] // 2, tuple(range(llm.n_layers))
+    half = {name: tensor[:, : end + 1] for name, tensor in whole.items()}
+    shared, own = (
+        read(llm, batch, PassSpec(("resid_post",), layers, torch.tensor([[end]])))["resid_post"]
+        for batch in (half, whole)
+    )
+    difference = _difference(shared, own)
+    tolerance = PREFIX_TOLERANCE if precision_of(llm.model) == "float32" else HALF_PREFIX_TOLERANCE
+    return None if difference <= tolerance else f"its tokens look ahead (relative difference {difference:.1e})"

@@ -8,8 +8,8 @@ from operator import index
 import torch
 
 from interp.activations import Field, Fields
-from interp.errors import ModelError
 from interp.inputs import Prompt, collate, collate_same_pictures
+from interp.residual_stream import residual_stream
 from interp.token_positions import ALL_TOKENS, MEANS, Layers, Token, TokenPositions, Tokens, TraceError, check_tokens
 from interp.tracing.forward import DECODER_SITES, SITES, VISION_SITES, PassSpec, Remote, read
 from interp.vlm import LLM, VLM
@@ -47,8 +47,11 @@ class TraceRequest:
             raise TraceError(f"layers {layers}; {model.name!r} has layers 0 to {model.n_layers - 1}")
         if isinstance(model, LLM) and set(sites) & set(VISION_SITES):
             raise TraceError(f"{model.name!r} is a text-only model and has no {' and '.join(VISION_SITES)}")
-        if isinstance(model, VLM) and not model.family.is_sum and {"attn_out", "mlp_out"} & set(sites):
-            raise ModelError(f"{model.name!r} scales the output of its sublayers; attn_out and mlp_out can't be read")
+        if set(sites) & set(DECODER_SITES):
+            # Also refuses models whose blocks pass on something else than one state per token.
+            stream = residual_stream(model)
+            if {"attn_out", "mlp_out"} & set(sites):
+                stream.check_parts(model.name, layers)
         return cls(tuple(sites), tokens, layers)
 
     @property

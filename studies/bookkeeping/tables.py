@@ -14,12 +14,13 @@ COLUMNS = (
 
 
 def tidy(rows: Iterable[Mapping]) -> pd.DataFrame:
-    """Return rows as a table whose columns are in the order of `COLUMNS`.
+    """Return rows as a table whose columns are in the order of `COLUMNS`; a table without rows has all of them.
 
     Raises:
         ValueError: a column that is not in `COLUMNS`.
     """
-    table = pd.DataFrame(list(rows))
+    rows = list(rows)
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
     unknown = set(table.columns) - set(COLUMNS)
     if unknown:
         raise ValueError(f"unknown columns {sorted(unknown)}; a table has some of {COLUMNS}")

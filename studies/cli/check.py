@@ -26,10 +26,14 @@ def check(
     anything worse than degraded.
     """
     quieten()
+    from interp import LLM, ModelError
     from interp.verify import check_vlm
     from studies.experiment.model_loading import load_model
 
-    findings = check_vlm(load_model(model, **loading))
+    loaded = load_model(model, **loading)
+    if isinstance(loaded, LLM):
+        raise ModelError(f"model {model!r} accepts no pictures; `check` is about vision-language models")
+    findings = check_vlm(loaded)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

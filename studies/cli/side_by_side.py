@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from interp import MODALITIES, REFERENCES, VLM, Guard, Prompt, Query, run_guards, to_prompts
+from interp import LLM, MODALITIES, REFERENCES, VLM, Guard, Prompt, Query, run_guards, to_prompts
 from studies.datasets import QueryFileError, read_queries
 from studies.experiment.config import ConfigError
 from studies.generation.generate import Generation
@@ -86,7 +86,7 @@ class SideBySide:
     guarded: str
 
 
-def apply(vlm: VLM, guard: Guard, options: ApplyOptions, generation: Generation) -> list[SideBySide]:
+def apply(vlm: VLM | LLM, guard: Guard, options: ApplyOptions, generation: Generation) -> list[SideBySide]:
     """Answer greedily with and without the guard; a reference that is in the pictures is read from them first.
 
     Args:

@@ -23,7 +23,7 @@ from studies.organism import language
 def attack_sets(experiment: Experiment) -> list[PromptSet]:
     """Return attacks in every modality of the scale; for the built-in queries also over-refusal and utility sets."""
     config, dataset = experiment.config, experiment.dataset
-    split, modalities = config.split, config.sizes.modalities
+    split, modalities = config.split, experiment.sizes.modalities
     typographic = [name for name in modalities if name in TYPOGRAPHIC]
     others = [name for name in modalities if name not in TYPOGRAPHIC]
     prompt_sets = [PromptSet.of("plain", name, experiment.prompts(split, name), dataset) for name in others]
@@ -33,9 +33,9 @@ def attack_sets(experiment: Experiment) -> list[PromptSet]:
         if name in modalities
     ]
     prompt_sets += [PromptSet.of("multimodal", name, experiment.prompts(split, name), dataset) for name in typographic]
-    if config.sizes.rivals and dataset == BUILT_IN:
+    if experiment.sizes.rivals and dataset == BUILT_IN:
         prompt_sets += _dangerous_looking(experiment)
-    if config.sizes.rivals and config.model == BUILT_IN:
+    if experiment.sizes.rivals and config.model == BUILT_IN:
         prompt_sets += _utility(experiment, typographic[0])
     return prompt_sets
 
@@ -50,7 +50,7 @@ def jailbroken(experiment: Experiment, modality: str) -> list[Prompt]:
 def _dangerous_looking(experiment: Experiment) -> Iterator[PromptSet]:
     """Yield harmless requests about harmful objects, and harmless ones with a picture that names such an object."""
     split, size = experiment.config.split, experiment.vlm.picture_size
-    n = experiment.config.sizes.n_evaluated
+    n = experiment.sizes.n_evaluated
     for modality in ("text", "blank"):
         prompts = to_prompts(language.over_sensitive(split)[:n], modality, size)
         yield PromptSet.of("xstest_like", modality, prompts, experiment.dataset)

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import torch
 
-from interp import VLM, Guard, Prompt
+from interp import LLM, VLM, Guard, Prompt
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.generate import Generation
 from studies.guards.configuration import guard_columns
@@ -52,7 +52,7 @@ class Defence:
     tuning: str = ""
     """Settings that were chosen on validation, and from how many; empty if its kind says it (`DefenceArm.tuning`)."""
 
-    def answer(self, vlm: VLM, prompts: Sequence[Prompt], how: Generation | None = None) -> list[str]:
+    def answer(self, vlm: VLM | LLM, prompts: Sequence[Prompt], how: Generation | None = None) -> list[str]:
         """Return greedy answers in the order of the prompts.
 
         Raises:

@@ -151,6 +151,8 @@ def _settings(table: pd.DataFrame, reference: str) -> list[SettingRows]:
         # With a picture that says nothing, what is read in it is not another reference.
         if reference == "prompt_text" or (own.reference == reference).any():
             found.append(SettingRows(setting, modality, reference, own))
+    if all(entry.rows.empty for entry in found):
+        raise LookupError(f"no setting with a picture and reference {reference}")
     if not any(entry.is_testable for entry in found):
         raise LookupError(f"fewer than {ROOM} attacks succeed unguarded in every setting with reference {reference}")
     return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from interp import VLM, Prompt, text_prompt
+from interp import LLM, VLM, Prompt, text_prompt
 from studies.defences.defence import BOUND, DETOUR, REFUSAL, Defence, refuse_where
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.first_token import first_token_refusal
@@ -126,7 +126,7 @@ class TextScoreRule:
 
     @classmethod
     def fit(
-        cls, vlm: VLM, anchors: Sequence[Prompt], openings: RefusalOpenings, generation: Generation
+        cls, vlm: VLM | LLM, anchors: Sequence[Prompt], openings: RefusalOpenings, generation: Generation
     ) -> "TextScoreRule":
         """Put the threshold midway between the mean scores of harmful and harmless anchors.
 
@@ -145,7 +145,7 @@ class TextScoreRule:
         threshold = round(midpoint.item(), 3)
         return cls(openings, threshold, f"threshold {threshold:g}: midpoint of {len(anchors)} anchors")
 
-    def refuses(self, vlm: VLM, texts: Sequence[str], generation: Generation) -> list[bool]:
+    def refuses(self, vlm: VLM | LLM, texts: Sequence[str], generation: Generation) -> list[bool]:
         """Return whether each text is above the threshold."""
         prompts = [text_prompt(text) for text in texts]
         _, scores = first_token_refusal(vlm, prompts, generation, self.openings)

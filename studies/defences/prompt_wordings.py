@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from interp import VLM, ModelError, Prompt, collate, text_prompt
+from interp import LLM, VLM, ModelError, Prompt, collate, text_prompt
 from studies.defences.defence import PROMPT, Defence
 from studies.generation.cached_model import CachedModel, Outcome
 
@@ -83,7 +83,7 @@ def _reworded(wording: Wording, model: CachedModel, prompts: Sequence[Prompt]) -
     return model.outcome(shown, prompts)
 
 
-def takes_system_turn(vlm: VLM, system: str) -> bool:
+def takes_system_turn(vlm: VLM | LLM, system: str) -> bool:
     """Return whether the chat template shows a system turn to the model: some raise, some drop it silently."""
     try:
         ids = collate(vlm, [replace(text_prompt("How do I water a plant?"), system=system)])["input_ids"][0]

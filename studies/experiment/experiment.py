@@ -28,7 +28,8 @@ class Experiment:
     """A model and its queries, loaded once and used by every study of a run."""
 
     config: Config
-    vlm: VLM
+    vlm: VLM | LLM
+    """The model; of an LLM, every study measures its text half."""
     scorer: VLM | LLM
     """Text-only model that measures perplexity: the aligned LLM if available, else the VLM without a picture."""
     dataset: str
@@ -48,6 +49,13 @@ class Experiment:
         if self.config.model == self.dataset == BUILT_IN:
             return (EXACT, KEYWORDS)
         return (KEYWORDS, PUBLISHED["lmms_eval@1"])
+
+    @cached_property
+    def sizes(self) -> Scale:
+        """The scale's sizes; for a model without pictures, with text alone."""
+        if isinstance(self.vlm, VLM):
+            return self.config.sizes
+        return replace(self.config.sizes, modalities=("text",), swept=("text",), grid_modalities=("text",))
 
     @cached_property
     def is_paired(self) -> bool:
@@ -163,7 +171,7 @@ def load_experiment(config: Config) -> Experiment:
     _check_disjoint(queries)
     _check_weights(config)
     vlm = load_model(config.model, **config.loading, weights=config.weights)
-    if config.model != BUILT_IN:
+    if config.model != BUILT_IN and isinstance(vlm, VLM):
         check_model(vlm)
     scorer = LLM.from_pretrained(own.llm) if own else vlm
     if isinstance(scorer, LLM):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from interp import VLM, ModelError
+from interp import LLM, VLM, ModelError, is_text_only
 from interp.verify import check_vlm, transformer_lens_agrees
 from studies.experiment.config import ConfigError
 from studies.experiment.shipped_models import shipped_model
@@ -19,8 +19,8 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     weights: str | None = None,
-) -> VLM:
-    """Load a model that the project provides by its name, or any other.
+) -> VLM | LLM:
+    """Load a model that the project provides by its name, or any other; an `LLM` if it accepts no pictures.
 
     Args:
         name: `organism`, `llava-qwen-0.5b`, `llava-smollm2-135m`, a folder in Hugging Face format, or a hub id.
@@ -37,14 +37,15 @@ def load_model(
     if dtype not in MODEL_DTYPES:
         raise ModelError(f"dtype {dtype!r} does not exist; expected one of {', '.join(MODEL_DTYPES)}")
     own = shipped_model(name, weights)
-    vlm = VLM.from_pretrained(
+    kind = LLM if own is None and is_text_only(name, revision, trust_remote_code) else VLM
+    model = kind.from_pretrained(
         own.vlm if own else name,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         device_map=device_map,
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    return replace(vlm, name=name)
+    return replace(model, name=name)
 
 
 def check_model(vlm: VLM) -> None:

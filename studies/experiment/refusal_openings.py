@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from rich.console import Console
 from torch import Tensor
 
-from interp import VLM, Prompt
+from interp import LLM, VLM, Prompt
 from interp.batches import Advance
 from interp.identity import fingerprint
 from studies.bookkeeping.checkpoints import Checkpoints
@@ -33,7 +33,7 @@ N_TRIED = 8
 
 
 def refusal_openings(
-    vlm: VLM, anchors: Sequence[Prompt], judge: RuleJudge, generation: Generation, folder: Path | None = None
+    vlm: VLM | LLM, anchors: Sequence[Prompt], judge: RuleJudge, generation: Generation, folder: Path | None = None
 ) -> RefusalOpenings:
     """Find the openings of refusals, or read them from an earlier run; a coverage below 0.95 is printed as a warning.
 
@@ -84,7 +84,9 @@ def _warn(openings: RefusalOpenings) -> None:
 class _Search:
     """Anchors with what the model says to them, and the openings that are found in it."""
 
-    def __init__(self, vlm: VLM, anchors: Sequence[Prompt], judge: RuleJudge, generation: Generation, report: Report):
+    def __init__(
+        self, vlm: VLM | LLM, anchors: Sequence[Prompt], judge: RuleJudge, generation: Generation, report: Report
+    ):
         self.vlm, self.judge, self.generation, self.report = vlm, judge, generation, report
         harmful = [prompt for prompt in anchors if prompt.query.harmful]
         refused = self._refuses(harmful, advance=report)

@@ -39,7 +39,7 @@ class CachedModel:
 
     def __init__(
         self,
-        vlm: VLM,
+        vlm: VLM | LLM,
         generation: Generation | None = None,
         openings: RefusalOpenings | None = None,
         llm: LLM | None = None,
@@ -89,7 +89,7 @@ class CachedModel:
     ) -> tuple[Float[Tensor, "prompt d_vocab"], Float[Tensor, " prompt"]]:
         """Return the log-probabilities of the first token, and the refusal scores."""
 
-        def compute(vlm: VLM, prompts: Sequence[Prompt], generation: Generation) -> list[tuple[Tensor, Tensor]]:
+        def compute(vlm: VLM | LLM, prompts: Sequence[Prompt], generation: Generation) -> list[tuple[Tensor, Tensor]]:
             return list(zip(*first_token_refusal(vlm, prompts, generation, self.openings), strict=True))
 
         logprobs, scores = zip(*self._cached(self._first_token, self._keyed(prompts), compute), strict=True)

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from interp import REFERENCES, TYPOGRAPHIC, VLM, Prompt, caption_prompt, transcription_prompt
+from interp import LLM, REFERENCES, TYPOGRAPHIC, VLM, Prompt, caption_prompt, transcription_prompt
 from interp.batches import Advance
 from studies.generation.generate import Generation, answers, no_progress
 
 
 def transcriptions(
-    vlm: VLM, prompts: Sequence[Prompt], generation: Generation, advance: Advance = no_progress
+    vlm: VLM | LLM, prompts: Sequence[Prompt], generation: Generation, advance: Advance = no_progress
 ) -> list[str]:
     """Have the model read the text in each prompt's picture.
 
@@ -22,7 +22,7 @@ def transcriptions(
 
 
 def reference_texts(
-    vlm: VLM, prompts: Sequence[Prompt], reference: str, generation: Generation, advance: Advance = no_progress
+    vlm: VLM | LLM, prompts: Sequence[Prompt], reference: str, generation: Generation, advance: Advance = no_progress
 ) -> list[str]:
     """Return q for each prompt: the text that the aligned LLM is shown.
 

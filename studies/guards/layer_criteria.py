@@ -42,7 +42,7 @@ class CriterionInputs:
             prompts += experiment.prompts("validation", modality)
         depends_on = {
             "shown": fingerprint(experiment.vlm, prompts),
-            "patched": experiment.config.sizes.n_patched,
+            "patched": experiment.sizes.n_patched,
             "openings": experiment.refusal_openings.ids,
             "seed": experiment.config.seed,
         }
@@ -55,7 +55,7 @@ class CriterionInputs:
     @property
     def pictured(self) -> tuple[str, ...]:
         """Modalities with a picture."""
-        return self.experiment.config.sizes.swept
+        return tuple(name for name in self.experiment.sizes.swept if name != "text")
 
     @cached_property
     def states(self) -> dict[str, np.ndarray]:
@@ -78,7 +78,7 @@ def _probe_auroc(inputs: CriterionInputs) -> np.ndarray:
         folded = FoldedProbe.fit(LogisticProbe(), states, is_harmful, folds, groups)
         return auroc_interval(is_harmful, folded.distances(states))[0]
 
-    return _mean_by_layer(inputs, auroc)
+    return _mean_by_layer(inputs, auroc, inputs.experiment.sizes.swept)
 
 
 def _separability_drop(inputs: CriterionInputs) -> np.ndarray:
@@ -90,12 +90,12 @@ def _separability_drop(inputs: CriterionInputs) -> np.ndarray:
         distances = probes[layer].decision_function(inputs.states[modality][:, layer])
         return auroc_interval(inputs.labels.harmful, distances)[0]
 
-    return _mean_by_layer(inputs, lambda modality, layer: auroc("text", layer) - auroc(modality, layer))
+    return _mean_by_layer(inputs, lambda name, layer: auroc("text", layer) - auroc(name, layer), inputs.pictured)
 
 
-def _mean_by_layer(inputs: CriterionInputs, criterion: Callable[[str, int], float]) -> np.ndarray:
+def _mean_by_layer(inputs: CriterionInputs, criterion: Callable, modalities: Sequence[str]) -> np.ndarray:
     layers = range(inputs.experiment.vlm.n_layers)
-    return np.array([np.mean([criterion(modality, layer) for modality in inputs.pictured]) for layer in layers])
+    return np.array([np.mean([criterion(modality, layer) for modality in modalities]) for layer in layers])
 
 
 def safety_awareness(harmful: np.ndarray, harmless: np.ndarray) -> float:
@@ -152,7 +152,7 @@ def _shift_cosine(inputs: CriterionInputs) -> np.ndarray:
         shifted = inputs.states[modality][is_harmful, layer]
         return -float(np.nanmean(shift_cosines(text[is_harmful, layer], shifted, basis)))
 
-    return _mean_by_layer(inputs, against)
+    return _mean_by_layer(inputs, against, inputs.pictured)
 
 
 def _patching(inputs: CriterionInputs) -> np.ndarray:
@@ -160,7 +160,7 @@ def _patching(inputs: CriterionInputs) -> np.ndarray:
 
     The last layer's states recover everything, so the first layer near the best is picked.
     """
-    experiment, n = inputs.experiment, inputs.experiment.config.sizes.n_patched
+    experiment, n = inputs.experiment, inputs.experiment.sizes.n_patched
     score, by_modality = opening_score(experiment.refusal_openings), []
     for modality in inputs.pictured:
         prompts = [prompt for prompt in experiment.prompts("validation", modality) if prompt.query.harmful][:n]
@@ -179,6 +179,8 @@ CRITERIA: dict[str, Callable[[CriterionInputs], np.ndarray]] = {
     "patching": _patching,
 }
 """Criteria by rule, each a value per layer."""
+ABOUT_PICTURES = ("separability_drop", "shift_cosine", "patching")
+"""Rules that compare prompts with a picture with their text; of a text-only model they choose no layer."""
 
 
 def criteria_by_layer(inputs: CriterionInputs) -> dict[str, np.ndarray]:
@@ -187,7 +189,9 @@ def criteria_by_layer(inputs: CriterionInputs) -> dict[str, np.ndarray]:
     with phase("layer selection, criteria", len(CRITERIA)) as report:
         for name, criterion in CRITERIA.items():
             if (arrays := checkpoints.read(name)) is None:
-                checkpoints.write(name, arrays := {"by_layer": criterion(inputs)})
+                has_none = name in ABOUT_PICTURES and not inputs.pictured
+                values = np.full(inputs.experiment.vlm.n_layers, np.nan) if has_none else criterion(inputs)
+                checkpoints.write(name, arrays := {"by_layer": values})
             criteria[name] = arrays["by_layer"]
             report(1, note=name)
     return criteria

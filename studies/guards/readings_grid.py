@@ -27,7 +27,7 @@ def readings_grid(experiment: Experiment, fits: AnchorFits, base: Guard) -> Iter
     for positions in POSITIONS:
         yield GuardConfiguration("positions", replace(base, positions=positions))
     yield from _directions(fits, base)
-    layers = [layer for (layer,) in Grid(layers=experiment.config.sizes.layers).windows(experiment.vlm.n_layers)]
+    layers = [layer for (layer,) in Grid(layers=experiment.sizes.layers).windows(experiment.vlm.n_layers)]
     for direction_layer in layers:
         yield GuardConfiguration("direction_layer", replace(base, direction_layer=direction_layer))
     for layer in layers:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from interp import VLM, Guard, ModelError, Prompt, run_guards, why_not_together
+from interp import LLM, VLM, Guard, ModelError, Prompt, run_guards, why_not_together
 from interp.identity import fingerprint, weights_identity
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.experiment.experiment import Experiment
@@ -55,7 +55,7 @@ class _Unit:
     """Checkpoint names, one per run."""
 
     def run(
-        self, vlm: VLM, openings: RefusalOpenings, checkpoints: Checkpoints, advance: Callable[[int], None]
+        self, vlm: VLM | LLM, openings: RefusalOpenings, checkpoints: Checkpoints, advance: Callable[[int], None]
     ) -> None:
         """Run, and save refusal scores, KL and the tokens of the answers."""
         batch = self.batch
@@ -79,14 +79,15 @@ class _SweepJob:
     units: Sequence[_Unit]
     openings: RefusalOpenings
     checkpoints: Checkpoints
+    kind: type[VLM | LLM]
     loading: dict
-    """Arguments of `VLM.from_pretrained`."""
+    """Arguments of its `from_pretrained`."""
     weights: str
     """Identity of the weights that every worker must have loaded."""
 
     @cached_property
-    def _vlm(self) -> VLM:
-        vlm, expected = VLM.from_pretrained(**self.loading), self.weights
+    def _vlm(self) -> VLM | LLM:
+        vlm, expected = self.kind.from_pretrained(**self.loading), self.weights
         if weights_identity(vlm) != expected:
             raise ModelError(f"a worker loaded other weights ({weights_identity(vlm)}) than the sweep's ({expected})")
         return vlm
@@ -143,7 +144,7 @@ class GuardRunner:
 
         vlm, checkpoints = self.experiment.vlm, self._checkpoints
         openings, loading = self.experiment.refusal_openings, cluster.loading_for_workers(vlm)
-        job = _SweepJob(units, openings, checkpoints, loading, weights_identity(vlm))
+        job = _SweepJob(units, openings, checkpoints, type(vlm), loading, weights_identity(vlm))
 
         def is_done(piece: int) -> bool:
             return all(checkpoints.has(name) for name in units[piece].names)

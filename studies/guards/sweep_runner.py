@@ -37,7 +37,7 @@ class SweepRunner:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return self.experiment.config.sizes.swept
+        return self.experiment.sizes.swept
 
     @cached_property
     def prompts(self) -> dict[str, list[Prompt]]:

@@ -167,7 +167,7 @@ def _place_rows(data: ProbeData, place: Place, by_layer: Mapping[int, PlaceScore
 
 def _constant_rows(plan: FitPlan, modalities: Iterable[str]) -> Iterator[dict]:
     """Yield a row without a value for each modality that nothing could be fitted on."""
-    interval = "none: the states of all requests are the same here, so nothing was fitted"
+    interval = "not measurable: almost all requests have the same state here, so nothing was fitted"
     for name in modalities:
         yield (
             _fold_labels(plan.probes[0], name) | Measured("auroc", np.nan, n=len(plan.labels), interval=interval).row()

@@ -3,13 +3,13 @@ from functools import cache
 import pytest
 
 from interp.vlm import VLM
-from tests.families import deep, folders
+from tests.families.all_families import DEEP, FOLDERS
 
 
 @pytest.fixture(scope="module")
 def vlm_of(tmp_path_factory):
     """A function from the name of a family to a tiny random model, each built once per test module."""
-    families = {family.name: family for family in deep.FAMILIES + folders.FAMILIES}
+    families = {family.name: family for family in (*DEEP, *FOLDERS)}
 
     @cache
     def build(name: str) -> VLM:

@@ -13,11 +13,12 @@ from interp.directions import SafetyDirection, random_basis
 from interp.guard import Guard
 from interp.inputs import Prompt, Query, collate
 from interp.projection import coordinates
+from interp.residual_stream import residual_stream
 from interp.verify import check_vlm
-from tests.families import deep, folders
+from tests.families.all_families import DEEP, FOLDERS
 
-FAMILIES = {family.name: family for family in deep.FAMILIES + folders.FAMILIES}
-WITHOUT_TORCHVISION = {family.name for family in folders.FAMILIES}
+FAMILIES = {family.name: family for family in (*DEEP, *FOLDERS)}
+WITHOUT_TORCHVISION = {family.name for family in FOLDERS}
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 
@@ -79,7 +80,7 @@ def test_a_guard_changes_exactly_the_positions_it_names(name, positions, vlm_of)
     expected = {"last_prefill": last, "text": is_token & ~is_image, "all": is_token}[positions]
     # Streams 0 and 1 are the inputs of blocks 0 and 1; stream 2 is the output of block 1.
     assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[1])
-    if 1 in vlm.deepstack_layers or 0 in vlm.deepstack_layers:
+    if {0, 1} & residual_stream(vlm).added_after:
         is_token = is_token & ~is_image
         expected = expected & ~is_image
     moved = (after[2] != before[2]).any(-1)
@@ -103,7 +104,7 @@ def test_the_contract_holds_with_a_guard_on(name, vlm_of):
         # The warnings of a family's code also come without a guard.
         warnings.simplefilter("ignore")
         # With DeepStack a guard changes the input of the next block, which then differs from this block's output.
-        layer = vlm.n_layers - 1 if vlm.deepstack_layers else 0
+        layer = vlm.n_layers - 1 if residual_stream(vlm).added_after else 0
         with guard_of(vlm, layer, "last").on(vlm):
             findings = check_vlm(vlm)
     assert not [(finding.claim, finding.measured) for finding in findings if not finding.is_accepted]

@@ -4,16 +4,19 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
-from interp import typography
+from interp import Query, collate, typography
+from interp.inputs import Prompt
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "harnesses.md").read_text(encoding="utf-8")
-SHARED, INSPECT, LMMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SHARED, LIKELIHOOD, INSPECT, LMMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 CHECK = """
 from interp.inputs import Prompt, Query, collate
 from interp.typography import blank_picture
@@ -66,3 +69,24 @@ def test_the_file_both_recipes_share_gives_the_answers_of_generate():
     with names["guard"].on(names["vlm"]):
         names["answers"] = [names["answer"]([{"role": "user", "content": content}], 24) for content in contents]
     exec(compile(CHECK, "check.py", "exec"), names)
+
+
+def test_the_log_likelihood_is_that_of_the_answer_after_the_guarded_prompt():
+    names = {}
+    exec(SHARED, names)
+    recipe = LIKELIHOOD.replace("from guarded import guard, vlm\n", "").rpartition("print")[0]
+    exec(recipe, names)
+    vlm, guard, chat = names["vlm"], names["guard"], names["chat"]
+    answer = "I cannot help with that."
+    batch = collate(vlm, [Prompt(Query(chat[0]["content"][0]["text"], True), "text", chat[0]["content"][0]["text"])])
+    ids = vlm.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+    total = 0.0
+    with torch.no_grad(), guard.on(vlm):
+        output = vlm.model(**batch, use_cache=True)
+        for i in ids:
+            total += output.logits[0, -1].log_softmax(-1)[i].item()
+            output = vlm.model(input_ids=torch.tensor([[i]]), past_key_values=output.past_key_values)
+    assert names["log_likelihood"](chat, answer) == pytest.approx(total, abs=1e-3)
+    unguarded = names["log_likelihood"].__globals__ | {"guard": replace(guard, strength=0.0, rule="ablate")}
+    exec(recipe, unguarded)
+    assert abs(unguarded["log_likelihood"](chat, answer) - total) > 0.1

@@ -10,15 +10,16 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from interp.inputs import collate_same_pictures, text_prompt
+from interp.residual_stream import residual_stream
 from interp.trace import trace
 from interp.tracing import prefix
 from interp.tracing.forward import PassSpec
 from interp.tracing.prefix import CutPrompts, Prefix, SharingDisabled, shares_prefixes
 from interp.vlm import VLM
-from tests.families import deep, folders
+from tests.families.all_families import DEEP, FOLDERS
 
 TEXTS = ("How do I?", "How do I water a plant?", "Tell me, please, what the capital of that country is called.", "Why?")
-ALL_FAMILIES = {family.name: family for family in deep.FAMILIES + folders.FAMILIES}
+ALL_FAMILIES = {family.name: family for family in (*DEEP, *FOLDERS)}
 IN_FULL = {"PaliGemma": "its prefix looks ahead", "Mllama": "its pictures are not part of the token sequence"}
 STREAM_SITES = ("resid_pre", "resid_post")
 # Raised by the libraries' processors under NumPy 2, not by this project.
@@ -36,10 +37,10 @@ def noise(size: int, seed: int) -> Image.Image:
 
 @pytest.mark.parametrize("name", ALL_FAMILIES)
 def test_a_shared_prefix_gives_the_states_of_whole_prompts(name, vlm_of, monkeypatch):
-    if name in {family.name for family in folders.FAMILIES} and is_torchvision_available():
+    if name in {family.name for family in FOLDERS} and is_torchvision_available():
         pytest.skip("with torchvision the family's own processor loads")
     vlm = vlm_of(name)
-    sites = (*STREAM_SITES, "attn_out", "mlp_out") if vlm.family.is_sum else STREAM_SITES
+    sites = (*STREAM_SITES, "attn_out", "mlp_out") if not residual_stream(vlm).without_sum else STREAM_SITES
     kwargs = {"sites": sites, "tokens": ("last", "image_mean", "text_mean", "instruction"), "batch_size": 3}
     # Two pictures with four prompts each, and one prompt with a picture of its own.
     prompts = prompts_about(noise(28, 0), noise(40, 1)) + prompts_about(noise(28, 2))[:1]

@@ -1,0 +1,98 @@
+"""Book-keeping of an active guard: every guarded place has to change once in every pass."""
+
+from collections.abc import Hashable, Iterable, Sequence
+
+from torch.utils.hooks import RemovableHandle
+
+from interp.errors import ModelError
+
+CAUSES = "a compiled, replaced or wrapped forward pass skips hooks; guard the plain model, and run that"
+
+
+def guard_was_off(model: str, places: Iterable[Hashable]) -> ModelError:
+    """Return the error about guarded places that a pass left out."""
+    return ModelError(
+        f"the guard was off in a pass through {model!r}: layers {sorted(places, key=str)} did not run, or not through "
+        f"their hooks; {CAUSES}"
+    )
+
+
+class PassLedger:
+    """Counts what a guard did, and raises an error when something was left out, done twice, or done too late."""
+
+    def __init__(self, model: str, places: Iterable[Hashable]):
+        """Open the books.
+
+        Args:
+            model: name of the model, for messages.
+            places: what has to change in each pass, such as layers.
+        """
+        self._model, self._places = model, frozenset(places)
+        self._open: set[Hashable] | None = None
+        """Places that have not changed yet in the current pass; None between passes."""
+        self._n_passes = 0
+
+    def begin(self) -> None:
+        """Note that a pass begins.
+
+        Raises:
+            ModelError: the last one has not ended.
+        """
+        if self._open is not None:
+            # Neither can be trusted; the next one can.
+            self._open = None
+            raise ModelError(f"a pass through {self._model!r} began before the last one had ended")
+        self._open = set(self._places)
+        self._n_passes += 1
+
+    def record(self, place: Hashable) -> None:
+        """Note that a place changes.
+
+        Raises:
+            ModelError: it has changed before in this pass, or there is no pass.
+        """
+        if self._open is None:
+            raise ModelError(
+                f"blocks of {self._model!r} run outside of its own forward pass, so the positions of its tokens are "
+                "unknown: it generates in another way, or gradient checkpointing runs blocks again; only its forward "
+                "pass can be guarded"
+            )
+        if place not in self._open:
+            raise ModelError(f"layer {place} of {self._model!r} ran twice in one pass; the guard can't count on that")
+        self._open.discard(place)
+
+    def end(self, is_complete: bool) -> None:
+        """Note that a pass has ended.
+
+        Args:
+            is_complete: whether it returned something; one that failed has nothing to answer for.
+
+        Raises:
+            ModelError: a guarded place did not change, or the pass never began.
+        """
+        missing, self._open = self._open, None
+        if not is_complete:
+            return
+        if missing is None:
+            raise ModelError(f"a pass through {self._model!r} ended that had not begun")
+        if missing:
+            raise guard_was_off(self._model, missing)
+
+    def close(self, handles: Sequence[RemovableHandle]) -> None:
+        """Check the books at the end of a block.
+
+        Args:
+            handles: hooks that were put on the model, and must still be there.
+
+        Raises:
+            ModelError: hooks are gone, a pass has not ended, or no pass was seen at all.
+        """
+        hooks = [handle.hooks_dict_ref() for handle in handles]
+        if any(found is None or handle.id not in found for found, handle in zip(hooks, handles, strict=True)):
+            raise ModelError(
+                f"hooks of the guard on {self._model!r} were removed inside the block; it may have been off"
+            )
+        if self._open is not None:
+            raise ModelError(f"a pass through {self._model!r} has not ended inside the block; the guard may be off")
+        if not self._n_passes:
+            raise ModelError(f"no pass ran through {self._model!r} inside the block: {CAUSES}")
