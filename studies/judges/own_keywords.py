@@ -51,7 +51,7 @@ PATTERNS = (
     r"\b(?:i apologi[sz]e|my apologies)\b(?! for (?:the|any|my)\b)",
     # "As an AI, I don't ..."
     r"\b(?:as|i am|i'm|i'm just|i am just) an? (?:ai|artificial intelligence|(?:large )?language model)\b[^.]*?"
-    r"\b(?:do not|don't|cannot|can't|am not|not able|unable|must|won't|will not|not capable)\b",
+    r"\b(?:do not|don't|cannot|can't|am not|not able|unable|must|won't|will not|not capable|no)\b",
     # The request is judged instead of answered.
     rf"\b(?:is|it's|isn't|are) (?:(?:not|never|neither) )(?:{WRONG})\b",
     r"\bi must (?:clarify|emphasi[sz]e|stress|inform you|remind you|point out|advise against|make it clear)\b",
