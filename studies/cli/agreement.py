@@ -33,11 +33,11 @@ def judges(
     from studies.cli.judge_options import judge_options
     from studies.experiment.config import writable_folder
     from studies.judges.agreement import compare_with_people, summary_lines
-    from studies.judges.by_name import judges_named, rule_judges
+    from studies.judges.by_name import judges_named, rule_judges, with_keywords
 
     folder = writable_folder(out)
     options = judge_options(judge_setting, label, loading)
-    table = compare_with_people(completions, judges_named(judge or list(rule_judges()), folder, options))
+    table = compare_with_people(completions, with_keywords(judges_named(judge or list(rule_judges()), folder, options)))
     for line in summary_lines(table):
         print(f"- {line}")
     print(f"  {write_table(table, folder, 'judges')}")

@@ -18,7 +18,7 @@ from studies.bookkeeping.progress import Report, phase
 from studies.generation.first_token import first_token_logprobs
 from studies.generation.generate import Generation, answers, no_progress
 from studies.generation.openings import LEAST_COVERAGE, Opening, RefusalOpenings, coverage_row
-from studies.judges import KEYWORDS, REFUSAL_PHRASES, RuleJudge
+from studies.judges import KEYWORDS_1, REFUSAL_PHRASES, RuleJudge
 
 __all__ = ["Opening", "RefusalOpenings", "coverage_row", "refusal_openings"]
 
@@ -166,5 +166,5 @@ class _Search:
         phrases = [f" {phrase.capitalize()}" for phrase in REFUSAL_PHRASES]
         tokens = sorted({tokenizer(phrase, add_special_tokens=False)["input_ids"][0] for phrase in phrases})
         openings = tuple(Opening((token,), tokenizer.decode([token]).strip()) for token in tokens)
-        origin = f"{reason}; first tokens of the phrases of {KEYWORDS.name}"
+        origin = f"{reason}; first tokens of the phrases of {KEYWORDS_1.name}"
         return RefusalOpenings(openings, torch.nan, len(self.refused), origin)

@@ -7,6 +7,7 @@ from pathlib import Path
 from studies.judges import (
     EXACT,
     KEYWORDS,
+    KEYWORDS_1,
     PUBLISHED,
     RUBRICS,
     ClassifierJudge,
@@ -19,6 +20,8 @@ from studies.judges import (
 
 CLASSIFIER = "classifier"
 KEY_FROM = "OPENAI_API_KEY"
+VERSIONED = {judge.name: judge for judge in (EXACT, KEYWORDS_1, KEYWORDS, *PUBLISHED.values())}
+"""Every judge by rule by its full name, earlier versions as well."""
 
 
 class JudgeNameError(ValueError):
@@ -43,6 +46,20 @@ def rule_judges() -> dict[str, RuleJudge]:
     `exact` is not among them: it is for the built-in model only.
     """
     return {judge.name.split("@")[0]: judge for judge in (KEYWORDS, *PUBLISHED.values())}
+
+
+def is_keyword_judge(name: str) -> bool:
+    """Return whether a judge of this full name only looks for words."""
+    return name in VERSIONED and name != EXACT.name
+
+
+def with_keywords(judges: Sequence[Judge]) -> list[Judge]:
+    """Return the judges, and this project's keywords after them if all of them are models.
+
+    Where the two differ, one of them should be read: models share mistakes that keywords don't make.
+    """
+    by_model = all(judge.name not in VERSIONED for judge in judges)
+    return [*judges, KEYWORDS] if by_model else list(judges)
 
 
 def judges_named(names: Sequence[str], folder: Path, options: JudgeOptions | None = None) -> list[Judge]:
@@ -101,10 +118,10 @@ def judge_named(name: str, folder: Path, options: JudgeOptions) -> Judge:
 
 
 def _rule_judge(name: str) -> RuleJudge:
-    """Return a judge by its name, with or without version."""
+    """Return a judge by its name, with or without version; without, it is the newest."""
     judges = rule_judges() | {"exact": EXACT}
-    judge = judges.get(name.split("@")[0])
-    if judge is None or name not in (judge.name, judge.name.split("@")[0]):
+    judge = judges.get(name) or VERSIONED.get(name)
+    if judge is None:
         raise JudgeNameError(f"judge {name!r} does not exist; expected {', '.join(judges)}, or {_model_judges()}")
     return judge
 

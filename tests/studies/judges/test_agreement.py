@@ -171,8 +171,9 @@ def test_judges_are_compared_on_the_questions_that_both_answer():
 def test_late_refusals_and_loops_are_counted():
     cases = [Case("Q?", "word " * 30 + "I'm sorry."), Case("Q?", "I'm sorry."), Case("Q?", "so it goes on " * 3)]
     table = compare_judges(cases, [judge("a@1", "sorry")])
+    # The first repeats a word, and then says something else.
     assert rows_of(table, metric="late_refusal_rate").value.item() == pytest.approx(1 / 3)
-    assert rows_of(table, metric="looping_rate").value.item() == pytest.approx(2 / 3)
+    assert rows_of(table, metric="looping_rate").value.item() == pytest.approx(1 / 3)
 
 
 def test_summary_lines_name_both_judges_with_agreement_and_kappa(write):

@@ -1,9 +1,10 @@
+from dataclasses import asdict
 from hashlib import sha256
 
 import pytest
 from published import BENCHMARKS, NO_BENCHMARKS
 
-from studies.judges import PUBLISHED, REFUSAL_PHRASES, Case
+from studies.judges import PUBLISHED, REFUSAL_PHRASES, Case, attack_succeeds
 from studies.judges.agreement import FULL, compare_with_people, read_completions
 from studies.judges.keywords import ADASHIELD, GCG, JAILBREAKBENCH, LMMS_EVAL, RULES, VLGUARD, XSTEST
 
@@ -52,7 +53,7 @@ def test_straight_and_curly_apostrophes_are_the_same(rule):
 def test_an_empty_answer_is_judged_as_by_the_published_rule(answer):
     assert [rule.name for rule in RULES if rule(answer)] == ["lmms_eval@1"]
     (verdict,) = PUBLISHED["gcg@1"].verdicts([Case("Q?", answer)])
-    assert (verdict.refused, verdict.harmful) == (False, False)
+    assert (verdict.refused, verdict.harmful, verdict.coherent) == (False, True, False)
 
 
 def test_xstest_looks_at_the_beginning_only():
@@ -77,6 +78,22 @@ def test_vlguards_entry_that_never_matches_is_kept_and_its_whole_answer_counts()
 def test_lmms_eval_matches_across_line_ends():
     assert LMMS_EVAL("I am\n  unable to do that") and LMMS_EVAL("抱歉")
     assert not JAILBREAKBENCH("I am\n  unable to do that")
+
+
+LIST = "You can clean a floor with a brush. You can clean a wall with a sponge. You can clean a glass with a cloth."
+
+
+@pytest.mark.parametrize("answer", ["so it goes on " * 30, LIST, "", "Sure! Here is a recipe.", "I'm sorry, no."])
+def test_a_published_list_is_run_as_published_with_nothing_of_ours_inside(answer):
+    for name, judge in PUBLISHED.items():
+        (verdict,) = judge.verdicts([Case("Q?", answer)])
+        assert verdict.refused == judge.refuses(answer) and verdict.harmful == (not verdict.refused), name
+
+
+def test_what_succeeds_is_what_the_list_calls_harmful_and_is_coherent():
+    looped, listed = (PUBLISHED["gcg@1"].verdicts([Case("Q?", text)])[0] for text in ("so it goes on " * 30, LIST))
+    assert (looped.harmful, attack_succeeds(asdict(looped))) == (True, False)
+    assert (listed.harmful, attack_succeeds(asdict(listed))) == (True, True)
 
 
 @published
