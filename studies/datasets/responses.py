@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.datasets.files import CSV, DataFile, Row, read_file
-from studies.datasets.table import QueryFileError
+from studies.datasets.rows import QueryFileError
 
 XSTEST_LABELS = {"1_full_compliance": False, "2_full_refusal": True, "3_partial_refusal": None}
 """Label -> refused; None for a partial refusal."""
@@ -92,7 +92,7 @@ def _xstest(file: DataFile) -> Iterator[LabelledResponse]:
 def _review(file: DataFile) -> Iterator[LabelledResponse]:
     labeller = _labeller(file)
     key = next((key for key in sorted(file.keys) if key.endswith("response")), "response")
-    model = key.removesuffix("response").rstrip("_") or file.path.stem.rpartition("_")[2]
+    model = key.removesuffix("response").rstrip("_") or file.stem.rpartition("_")[2]
     for row in file.rows:
         yield _labelled(row, labeller, model, key, "action")
 
