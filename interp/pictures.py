@@ -32,7 +32,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, 
 """Errors that Pillow's readers raise on damaged files of any format."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LazyPicture:
     """A picture that is drawn or read each time it is opened, so that a prompt costs no memory until it runs."""
 

@@ -16,15 +16,17 @@ To add a benchmark:
 """
 
 from studies.datasets.checking import Check, check
+from studies.datasets.columns import Columns
 from studies.datasets.copies import Copies
 from studies.datasets.finding import recognise
 from studies.datasets.leakage import Leakage, find_leakage
 from studies.datasets.reader import Benchmark, read_benchmark, unreadable_pictures, without_pictures
 from studies.datasets.record import ANSWER, CAVEAT, EXPECTED, REFUSE, Record, SkippedRow, Source
 from studies.datasets.responses import LabelledResponse, read_responses
+from studies.datasets.rows import QueryFileError
 from studies.datasets.seen_texts import SeenTexts
 from studies.datasets.splits import is_paired, split_queries
-from studies.datasets.table import QueryFileError, read_queries, write_queries
+from studies.datasets.table import read_queries, write_queries
 
 __all__ = [
     "ANSWER",
@@ -33,6 +35,7 @@ __all__ = [
     "REFUSE",
     "Benchmark",
     "Check",
+    "Columns",
     "Copies",
     "LabelledResponse",
     "Leakage",

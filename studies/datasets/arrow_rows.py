@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,23 @@ def arrow_header(path: Path) -> list[str]:
     Raises:
         QueryFileError: the file is damaged, a column is named twice, or a column of pictures has no bytes.
     """
-    from pyarrow import ArrowException
-
-    try:
+    with _readable(path):
         schema = _schema(path)
-    except (ArrowException, OSError) as error:
-        raise QueryFileError(f"{path}: damaged, or not a table ({_first_line(error)})") from None
     if len(set(schema.names)) < len(schema.names):
         raise QueryFileError(f"{path}: names a column twice: {', '.join(schema.names)}")
     for field in schema:
         _check_pictures(path, field)
     return schema.names
+
+
+def arrow_length(path: Path) -> int:
+    """Return the number of rows of a file that `arrow_header` has found to be whole at its ends."""
+    import pyarrow.parquet as pq
+
+    if path.suffix.lower() == ".parquet":
+        return pq.read_metadata(path).num_rows
+    with _readable(path):
+        return sum(batch.num_rows for batch in _arrow_batches(_parts(path)))
 
 
 def _schema(path: Path) -> Any:
@@ -74,17 +81,13 @@ def raw_arrow_rows(path: Path, start: int = 0) -> Iterator[tuple[int, Mapping[st
     Raises:
         QueryFileError: the file is damaged.
     """
-    from pyarrow import ArrowException
-
-    try:
+    with _readable(path):
         batches, number = _batches(path, start)
         for batch in batches:
             names = _class_names(batch.schema)
             for cells in batch.to_pylist():
                 yield number, {name: _named(value, names.get(name)) for name, value in cells.items()}
                 number += 1
-    except (ArrowException, OSError) as error:
-        raise QueryFileError(f"{path}: damaged, or not a table ({_first_line(error)})") from None
 
 
 def _batches(path: Path, start: int) -> tuple[Iterator[Any], int]:
@@ -158,6 +161,17 @@ def _without_gaps(value: Any) -> Any:
     if not isinstance(value, dict) or is_picture_struct(value):
         return value
     return {key: _without_gaps(item) for key, item in value.items() if item is not None}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn the errors of pyarrow into errors that name the file."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError) as error:
+        raise QueryFileError(f"{path}: damaged, or not a table ({_first_line(error)})") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -13,12 +13,8 @@ REQUIRED = COLUMNS[:2]
 TRUE = ("true", "1", "1.0", "yes", "harmful", "unsafe")
 FALSE = ("false", "0", "0.0", "no", "harmless", "safe", "unharmful")
 ALL, NONE = "all", "none"
-"""In place of a column of labels: every row is harmful, or none is."""
+"""Words in place of a column of labels: every row is harmful, or none is."""
 N_NAMED = 10
-
-
-class ColumnsError(ValueError):
-    """What was typed about columns can't be read; the message says what was expected."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +31,18 @@ class Columns:
         """Read `text=prompt,harmful=label` and `unsafe,1`.
 
         Raises:
-            ColumnsError: a pair is incomplete, or nothing is called that.
+            QueryFileError: a pair is incomplete, or nothing is called that.
         """
         names: dict[str, str] = {}
         for pair in filter(None, map(str.strip, columns.split(","))):
             ours, _, theirs = map(str.strip, pair.partition("="))
             if ours not in COLUMNS:
                 suggestion = did_you_mean(ours, COLUMNS)
-                raise ColumnsError(
+                raise QueryFileError(
                     f"columns: {pair!r}; expected NAME=COLUMN with one of {', '.join(COLUMNS)}{suggestion}"
                 )
             if not theirs or ours in names:
-                raise ColumnsError(f"columns: {pair!r}; expected one column for each name, as in text=prompt")
+                raise QueryFileError(f"columns: {pair!r}; expected one column for each name, as in text=prompt")
             names[ours] = theirs
         values = tuple(value.strip() for value in harmful_values.split(",") if value.strip())
         return cls(names, values)

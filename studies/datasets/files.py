@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.pictures import LazyPicture
-from studies.datasets.arrow_rows import arrow_header, is_saved_dataset, raw_arrow_rows
+from studies.datasets.arrow_rows import arrow_header, arrow_length, is_saved_dataset, raw_arrow_rows
 from studies.datasets.delimited import Layout, delimited_rows, layout_of
 from studies.datasets.embedded import extract, lazy_picture
 from studies.datasets.json_rows import LINES, LIST, OBJECT, json_kind, json_rows
@@ -42,14 +42,14 @@ KEYS = ("key", "pid", "id", "question_id", "index")
 class Rows:
     """The rows of a file. Each pass reads the file again, so that no more than a few rows are in memory."""
 
-    def __init__(self, read: Callable[[], Iterator[Row]]):
+    def __init__(self, read: Callable[[], Iterator[Row]], n: int | None = None):
         self._read = read
         self.last: Row | None = None
         """The row that was read last: in a loop over the rows, the current one."""
-        self.first: Row | None = None
-        self._n = 0
-        for self.last in read():
-            self.first, self._n = self.first or self.last, self._n + 1
+        # Binary tables know their number of rows. Other files are read once, so that all of them is checked at once.
+        rows = read()
+        self.first = self.last = next(rows, None)
+        self._n = n if n is not None else (self.first is not None) + sum(1 for _ in rows)
 
     def __iter__(self) -> Iterator[Row]:
         for row in self._read():
@@ -105,7 +105,7 @@ def read_file(path: str | Path) -> DataFile:
         check_is_data(path)
     with reading(path):
         kind, header, read = _opened(path)
-        rows = Rows(partial(_with_pictures, read))
+        rows = Rows(partial(_with_pictures, read), arrow_length(path) if kind == ARROW else None)
     if rows.first is None:
         raise QueryFileError(f"{path}: no rows; expected at least one")
     keys = frozenset(rows.first.cells) if header is None else frozenset(header)

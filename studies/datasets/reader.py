@@ -12,7 +12,7 @@ from studies.datasets.finding import find_files
 from studies.datasets.leakage import normal
 from studies.datasets.picture_paths import find_picture
 from studies.datasets.record import PICTURE_DECIDES, Record, SkippedRow, Source
-from studies.datasets.registry import Entry, entry_named, own_table
+from studies.datasets.registry import OWN, Entry, entry_named, own_table
 from studies.datasets.rows import EmbeddedPicture, QueryFileError, Row
 
 
@@ -67,6 +67,8 @@ def read_benchmark(
         pictures: folder of its pictures; by default where its authors put them, seen from the file.
         stand_in: draw a picture in place of each missing one and mark its record, except for rows in which the picture
             decides what is right.
+        columns: columns and labels of a table of your own, if it has others than `text` and `harmful`; files that are
+            given the name of a benchmark are read as that.
 
     Raises:
         QueryFileError: the benchmark is unknown, is not `name`, or can't be read; or the path of a picture leads
@@ -74,7 +76,9 @@ def read_benchmark(
             given for files that name the same pictures and have folders of their own.
         ValueError: no benchmark has this name.
     """
-    entry = own_table(columns) if columns else entry_named(name) if name else None
+    entry = entry_named(name) if name else None
+    if columns and (entry is None or entry.name == OWN.name):
+        entry = own_table(columns)
     entry, chosen, unused, unreadable = find_files(Path(path), entry)
     records, skipped = _records(entry, chosen, pictures)
     records = _decided_by_pictures(records)
@@ -168,7 +172,7 @@ def _with_picture(file: DataFile, roots: list[Path], record: Record, embedded: E
 def _decided_by_pictures(records: Sequence[Record]) -> list[Record]:
     """Mark records of a pair with the same words on both sides, and harmful ones whose partner is not in the files."""
     texts = defaultdict(set)
-    for record in records:
+    for record in (record for record in records if record.query.pair is not None):
         texts[record.query.pair, record.query.harmful].add(normal(record.query.text))
     return [replace(r, needs_picture=True) if r.picture_path and _is_decided(r, texts) else r for r in records]
 
