@@ -77,6 +77,17 @@ def extract(number: int, cells: dict[str, Any]) -> tuple[dict[str, Any], tuple[E
     return cells | {column: own[0] if len(own) == 1 else own for column, own in names.items()}, tuple(found)
 
 
+def with_shared(
+    cells: dict[str, Any], pictures: tuple[EmbeddedPicture, ...], by_key: Mapping[str, EmbeddedPicture]
+) -> tuple[dict[str, Any], tuple[EmbeddedPicture, ...]]:
+    """Give a row the picture of an earlier one, if its own cell holds no more than the key of that row."""
+    for column, value in cells.items():
+        if not pictures and column.lower() in PICTURE_COLUMNS and str(value).strip() in by_key:
+            shared = by_key[str(value).strip()]
+            return cells | {column: shared.name}, (shared,)
+    return cells, pictures
+
+
 def _described(number: int, column: str, item: int, value: Any, cells: Mapping[str, Any]) -> EmbeddedPicture:
     content = value.get("bytes") if isinstance(value, dict) else value
     name = value.get("path") if isinstance(value, dict) else cells.get(f"{column}_path")

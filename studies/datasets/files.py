@@ -13,7 +13,7 @@ from typing import Any
 from interp.pictures import LazyPicture
 from studies.datasets.arrow_rows import arrow_header, arrow_length, is_saved_dataset, raw_arrow_rows
 from studies.datasets.delimited import Layout, delimited_rows, layout_of
-from studies.datasets.embedded import extract, lazy_picture
+from studies.datasets.embedded import extract, lazy_picture, with_shared
 from studies.datasets.json_rows import LINES, LIST, OBJECT, json_kind, json_rows
 from studies.datasets.opening import SUFFIXES, check_is_data, reading, stem_of, suffix_of
 from studies.datasets.rows import VALUE, EmbeddedPicture, QueryFileError, Row
@@ -105,7 +105,9 @@ def read_file(path: str | Path) -> DataFile:
         check_is_data(path)
     with reading(path):
         kind, header, read = _opened(path)
-        rows = Rows(partial(_with_pictures, read), arrow_length(path) if kind == ARROW else None)
+        rows = Rows(
+            partial(_with_pictures, read, suffix_of(path) == ".tsv"), arrow_length(path) if kind == ARROW else None
+        )
     if rows.first is None:
         raise QueryFileError(f"{path}: no rows; expected at least one")
     keys = frozenset(rows.first.cells) if header is None else frozenset(header)
@@ -137,9 +139,15 @@ def _raw_text_rows(path: Path, start: int = 0) -> Iterator[tuple[int, Mapping[st
     return ((number, row.cells) for number, row in enumerate(read()))
 
 
-def _with_pictures(read: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+def _with_pictures(read: Callable[[], Iterator[Row]], is_tabbed: bool) -> Iterator[Row]:
     """Yield rows with their published ids as keys, and names in place of pictures."""
+    by_key: dict[str, EmbeddedPicture] = {}
     for number, row in enumerate(read()):
+        key = row.key or next((str(row.cells[name]) for name in KEYS if row.cells.get(name) not in (None, "")), "")
         cells, pictures = extract(number, row.cells)
-        key = row.key or next((str(cells[name]) for name in KEYS if cells.get(name) not in (None, "")), "")
+        if is_tabbed:
+            # VLMEvalKit writes a picture once, and in further rows about it the index of that row.
+            cells, pictures = with_shared(cells, pictures, by_key)
+            if pictures:
+                by_key[key] = pictures[0]
         yield replace(row, cells=cells, key=key, pictures=pictures) if pictures or key != row.key else row
