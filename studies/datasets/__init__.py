@@ -5,8 +5,8 @@ Queries of your own are read by `read_queries` (`table.py`, with the names of co
 `files.py` turns them into rows (`rows.py`), and a reader of `text_sets.py`, `picture_sets.py`, `paired_sets.py` or
 `ability_sets.py` turns rows into records. Files are opened by `opening.py`, and read by `delimited.py`, `json_rows.py`
 or `arrow_rows.py`; pictures inside them are found by `embedded.py`. `catalogue.py` lists the benchmarks, `checking.py`
-says what a file holds, `leakage.py` which test requests something was fitted on, `copies.py` which queries of a file repeat
-others, `seen_texts.py` what a saved guard was fitted and chosen on, `responses.py` reads labelled answers, and
+says what a file holds, `leakage.py` which test requests something was fitted on, `copies.py` which queries of a file
+repeat others, `seen_texts.py` what a saved guard was fitted and chosen on, `responses.py` reads labelled answers, and
 `attacks.py` holds jailbreak templates.
 
 To add a benchmark:
