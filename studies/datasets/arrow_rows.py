@@ -83,8 +83,8 @@ def raw_arrow_rows(path: Path, start: int = 0) -> Iterator[tuple[int, Mapping[st
     """
     with _readable(path):
         batches, number = _batches(path, start)
+        names = _class_names(_schema(path))
         for batch in batches:
-            names = _class_names(batch.schema)
             for cells in batch.to_pylist():
                 yield number, {name: _named(value, names.get(name)) for name, value in cells.items()}
                 number += 1

@@ -118,7 +118,7 @@ class Columns:
 def _matching(name: str, header: Collection[str]) -> list[str]:
     if name in header:
         return [name]
-    return [own for own in header if own.strip().lower() == name.lower()]
+    return sorted(own for own in header if own.strip().lower() == name.lower())
 
 
 def _number(label: str) -> str:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
-from studies.datasets.opening import open_text, suffix_of
+from studies.datasets.opening import open_text
 from studies.datasets.rows import VALUE, QueryFileError, Row
 
 DELIMITERS = (",", "\t", ";", "|")
@@ -17,6 +17,7 @@ N_SAMPLED = 20
 NO_DELIMITER = "\x1f"
 """Delimiter of a table of one column, whose cells may hold every character that people type."""
 LONGEST_NAME = 60
+IDENTIFIER = r"[\w.:/#-]*"
 # By default Python's reader rejects cells above 131,072 characters, which documents and pictures in text exceed.
 csv.field_size_limit(2**31 - 1)
 
@@ -45,8 +46,7 @@ def layout_of(path: Path) -> Layout:
     Raises:
         QueryFileError: the header names a column twice.
     """
-    is_tabbed = suffix_of(path) == ".tsv"
-    tried = [_tried(path, delimiter) for delimiter in sorted(DELIMITERS, key="\t".__ne__ if is_tabbed else "".__eq__)]
+    tried = [_tried(path, delimiter) for delimiter in DELIMITERS]
     possible = [(share, header, delimiter) for share, header, delimiter in tried if _is_header(header, share)]
     if not possible:
         return _list_layout(path)
@@ -76,12 +76,11 @@ def _is_header(cells: list[str], share: float) -> bool:
     """Return whether cells are names of columns, rather than parts of a sentence."""
     if len(cells) < 2 or not any(cells):
         return False
-    if all(re.fullmatch(r"[\w.:/#-]*", cell) for cell in cells):
+    if all(re.fullmatch(IDENTIFIER, cell) for cell in cells):
         return True
-    are_names = all(
-        cell == cell.strip() and len(cell) <= LONGEST_NAME and not re.search(r"[.?!]$", cell) for cell in cells
-    )
-    return are_names and share > 0
+    are_words = all(re.fullmatch(IDENTIFIER, cell.strip()) for cell in cells)
+    are_names = all(cell == cell.strip() and len(cell) <= LONGEST_NAME and cell[-1:] not in ".?!" for cell in cells)
+    return share > 0 and (are_words or are_names)
 
 
 def _list_layout(path: Path) -> Layout:

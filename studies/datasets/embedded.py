@@ -18,8 +18,10 @@ from studies.datasets.rows import EmbeddedPicture, QueryFileError
 PICTURE_COLUMNS = ("picture", "image", "pictures", "images", "img", "decoded_image")
 """Columns of text, in any case, that may hold base64."""
 DATA_ADDRESS = re.compile(r"data:image/[\w.+-]+;base64,")
-SHORTEST = 64
+SHORTEST = 20
 """Fewer characters are base64 only if they are padded: they may as well be the name of a picture, or of another row."""
+LONG = 64
+"""Fewer characters with a slash may be a path."""
 N_OPEN = 4
 """Files that are kept open at their last picture."""
 
@@ -37,8 +39,11 @@ def is_base64(text: str) -> bool:
     if DATA_ADDRESS.match(text):
         return True
     text = "".join(text.split())
-    is_long_enough = len(text) >= SHORTEST or text.endswith("=")
-    return is_long_enough and len(text) % 4 == 0 and re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", text) is not None
+    if len(text) % 4 or not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", text):
+        return False
+    # Numbers and hexadecimal hashes are names; base64 of this length has letters of both cases.
+    is_mixed = re.search(r"[a-z]", text) and re.search(r"[A-Z]", text)
+    return text.endswith("=") or bool(is_mixed and len(text) >= SHORTEST and ("/" not in text or len(text) >= LONG))
 
 
 def items_of(column: str, value: Any) -> list[Any]:
@@ -139,21 +144,24 @@ class _Cursor:
             return self._cells
         if number < self._number or self._number < 0:
             self._rows = self._raw_rows(self._path, number)
-        for place, cells in self._rows:
+        self._number, rows = -1, self._rows
+        for place, cells in rows:
             if place == number:
                 self._number, self._cells = place, cells
                 return cells
         raise QueryFileError(f"{self._path}: row {number} is gone; expected the file as it was when it was read")
 
 
-_CURSORS: OrderedDict[str, _Cursor] = OrderedDict()
+_CURSORS: OrderedDict[tuple[str, int], _Cursor] = OrderedDict()
 _LOCK = threading.Lock()
 
 
 def _raw_cells(raw_rows: RawRows, path: str, number: int) -> Mapping[str, Any]:
     with _LOCK:
-        cursor = _CURSORS.pop(path, None) or _Cursor(raw_rows, path)
-        _CURSORS[path] = cursor
+        # A file that has been written again is opened again.
+        version = path, Path(path).stat().st_mtime_ns
+        cursor = _CURSORS.pop(version, None) or _Cursor(raw_rows, path)
+        _CURSORS[version] = cursor
         if len(_CURSORS) > N_OPEN:
             _CURSORS.popitem(last=False)
         return cursor.cells(number)

@@ -1,6 +1,7 @@
 """Opens data files: compressed or not, in UTF-8; files that only stand for the data are named as such."""
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +40,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise QueryFileError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except EOFError:
-        raise QueryFileError(f"{path}: truncated; compress or download it again") from None
+    except (EOFError, zlib.error):
+        raise QueryFileError(f"{path}: damaged, or truncated; compress or download it again") from None
     except OSError as error:
         raise QueryFileError(f"{path}: can't be read ({error.strerror or error})") from None
 

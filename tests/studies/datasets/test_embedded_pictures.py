@@ -137,7 +137,8 @@ def test_a_benchmark_with_its_pictures_inside_equals_the_published_one(tmp_path,
 
 
 def test_rows_with_several_records_show_the_picture_of_the_row(tmp_path):
-    rows = structs(vlguard(), "image")
+    # A column holds values of one kind.
+    rows = [row | {"id": str(row["id"]), "harmful_category": "c"} for row in structs(vlguard(), "image")]
     records = read_benchmark(write_parquet(tmp_path / "test.parquet", rows), "VLGuard").records
     assert [r.query.text for r in records] == [
         *("Insult them", "Describe it", "Insult them", "Describe it", "Read their card"),
@@ -267,7 +268,10 @@ def test_short_cells_name_the_row_that_holds_the_picture(tmp_path):
     assert pixels(records[0]) == pixels(records[1]) and [record.modality for record in records] == ["scene", "scene"]
 
 
-@pytest.mark.parametrize("name", ["0123456789abcdef", "S-01.png", "train/aaaaaaaaaaaaaaaa"])
+@pytest.mark.parametrize(
+    "name",
+    ["0123456789abcdef0123456789abcdef", "S-01.png", "train/Kitchen/Picture12", "COCO_2014_000000009"],
+)
 def test_names_of_pictures_are_not_taken_for_base64(tmp_path, name):
     (tmp_path / "siuo_gen.json").write_bytes(in_json([SIUO | {"image": name}]))
     assert read_benchmark(tmp_path / "siuo_gen.json").missing == (name,)

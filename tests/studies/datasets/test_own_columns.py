@@ -47,7 +47,7 @@ def test_columns_are_found_in_any_case(write, text, harmful):
 
 
 def test_two_columns_of_one_name_in_different_cases_are_an_error(write):
-    with pytest.raises(QueryFileError, match="columns Text, TEXT; expected one called text"):
+    with pytest.raises(QueryFileError, match="columns TEXT, Text; expected one called text"):
         read_queries(write("own.csv", b"Text,TEXT,harmful\na,b,no\n"))
 
 
@@ -124,7 +124,7 @@ def test_labels_of_three_kinds_are_named(write):
         read_queries(path)
     rows = [row | {"harmful": label} for row, label in zip(rows, ("fine", "toxic", "unsure", "fine"), strict=True)]
     with pytest.raises(QueryFileError, match=r"labels of 3 kinds: fine \(2\), toxic \(1\), unsure \(1\)"):
-        read_queries(write("own.csv", in_csv(rows)), columns=Columns.parse("", "toxic"))
+        read_queries(write("other.csv", in_csv(rows)), columns=Columns.parse("", "toxic"))
     assert labels_of(path, Columns.parse("", "unsafe,controversial")) == [False, True, True, False]
 
 

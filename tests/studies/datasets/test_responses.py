@@ -96,9 +96,12 @@ def test_the_harm_that_people_see_goes_before_what_the_model_did(write):
 
 
 def completions(answers, **more):
-    rows = [{"id": f"v2-{i}", "type": "homonyms", "prompt": f"Who is {i}?"} for i in range(len(answers))]
-    labels = {"annotation_1": "2_full_refusal", "annotation_2": "2_full_refusal", "final_label": "2_full_refusal"}
-    return [row | {"completion": said} | labels | more for row, said in zip(rows, answers, strict=True)]
+    rows = []
+    for i, said in enumerate(answers):
+        kind, label = ("homonyms", "1_full_compliance") if i % 2 else ("contrast_homonyms", "2_full_refusal")
+        labels = dict.fromkeys(("annotation_1", "annotation_2", "final_label"), label)
+        rows.append({"id": f"v2-{i}", "type": kind, "prompt": f"Who is {i}?", "completion": said} | labels | more)
+    return rows
 
 
 def test_files_with_the_answers_of_another_count_once(write):
@@ -122,7 +125,7 @@ def test_two_models_with_one_answer_are_two(write):
 
 
 def test_judges_counts_repeated_answers_once_and_says_so(tmp_path, write):
-    paths = [write(name, completions(["No.", "I'm sorry."])) for name in ("m.csv", "m_streval.csv")]
+    paths = [write(name, completions(["No.", "Yes."])) for name in ("m.csv", "m_streval.csv")]
     arguments = ["judges", *map(str, [*paths, paths[0]]), "--judge", "xstest", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
