@@ -79,7 +79,9 @@ def _is_header(cells: list[str], share: float) -> bool:
     if all(re.fullmatch(IDENTIFIER, cell) for cell in cells):
         return True
     are_words = all(re.fullmatch(IDENTIFIER, cell.strip()) for cell in cells)
-    are_names = all(cell == cell.strip() and len(cell) <= LONGEST_NAME and cell[-1:] not in ".?!" for cell in cells)
+    are_names = all(
+        cell == cell.strip() and len(cell) <= LONGEST_NAME and cell[-1:] not in (".", "?", "!") for cell in cells
+    )
     return share > 0 and (are_words or are_names)
 
 

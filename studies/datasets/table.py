@@ -68,6 +68,7 @@ def own_rows(
         columns.other_label(file.path, (_word(row.cells.get(label_key)) for row in file.rows)) if label_key else None
     )
     for row in file.rows:
+        embedded = _embedded(row, found)
         _check_row(file, row, found)
         label = _word(row.cells[label_key]) if label_key else ""
         is_harmful = columns.is_harmful(label) if label_key else columns.all_harmful(found)
@@ -75,7 +76,6 @@ def own_rows(
             is_harmful = False
         if is_harmful is None:
             raise _unknown_label(file, row, label_key, columns)
-        embedded = _embedded(row, found)
         yield row, _query(row, found, is_harmful, embedded, check_pictures), embedded
 
 

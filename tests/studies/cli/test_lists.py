@@ -41,8 +41,7 @@ def test_every_judge_and_every_defence_has_a_line():
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
-    [("XTest", "XSTest"), ("figstepp", "FigStep"), ("adv bench", "AdvBench"), ("Mossbnch", "MOSSBench")],
+    ("name", "meant"), [("XTest", "XSTest"), ("figstepp", "FigStep"), ("Mossbnch", "MOSSBench"), ("JBBB", "JBB")]
 )
 def test_a_misspelt_benchmark_gets_a_suggestion(name, meant):
     with pytest.raises(ValueError, match=f"did you mean '{meant}'"):

@@ -15,8 +15,8 @@ def write(tmp_path):
     return lambda name, contents: write_form(tmp_path, (name, contents, 0))
 
 
-def table(text="text", harmful="harmful", labels=("no", "yes"), **more):
-    return in_csv([{text: said, harmful: label, **more} for said, label in zip(TEXTS, labels, strict=True)])
+def table(request="text", verdict="harmful", labels=("no", "yes"), **more):
+    return in_csv([{request: said, verdict: label, **more} for said, label in zip(TEXTS, labels, strict=True)])
 
 
 def labels_of(path, columns=None):
