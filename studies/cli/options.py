@@ -43,7 +43,7 @@ ColumnNames = Annotated[
     str,
     typer.Option(
         "--columns",
-        help="Columns of a table of your own, as text=prompt,harmful=label,category=topic,pair=id,picture=image; "
+        help="Columns of a table of your own, as text=prompt,harmful=label; also category, pair and picture. "
         "harmful=all or harmful=none if every row is of one class. Not used for NAME=PATH.",
     ),
 ]
