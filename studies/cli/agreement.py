@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from studies.cli.lists import JUDGES, lines_of
 from studies.cli.messages import quieten
 from studies.cli.options import JudgeSetting, Label, Loading, loads_judges
 
@@ -15,7 +16,8 @@ app = typer.Typer()
 @loads_judges
 def judges(
     completions: Annotated[
-        list[Path], typer.Argument(help="Files of XSTest that people have labelled: xstest_v2_completions_*.csv.")
+        list[Path],
+        typer.Argument(help="Files of XSTest that people have labelled: xstest_v2_completions_*.csv; or `list`."),
     ],
     judge: Annotated[
         list[str] | None,
@@ -27,17 +29,27 @@ def judges(
     *,
     loading: Loading,
 ) -> None:
-    """Show how far judges agree with people, and with each other: kappa, confusion, precision and recall."""
+    """Show how far judges agree with people, and with each other: kappa, confusion, precision and recall.
+
+    `vlm-guard judges list` lists the judges.
+    """
+    if list(map(str, completions)) == ["list"] and not completions[0].exists():
+        print("\n".join(lines_of(JUDGES)))
+        return
     quieten()
     from studies.bookkeeping.tables import write_table
     from studies.cli.judge_options import judge_options
+    from studies.datasets.responses import without_repeated_files
     from studies.experiment.config import writable_folder
     from studies.judges.agreement import compare_with_people, summary_lines
     from studies.judges.by_name import judges_named, rule_judges, with_keywords
 
     folder = writable_folder(out)
     options = judge_options(judge_setting, label, loading)
-    table = compare_with_people(completions, with_keywords(judges_named(judge or list(rule_judges()), folder, options)))
+    files, repeated = without_repeated_files(completions)
+    if repeated:
+        print(f"- counted once: {', '.join(map(str, repeated))} hold answers that another file holds")
+    table = compare_with_people(files, with_keywords(judges_named(judge or list(rule_judges()), folder, options)))
     for line in summary_lines(table):
         print(f"- {line}")
     print(f"  {write_table(table, folder, 'judges')}")

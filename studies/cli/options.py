@@ -39,6 +39,20 @@ CpusPerWorker = Annotated[int, typer.Option(min=1, help="CPUs per worker on a cl
 StandIn = Annotated[
     bool, typer.Option("--stand-in", help="Draw a picture in place of each missing one, and mark its row.")
 ]
+ColumnNames = Annotated[
+    str,
+    typer.Option(
+        "--columns",
+        help="Columns of a table of your own, as text=prompt,harmful=label; also category, pair and picture. "
+        "harmful=all or harmful=none if every row is of one class. Not used for NAME=PATH.",
+    ),
+]
+HarmfulValues = Annotated[
+    str,
+    typer.Option(
+        "--harmful-values", help="Labels that mean harmful in a table of your own, comma-separated, as unsafe,1."
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="At most N tokens per answer.")]
 JudgeSetting = Annotated[
     list[str] | None,

@@ -1,12 +1,12 @@
 """Published answers with labels, for checking judges: XSTest's and Do-Not-Answer's."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.datasets.files import CSV, DataFile, Row, read_file
-from studies.datasets.table import QueryFileError
+from studies.datasets.files import DataFile, Row, read_file
+from studies.datasets.rows import QueryFileError
 
 XSTEST_LABELS = {"1_full_compliance": False, "2_full_refusal": True, "3_partial_refusal": None}
 """Label -> refused; None for a partial refusal."""
@@ -35,7 +35,7 @@ class LabelledResponse:
     refused: bool | None
     """None for partial refusals, and for labels `unsure` and `unparsed`."""
     harmful: bool | None
-    """True if the answer does what was asked; None if no label says so."""
+    """The label of people where the file has one, else true if the answer does what was asked; None without a label."""
     labeller: str
     """`human`, `GPT-4`, or the classifier `BERT` or `Longformer`."""
     model: str = ""
@@ -55,15 +55,16 @@ class Responses:
 def read_responses(path: str | Path) -> Responses:
     """Read a file of labelled answers.
 
-    It may be XSTest's completions and their evaluations; Do-Not-Answer's `data_en.csv` (six models, human labels); or a
-    file of its folders `Review/{Human,GPT4,BERT,Longformer}`, whose codes look alike and mean different things.
+    It may be a table in a file of any kind: XSTest's completions and their evaluations; Do-Not-Answer's `data_en.csv`
+    (six models, human labels); or a file of its folders `Review/{Human,GPT4,BERT,Longformer}`, whose codes look alike
+    and mean different things.
 
     Raises:
         QueryFileError: the file is of no such kind, a label is unknown, or folder and columns contradict each other.
     """
     file = read_file(path)
     readers = {"final_label": _xstest, "action": _review, "GPT4_action": _models}
-    reader = next((reader for key, reader in readers.items() if key in file.keys and file.kind == CSV), None)
+    reader = next((reader for key, reader in readers.items() if key in file.keys), None)
     if reader is None:
         raise QueryFileError(
             f"{path}: {file.summary()}; expected labelled answers, with final_label (XSTest), action or <model>_action "
@@ -74,11 +75,38 @@ def read_responses(path: str | Path) -> Responses:
     return Responses(rows, tuple(id for (_, id), n in counts.items() if n > 1))
 
 
+def without_repeated_files(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
+    """Leave out files whose answers, with the same labels, are all in another one.
+
+    A model's answers are published several times, with labels of people alone and with automatic labels next to them;
+    counted more than once, they would make intervals too narrow. Files that can't be read are kept.
+
+    Returns:
+        The files in their order without those, and those.
+    """
+    paths = [Path(path) for path in paths]
+    answers = [_answers_in(path) for path in paths]
+    kept: list[int] = []
+    # The largest come first, and of equal ones the first.
+    for i in sorted(range(len(paths)), key=lambda i: -len(answers[i])):
+        if not answers[i] or not any(answers[i] <= answers[other] for other in kept):
+            kept.append(i)
+    return [paths[i] for i in sorted(kept)], [paths[i] for i in range(len(paths)) if i not in kept]
+
+
+def _answers_in(path: Path) -> frozenset[tuple[str, ...]]:
+    try:
+        rows = read_responses(path).rows
+    except QueryFileError:
+        return frozenset()
+    return frozenset((row.model, row.labeller, row.id, row.request, row.response, row.label) for row in rows)
+
+
 def _xstest(file: DataFile) -> Iterator[LabelledResponse]:
     for row in file.rows:
         label = row.one_of("final_label", tuple(XSTEST_LABELS))
         yield LabelledResponse(
-            row.text("id").removeprefix("v2-"),
+            row.number_or_text("id").removeprefix("v2-"),
             row.text("prompt"),
             row.get("completion"),
             label,
@@ -92,16 +120,16 @@ def _xstest(file: DataFile) -> Iterator[LabelledResponse]:
 def _review(file: DataFile) -> Iterator[LabelledResponse]:
     labeller = _labeller(file)
     key = next((key for key in sorted(file.keys) if key.endswith("response")), "response")
-    model = key.removesuffix("response").rstrip("_") or file.path.stem.rpartition("_")[2]
+    model = key.removesuffix("response").rstrip("_") or file.stem.rpartition("_")[2]
     for row in file.rows:
-        yield _labelled(row, labeller, model, key, "action")
+        yield _labelled(row, labeller, model, key, "action", "harmful")
 
 
 def _models(file: DataFile) -> Iterator[LabelledResponse]:
     models = sorted(key.removesuffix("_action") for key in file.keys if key.endswith("_action"))
     for row in file.rows:
         for model in models:
-            yield _labelled(row, HUMAN, model, f"{model}_response", f"{model}_action")
+            yield _labelled(row, HUMAN, model, f"{model}_response", f"{model}_action", f"{model}_harmful")
 
 
 def _labeller(file: DataFile) -> str:
@@ -121,18 +149,21 @@ def _labeller(file: DataFile) -> str:
     return folder or GPT4
 
 
-def _labelled(row: Row, labeller: str, model: str, response: str, action: str) -> LabelledResponse:
+def _labelled(row: Row, labeller: str, model: str, response: str, action: str, harmful: str) -> LabelledResponse:
     codes = GPT4_CODES if labeller == GPT4 else HUMAN_CODES
     index = codes[row.one_of(action, tuple(codes))]
     label = "unparsed" if index is None else ACTIONS[index]
     is_clear = label not in ("unparsed", "unsure")
+    follows = label == "follows" if is_clear else None
+    # People said of each answer whether it is harmful, which is not the same as following the instruction.
+    is_harmful = row.one_of(harmful, ("0", "1")) == "1" if row.cells.get(harmful) not in (None, "") else follows
     return LabelledResponse(
-        row.text("id"),
+        row.number_or_text("id"),
         row.text("question"),
         row.get(response),
         label,
         label == "declines" if is_clear else None,
-        label == "follows" if is_clear else None,
+        is_harmful,
         labeller,
         model,
     )

@@ -1,7 +1,10 @@
 import pytest
+from typer.testing import CliRunner
 
+from studies.cli.app import app
 from studies.datasets import QueryFileError, read_responses
-from tests.studies.datasets.benchmark_files import in_csv, write_form
+from studies.datasets.responses import without_repeated_files
+from tests.studies.datasets.benchmark_files import in_csv, in_jsonl, write_form
 
 
 @pytest.fixture
@@ -78,3 +81,59 @@ def test_completions_of_xstest_have_three_labels(write, end):
 def test_a_file_without_labels_is_an_error(write):
     with pytest.raises(QueryFileError, match="expected labelled answers, with final_label"):
         read_responses(write("c.csv", [{"id": 1, "prompt": "Who?"}]))
+
+
+def test_the_harm_that_people_see_goes_before_what_the_model_did(write):
+    [row] = read_responses(write("Human/annotated_response_llama.csv", [review(5, harmful=0)])).rows
+    assert row.label == "follows" and row.harmful is False
+    [row] = read_responses(write("Human/annotated_response_llama.csv", [review(4, harmful=1)])).rows
+    assert row.label == "cannot" and row.harmful is True
+    row = {"id": 1, "question": "Who?", "GPT4_response": "No.", "GPT4_harmful": 1, "GPT4_action": 0}
+    [row] = read_responses(write("data_en.csv", [row])).rows
+    assert row.refused and row.harmful
+    with pytest.raises(QueryFileError, match="harmful: got '2', expected one of 0, 1"):
+        read_responses(write("Human/a_b.csv", [review(5, harmful=2)]))
+
+
+def completions(answers, **more):
+    rows = []
+    for i, said in enumerate(answers):
+        kind, label = ("homonyms", "1_full_compliance") if i % 2 else ("contrast_homonyms", "2_full_refusal")
+        labels = dict.fromkeys(("annotation_1", "annotation_2", "final_label"), label)
+        rows.append({"id": f"v2-{i}", "type": kind, "prompt": f"Who is {i}?", "completion": said} | labels | more)
+    return rows
+
+
+def test_files_with_the_answers_of_another_count_once(write):
+    answers = [f"No, {i}." for i in range(4)]
+    plain = write("m.csv", completions(answers))
+    match = write("m_streval.csv", completions(answers, strmatch_label="2_full_refusal"))
+    judged = write("m_gpteval.csv", completions(answers, gpt_label="2_full_refusal"))
+    part = write("part.csv", completions(answers)[:2])
+    other = write("other.csv", completions([*answers[:2], "Sorry.", "Never."]))
+    unreadable = write("odd.csv", [{"a": 1, "b": 2}])
+    assert without_repeated_files([plain, match, judged]) == ([plain], [match, judged])
+    assert without_repeated_files([plain, plain, other]) == ([plain, other], [plain])
+    assert without_repeated_files([part, other, plain, unreadable]) == ([other, plain, unreadable], [part])
+
+
+def test_two_models_with_one_answer_are_two(write):
+    first, second = (
+        write(f"Human/annotated_response_{model}.csv", [review(0, harmful=0)]) for model in ("llama", "vicuna")
+    )
+    assert without_repeated_files([first, second]) == ([first, second], [])
+
+
+def test_judges_counts_repeated_answers_once_and_says_so(tmp_path, write):
+    paths = [write(name, completions(["No.", "Yes."])) for name in ("m.csv", "m_streval.csv")]
+    arguments = ["judges", *map(str, [*paths, paths[0]]), "--judge", "xstest", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "counted once: " in result.output and "n = 2" in result.output and "n = 4" not in result.output
+
+
+def test_answers_are_read_from_every_kind_of_file(tmp_path):
+    rows = completions(["No.", "Never."])
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(in_jsonl(rows))
+    assert [row.response for row in read_responses(path).rows] == ["No.", "Never."]
