@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from studies.bookkeeping.suggestions import did_you_mean
 from studies.judges import (
     EXACT,
     KEYWORDS,
@@ -15,6 +16,7 @@ from studies.judges import (
     Judge,
     ModelJudge,
     Replies,
+    Rubric,
     RuleJudge,
 )
 
@@ -106,9 +108,10 @@ def judge_named(name: str, folder: Path, options: JudgeOptions) -> Judge:
         return _rule_judge(kind)
     if kind == CLASSIFIER:
         return ClassifierJudge.from_pretrained(model, options.labels or None, **options.loading)
-    rubrics = {rubric.name.split("@")[0]: rubric for rubric in RUBRICS.values()}
+    rubrics = _rubrics()
     if kind not in rubrics:
-        raise JudgeNameError(f"rubric {kind!r} does not exist; expected {_model_judges()}")
+        suggestion = did_you_mean(kind, [*rubrics, CLASSIFIER])
+        raise JudgeNameError(f"rubric {kind!r} does not exist; expected {_model_judge_names()}{suggestion}")
     replies = Replies(folder / f"replies-{kind}.jsonl")
     model, _, address = model.partition("@http")
     if address:
@@ -122,13 +125,24 @@ def _rule_judge(name: str) -> RuleJudge:
     judges = rule_judges() | {"exact": EXACT}
     judge = judges.get(name) or VERSIONED.get(name)
     if judge is None:
-        raise JudgeNameError(f"judge {name!r} does not exist; expected {', '.join(judges)}, or {_model_judges()}")
+        suggestion = did_you_mean(name.partition("@")[0], [*judges, *_model_judges()])
+        raise JudgeNameError(
+            f"judge {name!r} does not exist; expected {', '.join(judges)}, or {_model_judge_names()}{suggestion}"
+        )
     return judge
 
 
-def _model_judges() -> str:
-    names = ", ".join(f"{rubric.split('@')[0]}=MODEL" for rubric in RUBRICS)
-    return f"{names} or {CLASSIFIER}=MODEL, or RUBRIC=MODEL@URL of an endpoint"
+def _rubrics() -> dict[str, Rubric]:
+    return {rubric.name.split("@")[0]: rubric for rubric in RUBRICS.values()}
+
+
+def _model_judges() -> list[str]:
+    return [f"{kind}=MODEL" for kind in (*_rubrics(), CLASSIFIER)]
+
+
+def _model_judge_names() -> str:
+    *rubrics, classifier = _model_judges()
+    return f"{', '.join(rubrics)} or {classifier}, or RUBRIC=MODEL@URL of an endpoint"
 
 
 def _check_different(names: Sequence[str], judges: Sequence[Judge]) -> None:

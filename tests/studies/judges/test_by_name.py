@@ -55,6 +55,24 @@ def test_earlier_versions_are_found_by_their_full_name(tmp_path):
         judges_named(["keywords@3"], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("xtest", "xstest"),
+        ("keyword", "keywords"),
+        ("lmmseval", "lmms_eval"),
+        ("keyword@2", "keywords"),
+        ("wildgard", "wildguard=MODEL"),
+        ("wildguard", "wildguard=MODEL"),
+        ("llamaguard=a/guard", "llama_guard"),
+        ("clasifier=a/model", "classifier"),
+    ],
+)
+def test_a_misspelt_judge_gets_a_suggestion(name, meant, tmp_path):
+    with pytest.raises(JudgeNameError, match=rf"does not exist; expected .*; did you mean '{meant}'\?"):
+        judges_named([name], tmp_path)
+
+
 def test_keywords_are_judged_next_to_models(loaded, tmp_path):
     (model,) = judges_named(["harmbench=one/m"], tmp_path)
     assert with_keywords([model]) == [model, KEYWORDS]
