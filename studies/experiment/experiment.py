@@ -173,7 +173,7 @@ def _dataset(config: Config, own: ShippedModel | None) -> tuple[str, dict[str, t
     path = Path(config.queries)
     # A user's file that is called like the built-in dataset keeps its suffix.
     name = path.name if path.stem == BUILT_IN else path.stem
-    queries = read_queries(config.queries)
+    queries = read_queries(config.queries, columns=config.columns)
     return name, split_queries(queries, config.seed), Copies.among(queries)
 
 
