@@ -1,8 +1,9 @@
-"""Which columns of the user's own table hold what, and which labels mean harmful."""
+"""Which columns of the user's own table hold what, and what the labels in them mean."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from studies.bookkeeping.suggestions import did_you_mean
@@ -10,16 +11,65 @@ from studies.datasets.rows import QueryFileError
 
 COLUMNS = ("text", "harmful", "category", "pair", "picture")
 REQUIRED = COLUMNS[:2]
-TRUE = ("true", "1", "1.0", "yes", "harmful", "unsafe")
-FALSE = ("false", "0", "0.0", "no", "harmless", "safe", "unharmful")
+TRUE = ("true", "1", "yes", "harmful", "unsafe")
+FALSE = ("false", "0", "no", "harmless", "safe", "unharmful")
 ALL, NONE = "all", "none"
 """Words in place of a column of labels: every row is harmful, or none is."""
 N_NAMED = 10
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What the words in a column of labels mean; they may be in any case, and numbers may be written with decimals."""
+
+    yes: tuple[str, ...] = TRUE
+    no: tuple[str, ...] = FALSE
+    given: tuple[str, ...] = ()
+    """The user's own words for yes, in place of `yes`."""
+    option: str = "--harmful-values"
+    """The option that gives them, for error messages."""
+
+    @cached_property
+    def _yes(self) -> frozenset[str]:
+        return frozenset(map(_normal, self.given or self.yes))
+
+    def meaning(self, label: str, remaining: str | None = None) -> bool | None:
+        """Return what a label means; None if it is none of the known words, nor the one that `remaining` has found."""
+        label = _normal(label)
+        if label in self._yes:
+            return True
+        return False if label in self.no or label == remaining else None
+
+    def remaining(self, path: Path, labels: Iterable[str]) -> str | None:
+        """Return the one label that means no because all others that occur were given as yes; None if there is none.
+
+        Raises:
+            QueryFileError: words were given, and none of them occurs, or labels of several kinds remain.
+        """
+        if not self.given:
+            return None
+        counts = Counter(map(_normal, labels))
+        others = [label for label in counts if label and self.meaning(label) is None]
+        if not any(self.meaning(label) for label in counts):
+            raise QueryFileError(f"{path}: no row is labelled {', '.join(self.given)}; expected one of {kinds(counts)}")
+        # Next to a word that means no, a word that is not known may mean anything.
+        if len(others) > 1 or (others and any(self.meaning(label) is False for label in counts)):
+            raise QueryFileError(
+                f"{path}: labels of {len(counts)} kinds: {kinds(counts)}; expected two: name in {self.option} all that "
+                "mean yes, and leave out rows that are neither"
+            )
+        return others[0] if others else None
+
+    def unknown(self, label: object, labels: Iterable[str]) -> str:
+        """Describe a label without a meaning, and every kind of label in its column."""
+        counts = Counter(map(_normal, labels))
+        several = f"; the column holds {len(counts)} kinds: {kinds(counts)}" if len(counts) > 1 else ""
+        return f"got {label!r}, expected true or false, or words that {self.option} explains{several}"
+
+
+@dataclass(frozen=True)
 class Columns:
-    """The columns of a table by what they hold; names are found in any case."""
+    """The columns of a table of queries by what they hold; names are found in any case."""
 
     names: Mapping[str, str] = field(default_factory=dict)
     """One of `COLUMNS` -> the table's own name for it, where the two differ."""
@@ -33,22 +83,14 @@ class Columns:
         Raises:
             QueryFileError: a pair is incomplete, or nothing is called that.
         """
-        names: dict[str, str] = {}
-        for pair in filter(None, map(str.strip, columns.split(","))):
-            ours, _, theirs = map(str.strip, pair.partition("="))
-            if ours not in COLUMNS:
-                suggestion = did_you_mean(ours, COLUMNS)
-                raise QueryFileError(
-                    f"columns: {pair!r}; expected NAME=COLUMN with one of {', '.join(COLUMNS)}{suggestion}"
-                )
-            if not theirs or ours in names:
-                raise QueryFileError(f"columns: {pair!r}; expected one column for each name, as in text=prompt")
-            names[ours] = theirs
-        values = tuple(value.strip() for value in harmful_values.split(",") if value.strip())
-        return cls(names, values)
+        return cls(parse_names(columns, COLUMNS), parse_values(harmful_values))
 
     def __bool__(self) -> bool:
         return bool(self.names or self.harmful_values)
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(given=self.harmful_values)
 
     def find(self, path: Path, header: Collection[str]) -> dict[str, str]:
         """Return the table's name of each column that is there.
@@ -56,74 +98,101 @@ class Columns:
         Raises:
             QueryFileError: a column that was named or is required is missing, or several are called that.
         """
-        found, missing = {}, []
-        for ours in COLUMNS:
-            theirs = self.names.get(ours, ours)
-            own = _matching(theirs, header)
-            if len(own) > 1:
-                raise QueryFileError(f"{path}: columns {', '.join(own)}; expected one called {theirs} in any case")
-            if own:
-                found[ours] = own[0]
-            elif ours in self.names and not (ours == "harmful" and theirs in (ALL, NONE)):
-                missing.append(f"{theirs} ({ours})" if theirs != ours else theirs)
-            elif ours in REQUIRED and ours not in self.names:
-                missing.append(ours)
-        if missing:
-            raise QueryFileError(self._missing(path, missing, header))
-        return found
-
-    def _missing(self, path: Path, missing: Sequence[str], header: Collection[str]) -> str:
-        seen = ",".join(sorted(header)) or "nothing"
-        advice = "" if self.names else f" and perhaps {','.join(COLUMNS[2:])}, or --columns text=NAME,harmful=NAME"
-        close = did_you_mean(missing[0].partition(" ")[0], header)
-        return (
-            f"{path}: line 1 has no column {', '.join(missing)}; expected a header with {','.join(REQUIRED)}{advice}, "
-            f"got {seen}{close}"
-        )
+        is_constant = self.names.get("harmful") in (ALL, NONE)
+        usual = {ours: (ours,) for ours in COLUMNS if ours != "harmful" or not is_constant}
+        required = [ours for ours in REQUIRED if ours in usual]
+        optional = f" and perhaps {','.join(COLUMNS[2:])}, or --columns text=NAME,harmful=NAME"
+        expected = f"expected a header with {','.join(REQUIRED)}{'' if self.names else optional}"
+        return find_columns(path, header, self.names, usual, required, expected)
 
     def all_harmful(self, found: Mapping[str, str]) -> bool | None:
         """Return the class of all rows, if no column holds it."""
         return None if "harmful" in found else self.names.get("harmful") == ALL
 
-    def is_harmful(self, label: str) -> bool | None:
-        """Return what a label means; None if it is none of the known words. Other words than those given are None."""
-        label = label.strip().lower()
-        if self.harmful_values:
-            own = {value.lower() for value in self.harmful_values}
-            return True if label in own or _number(label) in own else (False if label in FALSE else None)
-        return True if label in TRUE else (False if label in FALSE else None)
 
-    def other_label(self, path: Path, labels: Iterable[str]) -> str | None:
-        """Return the one label that means harmless because it is the only one left, if there are unknown labels.
+def parse_names(columns: str, allowed: Sequence[str]) -> dict[str, str]:
+    """Read `ours=theirs,...`.
 
-        Raises:
-            QueryFileError: `harmful_values` are given, and several unknown labels are left, or none of the given ones
-                occurs.
-        """
-        if not self.harmful_values:
-            return None
-        counts = Counter(label.strip().lower() for label in labels)
-        unknown = [label for label in counts if label and self.is_harmful(label) is None]
-        if not any(self.is_harmful(label) for label in counts):
-            given = ", ".join(self.harmful_values)
-            raise QueryFileError(f"{path}: no row is labelled {given}; expected one of {kinds(counts)}")
-        if len(unknown) > 1:
+    Raises:
+        QueryFileError: a pair is incomplete, or nothing is called that.
+    """
+    names: dict[str, str] = {}
+    for pair in filter(None, map(str.strip, columns.split(","))):
+        ours, _, theirs = map(str.strip, pair.partition("="))
+        if ours not in allowed:
+            suggestion = did_you_mean(ours, allowed)
             raise QueryFileError(
-                f"{path}: labels of {len(counts)} kinds: {kinds(counts)}; expected two: name in --harmful-values all "
-                "that mean harmful, and leave out rows that are neither"
+                f"columns: {pair!r}; expected NAME=COLUMN with one of {', '.join(allowed)}{suggestion}"
             )
-        return unknown[0] if unknown else None
+        if not theirs or ours in names:
+            raise QueryFileError(f"columns: {pair!r}; expected one column for each name, as in {ours}=prompt")
+        names[ours] = theirs
+    return names
 
 
-def _matching(name: str, header: Collection[str]) -> list[str]:
+def parse_values(values: str) -> tuple[str, ...]:
+    """Read labels, as `unsafe,1`."""
+    return tuple(filter(None, map(str.strip, values.split(","))))
+
+
+def find_columns(
+    path: Path,
+    header: Collection[str],
+    names: Mapping[str, str],
+    usual: Mapping[str, Sequence[str]],
+    required: Collection[str],
+    expected: str,
+) -> dict[str, str]:
+    """Find the columns of a table, in any case.
+
+    Args:
+        path: the table, for error messages.
+        header: names of its columns.
+        names: our name -> the table's, as the user has given them.
+        usual: our name -> the table's usual names for it, the first of which that is there is taken.
+        required: our names that must be found.
+        expected: what is said to be expected if a column is missing.
+
+    Returns:
+        Our name -> the table's, of the columns that are there.
+
+    Raises:
+        QueryFileError: a column that was named or is required is missing, or several are called that.
+    """
+    found, missing = {}, []
+    for ours, candidates in usual.items():
+        candidates = [names[ours]] if ours in names else candidates
+        theirs = next(filter(None, (_matching(path, name, header) for name in candidates)), None)
+        if theirs is not None:
+            found[ours] = theirs
+        elif ours in names and names[ours] != ours:
+            missing.append(f"{names[ours]} ({ours})")
+        elif ours in names or ours in required:
+            missing.append(ours)
+    if missing:
+        close = did_you_mean(missing[0].partition(" ")[0], header)
+        got = ",".join(sorted(header)) or "nothing"
+        raise QueryFileError(f"{path}: line 1 has no column {', '.join(missing)}; {expected}, got {got}{close}")
+    return found
+
+
+def _matching(path: Path, name: str, header: Collection[str]) -> str | None:
+    """Return the column of this name, in this case or another.
+
+    Raises:
+        QueryFileError: several have it in other cases.
+    """
     if name in header:
-        return [name]
-    return sorted(own for own in header if own.strip().lower() == name.lower())
+        return name
+    own = sorted(column for column in header if column.strip().lower() == name.lower())
+    if len(own) > 1:
+        raise QueryFileError(f"{path}: columns {', '.join(own)}; expected one called {name} in any case")
+    return own[0] if own else None
 
 
-def _number(label: str) -> str:
-    """Return a whole number without its decimals: tables with gaps hold 1 as 1.0."""
-    return label.removesuffix(".0")
+def _normal(label: str) -> str:
+    """Return a label in lower case, and a whole number without its decimals: tables with gaps hold 1 as 1.0."""
+    return label.strip().lower().removesuffix(".0")
 
 
 def kinds(counts: Mapping[str, int]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from interp import Query
 from interp.pictures import PictureError, read_picture
-from studies.datasets.columns import COLUMNS, Columns, kinds
+from studies.datasets.columns import COLUMNS, Columns, Labels
 from studies.datasets.embedded import PICTURE_COLUMNS
 from studies.datasets.files import TEXT, DataFile, Row, read_file
 from studies.datasets.picture_paths import picture_within
@@ -63,19 +63,12 @@ def own_rows(
     found = columns.find(file.path, header)
     if file.kind == TEXT:
         found = {ours: VALUE for ours in found}
-    label_key = found.get("harmful")
-    other = (
-        columns.other_label(file.path, (_word(row.cells.get(label_key)) for row in file.rows)) if label_key else None
-    )
+    key, labels = found.get("harmful"), columns.labels
+    remaining = labels.remaining(file.path, words_in(file, key)) if key else None
     for row in file.rows:
         embedded = _embedded(row, found)
         _check_row(file, row, found)
-        label = _word(row.cells[label_key]) if label_key else ""
-        is_harmful = columns.is_harmful(label) if label_key else columns.all_harmful(found)
-        if is_harmful is None and label.strip().lower() == other:
-            is_harmful = False
-        if is_harmful is None:
-            raise _unknown_label(file, row, label_key, columns)
+        is_harmful = label_of(file, row, key, labels, remaining) if key else columns.all_harmful(found)
         yield row, _query(row, found, is_harmful, embedded, check_pictures), embedded
 
 
@@ -98,17 +91,29 @@ def _word(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _unknown_label(file: DataFile, row: Row, key: str, columns: Columns) -> QueryFileError:
-    """Return the error of a label that means neither; it names every kind that the column holds."""
-    counts: dict[str, int] = {}
-    for own in file.rows:
-        label = _word(own.cells.get(key))
-        counts[label] = counts.get(label, 0) + 1
-    several = f"; the column holds {len(counts)} kinds: {kinds(counts)}" if len(counts) > 1 else ""
-    return QueryFileError(
-        f"{file.path}: {row.where}, column {key}: got {row.cells[key]!r}, expected true or false, or words that "
-        f"--harmful-values explains{several}"
-    )
+def words_in(file: DataFile, key: str) -> Iterator[str]:
+    """Yield the cells of a column as text."""
+    return (_word(row.cells.get(key)) for row in file.rows)
+
+
+def label_of(file: DataFile, row: Row, key: str, labels: Labels, remaining: str | None) -> bool:
+    """Return what the label of a row means.
+
+    Args:
+        file: the table.
+        row: one of its rows.
+        key: the column of labels.
+        labels: what words mean.
+        remaining: see `Labels.remaining`.
+
+    Raises:
+        QueryFileError: it means neither; the message names every kind that the column holds.
+    """
+    meaning = labels.meaning(_word(row.cells.get(key)), remaining)
+    if meaning is None:
+        said = labels.unknown(row.cells.get(key), words_in(file, key))
+        raise QueryFileError(f"{file.path}: {row.where}, column {key}: {said}")
+    return meaning
 
 
 def _embedded(row: Row, found: Mapping[str, str]) -> EmbeddedPicture | None:

@@ -128,6 +128,18 @@ def test_labels_of_three_kinds_are_named(write):
     assert labels_of(path, Columns.parse("", "unsafe,controversial")) == [False, True, True, False]
 
 
+def test_a_label_next_to_one_that_means_harmless_is_not_taken_for_harmless(write):
+    rows = [{"text": str(i), "harmful": label} for i, label in enumerate(("safe", "unsafe", "toxic"))]
+    with pytest.raises(QueryFileError, match=r"labels of 3 kinds: safe \(1\), unsafe \(1\), toxic \(1\)"):
+        read_queries(write("own.csv", in_csv(rows)), columns=Columns.parse("", "toxic"))
+
+
+def test_decimals_of_labels_do_not_matter(write):
+    path = write("own.csv", in_csv([{"text": "a", "harmful": "0.0"}, {"text": "b", "harmful": "1.0"}]))
+    for values in ("", "1", "1.0"):
+        assert labels_of(path, Columns.parse("", values)) == [False, True]
+
+
 def test_the_name_of_a_benchmark_goes_before_the_mapping(write):
     path = write("advbench.csv", b"goal,target\nDo it,Sure\n")
     columns = Columns.parse("text=goal,harmful=none")
