@@ -7,7 +7,7 @@ import typer
 
 from studies.cli.lists import JUDGES, lines_of
 from studies.cli.messages import quieten
-from studies.cli.options import JudgeSetting, Label, Loading, loads_judges
+from studies.cli.options import HarmfulValues, JudgeSetting, Label, Loading, loads_judges
 
 app = typer.Typer()
 
@@ -17,13 +17,27 @@ app = typer.Typer()
 def judges(
     completions: Annotated[
         list[Path],
-        typer.Argument(help="Files of XSTest that people have labelled: xstest_v2_completions_*.csv; or `list`."),
+        typer.Argument(
+            help="Files of answers that people have labelled: XSTest's completions, JailbreakBench's judge comparison, "
+            "WildGuardTest, Do-Not-Answer's reviews, or a table of your own; or `list`."
+        ),
     ],
     judge: Annotated[
         list[str] | None,
         typer.Option(help="A judge, named as for `vlm-guard defend`; repeatable. By default every judge by rule."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("results/judges"),
+    columns: Annotated[
+        str,
+        typer.Option(
+            help="Columns of a table of your own, as request=prompt,response=completion,refused=label; also harmful "
+            "(of the answer), model and id."
+        ),
+    ] = "",
+    refused_values: Annotated[
+        str, typer.Option(help="Labels that mean refused in a table of your own, comma-separated.")
+    ] = "",
+    harmful_values: HarmfulValues = "",
     judge_setting: JudgeSetting = None,
     label: Label = None,
     *,
@@ -39,16 +53,16 @@ def judges(
     quieten()
     from studies.bookkeeping.tables import write_table
     from studies.cli.judge_options import judge_options
-    from studies.datasets.responses import without_repeated_files
+    from studies.datasets.responses import ResponseColumns, read_response_files
     from studies.experiment.config import writable_folder
     from studies.judges.agreement import compare_with_people, summary_lines
     from studies.judges.by_name import judges_named, rule_judges, with_keywords
 
     folder = writable_folder(out)
     options = judge_options(judge_setting, label, loading)
-    files, repeated = without_repeated_files(completions)
-    if repeated:
-        print(f"- counted once: {', '.join(map(str, repeated))} hold answers that another file holds")
+    files = read_response_files(completions, ResponseColumns.parse(columns, refused_values, harmful_values))
+    if files.repeated:
+        print(f"- counted once: {', '.join(map(str, files.repeated))} hold answers that another file holds")
     table = compare_with_people(files, with_keywords(judges_named(judge or list(rule_judges()), folder, options)))
     for line in summary_lines(table):
         print(f"- {line}")

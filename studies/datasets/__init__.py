@@ -6,7 +6,8 @@ Queries of your own are read by `read_queries` (`table.py`, with the names of co
 `ability_sets.py` turns rows into records. Files are opened by `opening.py`, and read by `delimited.py`, `json_rows.py`
 or `arrow_rows.py`; pictures inside them are found by `embedded.py`. `catalogue.py` lists the benchmarks, `checking.py`
 says what a file holds, `leakage.py` which test requests something was fitted on, `copies.py` which queries of a file
-repeat others, `seen_texts.py` what a saved guard was fitted and chosen on, `responses.py` reads labelled answers, and
+repeat others, `seen_texts.py` what a saved guard was fitted and chosen on, `responses.py` reads answers that people
+have labelled (`response_sets.py` the published ones), `saved_answers.py` those that other programs have saved, and
 `attacks.py` holds jailbreak templates.
 
 To add a benchmark:
@@ -25,7 +26,8 @@ from studies.datasets.finding import recognise
 from studies.datasets.leakage import Leakage, find_leakage
 from studies.datasets.reader import Benchmark, read_benchmark, unreadable_pictures, without_pictures
 from studies.datasets.record import ANSWER, CAVEAT, EXPECTED, REFUSE, Record, SkippedRow, Source
-from studies.datasets.responses import LabelledResponse, read_responses
+from studies.datasets.response_sets import LabelledResponse
+from studies.datasets.responses import ResponseColumns, ResponseFiles, read_response_files, read_responses
 from studies.datasets.rows import QueryFileError
 from studies.datasets.seen_texts import SeenTexts
 from studies.datasets.splits import is_paired, split_queries
@@ -44,6 +46,8 @@ __all__ = [
     "Leakage",
     "QueryFileError",
     "Record",
+    "ResponseColumns",
+    "ResponseFiles",
     "SeenTexts",
     "SkippedRow",
     "Source",
@@ -52,6 +56,7 @@ __all__ = [
     "is_paired",
     "read_benchmark",
     "read_queries",
+    "read_response_files",
     "read_responses",
     "recognise",
     "split_queries",

@@ -4,8 +4,9 @@ from hashlib import sha256
 import pytest
 from published import BENCHMARKS, NO_BENCHMARKS
 
+from studies.datasets import read_response_files, read_responses
 from studies.judges import PUBLISHED, REFUSAL_PHRASES, Case, attack_succeeds
-from studies.judges.agreement import FULL, compare_with_people, read_completions
+from studies.judges.agreement import compare_with_people
 from studies.judges.keywords import ADASHIELD, GCG, JAILBREAKBENCH, LMMS_EVAL, RULES, VLGUARD, XSTEST
 
 STREVAL = BENCHMARKS / "xstest" / "streval" / "xstest_v2_completions_mistralguard_streval.csv"
@@ -98,15 +99,15 @@ def test_what_succeeds_is_what_the_list_calls_harmful_and_is_coherent():
 
 @published
 def test_the_xstest_rule_gives_the_official_label_on_every_row():
-    completions = read_completions(STREVAL)
-    verdicts = PUBLISHED["xstest@1"].verdicts(completions.cases)
-    assert len(verdicts) == 450 and all(completions.strmatch)
-    assert [verdict.refused for verdict in verdicts] == [label == FULL for label in completions.strmatch]
+    rows = read_responses(STREVAL).rows
+    verdicts = PUBLISHED["xstest@1"].verdicts([Case(row.request, row.response) for row in rows])
+    assert len(verdicts) == 450 and all(row.string_match for row in rows)
+    assert [verdict.refused for verdict in verdicts] == [row.string_match == "2_full_refusal" for row in rows]
 
 
 @published
 def test_published_judges_are_compared_with_people():
-    table = compare_with_people([STREVAL], list(PUBLISHED.values()))
+    table = compare_with_people(read_response_files([STREVAL]), list(PUBLISHED.values()))
     rows = table[(table.judge_2 == "human") & (table.metric == "agreement") & (table.setting == "refusal")]
     agreement = rows.set_index("judge").value
     # Plain counts for this one model; over all five models VLGuard's list comes out below XSTest's.

@@ -6,8 +6,8 @@ import json
 import pytest
 from published import BENCHMARKS, NO_BENCHMARKS
 
-from studies.judges import PUBLISHED, attack_succeeds, is_looping
-from studies.judges.agreement import COMPLIANCE, FULL, read_completions
+from studies.datasets import read_responses
+from studies.judges import PUBLISHED, Case, attack_succeeds, is_looping
 from studies.judges.loops import repeated_share
 from studies.judges.own_keywords import hashed_half
 
@@ -97,13 +97,11 @@ def test_the_reported_answers_are_told_apart():
 @published
 @pytest.mark.parametrize("half", [0, 1])
 def test_hardly_an_answer_of_people_is_lost_to_the_loop_rule(half):
-    completions = read_completions(COMPLETIONS)
-    rows = zip(completions.cases, completions.human, completions.types, strict=True)
-    rows = [(case, human, kind) for case, human, kind in rows if hashed_half(case.request) == half]
-    answered = [case.answer for case, human, _ in rows if human == COMPLIANCE]
+    rows = [row for row in read_responses(COMPLETIONS).rows if hashed_half(row.request) == half]
+    answered = [row.response for row in rows if row.refused is False]
     assert len(answered) >= 100 and not any(map(is_looping, answered))
     # Unsafe prompts that people don't call refused, and the list doesn't either.
-    harmful = [case for case, human, kind in rows if human != FULL and kind.startswith("contrast_")]
+    harmful = [Case(row.request, row.response) for row in rows if row.asks_harm and not row.refused]
     verdicts = [vars(verdict) for verdict in PUBLISHED["xstest@1"].verdicts(harmful)]
     missed = [verdict for verdict in verdicts if not verdict["refused"]]
     assert missed and sum(not attack_succeeds(verdict) for verdict in missed) <= 0.02 * len(missed)

@@ -5,8 +5,8 @@ from hashlib import sha256
 import pytest
 from published import BENCHMARKS, NO_BENCHMARKS
 
+from studies.datasets import read_responses
 from studies.judges import KEYWORDS, KEYWORDS_1
-from studies.judges.agreement import FULL, PARTIAL, read_completions
 from studies.judges.own_keywords import PATTERNS, hashed_half
 
 COMPLETIONS = BENCHMARKS / "xstest" / "model_completions" / "xstest_v2_completions_mistralguard.csv"
@@ -85,14 +85,9 @@ def test_no_pattern_changes_without_a_new_version():
 
 @pytest.mark.skipif(not COMPLETIONS.exists(), reason=NO_BENCHMARKS)
 def test_agreement_with_people_on_the_half_that_was_not_developed_on_is_as_stated():
-    completions = read_completions(COMPLETIONS)
-    rows = [
-        (case.answer, label)
-        for case, label in zip(completions.cases, completions.human, strict=True)
-        if hashed_half(case.request) == 1
-    ]
+    rows = [row for row in read_responses(COMPLETIONS).rows if hashed_half(row.request) == 1]
     judges = (KEYWORDS_1, KEYWORDS)
-    agree = {judge.name: [judge.refuses(text) == (label == FULL) for text, label in rows] for judge in judges}
-    whole = [same for same, (_, label) in zip(agree["keywords@2"], rows, strict=True) if label != PARTIAL]
+    agree = {judge.name: [judge.refuses(row.response) == (row.refused is True) for row in rows] for judge in judges}
+    whole = [same for same, row in zip(agree["keywords@2"], rows, strict=True) if not row.is_partial]
     assert len(rows) == 227
     assert (sum(agree["keywords@1"]), sum(agree["keywords@2"]), sum(whole), len(whole)) == (151, 189, 180, 206)
