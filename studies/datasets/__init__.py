@@ -29,12 +29,14 @@ from studies.datasets.record import ANSWER, CAVEAT, EXPECTED, REFUSE, Record, Sk
 from studies.datasets.response_sets import LabelledResponse
 from studies.datasets.responses import ResponseColumns, ResponseFiles, read_response_files, read_responses
 from studies.datasets.rows import QueryFileError
+from studies.datasets.saved_answers import AnswerColumns, SavedAnswers, read_saved_answers
 from studies.datasets.seen_texts import SeenTexts
 from studies.datasets.splits import is_paired, split_queries
 from studies.datasets.table import read_queries, write_queries
 
 __all__ = [
     "ANSWER",
+    "AnswerColumns",
     "CAVEAT",
     "EXPECTED",
     "REFUSE",
@@ -48,6 +50,7 @@ __all__ = [
     "Record",
     "ResponseColumns",
     "ResponseFiles",
+    "SavedAnswers",
     "SeenTexts",
     "SkippedRow",
     "Source",
@@ -58,6 +61,7 @@ __all__ = [
     "read_queries",
     "read_response_files",
     "read_responses",
+    "read_saved_answers",
     "recognise",
     "split_queries",
     "unreadable_pictures",

@@ -1,7 +1,7 @@
 """Data files -> rows that know their place in the file, read again each time they are needed.
 
-Kinds of file: delimited text (`delimited.py`), JSON (`json_rows.py`), and binary tables (`arrow_rows.py`). Pictures in
-cells are replaced by their names, and can be opened (`embedded.py`).
+Kinds of file: delimited text (`delimited.py`), JSON (`json_rows.py`), binary tables (`arrow_rows.py`) and workbooks
+(`spreadsheet.py`). Pictures in cells are replaced by their names, and can be opened (`embedded.py`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +15,9 @@ from studies.datasets.arrow_rows import arrow_header, arrow_length, is_saved_dat
 from studies.datasets.delimited import Layout, delimited_rows, layout_of
 from studies.datasets.embedded import extract, lazy_picture, with_shared
 from studies.datasets.json_rows import LINES, LIST, OBJECT, json_kind, json_rows
-from studies.datasets.opening import SUFFIXES, check_is_data, reading, stem_of, suffix_of
+from studies.datasets.opening import BINARY, COMPRESSED, SUFFIXES, check_is_data, reading, stem_of, suffix_of
 from studies.datasets.rows import VALUE, EmbeddedPicture, QueryFileError, Row
+from studies.datasets.spreadsheet import SUFFIX, sheet_header, sheet_rows
 
 __all__ = [
     "ARROW",
@@ -33,7 +34,7 @@ __all__ = [
     "read_file",
 ]
 
-CSV, TEXT, ARROW = "CSV", "plain lines", "binary table"
+CSV, TEXT, ARROW, SHEET = "CSV", "plain lines", "binary table", "workbook"
 """Kinds of file, with those of JSON. The rows of an object are its values; its keys are their published ids."""
 KEYS = ("key", "pid", "id", "question_id", "index")
 """Columns that hold the published id of a row, if the file is not an object."""
@@ -100,8 +101,7 @@ def read_file(path: str | Path) -> DataFile:
     if not path.exists():
         raise QueryFileError(f"data file or folder {str(path)!r} does not exist")
     if not is_saved_dataset(path):
-        if suffix_of(path) not in SUFFIXES:
-            raise QueryFileError(f"{path}: {suffix_of(path) or 'no suffix'}; expected one of {', '.join(SUFFIXES)}")
+        _check_suffix(path)
         check_is_data(path)
     with reading(path):
         kind, header, read = _opened(path)
@@ -115,11 +115,22 @@ def read_file(path: str | Path) -> DataFile:
     return DataFile(path, kind, rows, frozenset({VALUE}) if kind == TEXT else keys, heading)
 
 
+def _check_suffix(path: Path) -> None:
+    suffix = suffix_of(path)
+    if suffix not in SUFFIXES:
+        raise QueryFileError(f"{path}: {suffix or 'no suffix'}; expected one of {', '.join(SUFFIXES)}")
+    if suffix in BINARY and path.suffix.lower() == COMPRESSED:
+        raise QueryFileError(f"{path}: a compressed binary table; decompress it first (`gunzip {path.name}`)")
+
+
 def _opened(path: Path) -> tuple[str, tuple[str, ...] | None, Callable[[], Iterator[Row]]]:
     """Return the kind of a file, its header if it has one, and what reads its rows."""
     suffix = suffix_of(path)
     if path.is_dir() or suffix in (".parquet", ".arrow"):
         return ARROW, tuple(arrow_header(path)), partial(_arrow_rows, path)
+    if suffix == SUFFIX:
+        header = sheet_header(path)
+        return SHEET, header, partial(sheet_rows, path, header)
     if suffix in (".csv", ".tsv"):
         layout = layout_of(path)
         return TEXT if layout.is_list else CSV, layout.header, partial(delimited_rows, path, layout)

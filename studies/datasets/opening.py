@@ -9,7 +9,8 @@ from typing import IO, Any, TextIO
 
 from studies.datasets.rows import QueryFileError
 
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".parquet", ".arrow")
+BINARY = (".parquet", ".arrow", ".xlsx")
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", *BINARY)
 """Suffixes of data files; each may be followed by `.gz`, except those of binary tables."""
 COMPRESSED = ".gz"
 N_FIRST_BYTES = 512

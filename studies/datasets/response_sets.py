@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from studies.datasets.files import DataFile, Row
 from studies.datasets.rows import QueryFileError
-from studies.datasets.text_sets import XSTEST_TYPES
+from studies.datasets.text_sets import XSTEST_TYPES, XSTEST_UNSAFE
 
 XSTEST_LABELS = {"1_full_compliance": False, "2_full_refusal": True, "3_partial_refusal": None}
 """Label -> refused; None for a partial refusal."""
@@ -94,7 +94,7 @@ def read_xstest_completions(file: DataFile) -> Iterator[LabelledResponse]:
             HUMAN,
             string_match=row.cells.get("strmatch_label") or "",
             is_partial=XSTEST_LABELS[label] is None,
-            asks_harm=kind.startswith("contrast_") if kind else None,
+            asks_harm=kind.startswith(XSTEST_UNSAFE) if kind else None,
             annotators=tuple(Opinion(refused=XSTEST_LABELS[vote] is True) for vote in votes),
         )
 

@@ -22,7 +22,7 @@ from studies.datasets.response_sets import (
     said,
 )
 from studies.datasets.rows import QueryFileError, Row
-from studies.datasets.table import label_of, words_in
+from studies.datasets.table import label_in, words_in
 
 READERS: tuple[tuple[Collection[str], Callable[[DataFile], Iterable[LabelledResponse]]], ...] = (
     (("final_label",), read_xstest_completions),
@@ -33,7 +33,10 @@ READERS: tuple[tuple[Collection[str], Callable[[DataFile], Iterable[LabelledResp
 )
 """Columns that identify a published file, and what reads it."""
 
-REQUEST_NAMES = ("request", "prompt", "question", "instruction", "goal", "behavior", "query", "forbidden_prompt")
+REQUEST_NAMES = (
+    *("request", "prompt", "question", "instruction", "goal", "redteam_query", "behavior", "forbidden_prompt", "query"),
+    *("text", "input"),
+)
 RESPONSE_NAMES = ("response", "completion", "prediction", "output", "generation", "answer")
 """Usual names of a request and of a model's answer. `answer` is last: next to a `prediction` it is the right one."""
 ID_NAMES = ("id", "index", "key", "question_id", "doc_id")
@@ -153,7 +156,7 @@ def _own(file: DataFile, columns: ResponseColumns) -> Iterator[LabelledResponse]
 
 
 def _meaning(file: DataFile, row: Row, key: str, labels: Labels, remaining: str | None) -> bool | None:
-    return None if row.cells.get(key) in NULLS else label_of(file, row, key, labels, remaining)
+    return None if row.cells.get(key) in NULLS else label_in(row, key, labels, remaining, words_in(file, key))
 
 
 @dataclass(frozen=True)

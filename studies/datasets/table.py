@@ -1,7 +1,7 @@
 """The user's own tables: `text,harmful[,category,pair,picture]`, under these names or others."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def own_rows(
     for row in file.rows:
         embedded = _embedded(row, found)
         _check_row(file, row, found)
-        is_harmful = label_of(file, row, key, labels, remaining) if key else columns.all_harmful(found)
+        is_harmful = label_in(row, key, labels, remaining, words_in(file, key)) if key else columns.all_harmful(found)
         yield row, _query(row, found, is_harmful, embedded, check_pictures), embedded
 
 
@@ -84,7 +84,7 @@ def _check_row(file: DataFile, row: Row, found: Mapping[str, str]) -> None:
             raise QueryFileError(f"{file.path}: {row.where}, column {key or ours}: got {value!r}, expected a text")
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
     """Return a cell as text; a whole number with decimals, as tables with gaps hold it, without them."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -93,26 +93,25 @@ def _word(value: Any) -> str:
 
 def words_in(file: DataFile, key: str) -> Iterator[str]:
     """Yield the cells of a column as text."""
-    return (_word(row.cells.get(key)) for row in file.rows)
+    return (word(row.cells.get(key)) for row in file.rows)
 
 
-def label_of(file: DataFile, row: Row, key: str, labels: Labels, remaining: str | None) -> bool:
+def label_in(row: Row, key: str, labels: Labels, remaining: str | None, words: Iterable[str]) -> bool:
     """Return what the label of a row means.
 
     Args:
-        file: the table.
-        row: one of its rows.
+        row: a row of a table.
         key: the column of labels.
         labels: what words mean.
         remaining: see `Labels.remaining`.
+        words: the whole column, for the error message.
 
     Raises:
         QueryFileError: it means neither; the message names every kind that the column holds.
     """
-    meaning = labels.meaning(_word(row.cells.get(key)), remaining)
+    meaning = labels.meaning(word(row.cells.get(key)), remaining)
     if meaning is None:
-        said = labels.unknown(row.cells.get(key), words_in(file, key))
-        raise QueryFileError(f"{file.path}: {row.where}, column {key}: {said}")
+        raise QueryFileError(f"{row.path}: {row.where}, column {key}: {labels.unknown(row.cells.get(key), words)}")
     return meaning
 
 
@@ -133,7 +132,7 @@ def _query(
     row: Row, found: Mapping[str, str], is_harmful: bool, embedded: EmbeddedPicture | None, check_pictures: bool
 ) -> Query:
     text, category, pair, picture = (
-        _word(row.cells.get(found[ours])) if ours in found else "" for ours in ("text", "category", "pair", "picture")
+        word(row.cells.get(found[ours])) if ours in found else "" for ours in ("text", "category", "pair", "picture")
     )
     if not text:
         raise QueryFileError(f"{row.path}: {row.where}, column text: empty; every query needs a text")

@@ -30,6 +30,8 @@ XSTEST_TYPES = (
 )
 """Types of prompts in the order of their ids, `XSTEST_BLOCK` of each."""
 XSTEST_BLOCK = 25
+XSTEST_UNSAFE = "contrast_"
+"""Beginning of the types of unsafe prompts."""
 XSTEST_PAIRS = {
     "homonyms": "contrast_homonyms",
     "figurative_language": "contrast_figurative_language",
@@ -178,7 +180,7 @@ def read_xstest(file: DataFile) -> Iterator[Record]:
     rows = {_xstest_id(row, i): row for i, row in enumerate(file.rows)}
     for i, row in enumerate(file.rows):
         kind = row.one_of("type", XSTEST_TYPES)
-        is_harmful = kind.startswith("contrast_")
+        is_harmful = kind.startswith(XSTEST_UNSAFE)
         if "label" in file.keys and row.one_of("label", ("safe", "unsafe")) != ("unsafe" if is_harmful else "safe"):
             raise row.error(f"label {row.text('label')!r} of type {kind!r}; expected unsafe for contrasts only")
         id = _xstest_id(row, i)

@@ -143,14 +143,14 @@ def changes(answers: Sequence[AnswerRecord], baseline: Sequence[AnswerRecord], j
     """Compute the change of each rate from a baseline over the same prompts.
 
     Each change has Tango's interval; McNemar's exact p-value is a row of its own (`asr_change_p`). Prompts that were
-    not judged on both sides are left out, and `n` doesn't count them.
+    not answered and judged on both sides are left out, and `n` doesn't count them.
     """
     rows, baseline_by_row = [], {record.row: record for record in baseline}
     for metric, (expected, question) in COMPARED.items():
         pairs = [
             tuple(answer_to(own.verdicts[judge], question) for own in (record, baseline_by_row[record.row]))
             for record in answers
-            if record.expected == expected
+            if record.expected == expected and record.row in baseline_by_row
         ]
         pairs = [pair for pair in pairs if None not in pair]
         if pairs:

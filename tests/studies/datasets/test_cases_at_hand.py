@@ -3,7 +3,8 @@
 import pytest
 from published import CASES
 
-from studies.datasets import QueryFileError, check, read_benchmark, read_queries, read_responses
+from studies.datasets import QueryFileError, check, read_benchmark, read_queries, read_responses, read_saved_answers
+from studies.judges import JUDGED, RUBRICS
 
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"the cases are not in {CASES.name}")
 READ = {
@@ -35,6 +36,32 @@ def test_a_pointer_is_named():
 def test_partners_with_pictures_of_one_name_are_not_repeated():
     lines = dict(check(CASES / "moss").lines())
     assert lines["recognised"] == "MOSSBench" and lines["rows"] == "2" and lines["repeated rows"] == "0"
+
+
+def test_answers_with_labels_are_read():
+    [jailbreakbench] = read_responses(CASES / "jbb_judge.csv").rows
+    assert (jailbreakbench.response, jailbreakbench.harmful) == ("Use water.", False)
+    assert [opinion.harmful for opinion in jailbreakbench.annotators] == [False, False, True]
+    [wildguard] = read_responses(CASES / "wildguardtest.csv").rows
+    assert (wildguard.refused, wildguard.harmful, wildguard.asks_harm) == (False, False, False)
+
+
+def test_answers_of_lmms_eval_are_read():
+    [answer] = read_saved_answers(CASES / "lmms_samples.jsonl").answers
+    assert (answer.request, answer.response) == ("How do I water a plant?", "Use water.")
+
+
+@pytest.mark.parametrize(
+    ("case", "rubric", "harmful"),
+    [
+        ("llama_guard_cut", "llama_guard@2", True),
+        ("llama_guard_bare", "llama_guard@2", True),
+        ("wildguard_swapped", "wildguard@2", True),
+    ],
+)
+def test_replies_of_judges_are_read(case, rubric, harmful):
+    verdict = RUBRICS[rubric].read((CASES / f"{case}.txt").read_text(encoding="utf-8"))
+    assert (verdict.state, verdict.harmful) == (JUDGED, harmful)
 
 
 def test_harm_is_what_people_say_it_is():

@@ -145,7 +145,8 @@ def test_the_command_line_passes_on_how_judges_are_loaded_and_asked(command, mon
     monkeypatch.setattr(by_name, "judges_named", named)
     typed = ["--judge", ENDPOINT, "--judge-setting", "max_tokens=", "--label", "x=refused", "--dtype", "bfloat16"]
     typed += ["--device-map", "auto", "--trust-remote-code", "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [command, str(tmp_path / "file"), *typed])
+    (tmp_path / "file.csv").write_text("prompt,response,refused\nWho?,No.,yes\n", encoding="utf-8")
+    result = CliRunner().invoke(app, [command, str(tmp_path / "file.csv"), *typed])
     assert isinstance(result.exception, JudgeNameError), result.output
     [(names, options)] = calls
     assert names == [ENDPOINT] and options.settings == {"max_tokens": None} and options.labels == {"x": "refused"}
