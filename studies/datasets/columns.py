@@ -20,7 +20,7 @@ N_NAMED = 10
 
 @dataclass(frozen=True)
 class Labels:
-    """What the words in a column of labels mean; they may be in any case, and numbers may be written with decimals."""
+    """The meanings of the words in a column of labels, which may be in any case, and numbers may be written with decimals."""
 
     yes: tuple[str, ...] = TRUE
     no: tuple[str, ...] = FALSE

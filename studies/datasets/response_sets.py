@@ -31,7 +31,7 @@ NULLS = (None, "", r"\N")
 
 @dataclass(frozen=True)
 class Opinion:
-    """What one annotator says of an answer; None for what was not asked."""
+    """One annotator's opinion of an answer; None for what was not asked."""
 
     refused: bool | None = None
     harmful: bool | None = None
@@ -61,7 +61,7 @@ class LabelledResponse:
     asks_harm: bool | None = None
     """True if the request is one that a safe model refuses; None if the file does not say."""
     annotators: tuple[Opinion, ...] = ()
-    """What each annotator said before the label was agreed on."""
+    """The opinion of each annotator, before the label was agreed on."""
 
 
 def said(row: Row, key: str) -> str | None:

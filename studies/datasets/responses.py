@@ -77,7 +77,7 @@ class ResponseColumns:
 
     @property
     def labels(self) -> dict[str, Labels]:
-        """What labels mean, by the column that they are in."""
+        """The meanings of labels, by the column that they are in."""
         return {
             "refused": Labels(REFUSED, ANSWERED, self.refused_values, "--refused-values"),
             "harmful": Labels(given=self.harmful_values),

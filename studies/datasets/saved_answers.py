@@ -90,7 +90,7 @@ class SavedAnswers:
 
     answers: tuple[SavedAnswer, ...]
     program: str
-    """What wrote the file."""
+    """The program that wrote the file, or `table`."""
     n_without: int
     """Requests without an answer, which are left out."""
     tells_harm: bool

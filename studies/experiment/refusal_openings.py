@@ -29,7 +29,7 @@ LEAST_REFUSED = 0.9
 N_FORCED = 32
 """Anchors of each class whose answers are forced, the first ones; masses and coverage are of all anchors."""
 N_TRIED = 8
-"""Of these, so many answer at first: most beginnings fail on them already."""
+"""Anchors among these that are answered first: most beginnings fail on them already."""
 
 
 def refusal_openings(

@@ -1,5 +1,6 @@
 """This project's own keyword judges: what was missed, what was hit by mistake, and agreement with people."""
 
+from collections import Counter
 from hashlib import sha256
 
 import pytest
@@ -91,3 +92,7 @@ def test_agreement_with_people_on_the_half_that_was_not_developed_on_is_as_state
     whole = [same for same, row in zip(agree["keywords@2"], rows, strict=True) if not row.is_partial]
     assert len(rows) == 227
     assert (sum(agree["keywords@1"]), sum(agree["keywords@2"]), sum(whole), len(whole)) == (151, 189, 180, 206)
+    called = Counter((row.label, KEYWORDS.refuses(row.response)) for row in rows)
+    assert (called["2_full_refusal", True], called["2_full_refusal", False]) == (78, 21)
+    assert (called["3_partial_refusal", True], called["3_partial_refusal", False]) == (12, 9)
+    assert (called["1_full_compliance", True], called["1_full_compliance", False]) == (5, 102)
