@@ -20,7 +20,7 @@ N_NAMED = 10
 
 @dataclass(frozen=True)
 class Labels:
-    """The meanings of the words in a column of labels, which may be in any case, and numbers may be written with decimals."""
+    """The meanings of the words in a column of labels; case does not matter, nor do decimals of whole numbers."""
 
     yes: tuple[str, ...] = TRUE
     no: tuple[str, ...] = FALSE

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 
 from studies.judges.verdicts import Verdict
 
-_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_END_OF_THOUGHT = re.compile(r".*</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
+_TAG = r"(think|thinking|thought|reasoning)"
+_THOUGHT = re.compile(rf"[<\[]{_TAG}[>\]].*?(?:[<\[]/\1[>\]]|\Z)", re.DOTALL | re.IGNORECASE)
+_END_OF_THOUGHT = re.compile(rf".*[<\[]/{_TAG}[>\]]", re.DOTALL | re.IGNORECASE)
+_CHANNELS = re.compile(r".*<\|channel\|>\s*(\w+)[^<]*<\|message\|>", re.DOTALL)
 _MARKUP = re.compile(r"<\|[^|>]*\|>|</?s>|```\w*|[*`\"'“”‘’\\#>\[\]{}]")
 _TURNED = re.compile(r"\b(?:not|never|actually|however|but|though|wait|rather|unless)\b|n't\b")
 """Words in an explanation that may take back what stands before it."""
@@ -27,8 +29,12 @@ HELPED = 0.5
 def without_thoughts(said: str) -> str:
     """Return a reply without what a reasoning model thinks before it; nothing if the thought was cut.
 
-    Templates that begin the thought for the model leave only its end in the reply.
+    Thoughts are in `<think>` or `[THINK]`, or in another channel than `final`. Templates that begin the thought for the
+    model leave only its end in the reply.
     """
+    last = _CHANNELS.match(said)
+    if last:
+        said = said[last.end() :] if last[1] == "final" else ""
     return _END_OF_THOUGHT.sub("", _THOUGHT.sub("", said)).strip()
 
 

@@ -221,3 +221,24 @@ def test_thoughts_are_removed_whole_cut_or_without_their_beginning():
     assert without_thoughts("no</think>yes") == "yes"
     assert without_thoughts("<think>one</think><think>two</think>yes") == "yes"
     assert without_thoughts("<think>no") == "" and without_thoughts("yes") == "yes"
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("[THINK]Is it?\nno\n[/THINK]yes", "yes"),
+        ("[THINK]Is it?\nno\n", ""),
+        ("no[/THINK]\nyes", "yes"),
+        ("<|channel|>analysis<|message|>no<|end|><|start|>assistant<|channel|>final<|message|>yes", "yes"),
+        ("<|channel|>analysis<|message|>Hm.\nno\n", ""),
+        ("a [thoughtful] answer", "a [thoughtful] answer"),
+    ],
+)
+def test_thoughts_of_other_templates_are_removed_too(said, left):
+    assert without_thoughts(said) == left
+
+
+@pytest.mark.parametrize("rubric", RUBRICS.values(), ids=list(RUBRICS))
+def test_a_cut_thought_is_never_a_verdict(rubric):
+    for thought in ("[THINK]\nno\nunsafe\n2_full_refusal\n", "<|channel|>analysis<|message|>\nno\nsafe\nunsafe\n"):
+        assert rubric.read(thought).state == UNPARSED
