@@ -92,7 +92,7 @@ DEFENCES = {
 
 def lines_of(listed: dict[str, tuple[str, ...]]) -> Iterator[str]:
     """Yield a line for each name."""
-    return (f"{name:<20} {' | '.join(told)}" for name, told in listed.items())
+    return (f"{name:<20} {' | '.join(parts)}" for name, parts in listed.items())
 
 
 @app.command("list")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TextIO
 
@@ -46,17 +47,17 @@ def layout_of(path: Path) -> Layout:
     Raises:
         QueryFileError: the header names a column twice.
     """
-    tried = [_tried(path, delimiter) for delimiter in DELIMITERS]
-    possible = [(share, header, delimiter) for share, header, delimiter in tried if _is_header(header, share)]
+    divisions = [_division(path, delimiter) for delimiter in DELIMITERS]
+    possible = [(share, header, delimiter) for share, header, delimiter in divisions if _is_header(header, share)]
     if not possible:
         return _list_layout(path)
-    _, header, delimiter = max(possible, key=lambda one: one[0])
+    _, header, delimiter = max(possible, key=itemgetter(0))
     if len(set(header)) < len(header):
         raise QueryFileError(f"{path}: line 1 names a column twice: {', '.join(header)}")
     return Layout(delimiter, tuple(header))
 
 
-def _tried(path: Path, delimiter: str) -> tuple[float, list[str], str]:
+def _division(path: Path, delimiter: str) -> tuple[float, list[str], str]:
     """Return the share of sampled rows with as many cells as the header, the header, and the delimiter."""
     n_even = n_rows = 0
     header: list[str] = []

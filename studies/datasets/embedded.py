@@ -75,7 +75,8 @@ def extract(number: int, cells: dict[str, Any]) -> tuple[dict[str, Any], tuple[E
     """
     found: list[EmbeddedPicture] = []
     for column, value in cells.items():
-        found += (_described(number, column, item, one, cells) for item, one in enumerate(items_of(column, value)))
+        pictures = enumerate(items_of(column, value))
+        found += (_described(number, column, item, picture, cells) for item, picture in pictures)
     names: dict[str, list[str]] = {}
     for picture in found:
         names.setdefault(picture.column, []).append(picture.name)

@@ -64,7 +64,7 @@ class LabelledResponse:
     """The opinion of each annotator, before the label was agreed on."""
 
 
-def said(row: Row, key: str) -> str | None:
+def answer_in(row: Row, key: str) -> str | None:
     """Return an answer as it is, white space included; None if the model gave none.
 
     Raises:
@@ -87,7 +87,7 @@ def read_xstest_completions(file: DataFile) -> Iterator[LabelledResponse]:
         yield LabelledResponse(
             row.number_or_text("id").removeprefix("v2-") if "id" in row.cells else "",
             row.text("prompt"),
-            said(row, "completion") or "",
+            answer_in(row, "completion") or "",
             label,
             XSTEST_LABELS[label],
             None,
@@ -148,7 +148,7 @@ def _labelled(row: Row, labeller: str, model: str, response: str, action: str, h
     return LabelledResponse(
         row.number_or_text("id"),
         row.text("question"),
-        said(row, response) or "",
+        answer_in(row, response) or "",
         label,
         label == "declines" if is_clear else None,
         is_harmful,
@@ -166,7 +166,7 @@ def read_judge_comparison(file: DataFile) -> Iterator[LabelledResponse]:
         yield LabelledResponse(
             row.key or str(row.cells.get("Index", i)),
             row.text("goal"),
-            said(row, "target_response") or "",
+            answer_in(row, "target_response") or "",
             "jailbroken" if is_harmful else "not jailbroken",
             None,
             is_harmful,
@@ -179,7 +179,7 @@ def read_judge_comparison(file: DataFile) -> Iterator[LabelledResponse]:
 def read_wildguard_test(file: DataFile) -> Iterator[LabelledResponse]:
     """Read WildGuardTest; rows without an answer are prompts alone, and left out."""
     for i, row in enumerate(file.rows):
-        if (response := said(row, "response")) is None:
+        if (response := answer_in(row, "response")) is None:
             continue
         refused = _wildguard_label(row, "response_refusal_label", WILDGUARD_REFUSAL)
         is_harmful = _wildguard_label(row, "response_harm_label", WILDGUARD_HARM)

@@ -14,12 +14,12 @@ from studies.datasets.response_sets import (
     NULLS,
     WILDGUARD_COLUMNS,
     LabelledResponse,
+    answer_in,
     read_judge_comparison,
     read_models,
     read_review,
     read_wildguard_test,
     read_xstest_completions,
-    said,
 )
 from studies.datasets.rows import QueryFileError, Row
 from studies.datasets.table import label_in, words_in
@@ -139,7 +139,7 @@ def _own(file: DataFile, columns: ResponseColumns) -> Iterator[LabelledResponse]
         if name in found
     }
     for row in file.rows:
-        if (response := said(row, found["response"])) is None:
+        if (response := answer_in(row, found["response"])) is None:
             continue
         meanings = {name: _meaning(file, row, found[name], columns.labels[name], remaining[name]) for name in remaining}
         words = (str(row.cells.get(found[name])) for name in remaining)

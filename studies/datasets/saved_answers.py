@@ -12,7 +12,7 @@ from studies.datasets.columns import ALL, NONE, Labels, find_columns, parse_name
 from studies.datasets.files import OBJECT, DataFile, read_file
 from studies.datasets.inspect_logs import SUFFIX, InspectLog, inspect_log_of, is_inspect_json, read_inspect_log
 from studies.datasets.opening import check_is_data
-from studies.datasets.response_sets import said
+from studies.datasets.response_sets import answer_in
 from studies.datasets.responses import ID_NAMES, REQUEST_NAMES, RESPONSE_NAMES
 from studies.datasets.rows import VALUE, QueryFileError, Row
 from studies.datasets.table import label_in, word
@@ -129,7 +129,7 @@ def read_saved_answers(path: str | Path, columns: AnswerColumns | None = None) -
     path, columns = Path(path), columns or AnswerColumns()
     log = _opened(path)
     found = columns.find(path, log.header)
-    answered = [row for row in log.rows if said(row, found["response"]) is not None]
+    answered = [row for row in log.rows if answer_in(row, found["response"]) is not None]
     if not answered:
         raise QueryFileError(f"{path}: no answers; expected at least one row with an answer")
     classes = _classes(path, answered, found.get("harmful"), columns)
@@ -221,7 +221,7 @@ def _answer(log: _Log, row: Row, found: Mapping[str, str], place: str, is_harmfu
     return SavedAnswer(
         text("id", place),
         row.text(found["request"]),
-        said(row, found["response"]),
+        answer_in(row, found["response"]),
         is_harmful,
         text("model", log.model),
         text("defence", ""),

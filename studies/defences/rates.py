@@ -84,8 +84,8 @@ def _rate(metric: str, answers: Sequence[AnswerRecord], judge: str, question: st
     """
     if not answers_question(answers, judge, question):
         return {}
-    told = [answer_to(record.verdicts[judge], question) for record in answers]
-    hits = [answer for answer in told if answer is not None]
+    verdicts = (answer_to(record.verdicts[judge], question) for record in answers)
+    hits = [verdict for verdict in verdicts if verdict is not None]
     row, n_unjudged = rate(metric, hits), len(answers) - len(hits)
     if not n_unjudged:
         return row
