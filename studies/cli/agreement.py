@@ -30,8 +30,8 @@ def judges(
     columns: Annotated[
         str,
         typer.Option(
-            help="Columns of a table of your own, as request=prompt,response=completion,refused=label; also harmful "
-            "(of the answer), model and id."
+            help="Columns of a table of your own, as request=prompt,refused=label; also response, harmful (of the "
+            "answer), model and id."
         ),
     ] = "",
     refused_values: Annotated[
