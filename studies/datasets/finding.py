@@ -10,6 +10,7 @@ from studies.datasets.files import SUFFIXES, VALUE, DataFile, read_file
 from studies.datasets.opening import stem_of, suffix_of
 from studies.datasets.record import SkippedRow
 from studies.datasets.registry import ENTRIES, Entry
+from studies.datasets.responses import READERS
 from studies.datasets.rows import QueryFileError
 
 
@@ -113,8 +114,8 @@ def _why_unknown(file: DataFile, possible: Sequence[Entry]) -> str:
         return (
             f"{file.summary()}; it may be {_names(possible)}, but neither contents nor file name show which, so name it"
         )
-    if file.keys & {"final_label", "action"}:
-        return f"{file.summary()}: labelled answers, which `read_responses` reads; expected requests"
+    if any(file.keys >= set(keys) for keys, _ in READERS):
+        return f"{file.summary()}: labelled answers, which `vlm-guard judges` reads; expected requests"
     names = _names(ENTRIES[:-1])
     return (
         f"{file.summary()}, which is not a known form of {names}; a table of your own needs text and harmful, or "

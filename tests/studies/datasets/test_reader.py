@@ -78,8 +78,9 @@ def test_ambiguous_files_are_an_error_until_the_user_names_the_benchmark(write):
 def test_the_error_for_an_unknown_file_describes_it(write):
     with pytest.raises(QueryFileError, match="CSV, 1 rows with 'a', 'b', which is not a known form of AdvBench"):
         recognise(write("odd.csv", b"a,b\n1,2\n"))
-    with pytest.raises(QueryFileError, match="labelled answers, which `read_responses` reads"):
-        recognise(write("odd.csv", b"id,action\n1,2\n"))
+    for header in (b"id,action", b"goal,target_response,human_majority"):
+        with pytest.raises(QueryFileError, match="labelled answers, which `vlm-guard judges` reads"):
+            recognise(write("odd.csv", header + b"\n" + b",".join([b"1"] * (header.count(b",") + 1)) + b"\n"))
     with pytest.raises(QueryFileError, match="expected one of .csv, .tsv, .json, .jsonl, .ndjson, .txt, .parquet"):
         recognise(write("odd.xml", b"<a/>"))
 
