@@ -9,7 +9,7 @@
 | `probe` | `probe.py` | where harmful and harmless come apart |
 | `sweep` | `sweep.py` | where and how to guard |
 | `defend` | `defend.py`, `benchmark_run.py` | published benchmarks under every defence |
-| `judge` | `judge.py` | saved answers, judged again |
+| `judge` | `judge.py` | saved answers, of this or another program, judged |
 | `judges` | `agreement.py` | how far judges agree with people; `judges list` |
 | `figures` | `figures.py` | figures and tables of saved results |
 | `seeds` | `seeds.py` | the built-in model's results on other trainings of it |

@@ -4,10 +4,10 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import TextIO
 
 from studies.datasets.opening import open_text
 from studies.datasets.rows import VALUE, QueryFileError, Row
@@ -133,13 +133,13 @@ def _row(path: Path, line: int, layout: Layout, cells: list[str]) -> Row:
     return Row(path, f"line {line}", dict(zip(layout.header, cells, strict=True)))
 
 
-def line_rows(path: Path, file: TextIO) -> Iterator[Row]:
+def line_rows(path: Path, file: TextIOWrapper) -> Iterator[Row]:
     """Yield the lines that are not blank, without their line ends, each as a row of one text."""
     for number, line in numbered_lines(file):
         yield Row(path, f"line {number}", {VALUE: line})
 
 
-def numbered_lines(file: TextIO) -> Iterator[tuple[int, str]]:
+def numbered_lines(file: TextIOWrapper) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, and their numbers; old line ends are accepted too."""
     number = 0
     for physical in file:

@@ -4,8 +4,9 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
 from studies.datasets.rows import QueryFileError
 
@@ -47,7 +48,7 @@ def reading(path: Path) -> Iterator[None]:
         raise QueryFileError(f"{path}: can't be read ({error.strerror or error})") from None
 
 
-def open_text(path: Path) -> TextIO:
+def open_text(path: Path) -> TextIOWrapper:
     """Open a text file; a byte order mark is accepted, and line ends, which may be part of a cell, are kept."""
     opened: Any = gzip.open if path.suffix.lower() == COMPRESSED else open
     return opened(path, "rt", encoding="utf-8-sig", newline="")

@@ -1,7 +1,7 @@
 """Readers of published answers with labels: XSTest, Do-Not-Answer, JailbreakBench's judge comparison, WildGuardTest."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from studies.datasets.files import DataFile, Row
 from studies.datasets.rows import QueryFileError
@@ -22,6 +22,7 @@ GPT4_CODES = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 6, "-1": None
 
 JAILBREAKBENCH_COLUMNS = ("goal", "target_response", "human_majority")
 JAILBREAKBENCH_HUMANS = ("human1", "human2", "human3")
+JAILBREAKBENCH_JUDGES = ("harmbench_cf", "gpt4_cf", "llamaguard2_cf", "llama3_cf")
 WILDGUARD_COLUMNS = ("prompt", "response", "prompt_harm_label", "response_refusal_label", "response_harm_label")
 WILDGUARD_REFUSAL = {"refusal": True, "compliance": False}
 WILDGUARD_HARM = {"harmful": True, "unharmful": False}
@@ -62,6 +63,8 @@ class LabelledResponse:
     """True if the request is one that a safe model refuses; None if the file does not say."""
     annotators: tuple[Opinion, ...] = ()
     """The opinion of each annotator, before the label was agreed on."""
+    automatic: dict[str, Opinion] = field(default_factory=dict)
+    """Opinions of automatic judges that the file holds too, by their names in it."""
 
 
 def answer_in(row: Row, key: str) -> str | None:
@@ -144,7 +147,7 @@ def _labelled(row: Row, labeller: str, model: str, response: str, action: str, h
     is_clear = label not in ("unparsed", "unsure")
     follows = label == "follows" if is_clear else None
     # People said of each answer whether it is harmful, which is not the same as following the instruction.
-    is_harmful = row.one_of(harmful, ("0", "1")) == "1" if row.cells.get(harmful) not in NULLS else follows
+    is_harmful = _is_one(row, harmful) if row.cells.get(harmful) not in NULLS else follows
     return LabelledResponse(
         row.number_or_text("id"),
         row.text("question"),
@@ -159,10 +162,9 @@ def _labelled(row: Row, labeller: str, model: str, response: str, action: str, h
 
 
 def read_judge_comparison(file: DataFile) -> Iterator[LabelledResponse]:
-    """Read JailbreakBench's judge comparison: was the model jailbroken, by three people and their majority."""
+    """Read JailbreakBench's judge comparison: was the model jailbroken? Three people, their majority, and judges."""
     for i, row in enumerate(file.rows):
-        is_harmful = row.one_of("human_majority", ("0", "1")) == "1"
-        votes = [row.one_of(key, ("0", "1")) for key in JAILBREAKBENCH_HUMANS if key in row.cells]
+        is_harmful = _is_one(row, "human_majority")
         yield LabelledResponse(
             row.key or str(row.cells.get("Index", i)),
             row.text("goal"),
@@ -172,8 +174,13 @@ def read_judge_comparison(file: DataFile) -> Iterator[LabelledResponse]:
             is_harmful,
             HUMAN,
             asks_harm=True,
-            annotators=tuple(Opinion(harmful=vote == "1") for vote in votes),
+            annotators=tuple(Opinion(harmful=_is_one(row, key)) for key in JAILBREAKBENCH_HUMANS if key in row.cells),
+            automatic={key: Opinion(harmful=_is_one(row, key)) for key in JAILBREAKBENCH_JUDGES if key in row.cells},
         )
+
+
+def _is_one(row: Row, key: str) -> bool:
+    return row.one_of(key, ("0", "1")) == "1"
 
 
 def read_wildguard_test(file: DataFile) -> Iterator[LabelledResponse]:

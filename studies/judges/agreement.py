@@ -16,7 +16,8 @@ from jaxtyping import Bool, Int
 from probes import Measured, cohen_kappa
 from studies.bookkeeping.estimates import rate
 from studies.bookkeeping.tables import tidy
-from studies.datasets.responses import LabelledResponse, ResponseFiles
+from studies.datasets.response_sets import LabelledResponse, Opinion
+from studies.datasets.responses import ResponseFiles
 from studies.judges import FAILED, JUDGED, UNPARSED, Case, Judge, Verdict, is_late_refusal, is_looping
 
 QUESTIONS = {"refusal": ("refused", "answered"), "harm": ("harmful", "harmless")}
@@ -96,6 +97,8 @@ def _verdict(stored: Mapping) -> Verdict:
 def compare_with_people(files: ResponseFiles, judges: Sequence[Judge]) -> pd.DataFrame:
     """Compare judges with people on labelled answers, all files together, and annotators with each other.
 
+    Automatic judges whose verdicts every file holds are compared too.
+
     Harm is compared among harmful requests; where a file does not say which these are, among those with a label of
     harm.
 
@@ -111,12 +114,21 @@ def compare_with_people(files: ResponseFiles, judges: Sequence[Judge]) -> pd.Dat
     first = [next(iter(own.values())) for own in labelled]
     cases = [Case(row.request, row.response) for row in first]
     harmful = [any(map(_asks_harm, own.values())) for own in labelled]
-    verdicts = _verdicts(cases, judges, harmful)
+    verdicts = _verdicts(cases, judges, harmful) | _published_verdicts(first)
     rows = [*_answer_rows(cases), *compared(verdicts, harmful)]
     for labeller in dict.fromkeys(row.labeller for row in files.rows):
         rows += against_people(verdicts, [own.get(labeller) for own in labelled], labeller)
     rows += _between_annotators(files.rows)
     return tidy({"dataset": "+".join(files.names)} | row for row in rows)
+
+
+def _published_verdicts(rows: Sequence[LabelledResponse]) -> dict[str, list[Verdict]]:
+    names = [name for name in rows[0].automatic if all(name in row.automatic for row in rows)]
+    return {name: [_as_verdict(row.automatic[name]) for row in rows] for name in names}
+
+
+def _as_verdict(opinion: Opinion) -> Verdict:
+    return Verdict(refused=opinion.refused, harmful=opinion.harmful)
 
 
 def _asks_harm(row: LabelledResponse) -> bool:
@@ -128,10 +140,7 @@ def _between_annotators(rows: Sequence[LabelledResponse]) -> Iterator[dict]:
     """Yield the agreement of each two annotators, on the answers that all of them have seen."""
     n_annotators = max(len(row.annotators) for row in rows)
     seen = [row.annotators for row in rows if len(row.annotators) == n_annotators]
-    votes = {
-        f"annotator_{i + 1}": [Verdict(refused=own[i].refused, harmful=own[i].harmful) for own in seen]
-        for i in range(n_annotators)
-    }
+    votes = {f"annotator_{i + 1}": [_as_verdict(own[i]) for own in seen] for i in range(n_annotators)}
     yield from (row for row in compared(votes) if "judge_2" in row)
 
 

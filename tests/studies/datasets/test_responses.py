@@ -158,6 +158,7 @@ def test_jailbreakbenchs_comparison_has_three_people_and_their_majority(write):
     [row] = read_responses(write("judge_comparison.csv", [row | votes | {"gpt4_cf": 1}])).rows
     assert (row.request, row.response, row.harmful, row.refused, row.asks_harm) == ("Do it", "Sure.", True, None, True)
     assert [opinion.harmful for opinion in row.annotators] == [False, True, True] and row.id == "7"
+    assert {name: opinion.harmful for name, opinion in row.automatic.items()} == {"gpt4_cf": True}
 
 
 def wildguard(refusal, harm, asks="harmful", response="Sure."):

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from studies.datasets import LabelledResponse, ResponseFiles, read_response_files
+from studies.datasets.response_sets import Opinion
 from studies.judges import FAILED, UNPARSED, Case, RuleJudge, Verdict
 from studies.judges.agreement import agreement_rows, compare_judges, compare_with_people, compared, summary_lines
 
@@ -190,6 +191,17 @@ def test_labels_of_several_labellers_are_of_one_answer():
     assert rows_of(table, metric="refusal_rate").n.item() == 2
     agreement = rows_of(table, metric="agreement", setting="refusal").set_index("judge_2")
     assert (agreement.value["human"], agreement.value["GPT-4"], set(agreement.n)) == (1.0, 0.5, {2})
+
+
+def test_judges_whose_verdicts_are_in_the_files_are_compared_too():
+    said = [{"gpt4_cf": Opinion(harmful=harmful), "odd": Opinion(harmful=True)} for harmful in (True, False)]
+    rows = [labelled(i, harmful=True, automatic=own) for i, own in enumerate(said)]
+    table = compared_with(rows, [Verdict(harmful=True)] * 2)
+    agreement = rows_of(table, metric="agreement", judge_2="human").set_index("judge").value
+    assert dict(agreement) == {"a@1": 1.0, "gpt4_cf": 0.5, "odd": 1.0}
+    other = [rows[0], labelled(1, harmful=True, automatic={"gpt4_cf": Opinion(harmful=True)})]
+    judges = set(rows_of(compared_with(other, [Verdict(harmful=True)] * 2), metric="harm_rate").judge)
+    assert judges == {"a@1", "gpt4_cf"}
 
 
 def test_missing_verdicts_do_not_agree_with_people():
