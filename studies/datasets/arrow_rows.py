@@ -1,8 +1,11 @@
 """Parquet, Arrow and saved Hugging Face datasets -> rows, some at a time; pyarrow is imported only for these."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from studies.datasets.rows import QueryFileError
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 """Files of a folder that `save_to_disk` wrote: of one split, and of several."""
+SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-(?P<n>\d{5})(?:-[0-9a-f]+)?\.parquet")
+"""Name of a part of a split, as the Hugging Face hub has them."""
 N_ROWS = 64
 """Rows that are read at once, which limits memory where they hold pictures."""
 N_BYTES = 1 << 20
@@ -19,8 +24,24 @@ N_BYTES = 1 << 20
 
 
 def is_saved_dataset(path: Path) -> bool:
-    """Return whether a path is a folder of one split, written by `save_to_disk`."""
-    return path.is_dir() and (path / STATE).is_file()
+    """Return whether a path is a folder of one split: written by `save_to_disk`, or with the hub's parts of Parquet."""
+    return path.is_dir() and ((path / STATE).is_file() or bool(_shards(path)))
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Return the parts of the one split that a folder holds; empty if it holds anything else.
+
+    Raises:
+        QueryFileError: a part is missing.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    matches = [SHARD.fullmatch(path.name) for path in files]
+    splits = {match["split"] if match else None for match in matches}
+    if len(splits) != 1 or None in splits:
+        return []
+    if len(files) != int(matches[0]["n"]):
+        raise QueryFileError(f"{folder}: {len(files)} of {int(matches[0]['n'])} parts; expected all of them")
+    return files
 
 
 def arrow_header(path: Path) -> list[str]:
@@ -42,10 +63,15 @@ def arrow_length(path: Path) -> int:
     """Return the number of rows of a file that `arrow_header` has found to be whole at its ends."""
     import pyarrow.parquet as pq
 
-    if path.suffix.lower() == ".parquet":
-        return pq.read_metadata(path).num_rows
+    parts = _parts(path)
     with _readable(path):
-        return sum(batch.num_rows for batch in _arrow_batches(_parts(path)))
+        if _is_parquet(parts):
+            return sum(pq.read_metadata(part).num_rows for part in parts)
+        return sum(batch.num_rows for batch in _arrow_batches(parts))
+
+
+def _is_parquet(parts: Sequence[Path]) -> bool:
+    return parts[0].suffix.lower() == ".parquet"
 
 
 def _schema(path: Path) -> Any:
@@ -57,8 +83,8 @@ def _schema(path: Path) -> Any:
         raise QueryFileError(f"{path}: a saved dataset without data-*.arrow; expected the whole folder")
     for part in parts:
         check_is_data(part)
-    if path.suffix.lower() == ".parquet":
-        return pq.read_schema(path)
+    if _is_parquet(parts):
+        return pq.read_schema(parts[0])
     with pa.OSFile(str(parts[0])) as file, _opened(file) as reader:
         return reader.schema
 
@@ -92,16 +118,30 @@ def raw_arrow_rows(path: Path, start: int = 0) -> Iterator[tuple[int, Mapping[st
 
 def _batches(path: Path, start: int) -> tuple[Iterator[Any], int]:
     """Return batches of rows from the group that holds a row, and the number of the first row."""
-    if path.suffix.lower() != ".parquet":
-        return _arrow_batches(_parts(path)), 0
+    parts = _parts(path)
+    if not _is_parquet(parts):
+        return _arrow_batches(parts), 0
+    groups = [(part, group, size) for part in parts for group, size in enumerate(_group_sizes(part))]
+    chosen, first = 0, 0
+    while chosen < len(groups) - 1 and first + groups[chosen][2] <= start:
+        first, chosen = first + groups[chosen][2], chosen + 1
+    return _parquet_batches(groups[chosen:]), first
+
+
+def _group_sizes(part: Path) -> list[int]:
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path, buffer_size=N_BYTES, pre_buffer=False)
-    sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    group, first = 0, 0
-    while group < len(sizes) - 1 and first + sizes[group] <= start:
-        first, group = first + sizes[group], group + 1
-    return file.iter_batches(N_ROWS, row_groups=range(group, len(sizes)), use_threads=False), first
+    metadata = pq.read_metadata(part)
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+def _parquet_batches(groups: Sequence[tuple[Path, int, int]]) -> Iterator[Any]:
+    """Yield batches of the rows of groups, given by their file and number."""
+    import pyarrow.parquet as pq
+
+    for part, own in groupby(groups, key=itemgetter(0)):
+        with pq.ParquetFile(part, buffer_size=N_BYTES, pre_buffer=False) as file:
+            yield from file.iter_batches(N_ROWS, row_groups=[group for _, group, _ in own], use_threads=False)
 
 
 def _arrow_batches(paths: Sequence[Path]) -> Iterator[Any]:
@@ -127,6 +167,8 @@ def _parts(path: Path) -> list[Path]:
     """Return the files of a table: those of a saved dataset are listed, in their order, in its state."""
     if not path.is_dir():
         return [path]
+    if not (path / STATE).is_file():
+        return _shards(path)
     try:
         listed = [part["filename"] for part in json.loads((path / STATE).read_text(encoding="utf-8"))["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError):

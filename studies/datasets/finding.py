@@ -87,7 +87,7 @@ def _data_files(folder: Path) -> list[Path]:
     outside = [path for path in paths if not path.resolve().is_relative_to(folder.resolve())]
     if outside:
         raise QueryFileError(f"{outside[0]} is a link that leads outside {folder}; copy the file into the folder")
-    saved = {path.parent for path in paths if is_saved_dataset(path.parent)}
+    saved = set(filter(is_saved_dataset, {path.parent for path in paths}))
     paths = [path for path in paths if path.parent not in saved and path.name != SPLITS]
     is_named = [suffix_of(path) != ".txt" or any(re.search(p, stem_of(path), re.I) for p in patterns) for path in paths]
     return sorted([*compress(paths, is_named), *saved])

@@ -52,6 +52,15 @@ def save_to_disk(folder, rows, n_files=2):
     return folder
 
 
+def write_shards(folder, rows, split="train", n_files=3):
+    """Write a folder as the Hugging Face hub has them: Parquet in parts."""
+    size = -(-len(rows) // n_files)
+    for i in range(n_files):
+        part = rows[i * size : (i + 1) * size]
+        write_parquet(folder / f"{split}-{i:05}-of-{n_files:05}.parquet", part, row_group_size=1)
+    return folder
+
+
 def write_base64(path, rows, column="picture"):
     cells = [row | {column: base64.encodebytes(content(i)).decode()} for i, row in enumerate(rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +107,7 @@ FORMS = {
         folder / "mine.parquet", [row | {"picture": content(i)} for i, row in enumerate(own_rows())]
     ),
     "saved": lambda folder: save_to_disk(folder / "mine", structs(own_rows())),
+    "hub": lambda folder: write_shards(folder / "mine", structs(own_rows())),
     "tsv": lambda folder: write_base64(folder / "mine.tsv", own_rows()),
 }
 
@@ -179,6 +189,25 @@ def test_a_saved_dataset_of_several_splits_needs_one_of_them(tmp_path):
     with pytest.raises(QueryFileError, match="files of own: test, train; expected one, so give the path"):
         read_benchmark(tmp_path / "all")
     assert len(read_benchmark(tmp_path / "all" / "test").records) == N
+
+
+def test_parts_of_one_split_are_one_table_and_all_of_them_are_needed(tmp_path):
+    folder = write_shards(tmp_path / "data", structs(own_rows()))
+    assert [number for number, _ in raw_arrow_rows(folder, 3)] == [3, 4]
+    records = read_benchmark(folder).records
+    for i in (4, 0, 3):
+        assert open_picture(records[i].picture).getpixel((0, 0))[1] == i
+    (folder / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(QueryFileError, match="data: 2 of 3 parts; expected all of them"):
+        read_benchmark(folder)
+
+
+def test_parts_of_several_splits_are_not_one_table(tmp_path):
+    for split in ("train", "test"):
+        write_shards(tmp_path / "data", structs(own_rows()), split, n_files=1)
+    with pytest.raises(QueryFileError, match="files of own: .*; expected one, so give the path"):
+        read_benchmark(tmp_path / "data")
+    assert len(read_benchmark(tmp_path / "data" / "test-00000-of-00001.parquet").records) == N
 
 
 def test_several_pictures_in_the_cell_of_one_request_are_an_error(tmp_path):

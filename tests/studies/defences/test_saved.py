@@ -1,12 +1,13 @@
 """Answers of other programs, judged: their logs, their tables, and what is said of them."""
 
 import json
+from zipfile import ZipFile
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from studies.cli.app import app
+from studies.cli.app import app, main
 from studies.datasets import read_saved_answers
 from studies.defences.answer_log import read_answers
 from studies.defences.saved import is_own_log, write_logs
@@ -107,6 +108,26 @@ def test_a_folder_with_other_answers_is_left_alone(tmp_path):
     with pytest.raises(ConfigError, match="holds other answers than those of .*; give another --out"):
         write_logs(read_saved_answers(path), path, tmp_path / "judged")
     assert (tmp_path / "judged" / "answers.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "message"),
+    [
+        ("run.eval", (), "version 7 of inspect_ai's logs; expected 2"),
+        ("mine.jsonl", ("--columns", "response=reply"), "no column reply (response)"),
+        ("none.jsonl", (), "does not exist"),
+    ],
+)
+def test_answers_that_can_not_be_read_are_one_message(tmp_path, name, typed, message, capsys, monkeypatch):
+    write(tmp_path / "mine.jsonl", answered(n=4))
+    with ZipFile(tmp_path / "run.eval", "w") as archive:
+        archive.writestr("header.json", json.dumps({"version": 7}))
+    monkeypatch.setattr("sys.argv", ["vlm-guard", "judge", str(tmp_path / name), "--judge", "xstest", *typed])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("vlm-guard: ") and message in said and said.count("\n") == 1
+    assert not (tmp_path / "judged").exists()
 
 
 def test_logs_of_this_project_are_told_from_files_of_others(tmp_path):
