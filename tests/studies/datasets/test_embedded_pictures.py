@@ -11,6 +11,7 @@ from PIL import Image
 
 from interp.pictures import PictureError, open_picture
 from studies.cli.app import main
+from studies.cli.benchmark_run import describe_set
 from studies.datasets import Columns, QueryFileError, check, read_benchmark, read_queries, recognise
 from studies.datasets.arrow_rows import raw_arrow_rows
 from tests.studies.datasets.benchmark_files import SIUO, figstep, in_csv, in_json, vlguard
@@ -117,6 +118,13 @@ def test_embedded_pictures_are_those_of_a_table_with_files(tmp_path, plain, form
     path = FORMS[form](tmp_path / form)
     assert seen(path) == seen(plain) and lines(path) == lines(plain)
     assert seen(path.parent) == seen(plain)
+
+
+@pytest.mark.parametrize("form", ["saved", "hub", "parquet"])
+def test_a_run_on_a_file_or_folder_says_what_it_read(tmp_path, form):
+    path = FORMS[form](tmp_path / form)
+    described = describe_set(read_benchmark(path))
+    assert set(described["files"]) == {str(path)} and described["rows"] == N
 
 
 def test_pictures_are_opened_in_any_order_and_more_than_once(tmp_path):
