@@ -64,10 +64,10 @@ class Comparison:
 
     @cached_property
     def untested(self) -> set[Condition]:
-        """Conditions whose attacks leave no room for a defence, as far as is known without an undefended arm."""
-        counts = {name: n_successes(arm.answers, self.judges) for name, arm in self.unguarded.items()}
-        unknown = {arm.condition for arm in self.arms} - set(counts)
-        return unknown | {name for name, n in counts.items() if n is not None and n < ROOM}
+        """Conditions whose attacks leave no room for a defence, or leave it unknown without an undefended arm."""
+        baselines = {arm.condition: arm for arm in self.arms} | self.unguarded
+        counts = {name: n_successes(arm.answers, self.judges) for name, arm in baselines.items()}
+        return {name for name, n in counts.items() if n is not None and (n < ROOM or name not in self.unguarded)}
 
     def standing(self, arm: DefenceArm) -> str:
         """Return the ranking status of a defence in its setting."""

@@ -72,6 +72,7 @@ def test_what_a_file_does_not_say_is_said_or_typed(tmp_path):
     judge(path, "--out", tmp_path / "typed", "--model", "m", "--defence", "mine", "--columns", "harmful=none")
     table = pd.read_csv(tmp_path / "typed" / "defence.csv")
     assert set(table.model.dropna()) == {"m"} and "mine" in set(table.defence) and "asr" not in set(table.metric)
+    assert set(table[table.metric == "over_refusal_rate"].standing.dropna()) == {"ranked"}
 
 
 def test_defences_may_have_answered_different_requests(tmp_path):
