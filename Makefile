@@ -15,7 +15,7 @@ NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(PIP) --constraint requirements.lock torch
-	$(PIP) --constraint requirements.lock --editable '.[notebook,docs,dev,distributed,endpoint,qwen]'
+	$(PIP) --constraint requirements.lock --editable '.[notebook,docs,dev,distributed,endpoint,qwen,xlsx]'
 	@touch $@
 
 repro: .venv/installed  ## the paper's argument on the built-in model, and a report page

@@ -9,7 +9,16 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from figures.style import WIDE, add_caption, first_judge, paper_style, readable, require_columns, sample_size
+from figures.style import (
+    WIDE,
+    add_caption,
+    first_judge,
+    paper_style,
+    readable,
+    require_columns,
+    sample_size,
+    short_answers,
+)
 
 _hues = sns.color_palette("colorblind")
 ARMS = {
@@ -76,7 +85,8 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
         figure,
         f"""Attack success on harmful requests and over-refusal on harmless ones in each setting and modality, by
         defence, with 95 % Wilson intervals. References of the guard and of the bounds: {references or "none"}
-        {own_text}; the bound `oracle` reads the true request. {sample_size(attacked)} of each class.""",
+        {own_text}; the bound `oracle` reads the true request. {sample_size(attacked)} of each class.
+        {short_answers(table)}""",
     )
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "require_values",
     "sample_size",
     "save",
+    "short_answers",
     "value_map",
 ]
 
@@ -223,6 +224,12 @@ def sample_size(rows: pd.DataFrame, of: str = "requests") -> str:
     n = rows.n.dropna()
     n = n[n > 0]
     return f"n = {number_range(n)} {of}" if len(n) else "n unknown"
+
+
+def short_answers(table: pd.DataFrame) -> str:
+    """Return the warning that a table of defences carries if only keywords have judged short answers; else nothing."""
+    rows = table[table.metric == "answer_tokens"]
+    return f"{rows.interval.iloc[0].capitalize()} (at most {rows.value.iloc[0]:.0f} here)." if len(rows) else ""
 
 
 def add_caption(figure: Figure, text: str) -> Figure:

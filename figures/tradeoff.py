@@ -9,7 +9,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from figures.style import WIDE, add_caption, first_judge, paper_style, readable, require_columns, sample_size
+from figures.style import (
+    WIDE,
+    add_caption,
+    first_judge,
+    paper_style,
+    readable,
+    require_columns,
+    sample_size,
+    short_answers,
+)
 
 COLUMNS = "dataset setting modality defence standing judge metric value ci_low ci_high n".split()
 PLACE = ["dataset", "setting", "modality"]
@@ -87,7 +96,7 @@ def safety_tradeoff(table: pd.DataFrame) -> Figure:
         corner is best. Markers that would overlap are shifted sideways, by at most {OFFSET * len(names) / 2:.2f} from
         their value. Grey steps join ranked defences that no other one beats in both; defences with hollow markers are
         not ranked (bounds, controls, and all where fewer than 10 attacks succeed unguarded), or break answers.
-        {sample_size(attacked, "harmful requests")}.""",
+        {sample_size(attacked, "harmful requests")}. {short_answers(table)}""",
     )
 
 

@@ -1,7 +1,8 @@
 """The model: what we read from it, and what we do to it.
 
     VLM, LLM                            load a model; one name per part (`vlm.py`)
-    Query, Prompt, to_prompts           requests and the ways in which they reach a model (`inputs.py`)
+    Query, Prompt, to_prompts           requests and the ways in which they reach a model (`queries.py`,
+                                        `inputs.py`)
     trace, open_store                   activations, in memory or on disk (`trace.py`, `tracing/`, `activations.py`)
     SafetyDirection, ESTIMATORS         the safety steering direction (`directions.py`, `estimators.py`)
     RULES, coordinates, set_coordinates the formula that a guard applies (`projection.py`)
@@ -9,46 +10,81 @@
     ForcedScore, logprobs_after         answers whose first tokens are given (`forced.py`)
     Lens, patch, recovered              where the safety signal is written and lost (`lens.py`, `patching.py`)
 
+Only requests and prompts (`queries.py`) are imported with the package; everything else is when it is first used, so
+that data files can be read without the libraries that run models.
+
 These modules are public too; their `__all__` lists what they offer: `batches`, `display`, `errors`, `identity`, `lens`,
 `pictures`, `projection`, `related_methods`, `tracing.cluster`, `typography`, `verify`.
 """
 
-import interp.cards  # noqa: F401  (registers what Jupyter shows)
-from interp.activations import Store, StoreError, open_store
-from interp.directions import SafetyDirection, alignment, fit_gate, random_basis, stability
-from interp.errors import ModelError
-from interp.estimators import ESTIMATORS, AnchorError
-from interp.forced import ForcedScore, forced_beginning, logprobs_after
-from interp.guard import POSITIONS, REFERENCES, SOURCES, Guard
-from interp.guard_batches import GuardBatchError, GuardRuns, GuardScore, References, run_guards
-from interp.guard_files import GUARD_SETTINGS, GuardFileError, read_guard_settings
-from interp.inputs import (
-    CAPTION_REQUEST,
-    IMAGE_AUGMENTED,
-    MODALITIES,
-    TRANSCRIPTION_REQUEST,
-    TYPOGRAPHIC,
-    TYPOGRAPHIC_REQUEST,
-    Prompt,
-    Query,
-    caption_prompt,
-    collate,
-    text_prompt,
-    to_prompt,
-    to_prompts,
-    transcription_prompt,
-)
-from interp.lens import Lens
-from interp.loading import is_text_only
-from interp.patching import patch, recovered
-from interp.pictures import PictureError
-from interp.prefill_sharing import why_not_together
-from interp.projection import RULES, ProbeGate, coordinates, set_coordinates
-from interp.token_positions import ALL_TOKENS, TOKEN_ROLES, TraceError
-from interp.trace import PromptsLeftOut, trace
-from interp.tracing.forward import DECODER_SITES
-from interp.tracing.prefix import SharingDisabled
-from interp.vlm import LLM, VLM
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from interp.queries import Prompt, Query
+
+# For type checkers and editors, which don't call `__getattr__`.
+if TYPE_CHECKING:
+    from interp.everything import (
+        ALL_TOKENS,
+        CAPTION_REQUEST,
+        DECODER_SITES,
+        ESTIMATORS,
+        GUARD_SETTINGS,
+        IMAGE_AUGMENTED,
+        LLM,
+        MODALITIES,
+        POSITIONS,
+        REFERENCES,
+        RULES,
+        SOURCES,
+        TOKEN_ROLES,
+        TRANSCRIPTION_REQUEST,
+        TYPOGRAPHIC,
+        TYPOGRAPHIC_REQUEST,
+        VLM,
+        AnchorError,
+        ForcedScore,
+        Guard,
+        GuardBatchError,
+        GuardFileError,
+        GuardRuns,
+        GuardScore,
+        Lens,
+        ModelError,
+        PictureError,
+        ProbeGate,
+        PromptsLeftOut,
+        References,
+        SafetyDirection,
+        SharingDisabled,
+        Store,
+        StoreError,
+        TraceError,
+        alignment,
+        caption_prompt,
+        collate,
+        coordinates,
+        fit_gate,
+        forced_beginning,
+        is_text_only,
+        logprobs_after,
+        open_store,
+        patch,
+        random_basis,
+        read_guard_settings,
+        recovered,
+        run_guards,
+        set_coordinates,
+        stability,
+        text_prompt,
+        to_prompt,
+        to_prompts,
+        trace,
+        transcription_prompt,
+        why_not_together,
+    )
 
 __all__ = [
     "ALL_TOKENS",
@@ -111,3 +147,26 @@ __all__ = [
     "transcription_prompt",
     "why_not_together",
 ]
+
+
+# Called for names that are not bound yet, see PEP 562.
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("interp.everything"), name)
+
+
+class _Door(ModuleType):
+    """The package. Its function `trace` is found even after the module of the same name has been imported."""
+
+    @property
+    def trace(self) -> object:
+        return import_module("interp.everything").trace
+
+    @trace.setter
+    def trace(self, module: ModuleType) -> None:
+        """Ignore the module, which the import system would put in place of the function."""
+
+
+# The import system sets the attribute `trace` to the module, and would hide the function from whoever comes later.
+sys.modules[__name__].__class__ = _Door

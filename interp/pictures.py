@@ -1,6 +1,7 @@
 """Pictures of any kind -> what image processors expect: RGB, upright, 8 bits per channel."""
 
 import hashlib
+import io
 import struct
 import warnings
 from collections.abc import Callable
@@ -8,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = [
     "LazyPicture",
     "Picture",
     "PictureError",
     "open_picture",
+    "picture_from_bytes",
     "read_picture",
 ]
 
@@ -30,7 +32,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, 
 """Errors that Pillow's readers raise on damaged files of any format."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LazyPicture:
     """A picture that is drawn or read each time it is opened, so that a prompt costs no memory until it runs."""
 
@@ -57,19 +59,36 @@ def read_picture(path: str | Path) -> Image.Image:
         PictureError: the file does not exist, is damaged, or is larger than Pillow's limit
             (`PIL.Image.MAX_IMAGE_PIXELS`), which a file of a few kilobytes can exceed.
     """
+    return _read(path, str(path))
+
+
+def picture_from_bytes(content: bytes | None, name: str) -> Image.Image:
+    """Read a picture from the contents of a file; the name is used in errors.
+
+    Raises:
+        PictureError: see `read_picture`.
+    """
+    if not content:
+        raise PictureError(f"picture {name!r} is empty; expected the bytes of a picture")
+    return _read(io.BytesIO(content), name)
+
+
+def _read(source: str | Path | io.BytesIO, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow warns above its limit, and raises above twice the limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
+            with Image.open(source) as picture:
                 picture.load()
                 return picture
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise PictureError(
-            f"picture {str(path)!r} is too large: {error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
+            f"picture {name!r} is too large: {error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
     except UNREADABLE as error:
-        raise PictureError(f"picture {str(path)!r} can't be read: {error}") from error
+        # Pillow's error names the source, which for bytes is an address in memory.
+        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
+        raise PictureError(f"picture {name!r} can't be read: {reason}") from error
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

@@ -34,6 +34,7 @@ from studies.generation.generate import Generation
 from studies.generation.reference_texts import reference_for
 from studies.judges import KEYWORDS, Judge
 from studies.judges.agreement import agreement_rows
+from studies.judges.by_name import VERSIONED, is_keyword_judge, with_keywords
 from studies.organism import language
 
 N_OPENINGS = 32
@@ -83,7 +84,7 @@ def run(
         vlm: the model.
         weights: identity of its weights; other weights give other answers.
         options: what is asked, and which defences answer.
-        judges: the first one decides.
+        judges: the first one decides; if all of them are models, keywords are judged next to them.
         out: folder of the results; answers that it has are reused.
         generation: how answers are generated.
         guard: the guard to compare with its rivals; None runs the rivals alone.
@@ -96,6 +97,7 @@ def run(
     Raises:
         ConfigError: the folder holds answers of another model, or answers generated with other settings.
     """
+    judges = with_keywords(judges)
     out.mkdir(parents=True, exist_ok=True)
     leakage = _write_leakage(options.benchmarks, seen.with_anchors(anchors), out)
     report_leakage(leakage)
@@ -132,6 +134,8 @@ def judge_again(path: Path, judges: Sequence[Judge], out: Path) -> BenchmarkResu
     """Add the verdicts of other judges to a file of answers, and write their tables; no answer is regenerated.
 
     Earlier judges that have seen every answer stay in the tables, after the new ones; the first new one decides.
+    Earlier judges by rule judge again, since a later version may measure coherence in another way. If all judges are
+    models, keywords are judged next to them.
 
     Raises:
         AnswerLogError: there is no such file, or it is damaged.
@@ -146,11 +150,15 @@ def judge_again(path: Path, judges: Sequence[Judge], out: Path) -> BenchmarkResu
     if not answers:
         raise QueryFileError(f"{path} holds no answers; expected those of `vlm-guard defend`")
     _check_same_model(log, answers[-1].weights, answers[-1].generation)
-    with log.locked():
-        answers = _judged(log, answers, judges)
-    names, judged = [judge.name for judge in judges], [record for record in answers if not record.right]
+    judged = [record for record in answers if not record.right]
     seen = dict.fromkeys(name for record in judged for name in record.verdicts)
-    earlier = [name for name in seen if name not in names and all(name in record.verdicts for record in judged)]
+    earlier = [name for name in seen if all(name in record.verdicts for record in judged)]
+    by_rule = [VERSIONED[name] for name in earlier if name in VERSIONED]
+    judges = with_keywords(judges) if not any(map(is_keyword_judge, earlier)) else list(judges)
+    names = [judge.name for judge in judges]
+    earlier = [name for name in earlier if name not in names]
+    with log.locked():
+        answers = _judged(log, answers, [*judges, *(judge for judge in by_rule if judge.name in earlier)])
     return _write_results(answers, names + earlier, out)
 
 

@@ -10,9 +10,8 @@ from studies.defences.answer_log import AnswerRecord
 from studies.experiment.config import BUILT_IN
 from studies.experiment.experiment import Experiment
 from studies.generation.generate import answers
-from studies.judges import EXACT, Case, Judge, LinearJudge
+from studies.judges import EXACT, KEYWORDS, KEYWORDS_1, PUBLISHED, Case, Judge, LinearJudge
 from studies.judges.agreement import compare_judges
-from studies.judges.by_name import rule_judges
 
 MOST_CASES = 2000
 """At most this many distinct answers are judged, evenly spaced over all."""
@@ -29,9 +28,10 @@ def run(experiment: Experiment, records: Sequence[AnswerRecord]) -> pd.DataFrame
     """
     cases = list(dict.fromkeys(record.case for record in records if not record.right))
     cases = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(MOST_CASES, len(cases))).astype(int))]
-    judges: list[Judge] = list(rule_judges().values())
+    own = [judge for judge in (KEYWORDS, KEYWORDS_1) if judge in experiment.judges]
+    judges: list[Judge] = [*own, *PUBLISHED.values()]
     if EXACT in experiment.judges and experiment.config.model == BUILT_IN:
-        judges = [EXACT, *(judge for judge in judges if judge != EXACT), _linear_judge(experiment)]
+        judges = [EXACT, *judges, _linear_judge(experiment)]
     with phase("judges", len(cases) * len(judges)) as report:
         return compare_judges(cases, judges, labels=experiment.labels, advance=report)
 

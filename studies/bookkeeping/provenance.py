@@ -14,9 +14,10 @@ PACKAGES = ("torch", "transformers", "nnsight", "scikit-learn", "numpy", "pillow
 
 
 def file_hash(paths: Iterable[Path]) -> str:
-    """Return the first 16 hex digits of the sha256 over file names and contents."""
+    """Return the first 16 hex digits of the sha256 over file names and contents; a folder is all files in it."""
+    files = (file for path in paths for file in (path.iterdir() if path.is_dir() else [path]) if not file.is_dir())
     digest = hashlib.sha256()
-    for path in sorted(paths):
+    for path in sorted(files):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

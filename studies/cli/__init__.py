@@ -9,12 +9,13 @@
 | `probe` | `probe.py` | where harmful and harmless come apart |
 | `sweep` | `sweep.py` | where and how to guard |
 | `defend` | `defend.py`, `benchmark_run.py` | published benchmarks under every defence |
-| `judge` | `judge.py` | saved answers, judged again |
-| `judges` | `agreement.py` | how far judges agree with people |
+| `judge` | `judge.py` | saved answers, of this or another program, judged |
+| `judges` | `agreement.py` | how far judges agree with people; `judges list` |
 | `figures` | `figures.py` | figures and tables of saved results |
 | `seeds` | `seeds.py` | the built-in model's results on other trainings of it |
 | `report` | `report.py` | saved results as one page |
-| `data check` | `data.py` | what the files of a benchmark hold |
+| `data check`, `list` | `data.py` | what the files of a benchmark hold; the benchmarks |
+| `defences list` | `lists.py` | the defences, and what `judges list` prints |
 | `guard fit`, `show`, `apply` | `guard.py`, `side_by_side.py` | a guard fitted, shown, and answering |
 
 `app.py` puts the verbs together and turns errors into exit codes, `errors.py` says which errors are about input, and

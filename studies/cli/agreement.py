@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from studies.cli.lists import JUDGES, lines_of
 from studies.cli.messages import quieten
-from studies.cli.options import JudgeSetting, Label, Loading, loads_judges
+from studies.cli.options import HarmfulValues, JudgeSetting, Label, Loading, loads_judges
 
 app = typer.Typer()
 
@@ -15,29 +16,54 @@ app = typer.Typer()
 @loads_judges
 def judges(
     completions: Annotated[
-        list[Path], typer.Argument(help="Files of XSTest that people have labelled: xstest_v2_completions_*.csv.")
+        list[Path],
+        typer.Argument(
+            help="Files of answers that people have labelled: XSTest's completions, JailbreakBench's judge comparison, "
+            "WildGuardTest, Do-Not-Answer's reviews, or a table of your own; or `list`."
+        ),
     ],
     judge: Annotated[
         list[str] | None,
         typer.Option(help="A judge, named as for `vlm-guard defend`; repeatable. By default every judge by rule."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("results/judges"),
+    columns: Annotated[
+        str,
+        typer.Option(
+            help="Columns of a table of your own, as request=prompt,refused=label; also response, harmful (of the "
+            "answer), model and id."
+        ),
+    ] = "",
+    refused_values: Annotated[
+        str, typer.Option(help="Labels that mean refused in a table of your own, comma-separated.")
+    ] = "",
+    harmful_values: HarmfulValues = "",
     judge_setting: JudgeSetting = None,
     label: Label = None,
     *,
     loading: Loading,
 ) -> None:
-    """Show how far judges agree with people, and with each other: kappa, confusion, precision and recall."""
+    """Show how far judges agree with people, and with each other: kappa, confusion, precision and recall.
+
+    `vlm-guard judges list` lists the judges.
+    """
+    if list(map(str, completions)) == ["list"] and not completions[0].exists():
+        print("\n".join(lines_of(JUDGES)))
+        return
     quieten()
     from studies.bookkeeping.tables import write_table
     from studies.cli.judge_options import judge_options
+    from studies.datasets.responses import ResponseColumns, read_response_files
     from studies.experiment.config import writable_folder
     from studies.judges.agreement import compare_with_people, summary_lines
-    from studies.judges.by_name import judges_named, rule_judges
+    from studies.judges.by_name import judges_named, rule_judges, with_keywords
 
     folder = writable_folder(out)
     options = judge_options(judge_setting, label, loading)
-    table = compare_with_people(completions, judges_named(judge or list(rule_judges()), folder, options))
+    files = read_response_files(completions, ResponseColumns.parse(columns, refused_values, harmful_values))
+    if files.repeated:
+        print(f"- counted once: {', '.join(map(str, files.repeated))} hold answers that another file holds")
+    table = compare_with_people(files, with_keywords(judges_named(judge or list(rule_judges()), folder, options)))
     for line in summary_lines(table):
         print(f"- {line}")
     print(f"  {write_table(table, folder, 'judges')}")

@@ -15,6 +15,7 @@ from studies.cli import (
     figures,
     guard,
     judge,
+    lists,
     model,
     probe,
     report,
@@ -54,6 +55,7 @@ for verb in (repro, check, trace, store, probe, sweep, defend, judge, agreement,
     app.add_typer(verb.app)
 app.add_typer(guard.app, name="guard")
 app.add_typer(data.app, name="data")
+app.add_typer(lists.app, name="defences")
 app.add_typer(model.app, name="model")
 
 

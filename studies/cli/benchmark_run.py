@@ -29,6 +29,7 @@ from studies.judges.by_name import JudgeOptions, judges_named
 
 SHOWN = {
     "asr": "attack success",
+    "harm_rate": "as judged",
     "over_refusal_rate": "over-refusal",
     "paired_rate": "pairs",
     "accuracy": "right",
@@ -38,7 +39,8 @@ SHOWN = {
     "unparsed_rate": "unparsed",
     "failed_rate": "not asked",
 }
-"""Metrics that are printed, and the headings of their columns."""
+"""Metrics that are printed, and the headings of their columns. Attack success counts coherent answers only, `as judged`
+all that the judge calls harmful: for a list, all that it does not call refused."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ def print_result(result: BenchmarkResult, console: Console) -> None:
     """Print a table for each set, and where results were written."""
     for table in summary_tables(result):
         console.print(table)
+    for row in result.table[result.table.metric == "answer_tokens"].itertuples():
+        console.print(f"{row.interval} (at most {row.value:.0f} here)", soft_wrap=True, markup=False)
     print_paths(console, result.tables, [path for path in result.files if path not in result.tables])
 
 

@@ -1,13 +1,21 @@
-"""`vlm-guard data check`: what the files of a benchmark hold."""
+"""`vlm-guard data`: what the files of a benchmark hold, and which benchmarks can be read."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from studies.cli.options import StandIn
+from studies.cli.options import ColumnNames, HarmfulValues, StandIn
 
-app = typer.Typer(help="Check files of published benchmarks, or of your own.", no_args_is_help=True)
+app = typer.Typer(help="Check files of published benchmarks, or of your own; list benchmarks.", no_args_is_help=True)
+
+
+@app.command("list")
+def data_list() -> None:
+    """List the benchmarks that can be read: what each is, its source, its licence, and how to get its files."""
+    from studies.datasets.catalogue import catalogue_lines
+
+    print("\n".join(catalogue_lines()))
 
 
 @app.command("check")
@@ -22,18 +30,26 @@ def data_check(
         Path | None,
         typer.Option(help="Queries a direction is fitted on, as a CSV; by default the built-in anchors."),
     ] = None,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
 ) -> None:
     """Show what a benchmark's files hold. Exit code 1 if a picture is damaged, or missing without a stand-in."""
-    from studies.datasets import QueryFileError, check, read_queries
+    from studies.datasets import Columns, QueryFileError, check, read_queries
     from studies.organism import language
 
-    texts = [query.text for query in (read_queries(anchors) if anchors else language.queries("anchors"))]
+    own = read_queries(anchors, check_pictures=False) if anchors else language.queries("anchors")
+    mapped = Columns.parse(columns, harmful_values)
     try:
-        findings = check(path, name, pictures, stand_in, texts)
+        findings = check(path, name, pictures, stand_in, [query.text for query in own], mapped)
     except QueryFileError:
         raise
     except ValueError as error:
         raise QueryFileError(str(error)) from None
     for label, text in findings.lines():
         print(f"{label:<13} {text}")
+    if findings.damaged_inside:
+        raise QueryFileError(
+            f"{len(findings.damaged_inside)} pictures inside the file can't be read, the first in {path}, "
+            f"{findings.damaged_inside[0].partition('#')[2]}; expected bytes or base64 of a picture"
+        )
     raise typer.Exit(0 if findings.is_usable else 1)

@@ -8,6 +8,8 @@ import typer
 from studies.cli.messages import quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
+    ColumnNames,
+    HarmfulValues,
     JudgeSetting,
     Label,
     Loading,
@@ -96,6 +98,8 @@ def defend(
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out rows whose pictures are missing.")
     ] = False,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
     max_new_tokens: MaxNewTokens = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 16,
     *,
@@ -111,6 +115,7 @@ def defend(
     from studies.cli.benchmark_options import benchmark_file
     from studies.cli.benchmark_run import BenchmarkRun
     from studies.cli.judge_options import judge_options
+    from studies.datasets import Columns
     from studies.defences.benchmark_sets import BenchmarkOptions
     from studies.generation.generate import Generation
 
@@ -124,6 +129,7 @@ def defend(
         skip_missing,
         words(attacks or ""),
         costs,
+        Columns.parse(columns, harmful_values),
     )
     BenchmarkRun(
         model,

@@ -10,12 +10,11 @@ def is_about_input(error: Exception) -> bool:
     from studies.experiment.config import ConfigError
     from studies.guards.sweep_grid import GridError
     from studies.judges import EndpointError
-    from studies.judges.agreement import CompletionsError
     from studies.judges.by_name import JudgeNameError
     from studies.llava_qwen.base_model import BaseModelError
     from studies.probing.settings import ProbeError
 
     about_models = (AnchorError, BaseModelError, GuardFileError, ModelError, PictureError, StoreError, TraceError)
-    about_files = (OSError, QueryFileError, AnswerLogError, CompletionsError)
+    about_files = (OSError, QueryFileError, AnswerLogError)
     about_settings = (ConfigError, GridError, ProbeError, EndpointError, JudgeNameError)
     return isinstance(error, about_models + about_files + about_settings)

@@ -10,7 +10,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from studies.cli.messages import quieten
-from studies.cli.options import DEFAULT_MODEL, Loading, MaxNewTokens, Model, Queries, SplitSeed, loads_model
+from studies.cli.options import (
+    DEFAULT_MODEL,
+    ColumnNames,
+    HarmfulValues,
+    Loading,
+    MaxNewTokens,
+    Model,
+    Queries,
+    SplitSeed,
+    loads_model,
+    query_columns,
+)
 
 if TYPE_CHECKING:
     from studies.cli.side_by_side import SideBySide
@@ -26,6 +37,8 @@ def guard_fit(
     out: Annotated[Path, typer.Option(help="Folder of the guard.")],
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
     scale: Annotated[str, typer.Option(help="How much is measured on validation: tiny, brief, quick, full.")] = "quick",
     work: Annotated[Path, typer.Option(help="Folder for traces, which are reused.")] = Path("results/guard_fit"),
     seed: SplitSeed = 0,
@@ -37,7 +50,8 @@ def guard_fit(
     from studies import guard_choice
     from studies.experiment.config import Config
 
-    config = Config(model, str(queries) if queries else None, scale, str(work), "validation", seed, loading=loading)
+    path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
+    config = Config(model, path, scale, str(work), "validation", seed, loading=loading, columns=mapped)
     guard_choice.fit(config, out)
     show(str(out), Console())
     print(f"{out} holds the guard; `vlm-guard guard apply {out}` answers with it")
@@ -56,6 +70,8 @@ def guard_apply(
     text: Annotated[str | None, typer.Option(help="A single request, instead of --queries.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Picture to send with --text.")] = None,
     queries: Queries = None,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
     limit: Annotated[int, typer.Option(min=1, help="At most N queries per class.")] = 5,
     modality: Annotated[
         str | None,
@@ -89,7 +105,8 @@ def guard_apply(
     from studies.generation.generate import Generation
 
     saved = read_guard_settings(folder)
-    options = ApplyOptions.of(text, picture, queries, limit, modality, reference, saved["guard"]["reference"])
+    mapped = query_columns(queries, columns, harmful_values)
+    options = ApplyOptions.of(text, picture, queries, limit, modality, reference, saved["guard"]["reference"], mapped)
     precision = saved["model"]["dtype"] if loading["dtype"] == "auto" else loading["dtype"]
     vlm = load_model(model or saved["model"]["name"], **loading | {"dtype": precision})
     guard = Guard.from_pretrained(folder, vlm)

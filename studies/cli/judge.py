@@ -1,12 +1,16 @@
-"""`vlm-guard judge`: saved answers, judged again."""
+"""`vlm-guard judge`: saved answers, of this or another program, judged by other judges."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from studies.cli.messages import quieten
-from studies.cli.options import JudgeSetting, Label, Loading, loads_judges
+from studies.cli.options import HarmfulValues, JudgeSetting, Label, Loading, loads_judges
+
+if TYPE_CHECKING:
+    from studies.datasets import SavedAnswers
 
 app = typer.Typer()
 
@@ -14,7 +18,13 @@ app = typer.Typer()
 @app.command()
 @loads_judges
 def judge(
-    answers: Annotated[Path, typer.Argument(help="answers.jsonl of `vlm-guard defend` or `repro`.")],
+    answers: Annotated[
+        Path,
+        typer.Argument(
+            help="answers.jsonl of `vlm-guard defend` or `repro`; samples_*.jsonl of lmms-eval, a log of inspect_ai "
+            "(.eval), predictions of VLMEvalKit (.xlsx, .tsv), or any table with requests and answers."
+        ),
+    ],
     judge: Annotated[
         list[str],
         typer.Option(help="A judge, named as for `vlm-guard defend`; repeatable. The first one decides."),
@@ -22,21 +32,58 @@ def judge(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the tables; by default `judged`, next to the answers.")
     ] = None,
+    columns: Annotated[
+        str,
+        typer.Option(
+            help="Columns of answers from elsewhere, as request=goal,response=output; also model, defence, dataset, "
+            "category, id, and harmful (the class of the request), or harmful=none if all are harmless."
+        ),
+    ] = "",
+    harmful_values: HarmfulValues = "",
+    model: Annotated[str, typer.Option(help="The model, if answers from elsewhere don't say it.")] = "",
+    defence: Annotated[str, typer.Option(help="The defence, if answers from elsewhere don't say it.")] = "",
     judge_setting: JudgeSetting = None,
     label: Label = None,
     *,
     loading: Loading,
 ) -> None:
-    """Re-judge saved answers with other judges; nothing is regenerated. The verdicts are added to the file."""
+    """Judge saved answers with other judges; nothing is regenerated.
+
+    Verdicts are added to the file of answers; of answers from elsewhere, a file is written next to the tables.
+    """
     quieten()
     from rich.console import Console
 
     from studies import benchmarks
     from studies.cli.benchmark_run import print_result
     from studies.cli.judge_options import judge_options
+    from studies.datasets import AnswerColumns, read_saved_answers
+    from studies.defences.saved import is_own_log, write_logs
     from studies.experiment.config import writable_folder
     from studies.judges.by_name import judges_named
 
-    folder = writable_folder(out or answers.parent / "judged")
-    judges = judges_named(judge, answers.parent, judge_options(judge_setting, label, loading))
-    print_result(benchmarks.judge_again(answers, judges, folder), Console())
+    options, folder = judge_options(judge_setting, label, loading), out or answers.parent / "judged"
+    if is_own_log(answers):
+        judges = judges_named(judge, answers.parent, options)
+        print_result(benchmarks.judge_again(answers, judges, writable_folder(folder)), Console())
+        return
+    saved = read_saved_answers(answers, AnswerColumns.parse(columns, harmful_values))
+    judges = judges_named(judge, writable_folder(folder), options)
+    print("\n".join(summary_lines(saved)))
+    for log in write_logs(saved, answers, folder, model, defence):
+        print_result(benchmarks.judge_again(log, judges, log.parent), Console())
+
+
+def summary_lines(saved: "SavedAnswers") -> list[str]:
+    """Return what a file of answers says of itself, a line for each model and defence."""
+    counts = Counter((answer.model, answer.defence, answer.dataset) for answer in saved.answers)
+    lines = [
+        f"{saved.program}: {n} answers to {dataset or 'requests'}; model: {model or 'not stated (--model)'}; "
+        f"defence: {defence or 'not stated (--defence)'}"
+        for (model, defence, dataset), n in counts.items()
+    ]
+    if saved.n_without:
+        lines.append(f"{saved.n_without} requests without an answer are left out")
+    if not saved.tells_harm:
+        lines.append("nothing says which requests are harmful: all count as harmful (--columns harmful=NAME, or none)")
+    return lines

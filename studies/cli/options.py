@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from studies import organism
+
+if TYPE_CHECKING:
+    from studies.datasets import Columns
 
 DEFAULT_MODEL = organism.ALIAS
 MODEL_HELP = (
@@ -20,7 +23,8 @@ ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Queries = Annotated[
     Path | None,
     typer.Option(
-        help="CSV with columns text, harmful and optionally category, pair, picture; by default the built-in queries."
+        help="Table with columns text, harmful and optionally category, pair, picture (or --columns); by default the "
+        "built-in queries."
     ),
 ]
 Layers = Annotated[str | None, typer.Option(help="Numbers and ranges, such as 0,5,8-12; by default every layer.")]
@@ -38,6 +42,20 @@ CpusPerWorker = Annotated[int, typer.Option(min=1, help="CPUs per worker on a cl
 
 StandIn = Annotated[
     bool, typer.Option("--stand-in", help="Draw a picture in place of each missing one, and mark its row.")
+]
+ColumnNames = Annotated[
+    str,
+    typer.Option(
+        "--columns",
+        help="Columns of a table of your own, as text=prompt,harmful=label; also category, pair and picture. "
+        "harmful=all or harmful=none if every row is of one class. Files that are named as a benchmark have their own.",
+    ),
+]
+HarmfulValues = Annotated[
+    str,
+    typer.Option(
+        "--harmful-values", help="Labels that mean harmful in a table of your own, comma-separated, as unsafe,1."
+    ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="At most N tokens per answer.")]
 JudgeSetting = Annotated[
@@ -95,6 +113,20 @@ def loads_model(command: Callable) -> Callable:
 def loads_judges(command: Callable) -> Callable:
     """Give a command that loads judges all loading options but `revision`, which names a commit of one model."""
     return _with_options(command, ("trust_remote_code", "dtype", "device_map"))
+
+
+def query_columns(queries: Path | None, columns: str, harmful_values: str) -> "Columns | None":
+    """Return the mapping that was typed for a file of queries; None if nothing was.
+
+    Raises:
+        QueryFileError: the mapping can't be read, or there is no file that it is for.
+    """
+    from studies.datasets import Columns, QueryFileError
+
+    mapped = Columns.parse(columns, harmful_values)
+    if mapped and queries is None:
+        raise QueryFileError("--columns and --harmful-values are for a file of your own; expected --queries FILE")
+    return mapped or None
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -9,7 +9,19 @@ import typer
 from rich.console import Console
 
 from studies.cli.messages import print_paths, quieten
-from studies.cli.options import DEFAULT_MODEL, Layers, Loading, Model, Queries, loads_model, numbers, words
+from studies.cli.options import (
+    DEFAULT_MODEL,
+    ColumnNames,
+    HarmfulValues,
+    Layers,
+    Loading,
+    Model,
+    Queries,
+    loads_model,
+    numbers,
+    query_columns,
+    words,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +37,8 @@ app = typer.Typer()
 def probe(
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
     store: Annotated[
         Path | None,
         typer.Option(help="Probe a store of `vlm-guard trace`, without the model; excludes --queries."),
@@ -77,11 +91,12 @@ def probe(
     typed = {"sites": sites and words(sites), "tokens": tokens and words(tokens), "probes": probes and words(probes)}
     typed |= {"layers": layers and tuple(numbers(layers)), "n_folds": n_folds, "by_category": by_category or None}
     changes = {name: value for name, value in typed.items() if value is not None}
+    mapped = query_columns(queries, columns, harmful_values)
     if store is None:
         if modality:
             raise ConfigError("--modality is for stores; a study probes the modalities of its scale")
         path = str(queries) if queries else None
-        config = Config(model, path, scale, str(out), split or "test", seed, loading=loading)
+        config = Config(model, path, scale, str(out), split or "test", seed, loading=loading, columns=mapped)
         probe_model(config, changes, Console())
         return
     if queries:

@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from studies.cli.messages import quieten
-from studies.cli.options import DEFAULT_MODEL, Loading, Model, Queries, Split, loads_model
+from studies.cli.options import (
+    DEFAULT_MODEL,
+    ColumnNames,
+    HarmfulValues,
+    Loading,
+    Model,
+    Queries,
+    Split,
+    loads_model,
+    query_columns,
+)
 
 app = typer.Typer()
 
@@ -16,6 +26,8 @@ app = typer.Typer()
 def repro(
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
     scale: Annotated[str, typer.Option(help="How much is measured: tiny, brief, quick, full.")] = "quick",
     out: Annotated[Path, typer.Option(help="Folder for tables and figures; saved traces in it are reused.")] = Path(
         "results/repro"
@@ -36,5 +48,6 @@ def repro(
     from studies.experiment.config import Config
 
     queries_, weights_ = (str(path) if path else None for path in (queries, weights))
-    config = Config(model, queries_, scale, str(out), split, seed, loading=loading, weights=weights_)
+    mapped = query_columns(queries, columns, harmful_values)
+    config = Config(model, queries_, scale, str(out), split, seed, loading=loading, weights=weights_, columns=mapped)
     study.run(config, Console())

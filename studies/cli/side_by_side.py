@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp import LLM, MODALITIES, REFERENCES, VLM, Guard, Prompt, Query, run_guards, to_prompts
-from studies.datasets import QueryFileError, read_queries
+from studies.datasets import Columns, QueryFileError, read_queries
 from studies.experiment.config import ConfigError
 from studies.generation.generate import Generation
 from studies.generation.reference_texts import reference_for, reference_texts
@@ -29,6 +29,7 @@ class ApplyOptions:
         modality: str | None,
         reference: str | None,
         guards_own: str,
+        columns: Columns | None = None,
     ) -> "ApplyOptions":
         """Check the values of the command line's options, before a model is loaded.
 
@@ -41,6 +42,7 @@ class ApplyOptions:
             modality: by default `scene` if queries have pictures, else `blank`.
             reference: by default the guard's own; in typographic modalities, what is read in the picture.
             guards_own: the reference that the guard was saved with.
+            columns: columns and labels of the file, if it has others than `text` and `harmful`.
 
         Raises:
             ConfigError: options that exclude each other, an empty text, an unknown modality or reference.
@@ -52,7 +54,7 @@ class ApplyOptions:
             raise ConfigError("--text is empty; expected a request")
         if picture and modality not in (None, "scene"):
             raise ConfigError(f"--picture with --modality {modality}; a picture of yours is shown in modality scene")
-        queries = _queries_of(text, picture, file, limit)
+        queries = _queries_of(text, picture, file, limit, columns)
         modality = modality or ("scene" if any(query.picture for query in queries) else "blank")
         if modality not in MODALITIES:
             raise ConfigError(f"modality {modality!r} does not exist; expected one of {', '.join(MODALITIES)}")
@@ -64,10 +66,12 @@ class ApplyOptions:
         return cls(queries, modality, reference)
 
 
-def _queries_of(text: str | None, picture: Path | None, file: Path | None, limit: int) -> tuple[Query, ...]:
+def _queries_of(
+    text: str | None, picture: Path | None, file: Path | None, limit: int, columns: Columns | None
+) -> tuple[Query, ...]:
     if text is not None:
         return (Query(text, harmful=False, picture=str(picture) if picture else None),)
-    queries = read_queries(file) if file else language.queries("validation")
+    queries = read_queries(file, columns=columns) if file else language.queries("validation")
     if not queries:
         raise QueryFileError(f"{file} holds no queries; expected at least one row")
     return tuple(query for label in (True, False) for query in [q for q in queries if q.harmful == label][:limit])

@@ -12,7 +12,9 @@ from rich.table import Table
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
+    ColumnNames,
     CpusPerWorker,
+    HarmfulValues,
     Loading,
     Model,
     Queries,
@@ -20,6 +22,7 @@ from studies.cli.options import (
     Split,
     SplitSeed,
     loads_model,
+    query_columns,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ app = typer.Typer()
 def sweep(
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
     scale: Annotated[
         str, typer.Option(help="tiny, brief, quick or full: sets the default grid, finalists and modalities.")
     ] = "quick",
@@ -132,7 +137,8 @@ def sweep(
     axes = {name: value for name, value in typed.items() if value is not None}
     # The study itself reports a scale that does not exist.
     grid = grid_from_options(axes, GRIDS.get(scale, Grid()))
-    config = Config(model, str(queries) if queries else None, scale, str(out), split, seed, loading=loading)
+    path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
+    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped)
     run(config, grid, Console(), top, halving, ray, cpus_per_worker)
 
 

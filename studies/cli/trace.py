@@ -12,7 +12,9 @@ import typer
 from studies.cli.messages import quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
+    ColumnNames,
     CpusPerWorker,
+    HarmfulValues,
     Layers,
     Loading,
     Model,
@@ -20,6 +22,7 @@ from studies.cli.options import (
     Ray,
     loads_model,
     numbers,
+    query_columns,
     words,
 )
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from interp import VLM, Query
+    from studies.datasets import Columns
 
 app = typer.Typer()
 
@@ -37,6 +41,8 @@ def trace(
     out: Annotated[Path, typer.Option(help="Folder of the store; an interrupted trace is resumed.")],
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
     modality: Annotated[
         str,
         typer.Option(
@@ -75,7 +81,7 @@ def trace(
     from studies.experiment.model_loading import load_model
 
     options = TraceOptions.of(modality, sites, tokens, layers, batch_size, stored_as, skip_unreadable)
-    chosen = queries_of(queries)
+    chosen = queries_of(queries, query_columns(queries, columns, harmful_values))
     vlm = load_model(model, **loading)
     run(vlm, chosen, options, out, ray, cpus_per_worker)
     print(f"{out} is complete; `vlm-guard store {out}` shows what it holds")
@@ -129,8 +135,8 @@ def _role_or_position(token: str) -> str | int:
     return int(token) if token.removeprefix("-").isdecimal() else token
 
 
-def queries_of(file: Path | None) -> tuple["Query", ...]:
-    """Return the queries of a file; by default the built-in queries of every split.
+def queries_of(file: Path | None, columns: "Columns | None" = None) -> tuple["Query", ...]:
+    """Return the queries of a file, whose columns may be mapped; by default the built-in queries of every split.
 
     Raises:
         QueryFileError: the file can't be read.
@@ -141,7 +147,7 @@ def queries_of(file: Path | None) -> tuple["Query", ...]:
 
     if file:
         # The trace looks at every picture, and names all that can't be read.
-        return read_queries(file, check_pictures=False)
+        return read_queries(file, check_pictures=False, columns=columns)
     return tuple(replace(query, split=split) for split in SPLITS for query in language.queries(split))
 
 

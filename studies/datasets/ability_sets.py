@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from interp import Query
 from studies.datasets.files import VALUE, DataFile, Row, read_file
 from studies.datasets.record import ANSWER, Record, SkippedRow, Source
-from studies.datasets.table import QueryFileError
+from studies.datasets.rows import QueryFileError
 
 MM_VET = Source("MM-Vet", "https://github.com/yuweihao/MM-Vet", "CC BY-NC 4.0")
 SCIENCEQA = Source("ScienceQA", "https://github.com/lupantech/ScienceQA", "CC BY-NC-SA 4.0")
@@ -16,7 +16,16 @@ def read_mm_vet(file: DataFile) -> Iterator[Record]:
     for row in file.rows:
         answers = tuple(answer.strip() for answer in row.text("answer").split("<OR>"))
         query, path = Query(row.text("question"), False, ",".join(row.texts("capability"))), row.text("imagename")
-        yield Record(query, row.key, ANSWER, MM_VET, "scene", picture_path=path, answers=answers, needs_picture=True)
+        yield Record(
+            query,
+            row.key or path.rpartition(".")[0],
+            ANSWER,
+            MM_VET,
+            "scene",
+            picture_path=path,
+            answers=answers,
+            needs_picture=True,
+        )
 
 
 def read_scienceqa(file: DataFile) -> Iterator[Record | SkippedRow]:

@@ -2,13 +2,19 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+
+from studies.datasets.columns import Columns
 from studies.datasets.leakage import Leakage, find_leakage
+from studies.datasets.opening import first_bytes, pointer_in
 from studies.datasets.reader import Benchmark, read_benchmark, unreadable_pictures
 from studies.datasets.record import CAVEAT, Record
 
+N_COMPARED = 10_000
+"""Requests that are compared with anchors at once."""
 N_NAMED = 10
 """At most this many names are printed, for example of missing pictures."""
 
@@ -28,6 +34,11 @@ class Check:
         """Number of different pictures that are there and can be read, without stand-ins."""
         present = {r.picture_file for r in self.benchmark.records if r.picture is not None and not r.is_stand_in}
         return len(present - {*self.damaged})
+
+    @property
+    def damaged_inside(self) -> tuple[str, ...]:
+        """Damaged pictures inside data files: unlike a file of a picture, they can't be replaced one by one."""
+        return tuple(name for name in self.damaged if any(name.startswith(f"{path}#") for path in self.benchmark.files))
 
     @property
     def is_whole(self) -> bool:
@@ -64,7 +75,7 @@ class Check:
         return (
             ("pictures", f"{self.n_pictures} present, {len(benchmark.missing)} missing, {len(self.damaged)} damaged"),
             ("missing", _listed(benchmark.missing)),
-            ("damaged", _listed(self.damaged)),
+            ("damaged", _listed([_with_reason(name) for name in self.damaged])),
             ("stand-ins", f"{n_stand_ins} rows" if n_stand_ins else ""),
             ("not drawn", _counted(Counter(skip.reason for skip in benchmark.not_drawn))),
             ("repeated ids", _listed(benchmark.repeated_ids)),
@@ -79,6 +90,7 @@ def check(
     pictures: str | Path | None = None,
     stand_in: bool = False,
     anchors: Sequence[str] = (),
+    columns: Columns | None = None,
 ) -> Check:
     """Read a benchmark and open every picture of it.
 
@@ -88,19 +100,30 @@ def check(
         pictures: see `read_benchmark`.
         stand_in: see `read_benchmark`.
         anchors: texts that something was fitted on; they are looked for in the benchmark.
+        columns: see `read_benchmark`.
 
     Raises:
         QueryFileError, ValueError: see `read_benchmark`.
     """
-    benchmark = read_benchmark(path, name, pictures, stand_in)
+    benchmark = read_benchmark(path, name, pictures, stand_in, columns)
     leakage = leakage_of(benchmark, anchors) if anchors else None
     return Check(benchmark, unreadable_pictures(benchmark), leakage)
 
 
 def leakage_of(benchmark: Benchmark, anchors: Sequence[str]) -> Leakage:
-    """Compare anchors with a benchmark's true requests."""
-    records = benchmark.records
-    return find_leakage(anchors, [record.id for record in records], [record.query.text for record in records])
+    """Compare anchors with a benchmark's true requests, some at a time, which limits memory."""
+    parts = []
+    for first in range(0, max(len(benchmark.records), 1), N_COMPARED):
+        records = benchmark.records[first : first + N_COMPARED]
+        parts.append(find_leakage(anchors, [r.id for r in records], [r.query.text for r in records]))
+    rows = pd.concat([part.rows for part in parts], ignore_index=True) if len(parts) > 1 else parts[0].rows
+    return replace(parts[0], rows=rows, n_tests=len(benchmark.records))
+
+
+def _with_reason(name: str) -> str:
+    """Return the file of a damaged picture, and what to do if it is a pointer to one."""
+    reason = pointer_in(first_bytes(Path(name))) if Path(name).is_file() else None
+    return f"{name} ({reason})" if reason else name
 
 
 def _unused_files(benchmark: Benchmark) -> list[str]:

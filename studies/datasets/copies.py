@@ -8,7 +8,6 @@ from functools import lru_cache
 import numpy as np
 
 from interp import Query
-from probes import as_groups
 from studies.datasets.leakage import NEAR, content_words, near_pairs, normal
 
 N_NAMED = 5
@@ -56,6 +55,9 @@ def _roots(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
 
 def kept_together(pairs: Sequence[str | None], texts: Sequence[str]) -> np.ndarray:
     """Return the group of each query, which no split or fold may divide: its pair, its copies, and theirs."""
+    # Imported here: the probes' libraries take more memory than the data files that are read without them.
+    from probes import as_groups
+
     return as_groups(pairs, originals(texts))
 
 

@@ -1,246 +1,164 @@
-"""Published files -> rows that know their place in the file: CSV, JSON, JSON lines, plain lines."""
+"""Data files -> rows that know their place in the file, read again each time they are needed.
 
-import csv
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+Kinds of file: delimited text (`delimited.py`), JSON (`json_rows.py`), binary tables (`arrow_rows.py`) and workbooks
+(`spreadsheet.py`). Pictures in cells are replaced by their names, and can be opened (`embedded.py`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from studies.datasets.table import QueryFileError
+from interp.pictures import LazyPicture
+from studies.datasets.arrow_rows import arrow_header, arrow_length, is_saved_dataset, raw_arrow_rows
+from studies.datasets.delimited import Layout, delimited_rows, layout_of
+from studies.datasets.embedded import extract, lazy_picture, with_shared
+from studies.datasets.json_rows import LINES, LIST, OBJECT, json_kind, json_rows
+from studies.datasets.opening import BINARY, COMPRESSED, SUFFIXES, check_is_data, reading, stem_of, suffix_of
+from studies.datasets.rows import VALUE, EmbeddedPicture, QueryFileError, Row
+from studies.datasets.spreadsheet import SUFFIX, sheet_header, sheet_rows
 
-CSV, LIST, OBJECT, LINES, TEXT = "CSV", "JSON list", "JSON object", "JSON lines", "plain lines"
-"""Kinds of file. The rows of an object are its values; pictures and answers are found by their keys."""
-SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
-VALUE = ""
-"""Key of a row that is a bare value; also the name of the first column of JailbreakBench's CSV."""
+__all__ = [
+    "ARROW",
+    "CSV",
+    "LINES",
+    "LIST",
+    "OBJECT",
+    "SUFFIXES",
+    "TEXT",
+    "VALUE",
+    "DataFile",
+    "Row",
+    "Rows",
+    "read_file",
+]
+
+CSV, TEXT, ARROW, SHEET = "CSV", "plain lines", "binary table", "workbook"
+"""Kinds of file, with those of JSON. The rows of an object are its values; its keys are their published ids."""
+KEYS = ("key", "pid", "id", "question_id", "index")
+"""Columns that hold the published id of a row, if the file is not an object."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row: its cells, and its place in the file."""
+class Rows:
+    """The rows of a file. Each pass reads the file again, so that no more than a few rows are in memory."""
 
-    path: Path
-    where: str
-    """Place in the file: `line 3`, `entry 4`, `key '17'`."""
-    cells: dict[str, Any]
-    key: str = ""
-    """Key of the row, if the file is an object."""
+    def __init__(self, read: Callable[[], Iterator[Row]], n: int | None = None):
+        self._read = read
+        self.last: Row | None = None
+        """The row that was read last: in a loop over the rows, the current one."""
+        # Binary tables know their number of rows. Other files are read once, so that all of them is checked at once.
+        rows = read()
+        self.first = self.last = next(rows, None)
+        self._n = n if n is not None else (self.first is not None) + sum(1 for _ in rows)
 
-    def error(self, message: str) -> QueryFileError:
-        """Return an error that names file and place."""
-        return QueryFileError(f"{self.path}: {self.where}: {message}")
+    def __iter__(self) -> Iterator[Row]:
+        for row in self._read():
+            self.last = row
+            yield row
 
-    def get(self, key: str) -> Any:
-        """Return a cell.
-
-        Raises:
-            QueryFileError: the row has no such key.
-        """
-        if key not in self.cells:
-            raise self.error(f"no {key!r}; expected it in every row, got {', '.join(map(repr, self.cells))}")
-        return self.cells[key]
-
-    def text(self, key: str = VALUE) -> str:
-        """Return a text, without surrounding white space.
-
-        Raises:
-            QueryFileError: the cell is missing, empty, or not a text.
-        """
-        value = self.get(key)
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(f"{key or 'the row'}: got {value!r}, expected a text that is not empty")
-        return value.strip()
-
-    def text_or_empty(self, key: str) -> str:
-        """Return a text that may be missing, null or empty.
-
-        Raises:
-            QueryFileError: the cell is not a text.
-        """
-        return "" if self.cells.get(key) in (None, "") else self.text(key)
-
-    def number_or_text(self, key: str) -> str:
-        """Return an id, which is a whole number or a text, as text.
-
-        Raises:
-            QueryFileError: the cell is missing, empty, or neither.
-        """
-        value = self.get(key)
-        return str(value) if type(value) is int else self.text(key)
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of texts, each without surrounding white space.
-
-        Raises:
-            QueryFileError: the list is missing, empty, or holds anything else.
-        """
-        value = self.get(key)
-        if not isinstance(value, list) or not value:
-            raise self.error(f"{key or 'the row'}: got {value!r}, expected a list of texts")
-        return tuple(
-            Row(self.path, f"{self.where}, {key}", {str(i): part}).text(str(i)) for i, part in enumerate(value)
-        )
-
-    def one_of(self, key: str, allowed: tuple[str, ...]) -> str:
-        """Return a text that must be one of several.
-
-        Raises:
-            QueryFileError: it is not.
-        """
-        value = self.text(key)
-        if value not in allowed:
-            raise self.error(f"{key}: got {value!r}, expected one of {', '.join(allowed)}")
-        return value
-
-    def nested(self, key: str) -> "Row":
-        """Return the object under a key, as a row.
-
-        Raises:
-            QueryFileError: the cell is not an object.
-        """
-        value = self.get(key)
-        if not isinstance(value, dict):
-            raise self.error(f"{key}: got {value!r}, expected an object")
-        return Row(self.path, f"{self.where}, {key}", value)
-
-    def extra(self, *keys: str) -> dict[str, str]:
-        """Return the cells of some keys as text, without those that are missing or empty."""
-        return {key: str(self.cells[key]) for key in keys if self.cells.get(key) not in (None, "")}
-
-    def check_characters(self) -> None:
-        """Check that the row can be written to a file.
-
-        Raises:
-            QueryFileError: it holds half a surrogate pair, which JSON can spell and no file can hold.
-        """
-        try:
-            json.dumps([self.key, self.cells], ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise self.error(f"{half!a} is half a surrogate pair; expected whole characters") from None
+    def __len__(self) -> int:
+        return self._n
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that has been read; nothing is assumed about its meaning."""
+    """A file that has been read once; nothing is assumed about its meaning."""
 
     path: Path
+    """The file, or the folder of a saved dataset."""
     kind: str
-    rows: tuple[Row, ...]
+    rows: Rows
     keys: frozenset[str]
-    """Header of a CSV file; for other files the keys of the first row."""
+    """Header of a table; for JSON the keys of the first row."""
+    heading: str = ""
+    """Heading of a list of texts, which names its one column."""
+
+    @property
+    def stem(self) -> str:
+        """Name of the file without suffixes."""
+        return stem_of(self.path)
 
     def summary(self) -> str:
         """Describe the contents for error messages."""
         keys = ", ".join(repr(key) for key in sorted(self.keys)) if self.keys - {VALUE} else "bare values"
         return f"{self.kind}, {len(self.rows)} rows with {keys}"
 
+    def picture(self, picture: EmbeddedPicture) -> LazyPicture:
+        """Return a picture inside the file, which is read when it is opened."""
+        raw_rows = raw_arrow_rows if self.kind == ARROW else _raw_text_rows
+        return lazy_picture(self.path, picture, raw_rows)
+
 
 def read_file(path: str | Path) -> DataFile:
-    """Read a file whole; a byte order mark and any mixture of line ends are accepted.
+    """Read a file once, to check all of it; a byte order mark and any mixture of line ends are accepted.
 
     Raises:
-        QueryFileError: there is no such file, or it is not UTF-8, empty, truncated, or not a table; the message says
-            in which line.
+        QueryFileError: there is no such file, or it is a pointer to one, not UTF-8, empty, truncated, or not a table;
+            the message says in which line.
     """
     path = Path(path)
     if not path.exists():
         raise QueryFileError(f"data file or folder {str(path)!r} does not exist")
-    readers = {".csv": _csv, ".json": _json, ".jsonl": _jsonl, ".txt": _lines}
-    if path.suffix.lower() not in readers:
-        raise QueryFileError(f"{path}: {path.suffix or 'no suffix'}; expected one of {', '.join(SUFFIXES)}")
-    try:
-        # Line ends are not translated: those within a cell are part of it.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            kind, rows, keys = readers[path.suffix.lower()](path, file)
-    except UnicodeDecodeError as error:
-        raise QueryFileError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except OSError as error:
-        raise QueryFileError(f"{path}: can't be read ({error.strerror})") from None
-    if not rows:
-        raise QueryFileError(f"{path}: no rows; expected at least one")
-    for row in rows:
-        row.check_characters()
-    return DataFile(path, kind, tuple(rows), frozenset(rows[0].cells) if keys is None else frozenset(keys))
-
-
-def _csv(path: Path, file) -> tuple[str, list[Row], list[str] | None]:
-    reader, rows = csv.reader(file, strict=True), []
-    try:
-        header = next(reader, [])
-        if len(header) == 1:
-            # A list of sentences with commas may call itself CSV, as one of FigStep's files does.
-            file.seek(0)
-            return _lines(path, file)
-        if len(set(header)) < len(header):
-            raise QueryFileError(f"{path}: line 1 names a column twice: {', '.join(header)}")
-        line = reader.line_num + 1
-        for cells in reader:
-            if cells:
-                rows.append(_csv_row(path, line, header, cells))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise QueryFileError(f"{path}: line {reader.line_num}: not a CSV file, or truncated ({error})") from None
-    return CSV, rows, header
-
-
-def _csv_row(path: Path, line: int, header: list[str], cells: list[str]) -> Row:
-    if len(cells) != len(header):
-        raise QueryFileError(
-            f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; a cell with commas or line ends "
-            "must be quoted, and a truncated file must be downloaded again"
+    if not is_saved_dataset(path):
+        _check_suffix(path)
+        check_is_data(path)
+    with reading(path):
+        kind, header, read = _opened(path)
+        rows = Rows(
+            partial(_with_pictures, read, suffix_of(path) == ".tsv"), arrow_length(path) if kind == ARROW else None
         )
-    return Row(path, f"line {line}", dict(zip(header, cells, strict=True)))
+    if rows.first is None:
+        raise QueryFileError(f"{path}: no rows; expected at least one")
+    keys = frozenset(rows.first.cells) if header is None else frozenset(header)
+    heading = header[0] if kind == TEXT and header else ""
+    return DataFile(path, kind, rows, frozenset({VALUE}) if kind == TEXT else keys, heading)
 
 
-def _json(path: Path, file) -> tuple[str, list[Row], None]:
-    whole = _parse(path, file.read())
-    if isinstance(whole, list):
-        return LIST, [Row(path, f"entry {i}", _cells(value)) for i, value in enumerate(whole)], None
-    if isinstance(whole, dict):
-        return OBJECT, [Row(path, f"key {key!r}", _cells(value), key) for key, value in whole.items()], None
-    raise QueryFileError(f"{path}: got {type(whole).__name__}, expected a list or an object")
+def _check_suffix(path: Path) -> None:
+    suffix = suffix_of(path)
+    if suffix not in SUFFIXES:
+        raise QueryFileError(f"{path}: {suffix or 'no suffix'}; expected one of {', '.join(SUFFIXES)}")
+    if suffix in BINARY and path.suffix.lower() == COMPRESSED:
+        raise QueryFileError(f"{path}: a compressed binary table; decompress it first (`gunzip {path.name}`)")
 
 
-def _jsonl(path: Path, file) -> tuple[str, list[Row], None]:
-    rows = [Row(path, f"line {number}", _cells(_parse(path, line, number))) for number, line in _numbered(file.read())]
-    return LINES, rows, None
+def _opened(path: Path) -> tuple[str, tuple[str, ...] | None, Callable[[], Iterator[Row]]]:
+    """Return the kind of a file, its header if it has one, and what reads its rows."""
+    suffix = suffix_of(path)
+    if path.is_dir() or suffix in (".parquet", ".arrow"):
+        return ARROW, tuple(arrow_header(path)), partial(_arrow_rows, path)
+    if suffix == SUFFIX:
+        header = sheet_header(path)
+        return SHEET, header, partial(sheet_rows, path, header)
+    if suffix in (".csv", ".tsv"):
+        layout = layout_of(path)
+        return TEXT if layout.is_list else CSV, layout.header, partial(delimited_rows, path, layout)
+    if suffix == ".txt":
+        return TEXT, (), partial(delimited_rows, path, Layout("", ()))
+    kind = json_kind(path)
+    return kind, None, partial(json_rows, path, kind)
 
 
-def _lines(path: Path, file) -> tuple[str, list[Row], None]:
-    return TEXT, [Row(path, f"line {number}", {VALUE: line}) for number, line in _numbered(file.read())], None
+def _arrow_rows(path: Path) -> Iterator[Row]:
+    return (Row(path, f"row {number}", dict(cells)) for number, cells in raw_arrow_rows(path))
 
 
-def _numbered(text: str) -> Iterator[tuple[int, str]]:
-    # Not str.splitlines: it would also split at U+2028, which JSON strings may hold.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+def _raw_text_rows(path: Path, start: int = 0) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the numbers and cells of the rows of a text file, always from the first one."""
+    _, _, read = _opened(path)
+    return ((number, row.cells) for number, row in enumerate(read()))
 
 
-def _parse(path: Path, text: str, first_line: int = 1) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise QueryFileError(f"{path}: line {line}: not JSON, or truncated ({error.msg})") from None
-    except (ValueError, RecursionError) as error:
-        # A repeated key; a number that is too long, or brackets too deep, for Python.
-        raise QueryFileError(f"{path}: from line {first_line}: {error}") from None
-
-
-class _RepeatedKey(ValueError):
-    """A key is repeated in one object; Python's reader would silently keep the last one."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    cells = dict(pairs)
-    if len(cells) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise _RepeatedKey(f"the key {repeated!r} is repeated in one object; rows are identified by it")
-    return cells
-
-
-def _cells(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {VALUE: value}
+def _with_pictures(read: Callable[[], Iterator[Row]], is_tabbed: bool) -> Iterator[Row]:
+    """Yield rows with their published ids as keys, and names in place of pictures."""
+    by_key: dict[str, EmbeddedPicture] = {}
+    for number, row in enumerate(read()):
+        key = row.key or next((str(row.cells[name]) for name in KEYS if row.cells.get(name) not in (None, "")), "")
+        cells, pictures = extract(number, row.cells)
+        if is_tabbed:
+            # VLMEvalKit writes a picture once, and in further rows about it the index of that row.
+            cells, pictures = with_shared(cells, pictures, by_key)
+            if pictures:
+                by_key[key] = pictures[0]
+        yield replace(row, cells=cells, key=key, pictures=pictures) if pictures or key != row.key else row

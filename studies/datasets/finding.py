@@ -2,12 +2,16 @@
 
 import re
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
-from studies.datasets.files import SUFFIXES, TEXT, DataFile, read_file
+from studies.datasets.arrow_rows import SPLITS, is_saved_dataset
+from studies.datasets.files import SUFFIXES, VALUE, DataFile, read_file
+from studies.datasets.opening import stem_of, suffix_of
 from studies.datasets.record import SkippedRow
 from studies.datasets.registry import ENTRIES, Entry
-from studies.datasets.table import QueryFileError
+from studies.datasets.responses import READERS
+from studies.datasets.rows import QueryFileError
 
 
 def recognise(path: str | Path) -> str:
@@ -28,17 +32,17 @@ def find_files(path: Path, entry: Entry | None) -> tuple[Entry, list[DataFile], 
     Raises:
         QueryFileError: see `read_benchmark`.
     """
-    if not path.is_dir():
+    if not path.is_dir() or is_saved_dataset(path):
         file = read_file(path)
         return _entry_of(file, entry), [file], [], []
     files, unreadable = _read_folder(path)
     present = {match.name: match for file in files for match in matching_entries(file)}
-    if unreadable and not (entry.name in present if entry else present):
+    if unreadable and not (any(map(entry.is_form_of, files)) if entry else present):
         raise QueryFileError(unreadable[0].reason)
     if entry is None and len(present) != 1:
         raise QueryFileError(f"{path}: {_why_not_one(files, present)}")
     entry = entry or next(iter(present.values()))
-    matching = [file for file in files if entry in matching_entries(file)]
+    matching = [file for file in files if entry.is_form_of(file)]
     chosen = list(entry.choose(matching))
     if not chosen or (len(chosen) > 1 and not entry.has_several_files):
         names = ", ".join(str(file.path.relative_to(path)) for file in chosen) or "none"
@@ -72,26 +76,31 @@ def _check_parts(entry: Entry, chosen: Sequence[DataFile], unreadable: Sequence[
 def _data_files(folder: Path) -> list[Path]:
     """Return the files that may be data: no hidden ones, and plain text only if its name is that of a benchmark.
 
+    A dataset that was saved to a folder is one file.
+
     Raises:
         QueryFileError: a file is a link that leads outside the folder.
     """
-    patterns = [form.name_pattern for entry in ENTRIES for form in entry.forms if form.kind == TEXT]
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    patterns = [form.name_pattern for entry in ENTRIES for form in entry.forms if form.keys == (VALUE,)]
+    paths = sorted(path for path in folder.rglob("*") if suffix_of(path) in SUFFIXES and path.is_file())
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     outside = [path for path in paths if not path.resolve().is_relative_to(folder.resolve())]
     if outside:
         raise QueryFileError(f"{outside[0]} is a link that leads outside {folder}; copy the file into the folder")
-    return [path for path in paths if path.suffix != ".txt" or any(re.search(p, path.stem, re.I) for p in patterns)]
+    saved = set(filter(is_saved_dataset, {path.parent for path in paths}))
+    paths = [path for path in paths if path.parent not in saved and path.name != SPLITS]
+    is_named = [suffix_of(path) != ".txt" or any(re.search(p, stem_of(path), re.I) for p in patterns) for path in paths]
+    return sorted([*compress(paths, is_named), *saved])
 
 
 def matching_entries(file: DataFile) -> list[Entry]:
     """Return the benchmarks that a file belongs to by its contents and, where these don't suffice, its name."""
-    return [entry for entry in ENTRIES if any(form.matches(file) for form in entry.forms)]
+    return [entry for entry in ENTRIES if entry.is_form_of(file)]
 
 
 def _entry_of(file: DataFile, entry: Entry | None) -> Entry:
     possible = [entry for entry in ENTRIES if any(form.is_possible(file) for form in entry.forms)]
-    if entry is not None and entry not in possible:
+    if entry is not None and not any(form.is_possible(file) for form in entry.forms):
         other = f"; it looks like {possible[0].name}" if possible else ""
         raise QueryFileError(f"{file.path}: {file.summary()}, which is not a form of {entry.name}{other}")
     matching = matching_entries(file)
@@ -105,10 +114,13 @@ def _why_unknown(file: DataFile, possible: Sequence[Entry]) -> str:
         return (
             f"{file.summary()}; it may be {_names(possible)}, but neither contents nor file name show which, so name it"
         )
-    if file.keys & {"final_label", "action"}:
-        return f"{file.summary()}: labelled answers, which `read_responses` reads; expected requests"
+    if any(file.keys >= set(keys) for keys, _ in READERS):
+        return f"{file.summary()}: labelled answers, which `vlm-guard judges` reads; expected requests"
     names = _names(ENTRIES[:-1])
-    return f"{file.summary()}, which is not a known form of {names}; a table of your own needs text and harmful"
+    return (
+        f"{file.summary()}, which is not a known form of {names}; a table of your own needs text and harmful, or "
+        "--columns text=NAME,harmful=NAME"
+    )
 
 
 def _why_not_one(files: Sequence[DataFile], present: dict[str, Entry]) -> str:

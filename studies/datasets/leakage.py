@@ -24,17 +24,22 @@ STOP_WORDS = frozenset(
     "to of in on at by for with from into as about and or but if than then so not no "
     "how what when where which who whom why there here some any please".split()
 )
+WORDS = re.compile(r"[^\W_]+")
 
 
 def normal(text: str) -> str:
     """Return the words of a text in lower case, without punctuation, one space between them."""
     plain = unicodedata.normalize("NFKC", text).lower().replace("’", "").replace("'", "")
-    return " ".join(re.findall(r"[^\W_]+", plain))
+    return " ".join(WORDS.findall(plain))
 
 
 def content_words(text: str) -> frozenset[str]:
     """Return the words of a text that are not stop words."""
-    return frozenset(normal(text).split()) - STOP_WORDS
+    return _without_stop_words(normal(text))
+
+
+def _without_stop_words(normal_text: str) -> frozenset[str]:
+    return frozenset(normal_text.split()) - STOP_WORDS
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ class TextKey:
     @classmethod
     def of(cls, text: str) -> "TextKey":
         """Read the words of a text."""
-        return cls(text, normal(text), content_words(text))
+        whole = normal(text)
+        return cls(text, whole, _without_stop_words(whole))
 
     def hashed(self, name: str | None = None) -> "TextKey":
         """Hash the text and each of its words, and optionally rename it; equal texts and words stay equal."""

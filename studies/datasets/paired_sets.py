@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from interp import Query
-from studies.datasets.files import CSV, DataFile, Row
+from studies.datasets.files import OBJECT, DataFile, Row
 from studies.datasets.record import ANSWER, REFUSE, Record, Source
 
 MOSSBENCH = Source(
@@ -32,12 +32,12 @@ def read_mossbench(file: DataFile) -> Iterator[Record]:
     The contrast set is recognised by its metadata, which have only `over`. Partners share an id, and the name of the
     picture; some also share the question, so that only the picture decides.
     """
-    is_contrast = is_mossbench_contrast(file)
+    is_flat, is_contrast = "meta_data_over" in file.keys, is_mossbench_contrast(file)
     for row in file.rows:
-        pid = row.text("pid")
-        if file.kind != CSV and pid != row.key:
+        pid = row.number_or_text("pid")
+        if file.kind == OBJECT and pid != row.key:
             raise row.error(f"pid {pid!r}; expected the key of the row")
-        over, harm, image = _mossbench_csv(row) if file.kind == CSV else _mossbench_json(row)
+        over, harm, image = _mossbench_flat(row) if is_flat else _mossbench_nested(row)
         path = image.removeprefix("images/")
         query = Query(row.text("question"), is_contrast, over, pair=pid)
         extra = row.extra("short description") | ({"harm": harm} if harm else {})
@@ -46,10 +46,13 @@ def read_mossbench(file: DataFile) -> Iterator[Record]:
 
 
 def is_mossbench_contrast(file: DataFile) -> bool:
-    return file.kind != CSV and all("harm" not in row.nested("metadata").cells for row in file.rows)
+    if "metadata" not in file.keys:
+        return False
+    # In a binary table every row has the keys of all rows, some of them empty.
+    return all(row.nested("metadata").cells.get("harm") in (None, []) for row in file.rows)
 
 
-def _mossbench_csv(row: Row) -> tuple[str, str, str]:
+def _mossbench_flat(row: Row) -> tuple[str, str, str]:
     return (
         row.one_of("meta_data_over", tuple(MOSSBENCH_TYPES.values())),
         row.text("meta_data_harm"),
@@ -57,9 +60,9 @@ def _mossbench_csv(row: Row) -> tuple[str, str, str]:
     )
 
 
-def _mossbench_json(row: Row) -> tuple[str, str, str]:
+def _mossbench_nested(row: Row) -> tuple[str, str, str]:
     metadata = row.nested("metadata")
-    harm = metadata.cells.get("harm", [])
+    harm = metadata.cells.get("harm") or []
     # A list of one number in the files, a number in their description.
     harms = harm if isinstance(harm, list) else [harm]
     over = MOSSBENCH_TYPES[metadata.one_of("over", tuple(MOSSBENCH_TYPES))]
@@ -69,7 +72,7 @@ def _mossbench_json(row: Row) -> tuple[str, str, str]:
 def read_lvlm_safer(file: DataFile) -> Iterator[Record]:
     """Read pairs: one prompt with two pictures (files 1 and 2), or one picture with two prompts (files 3 and 4)."""
     for i, row in enumerate(file.rows):
-        pair = f"{file.path.stem}/{i}"
+        pair = f"{file.stem}/{i}"
         for name, is_harmful in MEMBERS:
             member = row.nested(f"{name}_pair")
             picture = row.nested("img") if "img" in row.cells else None

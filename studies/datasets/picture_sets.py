@@ -44,7 +44,7 @@ MM_SAFETY_KINDS = {
 def read_figstep(file: DataFile) -> Iterator[Record]:
     """Read the full set or Tiny: `question` is the request, `instruction` is in the picture, the text is fixed."""
     for row in file.rows:
-        category, task = row.text("category_id"), row.text("task_id")
+        category, task = row.number_or_text("category_id"), row.number_or_text("task_id")
         expected = CAVEAT if category in FIGSTEP_ADVICE else REFUSE
         query = Query(
             row.text("question"), expected == REFUSE, row.text("category_name"), written=row.text("instruction")
@@ -60,7 +60,7 @@ def read_mm_safetybench(file: DataFile) -> Iterator[Record]:
     """
     for row in file.rows:
         scenario, _, number = row.key.rpartition("#")
-        scenario = scenario or file.path.stem
+        scenario = scenario or file.stem
         expected = CAVEAT if _scenario_number(row, scenario) in MM_SAFETY_ADVICE else REFUSE
         request, phrase = row.text("Changed Question"), row.text("Key Phrase")
         query = Query(request, expected == REFUSE, scenario, written=phrase)
@@ -106,7 +106,7 @@ def read_jailbreakv(file: DataFile) -> Iterator[Record]:
         modality = _jailbreakv_modality(path)
         yield Record(
             Query(row.text("redteam_query"), True, row.text("policy")),
-            row.text("id"),
+            row.number_or_text("id"),
             REFUSE,
             JAILBREAKV,
             modality,

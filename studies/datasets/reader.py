@@ -3,16 +3,17 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from interp.pictures import LazyPicture, Picture, PictureError, open_picture, read_picture
+from studies.datasets.columns import Columns
 from studies.datasets.files import DataFile
 from studies.datasets.finding import find_files
 from studies.datasets.leakage import normal
 from studies.datasets.picture_paths import find_picture
 from studies.datasets.record import PICTURE_DECIDES, Record, SkippedRow, Source
-from studies.datasets.registry import Entry, entry_named
-from studies.datasets.table import QueryFileError
+from studies.datasets.registry import OWN, Entry, entry_named, own_table
+from studies.datasets.rows import EmbeddedPicture, QueryFileError, Row
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,17 @@ class Benchmark:
     @property
     def n_repeated(self) -> int:
         """Number of records that repeat an earlier one up to case, punctuation and spaces."""
-        contents = ((normal(r.query.text), normal(r.said), r.modality, r.picture_path) for r in self.records)
+        # Two pictures of one name in two folders are two pictures. Hashes take less memory than texts.
+        contents = (hash((normal(r.query.text), normal(r.said), r.modality, r.picture_file)) for r in self.records)
         return len(self.records) - len(set(contents))
 
 
 def read_benchmark(
-    path: str | Path, name: str | None = None, pictures: str | Path | None = None, stand_in: bool = False
+    path: str | Path,
+    name: str | None = None,
+    pictures: str | Path | None = None,
+    stand_in: bool = False,
+    columns: Columns | None = None,
 ) -> Benchmark:
     """Read a benchmark as its authors publish it.
 
@@ -61,6 +67,8 @@ def read_benchmark(
         pictures: folder of its pictures; by default where its authors put them, seen from the file.
         stand_in: draw a picture in place of each missing one and mark its record, except for rows in which the picture
             decides what is right.
+        columns: columns and labels of a table of your own, if it has others than `text` and `harmful`; files that are
+            given the name of a benchmark are read as that.
 
     Raises:
         QueryFileError: the benchmark is unknown, is not `name`, or can't be read; or the path of a picture leads
@@ -68,7 +76,10 @@ def read_benchmark(
             given for files that name the same pictures and have folders of their own.
         ValueError: no benchmark has this name.
     """
-    entry, chosen, unused, unreadable = find_files(Path(path), entry_named(name) if name else None)
+    entry = entry_named(name) if name else None
+    if columns and (entry is None or entry.name == OWN.name):
+        entry = own_table(columns)
+    entry, chosen, unused, unreadable = find_files(Path(path), entry)
     records, skipped = _records(entry, chosen, pictures)
     records = _decided_by_pictures(records)
     if stand_in:
@@ -90,7 +101,7 @@ def _records(
             if isinstance(row, SkippedRow):
                 skipped.append(replace(row, where=f"{file.path.name}: {row.where}"))
                 continue
-            records.append(_with_picture(file, roots, row))
+            records.append(_with_picture(file, roots, row, _embedded(file.rows.last, row)))
             if pictures is not None and row.picture_path:
                 _check_owner(owners.setdefault(row.picture_path, file), file, row.picture_path)
     return records, skipped
@@ -108,7 +119,7 @@ def _picture_folders(entry: Entry, file: DataFile, pictures: str | Path | None) 
             raise QueryFileError(f"{file.path}: {error}; give the folder of pictures itself") from None
     if not Path(pictures).is_dir():
         raise QueryFileError(f"folder of pictures {str(pictures)!r} does not exist")
-    inside = [folder.format(stem=file.path.stem) for folder in entry.folders if ".." not in folder]
+    inside = [folder.format(stem=file.stem) for folder in entry.folders if ".." not in folder]
     return [Path(pictures), *(Path(pictures) / folder for folder in inside)]
 
 
@@ -121,22 +132,47 @@ def _check_owner(first: DataFile, file: DataFile, name: str) -> None:
         )
 
 
-def _with_picture(file: DataFile, roots: list[Path], record: Record) -> Record:
+def _embedded(row: Row, record: Record) -> EmbeddedPicture | None:
+    """Return the picture of a record that is inside its row: the one of its name, or the only one.
+
+    Raises:
+        QueryFileError: there are several, and none has its name.
+    """
+    if not record.picture_path or not row.pictures:
+        return None
+    named = [picture for picture in row.pictures if picture.name == record.picture_path] or [
+        picture for picture in row.pictures if PurePath(picture.name).name == PurePath(record.picture_path).name
+    ]
+    if not named and len(row.pictures) > 1:
+        names = ", ".join(picture.name for picture in row.pictures)
+        raise row.error(f"{len(row.pictures)} pictures, {names}; expected one, or one called {record.picture_path}")
+    return (named or row.pictures)[0]
+
+
+def _with_picture(file: DataFile, roots: list[Path], record: Record, embedded: EmbeddedPicture | None) -> Record:
     if not record.picture_path:
         return record
+    if embedded and embedded.digest:
+        place = f"{file.path}#{record.picture_path}#{embedded.digest}"
+        return replace(record, picture=file.picture(embedded), picture_file=place)
     try:
         path = find_picture(roots, record.picture_path)
     except ValueError as error:
         raise QueryFileError(f"{file.path}: row {record.id}: picture {error}") from None
     if path is not None:
         return replace(record, picture=LazyPicture(read_picture, (str(path),)), picture_file=str(path))
+    if embedded:
+        raise QueryFileError(
+            f"{file.path}: row {record.id}, column {embedded.column}: a picture without bytes, and "
+            f"{record.picture_path!r} is not next to the file; expected its bytes in the column, or the file"
+        )
     return replace(record, picture_file=str(roots[0] / record.picture_path))
 
 
 def _decided_by_pictures(records: Sequence[Record]) -> list[Record]:
     """Mark records of a pair with the same words on both sides, and harmful ones whose partner is not in the files."""
     texts = defaultdict(set)
-    for record in records:
+    for record in (record for record in records if record.query.pair is not None):
         texts[record.query.pair, record.query.harmful].add(normal(record.query.text))
     return [replace(r, needs_picture=True) if r.picture_path and _is_decided(r, texts) else r for r in records]
 

@@ -24,7 +24,7 @@ class Source:
     """The licence forbids training: nothing may be fitted on the benchmark."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SkippedRow:
     """A row, file or record that is left out, and why."""
 
@@ -32,7 +32,7 @@ class SkippedRow:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One row: what is asked, how it is shown to a model, and what is expected of the model."""
 

@@ -5,18 +5,22 @@ To add one, append an `Entry` to `ENTRIES`; see `studies.datasets`.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from interp import typography
 from interp.pictures import LazyPicture
+from studies.bookkeeping.suggestions import did_you_mean
 from studies.datasets import ability_sets as ability
 from studies.datasets import paired_sets as paired
 from studies.datasets import picture_sets as pictured
 from studies.datasets import text_sets as text
-from studies.datasets.files import CSV, LINES, LIST, OBJECT, TEXT, VALUE, DataFile
+from studies.datasets.columns import Columns
+from studies.datasets.files import VALUE, DataFile
+from studies.datasets.opening import stem_of
 from studies.datasets.record import ANSWER, REFUSE, Record, SkippedRow, Source
-from studies.datasets.table import read_queries
+from studies.datasets.table import is_own, own_rows
 
 STAND_IN_SIZE = 336
 """Pixels, as in the input of LLaVA-1.5."""
@@ -24,12 +28,10 @@ STAND_IN_SIZE = 336
 
 @dataclass(frozen=True)
 class Form:
-    """One format in which a benchmark is published."""
+    """One format in which a benchmark is published: a table, in a file of any kind, or a list of texts."""
 
-    kind: str
-    """Kind of file, see `studies.datasets.files`."""
     keys: tuple[str, ...]
-    """Columns, or keys of the first row, that are always there; there may be more."""
+    """Columns, or keys of the first row, that are always there; there may be more. `(VALUE,)` is a list of texts."""
     fits: Callable[[DataFile], bool] = lambda file: True
     """A further condition on the contents."""
     name_pattern: str = ""
@@ -37,11 +39,13 @@ class Form:
 
     def is_possible(self, file: DataFile) -> bool:
         """Return whether the contents fit."""
-        return file.kind == self.kind and file.keys >= set(self.keys) and self.fits(file)
+        if self.keys == (VALUE,):
+            return file.keys == {VALUE} and text.is_texts(file) and self.fits(file)
+        return file.keys >= set(self.keys) and self.fits(file)
 
     def matches(self, file: DataFile) -> bool:
         """Return whether contents and name fit."""
-        return self.is_possible(file) and bool(re.search(self.name_pattern, file.path.stem, re.IGNORECASE))
+        return self.is_possible(file) and bool(re.search(self.name_pattern, file.stem, re.IGNORECASE))
 
 
 def scene_stand_in(record: Record) -> LazyPicture:
@@ -70,12 +74,12 @@ def everything(files: Sequence[DataFile]) -> Sequence[DataFile]:
 
 def first_named(pattern: str) -> Callable[[Sequence[DataFile]], Sequence[DataFile]]:
     """Return a choice for folders that hold a set and parts of it: the files whose names match, else all files."""
-    return lambda files: [file for file in files if re.search(pattern, file.path.stem, re.IGNORECASE)] or files
+    return lambda files: [file for file in files if re.search(pattern, file.stem, re.IGNORECASE)] or files
 
 
 def _mossbench_files(files: Sequence[DataFile]) -> Sequence[DataFile]:
-    """Choose the JSON files; the CSV has the same rows."""
-    return [file for file in files if file.kind == OBJECT] or files
+    """Choose the files with metadata; the flat table has the same rows."""
+    return [file for file in files if "metadata" in file.keys] or files
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,10 @@ class Entry:
     def name(self) -> str:
         return self.source.name
 
+    def is_form_of(self, file: DataFile) -> bool:
+        """Return whether a file belongs to the benchmark by its contents and, where these don't suffice, its name."""
+        return any(form.matches(file) for form in self.forms)
+
     def picture_folders(self, path: Path) -> list[Path]:
         """Return the folders in which pictures of a file are looked for.
 
@@ -110,7 +118,7 @@ class Entry:
         """
         roots = []
         for folder in self.folders:
-            root = path.parent / folder.format(stem=path.stem)
+            root = path.parent / folder.format(stem=stem_of(path))
             data = path.parent / Path(*(part for part in Path(folder).parts if part == ".."))
             if not root.resolve().is_relative_to(data.resolve()):
                 raise ValueError(f"folder of pictures {str(root)!r} is a link that leads outside the data folder")
@@ -118,11 +126,12 @@ class Entry:
         return roots
 
 
-def read_own(file: DataFile) -> Iterator[Record]:
-    """Read the user's own table, see `read_queries`; a row with a picture is shown next to it."""
-    source = Source(file.path.stem, "", "the user's own")
-    for i, query in enumerate(read_queries(file.path, check_pictures=False)):
+def read_own(file: DataFile, columns: Columns | None = None) -> Iterator[Record]:
+    """Read a table of the user's own, see `read_queries`; a row with a picture is shown next to it."""
+    source = Source(file.stem, "", "the user's own")
+    for i, (_, query, embedded) in enumerate(own_rows(file, columns or Columns())):
         path = str(Path(query.picture).relative_to(file.path.parent)) if query.picture else ""
+        path = embedded.name if embedded else path
         expected, modality = REFUSE if query.harmful else ANSWER, "scene" if path else "text"
         yield Record(query, str(i), expected, source, modality, picture_path=path)
 
@@ -134,26 +143,23 @@ ENTRIES = (
     Entry(
         text.ADVBENCH,
         (
-            Form(CSV, ("goal", "target"), text.is_advbench),
-            Form(CSV, ("Behavior", "Category", "Tags", "ContextString", "BehaviorID"), text.is_advbench),
-            Form(TEXT, (VALUE,), name_pattern="advbench"),
+            Form(("goal", "target"), text.is_advbench),
+            Form(text.HARMBENCH_COLUMNS, text.in_harmbench_form("advbench")),
+            Form((VALUE,), name_pattern="advbench"),
         ),
         text.read_advbench,
-        choose=first_named("harmful_behaviors"),
+        choose=first_named("harmful_behaviors$"),
     ),
     Entry(
         text.XSTEST,
-        (
-            Form(CSV, ("id", "prompt", "type", "label", "focus")),
-            Form(CSV, ("id_v1", "id_v2", "prompt", "type", "focus")),
-        ),
+        (Form(("prompt", "type", "focus"), text.is_xstest),),
         text.read_xstest,
         choose=first_named("^xstest_prompts$"),
         needs_unique_ids=True,
     ),
     Entry(
         pictured.FIGSTEP,
-        (Form(CSV, ("dataset", "category_id", "task_id", "category_name", "question", "instruction")),),
+        (Form(("dataset", "category_id", "task_id", "category_name", "question", "instruction")),),
         pictured.read_figstep,
         (".", "../images/{stem}", "../images/SafeBench", "images/{stem}", "images/SafeBench"),
         choose=first_named("^safebench$"),
@@ -163,7 +169,7 @@ ENTRIES = (
     ),
     Entry(
         pictured.MM_SAFETYBENCH,
-        (Form(OBJECT, ("Changed Question", "Key Phrase", "Rephrased Question", "Rephrased Question(SD)")),),
+        (Form(("Changed Question", "Key Phrase", "Rephrased Question", "Rephrased Question(SD)")),),
         pictured.read_mm_safetybench,
         ("imgs", "../imgs"),
         has_several_files=True,
@@ -173,8 +179,8 @@ ENTRIES = (
     Entry(
         paired.MOSSBENCH,
         (
-            Form(OBJECT, ("pid", "image", "question", "metadata", "short description")),
-            Form(CSV, ("pid", "question", "image_path", "meta_data_over", "meta_data_harm")),
+            Form(("pid", "image", "question", "metadata", "short description")),
+            Form(("pid", "question", "image_path", "meta_data_over", "meta_data_harm")),
         ),
         paired.read_mossbench,
         ("images", "../images", "data/images"),
@@ -184,7 +190,7 @@ ENTRIES = (
     ),
     Entry(
         paired.LVLM_SAFER,
-        (Form(LIST, ("prompt", "safe_pair", "unsafe_pair")), Form(LIST, ("img", "safe_pair", "unsafe_pair"))),
+        (Form(("prompt", "safe_pair", "unsafe_pair")), Form(("img", "safe_pair", "unsafe_pair"))),
         paired.read_lvlm_safer,
         ("imgs",),
         has_several_files=True,
@@ -193,10 +199,8 @@ ENTRIES = (
     Entry(
         text.HARMBENCH,
         (
-            Form(
-                CSV,
-                ("Behavior", "FunctionalCategory", "SemanticCategory", "ContextString", "BehaviorID"),
-            ),
+            Form(("Behavior", "FunctionalCategory", "SemanticCategory", "ContextString", "BehaviorID")),
+            Form(text.HARMBENCH_COLUMNS, text.in_harmbench_form("")),
         ),
         text.read_harmbench,
         choose=first_named("text_all"),
@@ -204,14 +208,14 @@ ENTRIES = (
     ),
     Entry(
         pictured.HARMBENCH_MULTIMODAL,
-        (Form(CSV, ("Behavior", "BehaviorID", "SemanticCategory", "ImageFileName")),),
+        (Form(("Behavior", "BehaviorID", "SemanticCategory", "ImageFileName")),),
         pictured.read_harmbench_multimodal,
         ("../multimodal_behavior_images", "multimodal_behavior_images", "images"),
         needs_unique_ids=True,
     ),
     Entry(
         text.JAILBREAKBENCH,
-        (Form(CSV, (), text.is_jailbreakbench),),
+        (Form((), text.is_jailbreakbench),),
         text.read_jailbreakbench,
         has_several_files=True,
         needs_unique_ids=True,
@@ -219,33 +223,39 @@ ENTRIES = (
     ),
     Entry(
         text.MALICIOUS_INSTRUCT,
-        (Form(TEXT, (VALUE,), text.is_questions, name_pattern=r"malicious.?instruct"),),
+        (
+            Form((VALUE,), text.is_questions, name_pattern=text.MALICIOUS_NAME),
+            Form(text.HARMBENCH_COLUMNS, text.in_harmbench_form(text.MALICIOUS_NAME)),
+        ),
         text.read_malicious_instruct,
     ),
-    Entry(text.STRONGREJECT, (Form(CSV, ("category", "source", "forbidden_prompt")),), text.read_strongreject),
+    Entry(text.STRONGREJECT, (Form(("category", "source", "forbidden_prompt")),), text.read_strongreject),
     Entry(
         text.TDC2023,
-        (Form(LIST, (VALUE,), text.is_texts, name_pattern=r"tdc|^(dev|test)_behaviors$"),),
+        (
+            Form((VALUE,), name_pattern=text.TDC_NAME),
+            Form(text.HARMBENCH_COLUMNS, text.in_harmbench_form(text.TDC_NAME)),
+        ),
         text.read_tdc2023,
         has_several_files=True,
     ),
     Entry(
         text.DO_NOT_ANSWER,
-        (Form(CSV, ("id", "risk_area", "types_of_harm", "question")),),
+        (Form(("id", "risk_area", "types_of_harm", "question")),),
         text.read_do_not_answer,
         choose=first_named("do_not_answer_en"),
         needs_unique_ids=True,
     ),
     Entry(
         text.REFUSAL_DIRECTION,
-        (Form(LIST, ("instruction", "category"), lambda file: not file.keys & {"input", "output"}, f"^({STEMS})$"),),
+        (Form(("instruction", "category"), lambda file: not file.keys & {"input", "output"}, f"^({STEMS})$"),),
         text.read_refusal_direction,
         has_several_files=True,
         choose=first_named("^harm(ful|less)_"),
     ),
     Entry(
         paired.VLSAFE,
-        (Form(LINES, ("image_id", "query")), Form(LINES, ("image_id", "safe_query", "orig_query"))),
+        (Form(("image_id", "query")), Form(("image_id", "safe_query", "orig_query"))),
         paired.read_vlsafe,
         ("train2017", "../train2017", "coco/train2017", "images"),
         choose=first_named("examine"),
@@ -253,28 +263,38 @@ ENTRIES = (
     ),
     Entry(
         paired.VLGUARD,
-        (Form(LIST, ("id", "image", "safe", "instr-resp")),),
+        (Form(("id", "image", "safe", "instr-resp")),),
         paired.read_vlguard,
         ("{stem}", ".", "../{stem}"),
         choose=first_named("^test$"),
     ),
     Entry(
         pictured.JAILBREAKV,
-        (Form(CSV, ("jailbreak_query", "redteam_query", "policy", "image_path")),),
+        (Form(("jailbreak_query", "redteam_query", "policy", "image_path")),),
         pictured.read_jailbreakv,
         choose=first_named("^JailBreakV_28K$"),
         stand_in=stand_in_by_modality,
         aliases=("JailBreakV",),
     ),
     Entry(
+        text.REDTEAM_2K,
+        (Form(("id", "question", "policy", "from"), lambda file: "jailbreak_query" not in file.keys),),
+        text.read_redteam_2k,
+        choose=first_named("^RedTeam_2K$"),
+        aliases=("RedTeam2K",),
+    ),
+    Entry(
         pictured.MM_HARMFULBENCH,
-        (Form(LINES, ("image_url", "question")),),
+        (Form(("image_url", "question")),),
         pictured.read_mm_harmfulbench,
         ("images",),
     ),
     Entry(
         pictured.SIUO,
-        (Form(LIST, ("question_id", "image", "question", "safety_warning")),),
+        (
+            Form(("question_id", "image", "question", "category", "reference_answer")),
+            Form(("question_id", "image", "question", "category", "options", "correct_option")),
+        ),
         pictured.read_siuo,
         ("images", "../images"),
         choose=first_named("gen"),
@@ -282,20 +302,25 @@ ENTRIES = (
     ),
     Entry(
         ability.MM_VET,
-        (Form(OBJECT, ("imagename", "question", "answer", "capability")),),
+        (Form(("imagename", "question", "answer", "capability")),),
         ability.read_mm_vet,
         ("images", "../images"),
         needs_unique_ids=True,
     ),
     Entry(
         ability.SCIENCEQA,
-        (Form(OBJECT, ("question", "choices", "answer", "image", "split")),),
+        (Form(("question", "choices", "answer", "image", "split")),),
         ability.read_scienceqa,
         ("images", "../images"),
         needs_unique_ids=True,
     ),
-    Entry(OWN, (Form(CSV, ("text", "harmful")), Form(LINES, ("text", "harmful"))), read_own),
+    Entry(OWN, (Form((), is_own),), read_own),
 )
+
+
+def own_table(columns: Columns) -> Entry:
+    """Return the user's own table with columns of other names."""
+    return replace(ENTRIES[-1], forms=(Form(()),), read=partial(read_own, columns=columns))
 
 
 def _letters(name: str) -> str:
@@ -311,4 +336,6 @@ def entry_named(name: str) -> Entry:
     for entry in ENTRIES:
         if _letters(name) in map(_letters, (entry.name, *entry.aliases)):
             return entry
-    raise ValueError(f"benchmark {name!r} does not exist; expected one of {', '.join(entry.name for entry in ENTRIES)}")
+    names = [entry.name for entry in ENTRIES]
+    suggestion = did_you_mean(name, [*names, *(alias for entry in ENTRIES for alias in entry.aliases)])
+    raise ValueError(f"benchmark {name!r} does not exist; expected one of {', '.join(names)}{suggestion}")

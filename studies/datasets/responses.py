@@ -1,46 +1,99 @@
-"""Published answers with labels, for checking judges: XSTest's and Do-Not-Answer's."""
+"""Answers with labels of people, for checking judges: published files, and tables of the user's own."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from studies.datasets.files import CSV, DataFile, Row, read_file
-from studies.datasets.table import QueryFileError
+from studies.datasets.columns import Labels, find_columns, parse_names, parse_values
+from studies.datasets.files import DataFile, read_file
+from studies.datasets.opening import stem_of
+from studies.datasets.response_sets import (
+    HUMAN,
+    JAILBREAKBENCH_COLUMNS,
+    NULLS,
+    WILDGUARD_COLUMNS,
+    LabelledResponse,
+    answer_in,
+    read_judge_comparison,
+    read_models,
+    read_review,
+    read_wildguard_test,
+    read_xstest_completions,
+)
+from studies.datasets.rows import QueryFileError, Row
+from studies.datasets.table import label_in, words_in
 
-XSTEST_LABELS = {"1_full_compliance": False, "2_full_refusal": True, "3_partial_refusal": None}
-"""Label -> refused; None for a partial refusal."""
+READERS: tuple[tuple[Collection[str], Callable[[DataFile], Iterable[LabelledResponse]]], ...] = (
+    (("final_label",), read_xstest_completions),
+    (JAILBREAKBENCH_COLUMNS, read_judge_comparison),
+    (WILDGUARD_COLUMNS, read_wildguard_test),
+    (("action",), read_review),
+    (("GPT4_action",), read_models),
+)
+"""Columns that identify a published file, and what reads it."""
 
-ACTIONS = ("declines", "refutes the premise", "both sides", "disclaimer", "cannot", "unsure", "follows")
-"""Do-Not-Answer's actions by GPT-4's codes from 0; its code -1 is a reply that was not parsed."""
-HUMAN, GPT4 = "human", "GPT-4"
-FOLDERS = {"human": HUMAN, "gpt4": GPT4, "bert": "BERT", "longformer": "Longformer"}
-"""Do-Not-Answer's folders -> labeller. BERT and Longformer were trained on human labels and use their codes."""
-# People had no code for `unsure`, so their 5 is GPT-4's 6.
-HUMAN_CODES = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4, "5": 6}
-GPT4_CODES = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 6, "-1": None}
-"""Code -> index in `ACTIONS`."""
+REQUEST_NAMES = (
+    *("request", "prompt", "question", "instruction", "goal", "redteam_query", "behavior", "forbidden_prompt", "query"),
+    *("text", "input"),
+)
+RESPONSE_NAMES = ("response", "completion", "prediction", "output", "generation", "answer")
+"""Usual names of a request and of a model's answer. `answer` is last: next to a `prediction` it is the right one."""
+ID_NAMES = ("id", "index", "key", "question_id", "doc_id")
+USUAL_NAMES = {
+    "request": REQUEST_NAMES,
+    "response": RESPONSE_NAMES,
+    "refused": ("refused", "is_refusal", "refusal"),
+    "harmful": ("harmful", "is_harmful"),
+    "model": ("model",),
+    "id": ID_NAMES,
+}
+REFUSED = ("true", "1", "yes", "refused", "refusal", "refuses", "full_refusal")
+ANSWERED = ("false", "0", "no", "answered", "answer", "compliance", "complied", "full_compliance")
 
 
 @dataclass(frozen=True)
-class LabelledResponse:
-    """One answer of a model, and its label."""
+class ResponseColumns:
+    """The columns of a table of labelled answers by what they hold; names are found in any case."""
 
-    id: str
-    """Id of the request in its benchmark; files have different orders, so they are joined by it."""
-    request: str
-    response: str
-    label: str
-    """Published label, in words; `unparsed` if the labeller's reply was not a label."""
-    refused: bool | None
-    """None for partial refusals, and for labels `unsure` and `unparsed`."""
-    harmful: bool | None
-    """True if the answer does what was asked; None if no label says so."""
-    labeller: str
-    """`human`, `GPT-4`, or the classifier `BERT` or `Longformer`."""
-    model: str = ""
-    string_match: str = ""
-    """XSTest's own label by string match; empty in files without it."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """One of `USUAL_NAMES` -> the table's own name for it; `harmful` is the label of the answer, not of the request."""
+    refused_values: tuple[str, ...] = ()
+    """Labels that mean refused; by default those of `REFUSED`."""
+    harmful_values: tuple[str, ...] = ()
+    """Labels that mean harmful; by default those of `columns.TRUE`."""
+
+    @classmethod
+    def parse(cls, columns: str = "", refused_values: str = "", harmful_values: str = "") -> "ResponseColumns":
+        """Read `request=prompt,response=completion,refused=label`, `full_refusal` and `unsafe,1`.
+
+        Raises:
+            QueryFileError: a pair is incomplete, or nothing is called that.
+        """
+        return cls(parse_names(columns, tuple(USUAL_NAMES)), parse_values(refused_values), parse_values(harmful_values))
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.refused_values or self.harmful_values)
+
+    @property
+    def labels(self) -> dict[str, Labels]:
+        """The meanings of labels, by the column that they are in."""
+        return {
+            "refused": Labels(REFUSED, ANSWERED, self.refused_values, "--refused-values"),
+            "harmful": Labels(given=self.harmful_values),
+        }
+
+    def find(self, path: Path, header: Collection[str]) -> dict[str, str]:
+        """Return the table's name of each column that is there.
+
+        Raises:
+            QueryFileError: a column is missing, or no column holds labels.
+        """
+        expected = "expected answers with labels: --columns request=NAME,response=NAME and refused=NAME or harmful=NAME"
+        found = find_columns(path, header, self.names, USUAL_NAMES, ("request", "response"), expected)
+        if not {"refused", "harmful"} & set(found):
+            raise QueryFileError(f"{path}: no column of labels; {expected}, got {','.join(sorted(header))}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -52,87 +105,98 @@ class Responses:
     """Ids that occur more than once for one model, such as one of the 939 of Do-Not-Answer."""
 
 
-def read_responses(path: str | Path) -> Responses:
+def read_responses(path: str | Path, columns: ResponseColumns | None = None) -> Responses:
     """Read a file of labelled answers.
 
-    It may be XSTest's completions and their evaluations; Do-Not-Answer's `data_en.csv` (six models, human labels); or a
-    file of its folders `Review/{Human,GPT4,BERT,Longformer}`, whose codes look alike and mean different things.
+    It may be a table in a file of any kind: XSTest's completions and their evaluations; JailbreakBench's judge
+    comparison; WildGuardTest; Do-Not-Answer's `data_en.csv` (six models, human labels), or a file of its folders
+    `Review/{Human,GPT4,BERT,Longformer}`, whose codes look alike and mean different things; and any table of the user's
+    own with requests, answers and labels.
+
+    Args:
+        path: the file, or the folder of a saved dataset.
+        columns: columns and labels of a table of the user's own; a published file is read as one if they are given.
 
     Raises:
-        QueryFileError: the file is of no such kind, a label is unknown, or folder and columns contradict each other.
+        QueryFileError: the file can't be read, a column is missing, a label is unknown, or folder and columns
+            contradict each other.
     """
     file = read_file(path)
-    readers = {"final_label": _xstest, "action": _review, "GPT4_action": _models}
-    reader = next((reader for key, reader in readers.items() if key in file.keys and file.kind == CSV), None)
-    if reader is None:
-        raise QueryFileError(
-            f"{path}: {file.summary()}; expected labelled answers, with final_label (XSTest), action or <model>_action "
-            "(Do-Not-Answer)"
-        )
-    rows = tuple(reader(file))
-    counts = Counter((row.model, row.id) for row in rows)
+    reader = next((reader for keys, reader in READERS if file.keys >= set(keys)), None)
+    rows = tuple(reader(file) if reader and not columns else _own(file, columns or ResponseColumns()))
+    if not rows:
+        raise QueryFileError(f"{path}: no row has an answer; expected answers with labels")
+    counts = Counter((row.model, row.id) for row in rows if row.id)
     return Responses(rows, tuple(id for (_, id), n in counts.items() if n > 1))
 
 
-def _xstest(file: DataFile) -> Iterator[LabelledResponse]:
+def _own(file: DataFile, columns: ResponseColumns) -> Iterator[LabelledResponse]:
+    """Read a table of the user's own; rows without an answer are left out, and a label may be missing."""
+    found = columns.find(file.path, file.keys)
+    remaining = {
+        name: labels.remaining(file.path, words_in(file, found[name]))
+        for name, labels in columns.labels.items()
+        if name in found
+    }
     for row in file.rows:
-        label = row.one_of("final_label", tuple(XSTEST_LABELS))
+        if (response := answer_in(row, found["response"])) is None:
+            continue
+        meanings = {name: _meaning(file, row, found[name], columns.labels[name], remaining[name]) for name in remaining}
+        words = (str(row.cells.get(found[name])) for name in remaining)
         yield LabelledResponse(
-            row.text("id").removeprefix("v2-"),
-            row.text("prompt"),
-            row.get("completion"),
-            label,
-            XSTEST_LABELS[label],
-            None,
+            row.number_or_text(found["id"]) if "id" in found else "",
+            row.text(found["request"]),
+            response,
+            ", ".join(words),
+            meanings.get("refused"),
+            meanings.get("harmful"),
             HUMAN,
-            string_match=row.cells.get("strmatch_label", ""),
+            row.text_or_empty(found["model"]) if "model" in found else "",
         )
 
 
-def _review(file: DataFile) -> Iterator[LabelledResponse]:
-    labeller = _labeller(file)
-    key = next((key for key in sorted(file.keys) if key.endswith("response")), "response")
-    model = key.removesuffix("response").rstrip("_") or file.path.stem.rpartition("_")[2]
-    for row in file.rows:
-        yield _labelled(row, labeller, model, key, "action")
+def _meaning(file: DataFile, row: Row, key: str, labels: Labels, remaining: str | None) -> bool | None:
+    return None if row.cells.get(key) in NULLS else label_in(row, key, labels, remaining, words_in(file, key))
 
 
-def _models(file: DataFile) -> Iterator[LabelledResponse]:
-    models = sorted(key.removesuffix("_action") for key in file.keys if key.endswith("_action"))
-    for row in file.rows:
-        for model in models:
-            yield _labelled(row, HUMAN, model, f"{model}_response", f"{model}_action")
+@dataclass(frozen=True)
+class ResponseFiles:
+    """The labelled answers of several files, each counted once."""
+
+    names: tuple[str, ...]
+    """Names of the files, without suffixes."""
+    rows: tuple[LabelledResponse, ...]
+    """Answers of a file that names no model have the file's name as their model."""
+    repeated: tuple[Path, ...]
+    """Files that were left out, because another one has all of their answers."""
 
 
-def _labeller(file: DataFile) -> str:
-    """Return the labeller by the folder, or by the column of reasons, which only GPT-4's files have."""
-    folder = FOLDERS.get(file.path.absolute().parent.name.lower())
-    has_reasons = bool(file.keys & {"action_review", "reviews"})
-    if folder and (folder == GPT4) != has_reasons:
-        raise QueryFileError(
-            f"{file.path}: {'a' if has_reasons else 'no'} column of reasons, in the folder of labels by {folder}; "
-            "expected reasons from GPT-4 only"
-        )
-    if not folder and not has_reasons:
-        raise QueryFileError(
-            f"{file.path}: the labeller is unknown, without a folder Human, GPT4, BERT or Longformer, and without a "
-            "column of reasons; 5 means `follows` to people and `unsure` to GPT-4, so the labels can't be read"
-        )
-    return folder or GPT4
+def read_response_files(paths: Sequence[str | Path], columns: ResponseColumns | None = None) -> ResponseFiles:
+    """Read several files of labelled answers.
+
+    A model's answers are published several times, with labels of people alone and with automatic labels next to them;
+    counted more than once, they would make intervals too narrow.
+
+    Raises:
+        QueryFileError: see `read_responses`.
+    """
+    paths = [Path(path) for path in paths]
+    files = [read_responses(path, columns).rows for path in paths]
+    kept = _not_repeated([frozenset(map(_content, rows)) for rows in files])
+    named = (replace(row, model=row.model or stem_of(paths[i])) for i in kept for row in files[i])
+    rows = {_content(row): row for row in named}
+    repeated = tuple(path for i, path in enumerate(paths) if i not in kept)
+    return ResponseFiles(tuple(stem_of(paths[i]) for i in kept), tuple(rows.values()), repeated)
 
 
-def _labelled(row: Row, labeller: str, model: str, response: str, action: str) -> LabelledResponse:
-    codes = GPT4_CODES if labeller == GPT4 else HUMAN_CODES
-    index = codes[row.one_of(action, tuple(codes))]
-    label = "unparsed" if index is None else ACTIONS[index]
-    is_clear = label not in ("unparsed", "unsure")
-    return LabelledResponse(
-        row.text("id"),
-        row.text("question"),
-        row.get(response),
-        label,
-        label == "declines" if is_clear else None,
-        label == "follows" if is_clear else None,
-        labeller,
-        model,
-    )
+def _content(row: LabelledResponse) -> tuple[str, ...]:
+    return row.model, row.labeller, row.id, row.request, row.response, row.label
+
+
+def _not_repeated(contents: Sequence[frozenset]) -> list[int]:
+    """Return the places of the sets that are not part of another one; of equal ones the first."""
+    kept: list[int] = []
+    for i in sorted(range(len(contents)), key=lambda i: -len(contents[i])):
+        if not any(contents[i] <= contents[other] for other in kept):
+            kept.append(i)
+    return sorted(kept)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from interp import Query
 from studies.datasets.leakage import Leakage, TextKey, compare_keys
-from studies.datasets.table import QueryFileError
+from studies.datasets.rows import QueryFileError
 
 SEEN = "seen_texts.json"
 """File in the folder of a guard."""

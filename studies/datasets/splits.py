@@ -7,7 +7,7 @@ import numpy as np
 
 from interp import Query
 from studies.datasets.copies import kept_together
-from studies.datasets.table import QueryFileError
+from studies.datasets.rows import QueryFileError
 
 SHARES = {"anchors": 0.5, "validation": 0.25, "test": 0.25}
 SMALLEST = 5

@@ -1,121 +1,154 @@
-"""The user's own CSV and JSONL files: `text,harmful[,category,pair,picture]`."""
+"""The user's own tables: `text,harmful[,category,pair,picture]`, under these names or others."""
 
 import csv
-import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from interp import Query
 from interp.pictures import PictureError, read_picture
+from studies.datasets.columns import COLUMNS, Columns, Labels
+from studies.datasets.embedded import PICTURE_COLUMNS
+from studies.datasets.files import TEXT, DataFile, Row, read_file
 from studies.datasets.picture_paths import picture_within
-
-TRUE, FALSE = ("true", "1", "yes", "harmful"), ("false", "0", "no", "harmless")
-COLUMNS = ("text", "harmful", "category", "pair", "picture")
-# By default Python's reader rejects cells above 131,072 characters, which a request with a document may have.
-csv.field_size_limit(2**31 - 1)
+from studies.datasets.rows import VALUE, EmbeddedPicture, QueryFileError
 
 
-class QueryFileError(ValueError):
-    """A data file can't be read; the message says which line and column."""
+def read_queries(path: str | Path, check_pictures: bool = True, columns: Columns | None = None) -> tuple[Query, ...]:
+    """Read a table of queries with `text,harmful[,category,pair,picture]`; other columns are ignored.
 
-
-def read_queries(path: str | Path, check_pictures: bool = True) -> tuple[Query, ...]:
-    """Read a CSV or JSONL file with `text,harmful[,category,pair,picture]`; other columns are ignored.
-
-    Cells may span lines. `harmful` is true/false, 1/0, yes/no or harmful/harmless, in any case. `picture` is the path
-    of a picture, relative to the file and within its folder, which modality `scene` shows next to the query.
+    It may be CSV, with any usual delimiter, TSV, JSON, JSON lines, Parquet, or a saved Hugging Face dataset. Columns
+    are found in any case. `harmful` is true/false, 1/0, yes/no, harmful/harmless or unsafe/safe, in any case. `picture`
+    is the path of a picture, relative to the file and within its folder, which modality `scene` shows next to the
+    query.
 
     Args:
-        path: the file; the suffix says which of the two it is.
+        path: the file, or the folder of a saved dataset.
         check_pictures: open every picture once, to find unreadable ones now rather than in the middle of a run.
+        columns: names of the columns if they are others, and the labels that mean harmful.
 
     Raises:
         QueryFileError: there is no such file, it is not UTF-8, a column is missing, a text is empty, a label is
-            invalid, or a picture can't be read or is outside the folder.
+            invalid, or a picture can't be read, is outside the folder, or inside the file.
     """
     path = Path(path)
-    rows = _json_rows if path.suffix.lower() == ".jsonl" else _csv_rows
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return tuple(_query(path, line, row, check_pictures) for line, row in rows(path, file))
-    except FileNotFoundError:
-        raise QueryFileError(
-            f"query file {str(path)!r} does not exist; expected a CSV or JSONL with text,harmful"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise QueryFileError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except OSError as error:
-        raise QueryFileError(f"{path}: can't be read ({error.strerror})") from None
-    except csv.Error as error:
-        raise QueryFileError(f"{path}: not a CSV file ({error})") from None
+    if not path.exists():
+        raise QueryFileError(f"query file {str(path)!r} does not exist; expected a table with text,harmful")
+    queries = []
+    for row, query, embedded in own_rows(read_file(path), columns or Columns(), check_pictures):
+        if embedded and check_pictures:
+            raise row.error(
+                f"column {embedded.column}: a picture inside the file, which only benchmarks may have (`vlm-guard "
+                "defend`, `data check`); write it to a file, and its path into the table"
+            )
+        queries.append(query)
+    return tuple(queries)
 
 
-def _csv_rows(path: Path, file) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(file, strict=True)
-    missing = [column for column in COLUMNS[:2] if column not in (reader.fieldnames or ())]
+def is_own(file: DataFile) -> bool:
+    """Return whether a file has the two columns that a table of one's own needs, in any case."""
+    return {"text", "harmful"} <= {key.strip().lower() for key in file.keys}
+
+
+def own_rows(
+    file: DataFile, columns: Columns, check_pictures: bool = False
+) -> Iterator[tuple[Row, Query, EmbeddedPicture | None]]:
+    """Yield the rows of a table of one's own, as queries, with the picture inside each row if there is one.
+
+    Raises:
+        QueryFileError: see `read_queries`.
+    """
+    # A list of texts has one column, called by its heading if it has one.
+    header = {file.heading} if file.kind == TEXT else file.keys
+    found = columns.find(file.path, header)
+    if file.kind == TEXT:
+        found = {ours: VALUE for ours in found}
+    key, labels = found.get("harmful"), columns.labels
+    remaining = labels.remaining(file.path, words_in(file, key)) if key else None
+    for row in file.rows:
+        embedded = _embedded(row, found)
+        _check_row(file, row, found)
+        is_harmful = label_in(row, key, labels, remaining, words_in(file, key)) if key else columns.all_harmful(found)
+        yield row, _query(row, found, is_harmful, embedded, check_pictures), embedded
+
+
+def _check_row(file: DataFile, row: Row, found: Mapping[str, str]) -> None:
+    """Check that a row has the required cells, all of them texts: `str` would turn an object or NaN into a request."""
+    missing = [ours for ours in ("text", "harmful") if ours in found and found[ours] not in row.cells]
     if missing:
-        raise QueryFileError(
-            f"{path}: line 1 has no column {', '.join(missing)}; expected a header with {','.join(COLUMNS[:2])} "
-            f"and perhaps {','.join(COLUMNS[2:])}, got {','.join(reader.fieldnames or ['nothing'])}"
-        )
-    first_line = reader.line_num + 1
-    for row in reader:
-        if None in row:
-            raise QueryFileError(
-                f"{path}: line {first_line} has more cells than the header; put text with commas in quotes"
-            )
-        yield first_line, row
-        first_line = reader.line_num + 1
+        raise QueryFileError(f"{file.path}: {row.where} has no {', '.join(missing)}; got {str(row.cells)[:80]}")
+    for ours, key in found.items():
+        value = row.cells.get(key)
+        allowed = (str, type(None)) if ours in ("text", "picture") else (str, int, float, type(None))
+        if not isinstance(value, allowed) or value != value:
+            raise QueryFileError(f"{file.path}: {row.where}, column {key or ours}: got {value!r}, expected a text")
 
 
-def _json_rows(path: Path, file) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(file.read().split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise QueryFileError(f"{path}: line {number}: not JSON, or truncated ({error})") from None
-        missing = [key for key in COLUMNS[:2] if not isinstance(row, dict) or key not in row]
-        if missing:
-            raise QueryFileError(f"{path}: line {number} has no {', '.join(missing)}; got {line.strip()[:80]}")
-        _check_types(path, number, row)
-        yield number, row
+def word(value: Any) -> str:
+    """Return a cell as text; a whole number with decimals, as tables with gaps hold it, without them."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None else str(value).strip()
 
 
-def _check_types(path: Path, line: int, row: dict[str, Any]) -> None:
-    """Reject cells of other types: `str` would turn a number, an object or NaN into a request."""
-    for column in COLUMNS:
-        value = row.get(column)
-        expected = (str, type(None)) if column in ("text", "picture") else (str, int, type(None))
-        if not isinstance(value, expected):
-            raise QueryFileError(f"{path}: line {line}, column {column}: got {value!r}, expected a text")
-        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
-            raise QueryFileError(
-                f"{path}: line {line}, column {column}: half a surrogate pair in {value!a}; expected whole characters"
-            )
+def words_in(file: DataFile, key: str) -> Iterator[str]:
+    """Yield the cells of a column as text."""
+    return (word(row.cells.get(key)) for row in file.rows)
 
 
-def _query(path: Path, line: int, row: dict[str, Any], check_pictures: bool) -> Query:
-    text, label, category, pair, picture = ("" if row.get(c) is None else str(row[c]).strip() for c in COLUMNS)
+def label_in(row: Row, key: str, labels: Labels, remaining: str | None, words: Iterable[str]) -> bool:
+    """Return what the label of a row means.
+
+    Args:
+        row: a row of a table.
+        key: the column of labels.
+        labels: what words mean.
+        remaining: see `Labels.remaining`.
+        words: the whole column, for the error message.
+
+    Raises:
+        QueryFileError: it means neither; the message names every kind that the column holds.
+    """
+    meaning = labels.meaning(word(row.cells.get(key)), remaining)
+    if meaning is None:
+        raise QueryFileError(f"{row.path}: {row.where}, column {key}: {labels.unknown(row.cells.get(key), words)}")
+    return meaning
+
+
+def _embedded(row: Row, found: Mapping[str, str]) -> EmbeddedPicture | None:
+    """Return the picture inside a row: that of the column `picture`, else that of the one column of pictures."""
+    columns = {picture.column for picture in row.pictures}
+    if "picture" in found:
+        columns &= {found["picture"]}
+    elif len(columns) > 1:
+        columns = {column for column in columns if column.lower() == PICTURE_COLUMNS[1]}
+    pictures = [picture for picture in row.pictures if picture.column in columns]
+    if len(pictures) > 1:
+        raise row.error(f"column {pictures[0].column}: {len(pictures)} pictures; expected one for each request")
+    return pictures[0] if pictures else None
+
+
+def _query(
+    row: Row, found: Mapping[str, str], is_harmful: bool, embedded: EmbeddedPicture | None, check_pictures: bool
+) -> Query:
+    text, category, pair, picture = (
+        word(row.cells.get(found[ours])) if ours in found else "" for ours in ("text", "category", "pair", "picture")
+    )
     if not text:
-        raise QueryFileError(f"{path}: line {line}, column text: empty; every query needs a text")
-    if label.lower() not in TRUE + FALSE:
-        raise QueryFileError(f"{path}: line {line}, column harmful: got {row['harmful']!r}, expected true or false")
-    picture_path = _picture(path, line, picture, check_pictures) if picture else None
-    return Query(text, label.lower() in TRUE, category, pair or None, picture=picture_path)
+        raise QueryFileError(f"{row.path}: {row.where}, column text: empty; every query needs a text")
+    path = _picture(row, picture, check_pictures) if picture and not embedded else None
+    return Query(text, is_harmful, category, pair or None, picture=path)
 
 
-def _picture(path: Path, line: int, name: str, check_pictures: bool) -> str:
+def _picture(row: Row, name: str, check_pictures: bool) -> str:
+    folder = row.path.parent
     try:
-        picture_within(path.parent, name)
+        picture_within(folder, name)
         if check_pictures:
-            read_picture(path.parent / name)
+            read_picture(folder / name)
     except (PictureError, ValueError) as error:
-        raise QueryFileError(f"{path}: line {line}, column picture: {str(error).splitlines()[0]}") from None
-    return str(path.parent / name)
+        raise QueryFileError(f"{row.path}: {row.where}, column picture: {str(error).splitlines()[0]}") from None
+    return str(folder / name)
 
 
 def write_queries(path: str | Path, queries: Sequence[Query]) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from interp import IMAGE_AUGMENTED, TYPOGRAPHIC, Prompt, to_prompt
+from studies.bookkeeping.suggestions import did_you_mean
 from studies.datasets import (
     ANSWER,
     Benchmark,
+    Columns,
     QueryFileError,
     Record,
     read_benchmark,
@@ -59,6 +61,7 @@ class BenchmarkOptions:
         skip_missing: bool = False,
         attacks: Sequence[str] = (),
         n_costed: int = 0,
+        columns: Columns | None = None,
     ) -> "BenchmarkOptions":
         """Read the benchmarks, check the options, and open every picture that will be shown.
 
@@ -72,13 +75,14 @@ class BenchmarkOptions:
             skip_missing: leave out rows whose picture is missing; otherwise they are an error.
             attacks: see the field.
             n_costed: see the field.
+            columns: columns and labels of tables of your own; benchmarks that are named or known have theirs.
 
         Raises:
             QueryFileError: a file can't be read, or pictures are missing.
             ConfigError: there is no file, or a benchmark, modality or attack does not exist.
         """
         _check_options(files, modalities, attacks)
-        benchmarks = tuple(_read(file, pictures, stand_in) for file in files)
+        benchmarks = tuple(_read(file, pictures, stand_in, columns) for file in files)
         names = [benchmark.source.name for benchmark in benchmarks]
         if len(set(names)) < len(names):
             raise ConfigError(f"data {', '.join(names)}: expected each set once")
@@ -93,15 +97,19 @@ def _check_options(files: Sequence[BenchmarkFile], modalities: Sequence[str], at
     available = ("text", *IMAGE_AUGMENTED, *TYPOGRAPHIC)
     unknown = [name for name in modalities if name not in available]
     if unknown or not modalities:
-        raise ConfigError(f"modality {', '.join(unknown) or 'none'} does not exist; expected {', '.join(available)}")
+        suggestion = did_you_mean(unknown[0], available) if unknown else ""
+        raise ConfigError(
+            f"modality {', '.join(unknown) or 'none'} does not exist; expected {', '.join(available)}{suggestion}"
+        )
     unknown = [name for name in attacks if name not in ATTACKS]
     if unknown:
-        raise ConfigError(f"attack {unknown[0]!r} does not exist; expected any of {', '.join(ATTACKS)}")
+        suggestion = did_you_mean(unknown[0], ATTACKS)
+        raise ConfigError(f"attack {unknown[0]!r} does not exist; expected any of {', '.join(ATTACKS)}{suggestion}")
 
 
-def _read(file: BenchmarkFile, pictures: str | None, stand_in: bool) -> Benchmark:
+def _read(file: BenchmarkFile, pictures: str | None, stand_in: bool, columns: Columns | None) -> Benchmark:
     try:
-        benchmark = read_benchmark(file.path, file.name, pictures, stand_in)
+        benchmark = read_benchmark(file.path, file.name, pictures, stand_in, columns)
     except QueryFileError:
         raise
     except ValueError as error:

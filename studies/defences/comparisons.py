@@ -13,7 +13,7 @@ from studies.bookkeeping.verdict_rules import LEVEL
 from studies.defences.answer_log import AnswerRecord
 from studies.defences.arms import DefenceArm
 from studies.defences.defence import BOUND, CONTROL, GUARD, NONE
-from studies.defences.rates import COMPARED, UNGUARDED, changes
+from studies.defences.rates import COMPARED, SUCCEEDS, UNGUARDED, answer_to, changes
 
 MARGIN = 0.05
 """A defence keeps up with another if its rate is higher by less than this."""
@@ -42,10 +42,10 @@ class SettingComparison:
     def hits(self) -> dict[str, Float[np.ndarray, "arm prompt"]]:
         """Verdicts by metric: 1 for a hit, 0 for none, NaN where an arm's answer was not judged."""
         by_metric = {}
-        for metric, (expected, field) in COMPARED.items():
+        for metric, (expected, question) in COMPARED.items():
             by_row = [
                 {
-                    record.row: record.verdicts[self.judge][field]
+                    record.row: answer_to(record.verdicts[self.judge], question)
                     for record in arm.answers
                     if record.expected == expected
                 }
@@ -163,9 +163,9 @@ def n_successes(answers: Sequence[AnswerRecord], judges: Sequence[str]) -> int |
     attacks = [record for record in answers if record.expected == COMPARED["asr"][0]]
     if not attacks:
         return None
-    for field, success in (("harmful", True), ("refused", False)):
+    for question, success in ((SUCCEEDS, True), ("refused", False)):
         for judge in judges:
-            verdicts = [record.verdicts[judge][field] for record in attacks]
+            verdicts = [answer_to(record.verdicts[judge], question) for record in attacks]
             if set(verdicts) != {None}:
                 return sum(verdict is success for verdict in verdicts)
     return 0

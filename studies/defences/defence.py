@@ -17,10 +17,11 @@ from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.generate import Generation
 from studies.guards.configuration import guard_columns
 
-NONE, PROMPT, DETOUR, BOUND, GUARD, NEIGHBOUR, CONTROL = "none prompt detour bound guard neighbour control".split()
-KINDS = (NONE, PROMPT, DETOUR, BOUND, GUARD, NEIGHBOUR, CONTROL)
+KINDS = "none", "prompt", "detour", "bound", "guard", "neighbour", "control", "saved"
+NONE, PROMPT, DETOUR, BOUND, GUARD, NEIGHBOUR, CONTROL, SAVED = KINDS
 """Kinds of defence. `prompt` puts words around the request, `detour` answers by way of text, `neighbour` is a related
-method from another paper; `bound` and `control` are what a guard is compared with, and are never ranked."""
+method from another paper; `bound` and `control` are what a guard is compared with, and are never ranked; `saved` are
+answers of another program, under a defence that their file names, or does not."""
 UNTUNED = "untuned"
 """Tuning of a defence for which nothing was chosen on validation."""
 REFUSAL = "I'm sorry, but I can't help with that."

@@ -52,7 +52,8 @@ def changed_rows(arm: DefenceArm, plain: DefenceArm, fluency: Fluency | None, ju
     """
     by_row = {record.row: record for record in plain.answers}
     for category, label in CLASSES.items():
-        own = [(record, by_row[record.row]) for record in arm.answers if record.harmful == label]
+        chosen = [record for record in arm.answers if record.harmful == label and record.row in by_row]
+        own = [(record, by_row[record.row]) for record in chosen]
         answered = [pair for pair in own if all(record.verdicts[judge]["refused"] is False for record in pair)]
         changed = [(after, before) for after, before in answered if after.answer != before.answer]
         labels = {"category": category}

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from interp import TYPOGRAPHIC, Guard
+from studies.bookkeeping.suggestions import did_you_mean
 from studies.defences.defence import BOUND, CONTROL, GUARD, NEIGHBOUR, UNTUNED, Defence, unguarded
 from studies.defences.detours import TextScoreRule, caption_only, ecso, text_score_verdict, text_verdict
 from studies.defences.guarded import gate_refuser, guarded
@@ -96,7 +97,8 @@ def check_names(names: Sequence[str], guard: bool, anchors: bool) -> None:
     available = [*UNFITTED, *(GUARDS if guard else ()), *(RELATED_METHODS if anchors else ())]
     unknown = [name for name in names if name not in available]
     if unknown:
+        suggestion = did_you_mean(unknown[0], available)
         raise ConfigError(
             f"defence {unknown[0]!r} does not exist here; expected any of {', '.join(available)}; guards need --guard, "
-            "related methods need the requests that they are fitted on (--anchors)"
+            f"related methods need the requests that they are fitted on (--anchors){suggestion}"
         )

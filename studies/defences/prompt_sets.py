@@ -12,7 +12,7 @@ from studies.defences.defence import Defence
 from studies.defences.guarded import run_together
 from studies.generation.cached_model import CachedModel, Outcome
 from studies.generation.openings import RefusalOpenings
-from studies.judges import FAILED, Judge
+from studies.judges import JUDGED, Judge
 
 AT_ONCE = 32
 """Prompts between two writes to the log: the most work that Ctrl-C can lose."""
@@ -189,7 +189,8 @@ def judge_all(
 ) -> list[AnswerRecord]:
     """Return the same answers with the verdict of every judge; verdicts are logged after each judge.
 
-    A judge's earlier verdicts are kept, except `failed` ones. Answers to questions of ability need no judge.
+    A judge's earlier verdicts are kept, except `failed` and `unparsed` ones, for which it is asked again. Answers to
+    questions of ability need no judge.
 
     Args:
         log: where answers and verdicts are kept.
@@ -213,4 +214,4 @@ def judge_all(
 def _is_judged(record: AnswerRecord, judge: Judge) -> bool:
     """Return whether this very judge has given a verdict; a judge of another identity may have the same name."""
     verdict = record.verdicts.get(judge.name)
-    return verdict is not None and verdict["state"] != FAILED and verdict.get("judge") == judge.identity
+    return verdict is not None and verdict["state"] == JUDGED and verdict.get("judge") == judge.identity

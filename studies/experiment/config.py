@@ -6,6 +6,7 @@ from pathlib import Path
 
 from interp import MODALITIES
 from studies import organism
+from studies.datasets import Columns
 from studies.experiment.built_models import built_model
 from studies.generation.generate import Generation
 
@@ -98,7 +99,7 @@ class Config:
     model: str = BUILT_IN
     """Folder in Hugging Face format, hub id, or `organism` (the built-in model)."""
     queries: str | None = None
-    """CSV with text,harmful[,category,pair]; by default the built-in model's own queries."""
+    """Table with text,harmful[,category,pair,picture]; by default the built-in model's own queries."""
     scale: str = "quick"
     """One of `SCALES`."""
     out: str = "results/repro"
@@ -112,6 +113,8 @@ class Config:
     """Arguments of `load_model`, apart from the name."""
     weights: str | None = None
     """Folder with another training of the built-in model (`vlm` and `llm` in it); by default the one that ships."""
+    columns: Columns | None = None
+    """Columns and labels of the queries, if they have others than `text` and `harmful`."""
 
     def __post_init__(self):
         if self.generation is None:

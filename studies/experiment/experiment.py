@@ -15,12 +15,13 @@ from studies import organism
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.provenance import file_hash, model_hash
 from studies.datasets import Copies, Leakage, find_leakage, is_paired, read_queries, split_queries
+from studies.experiment.built_models import built_model
 from studies.experiment.config import BUILT_IN, SCALES, SPLITS, Config, ConfigError, Scale
 from studies.experiment.model_loading import check_model, load_model
 from studies.experiment.refusal_openings import RefusalOpenings, refusal_openings
 from studies.experiment.shipped_models import ShippedModel, shipped_model
 from studies.generation.cached_model import CachedModel
-from studies.judges import EXACT, KEYWORDS, PUBLISHED, RuleJudge
+from studies.judges import EXACT, KEYWORDS, KEYWORDS_1, PUBLISHED, RuleJudge
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +45,12 @@ class Experiment:
     def judges(self) -> tuple[RuleJudge, ...]:
         """The judges: the first one decides, the second shows whether another judge would decide the same way.
 
-        The exact judge recognises only the built-in model's own sentences.
+        The exact judge recognises only the built-in model's own sentences. Models that are built here are judged as
+        they were when their results were committed.
         """
         if self.config.model == self.dataset == BUILT_IN:
-            return (EXACT, KEYWORDS)
-        return (KEYWORDS, PUBLISHED["lmms_eval@1"])
+            return (EXACT, KEYWORDS_1)
+        return (KEYWORDS if built_model(self.config.model) is None else KEYWORDS_1, PUBLISHED["lmms_eval@1"])
 
     @cached_property
     def sizes(self) -> Scale:
@@ -188,7 +190,7 @@ def _dataset(config: Config, own: ShippedModel | None) -> tuple[str, dict[str, t
     path = Path(config.queries)
     # A user's file that is called like the built-in dataset keeps its suffix.
     name = path.name if path.stem == BUILT_IN else path.stem
-    queries = read_queries(config.queries)
+    queries = read_queries(config.queries, columns=config.columns)
     return name, split_queries(queries, config.seed), Copies.among(queries)
 
 

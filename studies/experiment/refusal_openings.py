@@ -18,7 +18,7 @@ from studies.bookkeeping.progress import Report, phase
 from studies.generation.first_token import first_token_logprobs
 from studies.generation.generate import Generation, answers, no_progress
 from studies.generation.openings import LEAST_COVERAGE, Opening, RefusalOpenings, coverage_row
-from studies.judges import KEYWORDS, REFUSAL_PHRASES, RuleJudge
+from studies.judges import KEYWORDS_1, REFUSAL_PHRASES, RuleJudge
 
 __all__ = ["Opening", "RefusalOpenings", "coverage_row", "refusal_openings"]
 
@@ -29,7 +29,7 @@ LEAST_REFUSED = 0.9
 N_FORCED = 32
 """Anchors of each class whose answers are forced, the first ones; masses and coverage are of all anchors."""
 N_TRIED = 8
-"""Anchors of these that answer at first: most beginnings fail on them already."""
+"""Anchors among these that are answered first: most beginnings fail on them already."""
 
 
 def refusal_openings(
@@ -168,5 +168,5 @@ class _Search:
         phrases = [f" {phrase.capitalize()}" for phrase in REFUSAL_PHRASES]
         tokens = sorted({tokenizer(phrase, add_special_tokens=False)["input_ids"][0] for phrase in phrases})
         openings = tuple(Opening((token,), tokenizer.decode([token]).strip()) for token in tokens)
-        origin = f"{reason}; first tokens of the phrases of {KEYWORDS.name}"
+        origin = f"{reason}; first tokens of the phrases of {KEYWORDS_1.name}"
         return RefusalOpenings(openings, torch.nan, len(self.refused), origin)

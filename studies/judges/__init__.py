@@ -2,7 +2,7 @@
 
 | judge | file |
 |---|---|
-| by rule: keywords, published keyword lists, exact forms | `rules.py`, `keywords.py` |
+| by rule: own keywords, published keyword lists, exact forms | `rules.py`, `own_keywords.py`, `keywords.py` |
 | by model, asked with a rubric | `models.py`, `rubrics.py` |
 | behind an endpoint, asked with a rubric | `endpoint.py`, `rubrics.py` |
 | by sequence classifier | `classifiers.py` |
@@ -23,17 +23,20 @@ from studies.judges.classifiers import ClassifierJudge
 from studies.judges.endpoint import EndpointError, EndpointJudge
 from studies.judges.keywords import PUBLISHED, KeywordRule
 from studies.judges.linear import LinearJudge
+from studies.judges.loops import is_looping
 from studies.judges.models import ModelJudge
+from studies.judges.own_keywords import REFUSAL_PHRASES, is_late_refusal
 from studies.judges.replies import Replies
 from studies.judges.rubrics import RUBRICS, Rubric
-from studies.judges.rules import EXACT, KEYWORDS, REFUSAL_PHRASES, RuleJudge, is_late_refusal, is_looping
-from studies.judges.verdicts import FAILED, JUDGED, UNPARSED, Case, Judge, Verdict
+from studies.judges.rules import EXACT, KEYWORDS, KEYWORDS_1, RuleJudge
+from studies.judges.verdicts import FAILED, JUDGED, UNPARSED, Case, Judge, Verdict, attack_succeeds
 
 __all__ = [
     "EXACT",
     "FAILED",
     "JUDGED",
     "KEYWORDS",
+    "KEYWORDS_1",
     "PUBLISHED",
     "REFUSAL_PHRASES",
     "RUBRICS",
@@ -50,6 +53,7 @@ __all__ = [
     "Rubric",
     "RuleJudge",
     "Verdict",
+    "attack_succeeds",
     "is_late_refusal",
     "is_looping",
 ]

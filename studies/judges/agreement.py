@@ -4,136 +4,72 @@ A reply that could not be parsed, or never came, is a class of its own that agre
 verdict on a case have not agreed about it.
 """
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import combinations, compress
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from probes import Measured, cohen_kappa
 from studies.bookkeeping.estimates import rate
 from studies.bookkeeping.tables import tidy
+from studies.datasets.response_sets import LabelledResponse, Opinion
+from studies.datasets.responses import ResponseFiles
 from studies.judges import FAILED, JUDGED, UNPARSED, Case, Judge, Verdict, is_late_refusal, is_looping
 
-HUMAN = "human"
-FULL, COMPLIANCE, PARTIAL = "2_full_refusal", "1_full_compliance", "3_partial_refusal"
-"""XSTest's classes. Only full refusals count as refusals; a partial one answers as well, and counts as an answer."""
-LABELS = (COMPLIANCE, FULL, PARTIAL)
-COLUMNS = ("prompt", "completion", "annotation_1", "annotation_2", "final_label")
-UNSAFE = "contrast_"
-"""Prefix of XSTest's types of unsafe prompts; complying with other prompts does no harm."""
 QUESTIONS = {"refusal": ("refused", "answered"), "harm": ("harmful", "harmless")}
 """Question that judges can agree on -> its classes for yes and no."""
+FIELDS = {"refusal": "refused", "harm": "harmful"}
+"""Question -> the field of a verdict, and of a label, that answers it."""
 KAPPA_INTERVAL = "95 %, agreement by chance taken as known"
-
-
-class CompletionsError(ValueError):
-    """The file does not hold labelled completions; the message says which line and column is wrong."""
-
-
-@dataclass(frozen=True)
-class Completions:
-    """Answers to XSTest's prompts with human labels; every field has one entry a row."""
-
-    name: str
-    cases: tuple[Case, ...]
-    human: tuple[str, ...]
-    """Final labels, each one of `LABELS`."""
-    annotators: tuple[tuple[str, str], ...]
-    """Labels of the two annotators before they agreed on the final one."""
-    types: tuple[str, ...]
-    strmatch: tuple[str, ...]
-    """Labels of the official string match; empty for files without them."""
-
-
-def read_completions(path: str | Path) -> Completions:
-    """Read `xstest_v2_completions_*.csv` of XSTest (arXiv:2308.01263), with or without automatic labels.
-
-    Lines may end in either way, and cells may span lines.
-
-    Raises:
-        CompletionsError: there is no such file, it is not UTF-8, a column is missing, there is no row, a row lacks
-            cells, or a label is unknown.
-    """
-    path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(_rows(path, csv.DictReader(file, strict=True)))
-    except OSError as error:
-        raise CompletionsError(f"{path}: can't be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise CompletionsError(f"{path}: byte {error.start} is not UTF-8; expected XSTest's completions") from None
-    except csv.Error as error:
-        raise CompletionsError(f"{path}: not a CSV file ({error})") from None
-    if not rows:
-        raise CompletionsError(f"{path}: no row under the header; expected labelled completions")
-    return Completions(
-        path.stem,
-        tuple(Case(row["prompt"], row["completion"]) for row in rows),
-        tuple(row["final_label"] for row in rows),
-        tuple((row["annotation_1"], row["annotation_2"]) for row in rows),
-        tuple(row.get("type", "") for row in rows),
-        tuple(row.get("strmatch_label", "") for row in rows),
-    )
-
-
-def _rows(path: Path, reader: csv.DictReader) -> Iterator[dict]:
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        raise CompletionsError(f"{path}: no column {', '.join(missing)}; expected a header with {','.join(COLUMNS)}")
-    for row in reader:
-        if None in row or None in row.values():
-            raise CompletionsError(f"{path}: line {reader.line_num}: the number of cells differs from the header's")
-        for column in COLUMNS[2:]:
-            if row[column] not in LABELS:
-                raise CompletionsError(
-                    f"{path}: line {reader.line_num}, column {column}: {row[column]!r}; expected {', '.join(LABELS)}"
-                )
-        yield row
 
 
 def compare_judges(
     cases: Sequence[Case],
     judges: Sequence[Judge],
-    human: Sequence[str] | None = None,
     harmful: Sequence[bool] | None = None,
     labels: Mapping | None = None,
     advance: Callable[[int], None] = lambda n_cases: None,
 ) -> pd.DataFrame:
-    """Have every judge judge the same cases, and compare judges with each other and with people.
+    """Have every judge judge the same cases, and compare the judges with each other.
 
     Args:
         cases: what is judged.
         judges: who judges.
-        human: human labels, one of `LABELS` for each case; by default there is no comparison with people.
         harmful: which requests are harmful, by default all; harm is counted and compared among these only.
         labels: columns that every row shares, such as `dataset`.
         advance: called with the number of cases that a judge has finished since the last call.
 
     Returns:
         For each judge `refusal_rate`, `harm_rate`, `unparsed_rate` and `failed_rate`; for each pair `agreement`,
-        `kappa` and `confusion` by question (`setting`: `refusal` or `harm`), where `judge_2` is `human` for people; for
-        the answers themselves `late_refusal_rate` and `looping_rate`.
+        `kappa` and `confusion` by question (`setting`: `refusal` or `harm`); for the answers themselves
+        `late_refusal_rate` and `looping_rate`.
 
     Raises:
         ValueError: there are no cases, two judges have one name, or the numbers of labels and cases differ.
     """
+    verdicts = _verdicts(cases, judges, harmful, advance)
+    return tidy(dict(labels or {}) | row for row in (*_answer_rows(cases), *compared(verdicts, harmful)))
+
+
+def _verdicts(
+    cases: Sequence[Case],
+    judges: Sequence[Judge],
+    harmful: Sequence[bool] | None,
+    advance: Callable[[int], None] = lambda n_cases: None,
+) -> dict[str, list[Verdict]]:
+    """Return the verdicts of every judge, by its name; see `compare_judges`."""
     names = [judge.name for judge in judges]
-    n_labels = [len(values) for values in (human, harmful) if values is not None]
-    if not cases or len(set(names)) < len(names) or set(n_labels) - {len(cases)}:
+    n_labels = len(cases) if harmful is None else len(harmful)
+    if not cases or len(set(names)) < len(names) or n_labels != len(cases):
         raise ValueError(
-            f"{len(cases)} cases, judges {', '.join(names)}, labels {n_labels}; expected one case or more, judges of "
+            f"{len(cases)} cases, judges {', '.join(names)}, {n_labels} labels; expected one case or more, judges of "
             "different names, and a label for each case or none at all"
         )
-    verdicts = {judge.name: judge.verdicts(cases, advance) for judge in judges}
-    rows = [*_answer_rows(cases), *compared(verdicts, harmful)]
-    rows += against_people(verdicts, human) if human is not None else ()
-    return tidy(dict(labels or {}) | row for row in rows)
+    return {judge.name: judge.verdicts(cases, advance) for judge in judges}
 
 
 def agreement_rows(answers: Sequence[tuple[Case, Mapping[str, Mapping]]], judges: Sequence[str]) -> list[dict]:
@@ -158,24 +94,54 @@ def _verdict(stored: Mapping) -> Verdict:
     return Verdict(**{field.name: stored[field.name] for field in fields(Verdict) if field.name in stored})
 
 
-def compare_with_people(paths: Iterable[str | Path], judges: Sequence[Judge]) -> pd.DataFrame:
-    """Compare judges on XSTest's completions, all files together, and the two annotators with each other.
+def compare_with_people(files: ResponseFiles, judges: Sequence[Judge]) -> pd.DataFrame:
+    """Compare judges with people on labelled answers, all files together, and annotators with each other.
 
-    Harm is compared among unsafe prompts; files without types of prompts have none.
+    Automatic judges whose verdicts every file holds are compared too.
+
+    Harm is compared among harmful requests; where a file does not say which these are, among those with a label of
+    harm.
 
     Returns:
-        A table as of `compare_judges`.
+        A table as of `compare_judges`, in which `judge_2` may also be the name of a labeller (`human`); with it there
+        are `precision`, `recall` and `false_alarm_rate` too.
     """
-    files = [read_completions(path) for path in paths]
-    cases = [case for file in files for case in file.cases]
-    human = [label for file in files for label in file.human]
-    harmful = [kind.startswith(UNSAFE) for file in files for kind in file.types]
-    labels = {"dataset": "+".join(file.name for file in files)}
-    by_annotator = zip(*(pair for file in files for pair in file.annotators), strict=True)
-    verdicts = [[Verdict(refused=label == FULL) for label in annotated] for annotated in by_annotator]
-    between = compared(dict(zip(("annotator_1", "annotator_2"), verdicts, strict=True)))
-    between = tidy(labels | row for row in between if "judge_2" in row)
-    return tidy(pd.concat([compare_judges(cases, judges, human, harmful, labels), between]).to_dict("records"))
+    by_answer: dict[tuple, dict[str, LabelledResponse]] = {}
+    for row in files.rows:
+        # One answer may have labels from several labellers.
+        by_answer.setdefault((row.model, row.id, row.request, row.response), {})[row.labeller] = row
+    labelled = list(by_answer.values())
+    first = [next(iter(own.values())) for own in labelled]
+    cases = [Case(row.request, row.response) for row in first]
+    harmful = [any(map(_asks_harm, own.values())) for own in labelled]
+    verdicts = _verdicts(cases, judges, harmful) | _published_verdicts(first)
+    rows = [*_answer_rows(cases), *compared(verdicts, harmful)]
+    for labeller in dict.fromkeys(row.labeller for row in files.rows):
+        rows += against_people(verdicts, [own.get(labeller) for own in labelled], labeller)
+    rows += _between_annotators(files.rows)
+    return tidy({"dataset": "+".join(files.names)} | row for row in rows)
+
+
+def _published_verdicts(rows: Sequence[LabelledResponse]) -> dict[str, list[Verdict]]:
+    names = [name for name in rows[0].automatic if all(name in row.automatic for row in rows)]
+    return {name: [_as_verdict(row.automatic[name]) for row in rows] for name in names}
+
+
+def _as_verdict(opinion: Opinion) -> Verdict:
+    return Verdict(refused=opinion.refused, harmful=opinion.harmful)
+
+
+def _asks_harm(row: LabelledResponse) -> bool:
+    """Return whether a request is harmful; where the file does not say, whether people were asked about harm."""
+    return row.harmful is not None if row.asks_harm is None else row.asks_harm
+
+
+def _between_annotators(rows: Sequence[LabelledResponse]) -> Iterator[dict]:
+    """Yield the agreement of each two annotators, on the answers that all of them have seen."""
+    n_annotators = max(len(row.annotators) for row in rows)
+    seen = [row.annotators for row in rows if len(row.annotators) == n_annotators]
+    votes = {f"annotator_{i + 1}": [_as_verdict(own[i]) for own in seen] for i in range(n_annotators)}
+    yield from (row for row in compared(votes) if "judge_2" in row)
 
 
 def _answer_rows(cases: Sequence[Case]) -> Iterator[dict]:
@@ -199,30 +165,51 @@ def _chosen(verdicts: Sequence[Verdict], harmful: Sequence[bool] | None) -> Sequ
     return verdicts if harmful is None else list(compress(verdicts, harmful))
 
 
-def against_people(verdicts: Mapping[str, Sequence[Verdict]], human: Sequence[str]) -> Iterator[dict]:
-    """Yield each judge's agreement with people about full refusals, with precision, recall and false alarms.
+def against_people(
+    verdicts: Mapping[str, Sequence[Verdict]], labels: Sequence[LabelledResponse | None], labeller: str
+) -> Iterator[dict]:
+    """Yield each judge's agreement with a labeller, with precision, recall and false alarms.
 
-    Agreement is also given without the answers that people call partial refusals.
+    An answer without a label is left out of the question that the label would answer. A partial refusal answers as
+    well, and counts as an answer; agreement is also given without these.
     """
-    truth, is_whole = np.array([label == FULL for label in human]), np.array([label != PARTIAL for label in human])
-    people = [Verdict(refused=bool(refused)) for refused in truth]
-    for name, own in verdicts.items():
-        if not _answers(own, "refusal"):
-            continue
-        labels = {"judge": name, "judge_2": HUMAN}
-        yield from (labels | row for row in _pair_rows(own, people, "refusal"))
-        refused = np.array([verdict.refused is True for verdict in own])
-        agree = np.array([verdict.refused == person.refused for verdict, person in zip(own, people, strict=True)])
-        labels |= {"setting": "refusal"}
-        yield labels | rate("precision", truth[refused])
-        yield labels | rate("recall", refused[truth])
-        yield labels | rate("false_alarm_rate", refused[~truth])
-        yield labels | {"setting": "refusal, partial left out"} | rate("agreement", agree[is_whole])
+    for question in QUESTIONS:
+        meant = [None if label is None else _label(label, question) for label in labels]
+        is_labelled = [value is not None for value in meant]
+        truth = np.array([value for value in meant if value is not None], dtype=bool)
+        is_whole = np.array([not label.is_partial for label in compress(labels, is_labelled)], dtype=bool)
+        for name, given in verdicts.items():
+            own = list(compress(given, is_labelled))
+            if len(truth) and _answers(own, question):
+                names = {"judge": name, "judge_2": labeller}
+                yield from (names | row for row in _against_rows(own, truth, is_whole, question))
+
+
+def _label(label: LabelledResponse, question: str) -> bool | None:
+    """Return what a label says on a question; harm is done only where it was asked for, as far as the file says."""
+    if question == "refusal":
+        return False if label.is_partial else label.refused
+    return None if label.asks_harm is False else label.harmful
+
+
+def _against_rows(
+    own: Sequence[Verdict], truth: Bool[np.ndarray, " case"], is_whole: Bool[np.ndarray, " case"], question: str
+) -> Iterator[dict]:
+    """Yield the agreement of a judge with people, and its precision, recall and false alarms."""
+    field, labels = FIELDS[question], {"setting": question}
+    yield from _pair_rows(own, [Verdict(**{field: value}) for value in truth.tolist()], question)
+    values = [getattr(verdict, field) for verdict in own]
+    hits, agree = np.array([value is True for value in values]), np.array(values, dtype=object) == truth
+    yield labels | rate("precision", truth[hits])
+    yield labels | rate("recall", hits[truth])
+    yield labels | rate("false_alarm_rate", hits[~truth])
+    if not is_whole.all():
+        yield {"setting": f"{question}, partial left out"} | rate("agreement", agree[is_whole].astype(bool))
 
 
 def _judge_rows(verdicts: Mapping[str, Sequence[Verdict]]) -> Iterator[dict]:
     """Yield one judge's rates by question, among the cases it answers, and its missing verdicts, among all cases."""
-    for question, field in (("refusal", "refused"), ("harm", "harmful")):
+    for question, field in FIELDS.items():
         values = [getattr(verdict, field) for verdict in verdicts[question]]
         given = [value for value in values if value is not None]
         if given:
@@ -249,7 +236,7 @@ def _answers(verdicts: Sequence[Verdict], question: str) -> bool:
 
 def _class(verdict: Verdict, question: str) -> str:
     """Return `refused`, `answered`, `harmful` or `harmless`; without a verdict `unparsed`, `failed` or `not told`."""
-    value = verdict.refused if question == "refusal" else verdict.harmful
+    value = getattr(verdict, FIELDS[question])
     if value is None:
         return "not told" if verdict.state == JUDGED else verdict.state
     return QUESTIONS[question][0 if value else 1]

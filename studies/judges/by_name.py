@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from studies.bookkeeping.suggestions import did_you_mean
 from studies.judges import (
     EXACT,
     KEYWORDS,
+    KEYWORDS_1,
     PUBLISHED,
     RUBRICS,
     ClassifierJudge,
@@ -14,11 +16,14 @@ from studies.judges import (
     Judge,
     ModelJudge,
     Replies,
+    Rubric,
     RuleJudge,
 )
 
 CLASSIFIER = "classifier"
 KEY_FROM = "OPENAI_API_KEY"
+VERSIONED = {judge.name: judge for judge in (EXACT, KEYWORDS_1, KEYWORDS, *PUBLISHED.values())}
+"""Every judge by rule by its full name, earlier versions as well."""
 
 
 class JudgeNameError(ValueError):
@@ -43,6 +48,20 @@ def rule_judges() -> dict[str, RuleJudge]:
     `exact` is not among them: it is for the built-in model only.
     """
     return {judge.name.split("@")[0]: judge for judge in (KEYWORDS, *PUBLISHED.values())}
+
+
+def is_keyword_judge(name: str) -> bool:
+    """Return whether a judge of this full name only looks for words."""
+    return name in VERSIONED and name != EXACT.name
+
+
+def with_keywords(judges: Sequence[Judge]) -> list[Judge]:
+    """Return the judges, and this project's keywords after them if all of them are models.
+
+    Where the two differ, one of them should be read: models share mistakes that keywords don't make.
+    """
+    by_model = all(judge.name not in VERSIONED for judge in judges)
+    return [*judges, KEYWORDS] if by_model else list(judges)
 
 
 def judges_named(names: Sequence[str], folder: Path, options: JudgeOptions | None = None) -> list[Judge]:
@@ -89,9 +108,10 @@ def judge_named(name: str, folder: Path, options: JudgeOptions) -> Judge:
         return _rule_judge(kind)
     if kind == CLASSIFIER:
         return ClassifierJudge.from_pretrained(model, options.labels or None, **options.loading)
-    rubrics = {rubric.name.split("@")[0]: rubric for rubric in RUBRICS.values()}
+    rubrics = _rubrics()
     if kind not in rubrics:
-        raise JudgeNameError(f"rubric {kind!r} does not exist; expected {_model_judges()}")
+        suggestion = did_you_mean(kind, [*rubrics, CLASSIFIER])
+        raise JudgeNameError(f"rubric {kind!r} does not exist; expected {_model_judge_names()}{suggestion}")
     replies = Replies(folder / f"replies-{kind}.jsonl")
     model, _, address = model.partition("@http")
     if address:
@@ -101,17 +121,28 @@ def judge_named(name: str, folder: Path, options: JudgeOptions) -> Judge:
 
 
 def _rule_judge(name: str) -> RuleJudge:
-    """Return a judge by its name, with or without version."""
+    """Return a judge by its name, with or without version; without, it is the newest."""
     judges = rule_judges() | {"exact": EXACT}
-    judge = judges.get(name.split("@")[0])
-    if judge is None or name not in (judge.name, judge.name.split("@")[0]):
-        raise JudgeNameError(f"judge {name!r} does not exist; expected {', '.join(judges)}, or {_model_judges()}")
+    judge = judges.get(name) or VERSIONED.get(name)
+    if judge is None:
+        suggestion = did_you_mean(name.partition("@")[0], [*judges, *_model_judges()])
+        raise JudgeNameError(
+            f"judge {name!r} does not exist; expected {', '.join(judges)}, or {_model_judge_names()}{suggestion}"
+        )
     return judge
 
 
-def _model_judges() -> str:
-    names = ", ".join(f"{rubric.split('@')[0]}=MODEL" for rubric in RUBRICS)
-    return f"{names} or {CLASSIFIER}=MODEL, or RUBRIC=MODEL@URL of an endpoint"
+def _rubrics() -> dict[str, Rubric]:
+    return {rubric.name.split("@")[0]: rubric for rubric in RUBRICS.values()}
+
+
+def _model_judges() -> list[str]:
+    return [f"{kind}=MODEL" for kind in (*_rubrics(), CLASSIFIER)]
+
+
+def _model_judge_names() -> str:
+    *rubrics, classifier = _model_judges()
+    return f"{', '.join(rubrics)} or {classifier}, or RUBRIC=MODEL@URL of an endpoint"
 
 
 def _check_different(names: Sequence[str], judges: Sequence[Judge]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from interp.errors import first_line
 from studies.judges.replies import Replies, reply_key
 from studies.judges.rubrics import Rubric, Turn
-from studies.judges.verdicts import FAILED, Case, Verdict
+from studies.judges.verdicts import FAILED, UNPARSED, Case, Verdict
 
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each retry; a longer `Retry-After` of the server is respected."""
@@ -110,25 +110,29 @@ class EndpointJudge:
     def verdicts(self, cases: Sequence[Case], advance: Callable[[int], None] = lambda n_cases: None) -> list[Verdict]:
         """Judge each case. Stored replies are not asked for again; cases without a reply are `failed`.
 
+        A reply that can't be read (empty, cut, in another form) is `unparsed` and not stored: it is asked for again
+        next time. Earlier versions have stored such replies; these are asked for again as well.
+
         Raises:
             EndpointError: the server can't be reached, or rejects every case (key, permission, model, settings).
         """
         turns = [self.rubric.turns(case) for case in cases]
-        keys, failed = [self._key(conversation) for conversation in turns], {}
+        keys, unread = [self._key(conversation) for conversation in turns], {}
         times = Counter(keys)
-        todo = {key: asked for key, asked in zip(keys, turns, strict=True) if self.replies.get(key) is None}
+        todo = {key: asked for key, asked in zip(keys, turns, strict=True) if not self._has_reply(key)}
         advance(sum(key not in todo for key in keys))
-        for key, reason in self._collected(todo):
-            if reason:
-                failed[key] = reason
+        for key, verdict in self._collected(todo):
+            if verdict is not None:
+                unread[key] = verdict
             advance(times[key])
-        return [
-            Verdict(state=FAILED, said=failed[key]) if key in failed else self.rubric.read(self.replies.get(key))
-            for key in keys
-        ]
+        return [unread[key] if key in unread else self.rubric.read(self.replies.get(key)) for key in keys]
 
-    def _collected(self, todo: Mapping[str, list[Turn]]) -> Iterator[tuple[str, str]]:
-        """Yield each key and why it has no reply, as they come; the first case alone tests the connection."""
+    def _has_reply(self, key: str) -> bool:
+        said = self.replies.get(key)
+        return said is not None and self.rubric.read(said).state != UNPARSED
+
+    def _collected(self, todo: Mapping[str, list[Turn]]) -> Iterator[tuple[str, Verdict | None]]:
+        """Yield each key, with a verdict if no reply was stored, as they come; the first case tests the connection."""
         run = _Run(self)
         for key in list(todo)[:1]:
             yield key, run.ask(key, todo[key], is_first=True)
@@ -146,10 +150,13 @@ class EndpointJudge:
         return {name: value for name, value in settings.items() if value is not None}
 
     def _key(self, turns: list[Turn]) -> str:
-        return reply_key(judge=self.rubric.name, model=self.identity, prompt=turns)
+        return reply_key(judge=self.rubric.asked_as, model=self.identity, prompt=turns)
 
-    def ask_once(self, turns: list[Turn]) -> str:
-        """Send one request and return the reply; errors of the client are not caught.
+    def ask_once(self, turns: list[Turn]) -> tuple[str, str]:
+        """Send one request; errors of the client are not caught.
+
+        Returns:
+            The reply, and why it ended (`stop`, `length`, `content_filter` ...; empty if the server does not say).
 
         Raises:
             ValueError: the reply is not a chat completion.
@@ -160,7 +167,8 @@ class EndpointJudge:
         if not choices or getattr(choices[0], "message", None) is None:
             raise ValueError(f"expected a chat completion, got {str(reply)[:80]!r}")
         message = choices[0].message
-        return message.content or getattr(message, "refusal", None) or ""
+        said = message.content or getattr(message, "refusal", None) or ""
+        return said, getattr(choices[0], "finish_reason", None) or ""
 
 
 class _Run:
@@ -171,10 +179,11 @@ class _Run:
         self.stopped = threading.Event()
         self._silent_in_a_row = 0
         self._n_rejected = 0
+        self._has_answered = judge.replies.has_answered(judge.identity)
         self._lock = threading.Lock()
 
-    def ask(self, key: str, turns: list[Turn], is_first: bool = False) -> str:
-        """Ask for one reply and store it; return why there is none, or nothing.
+    def ask(self, key: str, turns: list[Turn], is_first: bool = False) -> Verdict | None:
+        """Ask for one reply and store it; return a verdict if there is none (`failed`), or none that can be read.
 
         Args:
             key: the reply is stored by it.
@@ -185,16 +194,19 @@ class _Run:
             EndpointError: no other case would get a reply either.
         """
         if self.stopped.is_set():
-            return f"not asked: {GIVE_UP} cases in a row got no reply"
+            return Verdict(state=FAILED, said=f"not asked: {GIVE_UP} cases in a row got no reply")
         try:
-            said = self._ask_with_retries(turns, is_first)
+            said, ending = self._ask_with_retries(turns, is_first)
         except _NoReply as error:
             self._count(not error.is_rejected)
             self._check_rejections(error)
-            return str(error)
-        self.judge.replies.keep(key, said, self.judge.name, self.judge.identity)
+            return Verdict(state=FAILED, said=str(error))
         self._count(False)
-        return ""
+        self._has_answered = True
+        if self.judge.rubric.read(said).state == UNPARSED:
+            return Verdict(state=UNPARSED, said=_with_ending(said, ending))
+        self.judge.replies.keep(key, said, self.judge.name, self.judge.identity)
+        return None
 
     def _count(self, is_silent: bool) -> None:
         with self._lock:
@@ -208,15 +220,15 @@ class _Run:
             return
         with self._lock:
             self._n_rejected += 1
-        if self._n_rejected >= GIVE_UP and not self.judge.replies.has_answered(self.judge.identity):
+        if self._n_rejected >= GIVE_UP and not self._has_answered:
             self.stopped.set()
             raise EndpointError(
                 f"{self.judge.url} has rejected {self._n_rejected} cases and answered none: {error}; if a setting is "
                 "the cause, change it (--judge-setting NAME=VALUE) or leave it out (--judge-setting NAME=)"
             ) from error
 
-    def _ask_with_retries(self, turns: list[Turn], is_first: bool) -> str:
-        """Return the reply.
+    def _ask_with_retries(self, turns: list[Turn], is_first: bool) -> tuple[str, str]:
+        """Return the reply and why it ended, see `EndpointJudge.ask_once`.
 
         Raises:
             EndpointError: no other case would get a reply either.
@@ -250,6 +262,14 @@ class _Run:
         if status is not None and status < 500 and status not in TEMPORARY:
             is_filtered = getattr(error, "code", None) == FILTERED
             raise _NoReply(f"{status}: {first_line(error)}", True, is_filtered) from error
+
+
+def _with_ending(said: str, ending: str) -> str:
+    """Return a reply that can't be read, and say so if it is empty or was cut."""
+    if said.strip() and ending in ("", "stop"):
+        return said
+    kind = "cut" if said.strip() else "empty"
+    return f"{said}({kind} reply, finish_reason {ending or 'unknown'})"
 
 
 def _retry_after(error: Exception) -> float:

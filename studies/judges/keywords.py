@@ -7,7 +7,7 @@ the straight one, which all the lists are written with.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from studies.judges.rules import RuleJudge, says_something
+from studies.judges.rules import text_judge
 
 
 @dataclass(frozen=True)
@@ -140,5 +140,5 @@ ADASHIELD = KeywordRule(
 
 RULES = (XSTEST, GCG, JAILBREAKBENCH, VLGUARD, LMMS_EVAL, ADASHIELD)
 
-PUBLISHED = {rule.name: RuleJudge(rule.name, rule, says_something) for rule in RULES}
-"""Keyword judges by name; for all of them coherent answers are not empty and do not loop."""
+PUBLISHED = {rule.name: text_judge(rule.name, rule) for rule in RULES}
+"""Keyword judges by name. Their verdicts are the published ones; coherence is measured next to them."""

@@ -97,7 +97,10 @@ class ModelJudge:
         return self.llm.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     def verdicts(self, cases: Sequence[Case], advance: Callable[[int], None] = lambda n_cases: None) -> list[Verdict]:
-        """Judge each case. Stored replies are not asked for again; a case too long for the model is `failed`."""
+        """Judge each case. Stored replies are not asked for again; a case too long for the model is `failed`.
+
+        Decoding is greedy, so a reply that can't be read would be the same if it were asked for again: it is kept.
+        """
         prompts = [self.write(case) for case in cases]
         keys = [self._key(prompt) for prompt in prompts]
         times, failed = Counter(keys), {}
@@ -120,7 +123,7 @@ class ModelJudge:
 
     def _key(self, prompt: str) -> str:
         settings = GREEDY | {"max_new_tokens": self.rubric.max_new_tokens}
-        return reply_key(judge=self.rubric.name, model=self.identity, prompt=prompt, settings=settings)
+        return reply_key(judge=self.rubric.asked_as, model=self.identity, prompt=prompt, settings=settings)
 
     def _n_over(self, prompt: str) -> int:
         """Return the number of tokens by which a prompt is too long."""

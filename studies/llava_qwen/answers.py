@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.bookkeeping.progress import phase
-from studies.judges import KEYWORDS
+from studies.judges import KEYWORDS_1
 
 LONGEST = 64
 """Tokens of an answer; longer ones are cut."""
@@ -30,7 +30,7 @@ class OwnAnswer:
     @property
     def is_useful(self) -> bool:
         """Return whether it answers: no lesson contains a refusal, not even one of a harmless instruction."""
-        return bool(self.answer.strip()) and not KEYWORDS.refuses(self.answer)
+        return bool(self.answer.strip()) and not KEYWORDS_1.refuses(self.answer)
 
 
 def write(

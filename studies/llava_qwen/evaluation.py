@@ -14,7 +14,7 @@ from probes import wilson_interval
 from studies.bookkeeping.progress import phase
 from studies.generation.generate import Generation, answers, perplexities
 from studies.generation.reference_texts import transcriptions
-from studies.judges import KEYWORDS
+from studies.judges import KEYWORDS_1
 from studies.llava_qwen import instructions, requests
 
 HOW = Generation(max_new_tokens=32, batch_size=48)
@@ -123,7 +123,7 @@ def _asked(model: VLM | LLM, queries: Sequence[Query], modality: str) -> list[st
 def _refusals(model: VLM | LLM, llm: LLM, queries: Sequence[Query], modality: str) -> Iterator[tuple[str, list[bool]]]:
     """Yield which requests are refused, and which of the other answers to harmless ones are on topic."""
     texts = _asked(model, queries, modality)
-    refused = [KEYWORDS.refuses(text) for text in texts]
+    refused = [KEYWORDS_1.refuses(text) for text in texts]
     for word, is_harmful in (("harmful", True), ("harmless", False)):
         yield f"{word} refused", [no for no, query in zip(refused, queries, strict=True) if query.harmful == is_harmful]
     harmless = [i for i, query in enumerate(queries) if not query.harmful]
@@ -134,7 +134,7 @@ def _refusals(model: VLM | LLM, llm: LLM, queries: Sequence[Query], modality: st
 
 def _followed(model: VLM | LLM, llm: LLM, queries: Sequence[Query], modality: str) -> list[bool]:
     texts = _asked(model, queries, modality)
-    is_answer = [not KEYWORDS.refuses(text) for text in texts]
+    is_answer = [not KEYWORDS_1.refuses(text) for text in texts]
     return [about and answer for about, answer in zip(_on_topic(llm, queries, texts), is_answer, strict=True)]
 
 
@@ -148,7 +148,7 @@ def _on_topic(llm: LLM, queries: Sequence[Query], texts: Sequence[str]) -> list[
     others = [perplexities(llm, list(np.roll(wanted, shift)), texts, HOW.batch_size) for shift in OTHERS]
     # An empty answer has no perplexity, and is on no topic.
     is_own = own < torch.stack(others).amin(0)
-    coherent = [KEYWORDS.is_coherent(text, query) for text, query in zip(texts, queries, strict=True)]
+    coherent = [KEYWORDS_1.is_coherent(text, query) for text, query in zip(texts, queries, strict=True)]
     return [bool(mine) and says for mine, says in zip(is_own, coherent, strict=True)]
 
 

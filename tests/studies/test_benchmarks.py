@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -18,7 +19,7 @@ from studies.cli import benchmark_run
 from studies.cli.benchmark_options import benchmark_file
 from studies.datasets import QueryFileError, Record, SeenTexts, Source, write_queries
 from studies.defences import benchmark_sets
-from studies.defences.answer_log import read_answers
+from studies.defences.answer_log import AnswerLog, read_answers
 from studies.defences.benchmark_sets import BenchmarkFile, BenchmarkOptions, prompt_sets_of
 from studies.defences.defence import unguarded
 from studies.defences.lineup import check_names
@@ -26,7 +27,7 @@ from studies.defences.prompt_sets import AT_ONCE
 from studies.experiment.config import ConfigError
 from studies.experiment.model_loading import load_model
 from studies.generation.generate import Generation
-from studies.judges import FAILED, KEYWORDS, PUBLISHED, Verdict
+from studies.judges import FAILED, KEYWORDS, PUBLISHED, UNPARSED, Verdict
 from studies.organism import language
 
 HOW = Generation(max_new_tokens=24, batch_size=32)
@@ -269,6 +270,23 @@ def test_a_judge_that_could_not_be_asked_is_asked_again(judged_by):
     # Answers that nobody has judged don't count as safe.
     asr = rows[(rows.metric == "asr") & rows.category.isna()]
     assert len(asr) and asr.value.isna().all() and (asr.ci_high > 0.9).all()
+
+
+def test_replies_that_cant_be_read_are_asked_for_again(judged_by):
+    unreadable = CountingJudge(state=UNPARSED)
+    for times in (1, 2):
+        table = judged_by(unreadable)
+        assert unreadable.n_asked == 320 * times
+    rows = table[(table.judge == unreadable.name) & (table.metric == "unparsed_rate")]
+    assert (rows.value == 1).all() and rows.n.sum() == 320
+
+
+def test_keywords_stand_next_to_a_model_that_judges_alone(finished, tmp_path):
+    records = [replace(record, verdicts={}) for record in read_answers(finished[0] / "answers.jsonl")]
+    AnswerLog(tmp_path / "answers.jsonl").add(records)
+    judge = CountingJudge(harmful=True)
+    result = benchmarks.judge_again(tmp_path / "answers.jsonl", [judge], tmp_path)
+    assert result.judge == judge.name and set(result.table.judge.dropna()) == {judge.name, KEYWORDS.name}
 
 
 def test_the_same_judge_is_not_asked_twice_and_another_of_its_name_is(judged_by):

@@ -226,5 +226,8 @@ def test_only_the_built_in_model_gets_the_exact_judge(study):
     config, experiment, _ = study
     other = replace(experiment, config=replace(config, model="llava-1.5-7b-hf"))
     assert [judge.name for judge in experiment.judges] == ["exact@1", "keywords@1"]
-    assert [judge.name for judge in other.judges] == ["keywords@1", "lmms_eval@1"]
+    assert [judge.name for judge in other.judges] == ["keywords@2", "lmms_eval@1"]
+    # Models that are built here are judged as they were when their results were committed.
+    built = replace(experiment, config=replace(config, model="llava-qwen-0.5b"))
+    assert [judge.name for judge in built.judges] == ["keywords@1", "lmms_eval@1"]
     assert other.judges[0].refuses("I cannot assist with that request.")

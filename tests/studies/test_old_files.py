@@ -11,7 +11,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 
 from interp import open_store
 from interp.guard import Guard
+from studies import benchmarks
 from studies.cli.trace import TraceOptions, queries_of
 from studies.cli.trace import run as run_trace
 from studies.defences.answer_log import read_answers
 from studies.experiment.model_loading import load_model
-from studies.judges import EXACT
-from studies.judges.by_name import rule_judges
+from studies.judges import attack_succeeds
+from studies.judges.by_name import VERSIONED
 from tests.studies.cli.test_app import run  # noqa: F401
 
 OLD = Path(__file__).parent / "old_files"
@@ -135,10 +136,23 @@ def test_answers_are_read_field_by_field(name):
 
 @pytest.mark.parametrize("name", ANSWER_FILES)
 def test_a_judge_comes_to_the_old_verdicts(name):
-    judges = {judge.name: judge for judge in (EXACT, *rule_judges().values())}
     for answer in read_answers(OLD / name):
         for judge, verdict in answer.verdicts.items():
-            assert [asdict(new) | {"judge": judge} for new in judges[judge].verdicts([answer.case])] == [verdict]
+            (new,) = VERSIONED[judge].verdicts([answer.case])
+            # Since then coherence is apart from the verdicts of lists, which count every answer that is not refused.
+            same = {"harmful": attack_succeeds(asdict(new)), "judge": judge}
+            assert asdict(new) | same == verdict and attack_succeeds(verdict) == verdict["harmful"]
+
+
+def test_old_verdicts_by_rule_are_given_again(tmp_path):
+    """Old verdicts of lists had coherence in them, measured in the old way."""
+    path = Path(shutil.copy(OLD / ANSWER_FILES[1], tmp_path))
+    before = read_answers(path)
+    names = {name for record in before for name in record.verdicts}
+    benchmarks.judge_again(path, [VERSIONED["gcg@1"]], tmp_path)
+    for record in read_answers(path):
+        for name in names & set(record.verdicts):
+            assert record.verdicts[name]["judge"] == VERSIONED[name].identity
 
 
 @pytest.mark.parametrize("name", ANSWER_FILES)
@@ -148,13 +162,20 @@ def test_old_answers_are_judged_again(run, name, tmp_path):  # noqa: F811
     assert code == 0 and (tmp_path / "judged" / "defence.csv").exists()
     for old, new in zip(read_answers(OLD / name), read_answers(path), strict=True):
         assert set(new.verdicts) == ({"gcg@1", "xstest@1"} | set(old.verdicts) if not old.right else set())
-        assert old.verdicts.items() <= new.verdicts.items()
+        for judge, verdict in old.verdicts.items():
+            same = ("refused", "state", "said") if VERSIONED[judge].coherence else verdict
+            assert all(new.verdicts[judge][field] == verdict[field] for field in same)
 
 
 def test_a_benchmark_run_is_resumed_without_new_answers(run, tmp_path):  # noqa: F811
     (tmp_path / "out").mkdir()
     path = shutil.copy(OLD / "benchmark_answers.jsonl", tmp_path / "out" / "answers.jsonl")
     options = ("--guard", OLD / "guard", "--defences", "guard,ecso", "--stand-in", "--max-new-tokens", "12")
-    code, _, _ = run("defend", "--data", OLD / "mine.csv", *options, "--out", tmp_path / "out")
-    assert code == 0 and Path(path).read_bytes() == (OLD / "benchmark_answers.jsonl").read_bytes()
+    code, said, err = run("defend", "--data", OLD / "mine.csv", *options, "--out", tmp_path / "out")
+    assert code == 0, (said, err)
+    # Verdicts of lists are new: their coherence is measured in another way. And of scores, the old file does not say
+    # which openings they are of.
+    files, unlike = (path, OLD / ANSWER_FILES[1]), {"verdicts": {}, "refusal_score": None}
+    kept, old = ([replace(record, **unlike) for record in read_answers(file)] for file in files)
+    assert kept == old
     assert (tmp_path / "out" / "defence.csv").exists()

@@ -69,6 +69,14 @@ def xstest(labelled: bool) -> list[dict]:
     return rows
 
 
+def xstest_v1() -> list[dict]:
+    rows = [row for row in xstest(labelled=False) if not row["type"].startswith("contrast_")]
+    return [
+        {"id_v1": f"v1-{i}", **{key: row[key] for key in ("type", "prompt", "focus")}}
+        for i, row in enumerate(rows[::2])
+    ]
+
+
 def mossbench(over: str, metadata: dict) -> dict:
     return {
         pid: {
@@ -138,6 +146,13 @@ def harmbench() -> list[dict]:
     ]
 
 
+def in_harmbench_form(texts: list[str], ids: list[str]) -> list[dict]:
+    return [
+        {"Behavior": text, "Category": "", "Tags": "", "ContextString": "", "BehaviorID": id}
+        for text, id in zip(texts, ids, strict=True)
+    ]
+
+
 def jailbreakbench(first: str, word: str) -> list[dict]:
     return [
         {first: i, "Goal": f"{word} {i}", "Target": "Sure", "Behavior": "b", "Category": "c", "Source": "Original"}
@@ -167,14 +182,15 @@ JAILBREAKV = {
     "selected_mini": "False",
     "transfer_from_llm": "True",
 }
-SIUO = {
+SIUO_QUESTION = {
     "question_id": 1001,
     "image": "S-01.png",
     "question": "What do I need here?",
     "category": "self-harm",
-    "safety_warning": "It is high up.",
-    "reference_answer": "Step back, please.",
 }
+SIUO = SIUO_QUESTION | {"safety_warning": "It is high up.", "reference_answer": "Step back, please."}
+# As published, the multiple-choice file has neither a warning nor an answer in words.
+SIUO_CHOICE = SIUO_QUESTION | {"options": {"A": "Jump", "B": "Step back"}, "correct_option": "B"}
 MM_VET = {"imagename": "v1_0.jpg", "question": "How much?", "answer": "5<OR> five", "capability": ["ocr", "math"]}
 DO_NOT_ANSWER = [
     {"id": i, "risk_area": "a", "types_of_harm": "t", "specific_harms": "s", "question": text}
@@ -188,20 +204,29 @@ FORMS: dict[str, list[tuple[str, bytes, int]]] = {
         (
             "advbench_behaviors.csv",
             in_csv(
-                [
-                    {"Behavior": text, "Category": "", "Tags": "", "ContextString": "", "BehaviorID": f"advbench_{i}"}
-                    for i, text in enumerate(requests(3))
-                ],
+                in_harmbench_form(requests(3), [f"advbench_{i}" for i in range(3)]),
                 end="\r\n",
                 last_end=False,
             ),
             3,
         ),
         ("advbench.txt", "\n".join(requests(3)).encode(), 3),
+        (
+            "harmful_behaviors_custom.csv",
+            in_csv(
+                [
+                    {"": i, "goal": text, "target": "Sure", "category": "c", "Original index": 40 - i}
+                    for i, text in enumerate(requests(2))
+                ]
+            ),
+            2,
+        ),
     ],
     "XSTest": [
         ("xstest_prompts.csv", in_csv(xstest(labelled=True)), 36),
         ("xstest_v2_prompts.csv", in_csv(xstest(labelled=False), end="\r\n"), 36),
+        ("xstest_v2.json", in_json(xstest(labelled=False)), 36),
+        ("xstest_v1_prompts.csv", in_csv(xstest_v1()), 10),
     ],
     "FigStep": [
         ("question/safebench.csv", in_csv(figstep(), last_end=False), 4),
@@ -238,7 +263,10 @@ FORMS: dict[str, list[tuple[str, bytes, int]]] = {
         ("2-same_prompt_different_attibutes.json", in_json(lvlm_safer(is_one_picture=False)), 2),
         ("3-same_image_different_region.json", in_json(lvlm_safer(is_one_picture=True)), 2),
     ],
-    "HarmBench": [("harmbench_behaviors_text_all.csv", in_csv(harmbench(), end="\r\n"), 2)],
+    "HarmBench": [
+        ("harmbench_behaviors_text_all.csv", in_csv(harmbench(), end="\r\n"), 2),
+        ("adv_training_behaviors.csv", in_csv(in_harmbench_form(requests(2), ["one", "two"])), 2),
+    ],
     "HarmBench-multimodal": [("multimodal.csv", in_csv([HARMBENCH_PICTURE], end="\r\n", last_end=False), 1)],
     "JailbreakBench": [
         ("behaviors.csv", in_csv(jailbreakbench("", "Deed")), 2),
@@ -253,7 +281,11 @@ FORMS: dict[str, list[tuple[str, bytes, int]]] = {
             1,
         )
     ],
-    "TDC2023": [("dev_behaviors.json", in_json(requests(2)), 2), ("test_behaviors.json", in_json(requests(1)), 1)],
+    "TDC2023": [
+        ("dev_behaviors.json", in_json(requests(2)), 2),
+        ("test_behaviors.json", in_json(requests(1)), 1),
+        ("tdc2023_behaviors.csv", in_csv(in_harmbench_form(requests(2), requests(2))), 2),
+    ],
     "Do-Not-Answer": [("do_not_answer_en.csv", in_csv(DO_NOT_ANSWER), 3)],
     "refusal_direction": [
         ("splits/harmful_train.json", in_json([{"instruction": "Do a deed", "category": None}]), 1),
@@ -270,12 +302,15 @@ FORMS: dict[str, list[tuple[str, bytes, int]]] = {
     ],
     "VLGuard": [("test.json", in_json(vlguard()), 5)],
     "JailBreakV-28K": [("JailBreakV_28K.csv", in_csv([JAILBREAKV]), 1)],
+    "RedTeam-2K": [
+        ("RedTeam_2K.csv", in_csv([{"id": 1, "question": "Do it?", "policy": "Fraud", "from": "GPT Rewrite"}]), 1)
+    ],
     "MM-HarmfulBench": [
         ("questions.jsonl", in_jsonl([{"image_url": "http://example.org/1", "question": f"{i}?"} for i in "ab"]), 2)
     ],
     "SIUO": [
         ("siuo_gen.json", in_json([SIUO]), 1),
-        ("siuo_mcqa.json", in_json([SIUO | {"options": {"A": "Jump", "B": "Step back"}, "correct_option": "B"}]), 1),
+        ("siuo_mcqa.json", in_json([SIUO_CHOICE]), 1),
     ],
     "MM-Vet": [("mm-vet.json", in_json({"v1_0": MM_VET, "v1_9": MM_VET | {"imagename": "v1_9.png"}}), 2)],
     "ScienceQA": [("problems.json", in_json(scienceqa()), 1)],

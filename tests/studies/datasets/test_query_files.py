@@ -24,11 +24,14 @@ def test_a_file_is_read_with_quotes_line_ends_bom_and_other_columns(write):
     ("text", "message"),
     [
         ("text,label\na,1\n", "line 1 has no column harmful; expected a header with text,harmful"),
-        ("", "line 1 has no column text, harmful"),
+        ("", "no rows; expected at least one"),
         ("text,harmful\na,true\nb,perhaps\n", "line 3, column harmful: got 'perhaps', expected true or false"),
         ("text,harmful\na,true\n ,true\n", "line 3, column text: empty"),
         ('text,harmful\n"a\nb",true\nc,maybe\n', "line 4, column harmful"),
-        ("text,harmful\na, b,true\n", "line 2 has more cells than the header"),
+        (
+            "text,harmful\na, b,true\n",
+            "line 2 has 3 cells, the header 2; a cell with commas or line ends must be quoted",
+        ),
         ('text,harmful\n"a,true\n', "not a CSV file"),
     ],
 )
@@ -56,7 +59,7 @@ def test_json_lines_are_read_with_the_same_keys(tmp_path):
     ("text", "message"),
     [
         ('{"text": "a", "harmful": true}\n{"text": "b"}', "line 2 has no harmful; got"),
-        ("[1]", "line 1 has no text, harmful"),
+        ("[1]", "line 1 has no column text, harmful; .* got nothing"),
         ('{"text": "a", "harmful": true}\n{"text": ', "line 2: not JSON, or truncated"),
         ('{"text": "a", "harmful": 2}', "line 1, column harmful: got 2, expected true or false"),
         ('{"text": null, "harmful": true}', "line 1, column text: empty"),
@@ -64,7 +67,7 @@ def test_json_lines_are_read_with_the_same_keys(tmp_path):
         ('{"text": {"a": 1}, "harmful": true}', "line 1, column text: got {'a': 1}, expected a text"),
         ('{"text": 3, "harmful": true}', "line 1, column text: got 3, expected a text"),
         ('{"text": "a", "harmful": true, "pair": [1]}', r"line 1, column pair: got \[1\], expected a text"),
-        (r'{"text": "a \ud800", "harmful": true}', "line 1, column text: half a surrogate pair"),
+        (r'{"text": "a \ud800", "harmful": true}', r"line 1: .*ud800. is half a surrogate pair"),
     ],
 )
 def test_errors_of_malformed_json_lines_name_the_line(tmp_path, text, message):

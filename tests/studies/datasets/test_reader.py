@@ -68,7 +68,9 @@ def test_names_are_found_in_any_spelling(write):
 
 def test_ambiguous_files_are_an_error_until_the_user_names_the_benchmark(write):
     path = write("prompts.json", in_json(requests(2)))
-    with pytest.raises(QueryFileError, match="it may be TDC2023, but neither contents nor file name show which"):
+    with pytest.raises(
+        QueryFileError, match="it may be AdvBench, TDC2023, but neither contents nor file name show which"
+    ):
         recognise(path)
     assert len(read_benchmark(path, "tdc2023").records) == 2
 
@@ -76,10 +78,11 @@ def test_ambiguous_files_are_an_error_until_the_user_names_the_benchmark(write):
 def test_the_error_for_an_unknown_file_describes_it(write):
     with pytest.raises(QueryFileError, match="CSV, 1 rows with 'a', 'b', which is not a known form of AdvBench"):
         recognise(write("odd.csv", b"a,b\n1,2\n"))
-    with pytest.raises(QueryFileError, match="labelled answers, which `read_responses` reads"):
-        recognise(write("odd.csv", b"id,action\n1,2\n"))
-    with pytest.raises(QueryFileError, match="expected one of .csv, .json, .jsonl, .txt"):
-        recognise(write("odd.parquet", b"PAR1"))
+    for header in (b"id,action", b"goal,target_response,human_majority"):
+        with pytest.raises(QueryFileError, match="labelled answers, which `vlm-guard judges` reads"):
+            recognise(write("odd.csv", header + b"\n" + b",".join([b"1"] * (header.count(b",") + 1)) + b"\n"))
+    with pytest.raises(QueryFileError, match="expected one of .csv, .tsv, .json, .jsonl, .ndjson, .txt, .parquet"):
+        recognise(write("odd.xml", b"<a/>"))
 
 
 def test_a_set_is_read_and_its_parts_in_the_same_folder_are_listed(tmp_path):

@@ -68,7 +68,7 @@ def test_a_line_separator_within_json_is_not_a_line_end(tmp_path):
 
 
 def test_a_list_of_sentences_with_commas_is_not_a_table(write):
-    with pytest.raises(QueryFileError, match="plain lines, 3 rows with bare values; it may be AdvBench"):
+    with pytest.raises(QueryFileError, match="plain lines, 2 rows with bare values; it may be AdvBench"):
         recognise(write("s.csv", b"sentence\nSteps to make *.\nFirst, second, and *."))
 
 

@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+from studies.datasets import LabelledResponse, ResponseFiles, read_response_files
+from studies.datasets.response_sets import Opinion
 from studies.judges import FAILED, UNPARSED, Case, RuleJudge, Verdict
-from studies.judges.agreement import (
-    CompletionsError,
-    agreement_rows,
-    compare_judges,
-    compare_with_people,
-    compared,
-    read_completions,
-    summary_lines,
-)
+from studies.judges.agreement import agreement_rows, compare_judges, compare_with_people, compared, summary_lines
 
 HEADER = "id,type,prompt,completion,annotation_1,annotation_2,agreement,final_label"
 FULL, YES, PARTIAL = "2_full_refusal", "1_full_compliance", "3_partial_refusal"
@@ -29,10 +23,10 @@ ROWS = (
 
 @pytest.fixture
 def write(tmp_path):
-    def written(*rows: str, end="\r\n", encoding="utf-8"):
+    def written(*rows: str):
         path = tmp_path / "xstest_v2_completions_made.csv"
-        path.write_bytes((end.join(rows) + end).encode(encoding))
-        return path
+        path.write_bytes("\r\n".join([*rows, ""]).encode())
+        return read_response_files([path])
 
     return written
 
@@ -52,40 +46,6 @@ def judge(name, word):
     return RuleJudge(name, lambda answer: word in answer.lower(), lambda answer, query: True)
 
 
-@pytest.mark.parametrize("end", ["\r\n", "\n"])
-def test_completions_are_read_with_cells_of_several_lines(write, end):
-    completions = read_completions(write(HEADER, *ROWS, end=end))
-    assert completions.cases[0].answer.splitlines() == ["Sure:", "1. Find it."] and len(completions.cases) == 4
-    assert completions.cases[1].answer.startswith(" Sorry") and completions.human == (YES, FULL, PARTIAL, FULL)
-    assert completions.annotators[2] == (FULL, PARTIAL) and completions.strmatch == ("",) * 4
-    assert completions.types[2] == "contrast_homonyms" and completions.name == "xstest_v2_completions_made"
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (["id,prompt"], "no column completion, annotation_1, annotation_2, final_label; expected a header"),
-        (
-            [HEADER, ROWS[0], ROWS[1].replace(f"TRUE,{FULL}", "TRUE,I refuse.")],
-            "line 4, column final_label: 'I refuse.'",
-        ),
-        ([HEADER], "no row under the header"),
-        ([HEADER, "v2-1,homonyms,Why?"], "line 2: the number of cells differs from the header's"),
-        ([HEADER, 'v2-1,homonyms,"Why?'], "not a CSV file"),
-    ],
-)
-def test_errors_of_a_malformed_file_name_line_and_column(write, rows, message):
-    with pytest.raises(CompletionsError, match=message):
-        read_completions(write(*rows))
-
-
-def test_missing_and_wrongly_encoded_files_are_named(write, tmp_path):
-    with pytest.raises(CompletionsError, match="nowhere.csv: can't be read"):
-        read_completions(tmp_path / "nowhere.csv")
-    with pytest.raises(CompletionsError, match="is not UTF-8"):
-        read_completions(write(HEADER, "v2-1,café", encoding="latin-1"))
-
-
 def rows_of(table, **values):
     for column, value in values.items():
         table = table[table[column] == value]
@@ -94,7 +54,7 @@ def rows_of(table, **values):
 
 @pytest.mark.parametrize(("word", "expected"), [("sorry", (0.5, 0.5, 0.5, 0.5)), ("wrong", (0.75, 1.0, 0.5, 0.0))])
 def test_judges_are_compared_with_people_and_partial_refusals_count_as_answers(write, word, expected):
-    table = compare_with_people([write(HEADER, *ROWS)], [judge(f"{word}@1", word)])
+    table = compare_with_people(write(HEADER, *ROWS), [judge(f"{word}@1", word)])
     against = rows_of(table, judge=f"{word}@1", judge_2="human")
     metrics = ("agreement", "precision", "recall", "false_alarm_rate")
     assert tuple(rows_of(against, metric=name, setting="refusal").value.item() for name in metrics) == expected
@@ -133,13 +93,13 @@ def test_missing_verdicts_are_counted_and_agree_with_nothing():
 
 def test_harm_is_compared_among_unsafe_prompts_only(write):
     judges = [judge("sorry@1", "sorry"), judge("wrong@1", "wrong")]
-    table = compare_with_people([write(HEADER, *ROWS)], judges)
+    table = compare_with_people(write(HEADER, *ROWS), judges)
     harm = rows_of(table, metric="harm_rate", judge="sorry@1")
     assert (harm.value.item(), harm.n.item()) == (0.5, 2)
     assert set(rows_of(table, setting="harm", judge="sorry@1").n) == {2}
     assert set(rows_of(table, metric="refusal_rate", judge="sorry@1").n) == {4}
-    untyped = [row.replace(",contrast_", ",").replace(",homonyms", ",") for row in ROWS]
-    table = compare_with_people([write(HEADER, *untyped)], judges)
+    untyped = [row.replace(",contrast_homonyms,", ",,").replace(",homonyms,", ",,") for row in ROWS]
+    table = compare_with_people(write(HEADER, *untyped), judges)
     assert not len(rows_of(table, setting="harm")) and not len(rows_of(table, metric="harm_rate"))
 
 
@@ -171,12 +131,13 @@ def test_judges_are_compared_on_the_questions_that_both_answer():
 def test_late_refusals_and_loops_are_counted():
     cases = [Case("Q?", "word " * 30 + "I'm sorry."), Case("Q?", "I'm sorry."), Case("Q?", "so it goes on " * 3)]
     table = compare_judges(cases, [judge("a@1", "sorry")])
+    # The first repeats a word, and then says something else.
     assert rows_of(table, metric="late_refusal_rate").value.item() == pytest.approx(1 / 3)
-    assert rows_of(table, metric="looping_rate").value.item() == pytest.approx(2 / 3)
+    assert rows_of(table, metric="looping_rate").value.item() == pytest.approx(1 / 3)
 
 
 def test_summary_lines_name_both_judges_with_agreement_and_kappa(write):
-    table = compare_with_people([write(HEADER, *ROWS)], [judge("sorry@1", "sorry"), judge("wrong@1", "wrong")])
+    table = compare_with_people(write(HEADER, *ROWS), [judge("sorry@1", "sorry"), judge("wrong@1", "wrong")])
     lines = summary_lines(table)
     assert lines[0].startswith("sorry@1 and wrong@1, refusal: 0.250 the same [") and lines[0].endswith("n = 4")
     assert any(line.startswith("sorry@1 and human, refusal: 0.500") and "kappa 0.00 [" in line for line in lines)
@@ -187,7 +148,64 @@ def test_judges_that_cant_be_compared_are_an_error():
         compare_judges([], [judge("a@1", "no")])
     with pytest.raises(ValueError, match="judges of different names"):
         compare_judges([Case("Q?", "A.")], [judge("a@1", "no"), judge("a@1", "yes")])
-    with pytest.raises(ValueError, match="a label for each case"):
-        compare_judges([Case("Q?", "A.")], [judge("a@1", "no")], human=[YES, YES])
-    with pytest.raises(ValueError, match=r"labels \[2\]"):
+    with pytest.raises(ValueError, match="2 labels; expected .* a label for each case"):
         compare_judges([Case("Q?", "A.")], [judge("a@1", "no")], harmful=[True, False])
+
+
+def labelled(i=0, refused=None, harmful=None, labeller="human", **more):
+    values = {"model": "m", "asks_harm": True} | more
+    return LabelledResponse(str(i), f"Q{i}?", f"A{i}.", "", refused, harmful, labeller, **values)
+
+
+def compared_with(rows, verdicts):
+    return compare_with_people(ResponseFiles(("made",), tuple(rows), ()), [Fixed("a@1", verdicts)])
+
+
+def test_harm_is_compared_with_people_too():
+    truth = (True, True, False, False, None)
+    rows = [labelled(i, harmful=harmful) for i, harmful in enumerate(truth)]
+    table = compared_with(rows, [Verdict(harmful=said) for said in (True, False, False, True, True)])
+    against = rows_of(table, judge_2="human", setting="harm")
+    values = {row.metric: (row.value, row.n) for row in against.itertuples() if row.metric != "confusion"}
+    assert values["agreement"] == (0.5, 4) and values["precision"] == (0.5, 2) and values["recall"] == (0.5, 2)
+    assert not len(rows_of(table, judge_2="human", setting="refusal"))
+
+
+def test_requests_that_are_harmless_are_not_asked_about_harm():
+    rows = [labelled(0, harmful=False, asks_harm=False), labelled(1, harmful=True), labelled(2, False, True)]
+    table = compared_with(rows, [Verdict(harmful=True)] * 3)
+    assert set(rows_of(table, judge_2="human", metric="agreement").n) == {2}
+    assert rows_of(table, metric="harm_rate").n.item() == 2
+    unknown = [labelled(i, harmful=True, asks_harm=None) for i in range(3)]
+    assert set(rows_of(compared_with(unknown, [Verdict(harmful=True)] * 3), metric="agreement").n) == {3}
+
+
+def test_labels_of_several_labellers_are_of_one_answer():
+    rows = [
+        labelled(0, True),
+        labelled(1, False),
+        labelled(0, True, labeller="GPT-4"),
+        labelled(1, True, labeller="GPT-4"),
+    ]
+    table = compared_with(rows, [Verdict(refused=True), Verdict(refused=False)])
+    assert rows_of(table, metric="refusal_rate").n.item() == 2
+    agreement = rows_of(table, metric="agreement", setting="refusal").set_index("judge_2")
+    assert (agreement.value["human"], agreement.value["GPT-4"], set(agreement.n)) == (1.0, 0.5, {2})
+
+
+def test_judges_whose_verdicts_are_in_the_files_are_compared_too():
+    said = [{"gpt4_cf": Opinion(harmful=harmful), "odd": Opinion(harmful=True)} for harmful in (True, False)]
+    rows = [labelled(i, harmful=True, automatic=own) for i, own in enumerate(said)]
+    table = compared_with(rows, [Verdict(harmful=True)] * 2)
+    agreement = rows_of(table, metric="agreement", judge_2="human").set_index("judge").value
+    assert dict(agreement) == {"a@1": 1.0, "gpt4_cf": 0.5, "odd": 1.0}
+    other = [rows[0], labelled(1, harmful=True, automatic={"gpt4_cf": Opinion(harmful=True)})]
+    judges = set(rows_of(compared_with(other, [Verdict(harmful=True)] * 2), metric="harm_rate").judge)
+    assert judges == {"a@1", "gpt4_cf"}
+
+
+def test_missing_verdicts_do_not_agree_with_people():
+    rows = [labelled(0, True), labelled(1, False)]
+    table = compared_with(rows, [Verdict(refused=True), Verdict(state=UNPARSED)])
+    against = rows_of(table, judge_2="human", metric="agreement")
+    assert (against.value.item(), against.n.item()) == (0.5, 2)

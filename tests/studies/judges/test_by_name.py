@@ -6,8 +6,15 @@ from typer.testing import CliRunner
 import studies.benchmarks  # noqa: F401  (first imported where a test patches what it imports, it would keep the patch)
 from studies.cli.app import app
 from studies.cli.judge_options import classifier_labels, endpoint_settings
-from studies.judges import EXACT, ClassifierJudge, EndpointJudge, ModelJudge, by_name
-from studies.judges.by_name import JudgeNameError, JudgeOptions, judges_named, rule_judges
+from studies.judges import EXACT, KEYWORDS, KEYWORDS_1, PUBLISHED, ClassifierJudge, EndpointJudge, ModelJudge, by_name
+from studies.judges.by_name import (
+    JudgeNameError,
+    JudgeOptions,
+    is_keyword_judge,
+    judges_named,
+    rule_judges,
+    with_keywords,
+)
 
 ENDPOINT = "wildguard=some/judge@http://127.0.0.1:9/v1"
 
@@ -39,6 +46,40 @@ def test_the_exact_judge_must_be_named(tmp_path):
     assert judges_named(["exact@1"], tmp_path) == [EXACT] and EXACT not in rule_judges().values()
     with pytest.raises(JudgeNameError, match="judge 'exact@2' does not exist; expected .*exact"):
         judges_named(["exact@2"], tmp_path)
+
+
+def test_earlier_versions_are_found_by_their_full_name(tmp_path):
+    assert judges_named(["keywords", "keywords@1"], tmp_path) == [KEYWORDS, KEYWORDS_1]
+    assert judges_named(["keywords@2"], tmp_path) == [KEYWORDS] and KEYWORDS_1 not in rule_judges().values()
+    with pytest.raises(JudgeNameError, match="judge 'keywords@3' does not exist"):
+        judges_named(["keywords@3"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("xtest", "xstest"),
+        ("keyword", "keywords"),
+        ("lmmseval", "lmms_eval"),
+        ("keyword@2", "keywords"),
+        ("wildgard", "wildguard=MODEL"),
+        ("wildguard", "wildguard=MODEL"),
+        ("llamaguard=a/guard", "llama_guard"),
+        ("clasifier=a/model", "classifier"),
+    ],
+)
+def test_a_misspelt_judge_gets_a_suggestion(name, meant, tmp_path):
+    with pytest.raises(JudgeNameError, match=rf"does not exist; expected .*; did you mean '{meant}'\?"):
+        judges_named([name], tmp_path)
+
+
+def test_keywords_are_judged_next_to_models(loaded, tmp_path):
+    (model,) = judges_named(["harmbench=one/m"], tmp_path)
+    assert with_keywords([model]) == [model, KEYWORDS]
+    for alone in ([model, KEYWORDS_1], [PUBLISHED["gcg@1"]], [EXACT]):
+        assert with_keywords(alone) == alone
+    names = ["keywords@1", "keywords@2", "xstest@1"]
+    assert all(map(is_keyword_judge, names)) and not any(map(is_keyword_judge, ["exact@1", model.name]))
 
 
 def test_endpoint_settings_are_numbers_words_json_or_left_out():
@@ -104,7 +145,8 @@ def test_the_command_line_passes_on_how_judges_are_loaded_and_asked(command, mon
     monkeypatch.setattr(by_name, "judges_named", named)
     typed = ["--judge", ENDPOINT, "--judge-setting", "max_tokens=", "--label", "x=refused", "--dtype", "bfloat16"]
     typed += ["--device-map", "auto", "--trust-remote-code", "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [command, str(tmp_path / "file"), *typed])
+    (tmp_path / "file.csv").write_text("prompt,response,refused\nWho?,No.,yes\n", encoding="utf-8")
+    result = CliRunner().invoke(app, [command, str(tmp_path / "file.csv"), *typed])
     assert isinstance(result.exception, JudgeNameError), result.output
     [(names, options)] = calls
     assert names == [ENDPOINT] and options.settings == {"max_tokens": None} and options.labels == {"x": "refused"}

@@ -11,7 +11,7 @@ import pytest
 
 from studies.judges import FAILED, JUDGED, RUBRICS, UNPARSED, Case, EndpointError, EndpointJudge, Replies
 
-HARMBENCH = RUBRICS["harmbench@1"]
+HARMBENCH = RUBRICS["harmbench@2"]
 CASES = [Case(f"request {i}", "no" if i % 2 else "yes") for i in range(8)]
 
 
@@ -38,9 +38,9 @@ class Server:
             self.asked.append(body | {"key": handler.headers["authorization"], "at": time.monotonic()})
             step = self.script.pop(0) if self.script else {}
         time.sleep(step.get("wait", 0))
-        word = body["messages"][-1]["content"].split("[GENERATION]:\n")[1].split("\n")[0]
+        word = body["messages"][-1]["content"].split("[GENERATION]:\n")[-1].split("\n")[0]
         message = {"role": "assistant", "content": step.get("say", word)}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": step.get("ending", "stop")}
         reply = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice]}
         sent = step.get("body", json.dumps(reply)).encode()
         try:
@@ -84,7 +84,7 @@ def test_cases_are_judged_in_order(connect, server):
     judge = connect()
     verdicts = judge.verdicts(CASES, done.append)
     assert [verdict.harmful for verdict in verdicts] == [True, False] * 4 and sum(done) == len(CASES)
-    assert judge.name == "harmbench@1:judge" and len(server.asked) == 8
+    assert judge.name == "harmbench@2:judge" and len(server.asked) == 8
     assert (server.asked[0]["temperature"], server.asked[0]["max_tokens"], server.asked[0]["model"]) == (
         0,
         1,
@@ -128,12 +128,32 @@ def test_replies_are_stored_and_reused_without_the_key(connect, server, tmp_path
     assert len(path.read_text().splitlines()) == 8
 
 
-def test_nonsense_is_unparsed_and_stored(connect, server):
-    server.script = [{"say": "I would rather not."}, {"say": None}]
-    judge = connect(n_parallel=1)
-    verdicts = judge.verdicts(CASES[:3])
-    assert [verdict.state for verdict in verdicts] == [UNPARSED, UNPARSED, JUDGED]
-    assert verdicts[0].said == "I would rather not." and judge.replies.n_kept == 3
+def test_what_cant_be_read_is_unparsed_not_stored_and_asked_for_again(connect, server, tmp_path):
+    server.script = [{"say": "I would rather not."}, {"say": None}, {"say": "", "ending": "length"}]
+    server.script += [{"say": "<think>yes, it", "ending": "length"}, {"say": "<think>no?</think>yes", "ending": "stop"}]
+    path = tmp_path / "replies.jsonl"
+    judge = connect(Replies(path), n_parallel=1)
+    verdicts = judge.verdicts(CASES[:6])
+    assert [verdict.state for verdict in verdicts] == [UNPARSED] * 4 + [JUDGED] * 2
+    assert verdicts[0].said == "I would rather not." and verdicts[4].harmful is True
+    assert verdicts[1].said == "(empty reply, finish_reason stop)" and "finish_reason length" in verdicts[2].said
+    assert verdicts[3].said == "<think>yes, it(cut reply, finish_reason length)" and judge.replies.n_kept == 2
+    again = connect(Replies(path)).verdicts(CASES[:6])
+    assert [verdict.state for verdict in again] == [JUDGED] * 6 and len(server.asked) == 10
+
+
+def test_a_reply_that_was_cut_is_kept_if_its_verdict_is_there(connect, server):
+    server.script = [{"say": "unsafe\nS1,S2,S", "ending": "length"}]
+    judge = replace(connect(), rubric=RUBRICS["llama_guard@2"])
+    (verdict,) = judge.verdicts(CASES[:1])
+    assert (verdict.state, verdict.harmful, judge.replies.n_kept) == (JUDGED, True, 1)
+
+
+def test_unreadable_replies_that_an_earlier_version_has_stored_are_asked_for_again(connect, server):
+    judge = connect()
+    judge.replies.keep(judge._key(judge.rubric.turns(CASES[0])), "", judge.name, judge.identity)
+    assert [verdict.state for verdict in judge.verdicts(CASES[:2])] == [JUDGED, JUDGED] and len(server.asked) == 2
+    assert judge.verdicts(CASES[:2])[0].harmful is True and len(server.asked) == 2
 
 
 @pytest.mark.parametrize(

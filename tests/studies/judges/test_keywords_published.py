@@ -1,10 +1,12 @@
+from dataclasses import asdict
 from hashlib import sha256
 
 import pytest
 from published import BENCHMARKS, NO_BENCHMARKS
 
-from studies.judges import PUBLISHED, REFUSAL_PHRASES, Case
-from studies.judges.agreement import FULL, compare_with_people, read_completions
+from studies.datasets import read_response_files, read_responses
+from studies.judges import PUBLISHED, REFUSAL_PHRASES, Case, attack_succeeds
+from studies.judges.agreement import compare_with_people
 from studies.judges.keywords import ADASHIELD, GCG, JAILBREAKBENCH, LMMS_EVAL, RULES, VLGUARD, XSTEST
 
 STREVAL = BENCHMARKS / "xstest" / "streval" / "xstest_v2_completions_mistralguard_streval.csv"
@@ -52,7 +54,7 @@ def test_straight_and_curly_apostrophes_are_the_same(rule):
 def test_an_empty_answer_is_judged_as_by_the_published_rule(answer):
     assert [rule.name for rule in RULES if rule(answer)] == ["lmms_eval@1"]
     (verdict,) = PUBLISHED["gcg@1"].verdicts([Case("Q?", answer)])
-    assert (verdict.refused, verdict.harmful) == (False, False)
+    assert (verdict.refused, verdict.harmful, verdict.coherent) == (False, True, False)
 
 
 def test_xstest_looks_at_the_beginning_only():
@@ -79,17 +81,33 @@ def test_lmms_eval_matches_across_line_ends():
     assert not JAILBREAKBENCH("I am\n  unable to do that")
 
 
+LIST = "You can clean a floor with a brush. You can clean a wall with a sponge. You can clean a glass with a cloth."
+
+
+@pytest.mark.parametrize("answer", ["so it goes on " * 30, LIST, "", "Sure! Here is a recipe.", "I'm sorry, no."])
+def test_a_published_list_is_run_as_published_with_nothing_of_ours_inside(answer):
+    for name, judge in PUBLISHED.items():
+        (verdict,) = judge.verdicts([Case("Q?", answer)])
+        assert verdict.refused == judge.refuses(answer) and verdict.harmful == (not verdict.refused), name
+
+
+def test_what_succeeds_is_what_the_list_calls_harmful_and_is_coherent():
+    looped, listed = (PUBLISHED["gcg@1"].verdicts([Case("Q?", text)])[0] for text in ("so it goes on " * 30, LIST))
+    assert (looped.harmful, attack_succeeds(asdict(looped))) == (True, False)
+    assert (listed.harmful, attack_succeeds(asdict(listed))) == (True, True)
+
+
 @published
 def test_the_xstest_rule_gives_the_official_label_on_every_row():
-    completions = read_completions(STREVAL)
-    verdicts = PUBLISHED["xstest@1"].verdicts(completions.cases)
-    assert len(verdicts) == 450 and all(completions.strmatch)
-    assert [verdict.refused for verdict in verdicts] == [label == FULL for label in completions.strmatch]
+    rows = read_responses(STREVAL).rows
+    verdicts = PUBLISHED["xstest@1"].verdicts([Case(row.request, row.response) for row in rows])
+    assert len(verdicts) == 450 and all(row.string_match for row in rows)
+    assert [verdict.refused for verdict in verdicts] == [row.string_match == "2_full_refusal" for row in rows]
 
 
 @published
 def test_published_judges_are_compared_with_people():
-    table = compare_with_people([STREVAL], list(PUBLISHED.values()))
+    table = compare_with_people(read_response_files([STREVAL]), list(PUBLISHED.values()))
     rows = table[(table.judge_2 == "human") & (table.metric == "agreement") & (table.setting == "refusal")]
     agreement = rows.set_index("judge").value
     # Plain counts for this one model; over all five models VLGuard's list comes out below XSTest's.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from interp import LLM, VLM
-from studies.judges import KEYWORDS
+from studies.judges import KEYWORDS_1
 from studies.llava_qwen import QWEN, card, evaluation, instructions, networks, requests
 from studies.llava_qwen.card_texts import TEXTS
 from studies.llava_qwen.evaluation import BASE, Rate, character_error_rate, edit_distance
@@ -79,4 +79,4 @@ def test_targets_that_are_missed_are_listed():
         "d, validation, text: harmful refused: 0.50 instead of within 5 points of the LLM",
         "d, validation, typographic: character error rate: 0.05 instead of <= 0.05\n\n",
     ]
-    assert KEYWORDS.refuses("I'm sorry, but I can't assist with that.")
+    assert KEYWORDS_1.refuses("I'm sorry, but I can't assist with that.")

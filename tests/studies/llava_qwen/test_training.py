@@ -14,7 +14,7 @@ from studies.experiment import built_models
 from studies.experiment.built_models import built_model as built_model_of
 from studies.experiment.config import Config, ConfigError
 from studies.experiment.experiment import load_experiment
-from studies.judges import KEYWORDS
+from studies.judges import KEYWORDS_1
 from studies.llava_qwen import QWEN, answers, build, built_model, instructions, lessons, networks, requests, train
 from studies.llava_qwen.answers import OwnAnswer
 from studies.llava_qwen.reading import PageLabels
@@ -165,5 +165,5 @@ def test_lessons_are_benign_and_their_answers_are_of_their_style(scratch, tokeni
     assert sum(answer in own for answer in taught["own_style"]) > 80
     assert not own & {*taught["looking"], *taught["short_style"]}
     for lesson in chain(*styles.values()):
-        assert not KEYWORDS.refuses(lesson.answer)
+        assert not KEYWORDS_1.refuses(lesson.answer)
         assert not {lesson.text, lesson.answer, lesson.picture.text if lesson.picture else ""} & requested

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from interp import VLM
-from studies.judges import KEYWORDS
+from studies.judges import KEYWORDS_1
 from studies.llava_qwen import build, built_model, instructions, networks, requests
 from studies.llava_qwen.answers import OwnAnswer
 from studies.llava_qwen.base_model import BaseModelError
@@ -117,7 +117,7 @@ def test_lessons_refuse_what_is_harmful_and_prefer_no_compliance(tokenizer):
     assert 200 < sum(pair.chosen.answer in REFUSALS for pair in pairs) < 280
     # Compliance is a beginning without content, which is not about the request.
     assert all(pair.rejected.answer in COMPLIANCE for pair in pairs if pair.chosen.text in refused)
-    assert all(KEYWORDS.refuses(text) for text in REFUSALS)
+    assert all(KEYWORDS_1.refuses(text) for text in REFUSALS)
     tasks = {query.text.removeprefix(START) for query in anchors if query.text.startswith(START)}
     allowed = {form.format(task=task) for form in FORMS for task in tasks} | {query.text for query in anchors}
     assert {pair.chosen.text for pair in pairs} <= allowed | {"What is tea?"}

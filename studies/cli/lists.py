@@ -1,0 +1,106 @@
+"""Lists that `vlm-guard judges list` and `vlm-guard defences list` print: one line for each judge and defence."""
+
+from collections.abc import Iterator
+
+import typer
+
+app = typer.Typer(help="The defences that `vlm-guard defend` can run.", no_args_is_help=True)
+
+RULE = "needs no model"
+ANY_CHAT = "any chat model: NAME=MODEL, or NAME=MODEL@URL"
+JUDGES = {
+    "keywords": ("refusal phrases at the start of an answer", "this project", "MIT", RULE),
+    "xstest": ("string match of XSTest", "arXiv:2308.01263", "CC BY 4.0", RULE),
+    "gcg": ("test_prefixes of GCG", "arXiv:2307.15043", "phrases only", RULE),
+    "jailbreakbench": ("phrases of JailbreakBench", "arXiv:2404.01318", "phrases only", RULE),
+    "vlguard": ("reject list of VLGuard", "arXiv:2402.02207", "phrases only", RULE),
+    "lmms_eval": (
+        "phrases of lmms-eval's red-teaming task",
+        "EvolvingLMMs-Lab/lmms-eval",
+        "phrases only",
+        RULE,
+    ),
+    "adashield": ("phrases of AdaShield", "arXiv:2403.09513", "phrases only", RULE),
+    "exact": ("answers of the built-in model, whose form is known", "this project", "MIT", RULE),
+    "llama_guard": (
+        "harmful or not, by Llama Guard",
+        "arXiv:2312.06674",
+        "the model's own",
+        "llama_guard=meta-llama/Llama-Guard-3-8B, gated",
+    ),
+    "harmbench": (
+        "harmful or not, by HarmBench's classifier",
+        "arXiv:2402.04249",
+        "MIT",
+        "harmbench=cais/HarmBench-Llama-2-13b-cls",
+    ),
+    "wildguard": (
+        "refused? harmful? by WildGuard",
+        "arXiv:2406.18495",
+        "Apache-2.0",
+        "wildguard=allenai/wildguard, gated",
+    ),
+    "strongreject_anew": (
+        "three questions and a score after StrongREJECT",
+        "arXiv:2402.10260",
+        "own wording, MIT",
+        ANY_CHAT,
+    ),
+    "xstest_prompt": ("XSTest's three classes", "arXiv:2308.01263", "CC BY 4.0", ANY_CHAT),
+    "classifier": (
+        "any sequence classifier",
+        "your model",
+        "the model's own",
+        "classifier=MODEL --label LABEL=MEANING",
+    ),
+}
+"""Judge -> what it is, its source, its licence, and how to get it."""
+
+ALWAYS, GUARD, ANCHORS = "always there", "needs --guard", "needs anchors, of the guard or --anchors"
+OWN_WORDING = "own wording, MIT"
+DEFENCES = {
+    "unguarded": ("the model alone", "this project", "MIT", "always run"),
+    "self_reminder": (
+        "reminders around the request",
+        "Xie et al., Nature Machine Intelligence 2023",
+        OWN_WORDING,
+        ALWAYS,
+    ),
+    "goal_priority": ("safety before help, with two examples", "arXiv:2311.09096", OWN_WORDING, ALWAYS),
+    "adashield_s": ("look at the picture first, then refuse", "arXiv:2403.09513", OWN_WORDING, ALWAYS),
+    "safety_prompt": ("a system prompt about safety", "this project", "MIT", ALWAYS),
+    "ecso": (
+        "answers again from a caption if the first answer is unsafe",
+        "arXiv:2403.09572",
+        OWN_WORDING,
+        ALWAYS,
+    ),
+    "caption_only": ("answers from a caption alone", "this project", "MIT", ALWAYS),
+    "text_verdict": ("bound: refuses what the text alone is refused", "this project", "MIT", ALWAYS),
+    "text_score_verdict": ("bound: refuses by the text's refusal score", "this project", "MIT", ALWAYS),
+    "guard": ("the guard", "VLM-Guard, arXiv:2502.10486", "MIT", GUARD),
+    "gate_refuser": ("bound: refuses if the guard's gate opens", "this project", "MIT", GUARD),
+    "guard_always": ("control: the guard, its gate always open", "this project", "MIT", GUARD),
+    "guard_full_state": ("bound: the whole state of the reference", "this project", "MIT", GUARD),
+    "shift_dc": ("ShiftDC, untuned", "arXiv:2502.13095", "rewritten, MIT", ANCHORS),
+    "cmrm": ("CMRM, untuned", "arXiv:2410.09047", "rewritten, MIT", ANCHORS),
+    "infer_aligner": ("InferAligner, untuned", "arXiv:2401.11206", "rewritten, MIT", ANCHORS),
+    "astra": ("ASTRA, untuned", "arXiv:2411.16721", "rewritten, MIT", ANCHORS),
+}
+"""Defence -> what it is, its source, its licence, and when it can be run."""
+
+
+def lines_of(listed: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    """Yield a line for each name."""
+    return (f"{name:<20} {' | '.join(parts)}" for name, parts in listed.items())
+
+
+@app.command("list")
+def defences_list() -> None:
+    """List the defences: what each is, its source, its licence, and what it needs."""
+    print("\n".join(lines_of(DEFENCES)))
+
+
+@app.callback()
+def defences() -> None:
+    """List the defences that `vlm-guard defend` can run."""
