@@ -46,8 +46,22 @@ class Tables:
 
     @property
     def layer(self) -> int:
-        """Best single layer of the sweep, on validation."""
+        """Best single layer of the sweep, on validation: where the guard looks, and claims about its direction too."""
         return SweepChoice.read(self.layer_sweep).layer
+
+    @property
+    def probe_layer(self) -> int:
+        """Layer where a probe within a picture modality is best on validation. It means something without a gap too.
+
+        Raises:
+            LookupError: layer selection measured no such probe.
+        """
+        rows = self.layer_selection
+        if "selection_rule" in rows:
+            rows = rows[(rows.setting == "criterion") & (rows.selection_rule == "probe_auroc")]
+        if rows.empty or rows.value.isna().all():
+            raise LookupError("layer selection has no criterion probe_auroc")
+        return int(rows.layer[rows.value.idxmax()])
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,7 @@ CLAIMS = (
     Claim(
         "harmful and harmless are separable as text: AUROC of a probe",
         "a plot, as described",
-        lambda tables: separability_claims.separable_as_text(tables.separability, tables.layer),
+        lambda tables: separability_claims.separable_as_text(tables.separability, tables.probe_layer),
     ),
     *_separability_claims("an image blurs them", "a plot, as described", "blank"),
     *_separability_claims("(beyond the paper) a request inside a picture is blurred", "not reported", "typographic"),

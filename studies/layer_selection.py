@@ -96,7 +96,7 @@ def run(
 
 
 def _guard_rows(experiment: Experiment, split: str, guards: Sequence[Guard | None], runner: GuardRunner) -> list[dict]:
-    """Measure every guard in each modality; None is no guard."""
+    """Measure every guard in each modality, and the unguarded model for None."""
     modalities, max_new_tokens = experiment.sizes.swept, experiment.config.generation.max_new_tokens
     prompts = {modality: experiment.prompts(split, modality) for modality in modalities}
     batches = []

@@ -49,7 +49,8 @@ _QUICK = Grid(
 )
 GRIDS = {
     "tiny": Grid(layers=(SCALES["tiny"].layers,)),
-    "brief": _QUICK,
+    # Brief is for models that others aligned, and nobody knows beforehand how far their states have to be moved.
+    "brief": replace(_QUICK, strengths=(1.0, 2.0, 4.0, 8.0)),
     "quick": _QUICK,
     "full": Grid(
         layers=(SCALES["full"].layers, "windows:3", "start-to-end"),

@@ -34,6 +34,8 @@ class SweepRunner:
     guard_runner: GuardRunner
     references: dict[tuple[str, str, str], Reference] = field(default_factory=dict)
     """References of the validation prompts by modality, kind and source: pictures are read once."""
+    judged: dict[tuple, list[dict]] = field(default_factory=dict)
+    """Rows of whole answers by configuration and modality: they are judged once."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -111,20 +113,21 @@ class SweepRunner:
     def judged_metrics(self, candidate: GuardConfiguration, outcomes: Outcomes) -> dict:
         """Return the metrics that finalists are ranked by, as the first judge sees them."""
         guarded, unguarded = (
-            first_judge(
-                pd.DataFrame(
-                    {"modality": modality} | row
-                    for modality in self.modalities
-                    for row in self.judged_rows(configuration, modality, outcomes)
-                )
+            pd.DataFrame(
+                {"modality": modality} | row
+                for modality in self.modalities
+                for row in self.judged_rows(configuration, modality, outcomes)
             )
             for configuration in (candidate, None)
         )
-        return judged_selection_metrics(guarded, unguarded)
+        return judged_selection_metrics(first_judge(guarded), first_judge(unguarded))
 
     def judged_rows(self, configuration: GuardConfiguration | None, modality: str, outcomes: Outcomes) -> list[dict]:
-        rows = outcome_rows(self.experiment, self.prompts[modality], outcomes[_key(configuration), modality])
-        return [{"category": None, "judge": None} | row for row in rows]
+        key = _key(configuration), modality
+        if key not in self.judged:
+            rows = outcome_rows(self.experiment, self.prompts[modality], outcomes[key])
+            self.judged[key] = [{"category": None, "judge": None} | row for row in rows]
+        return self.judged[key]
 
     def answer_rows(self, finalists: Sequence[Finalist], outcomes: Outcomes) -> Iterator[dict]:
         """Yield rows of the unguarded model and of every finalist on validation."""

@@ -26,7 +26,7 @@ def separable_as_text(table: pd.DataFrame, layer: int) -> Decision:
     words = only_row(reported(table), probe="bag_of_words", setting="anchors", metric="auroc")
     holds = True if probe.ci_low > max(0.8, shuffled.ci_high) else (None if probe.value > 0.8 else False)
     return holds, (
-        f"AUROC {with_interval(probe)}, with shuffled labels {shuffled.value:.2f}; "
+        f"layer {layer}, AUROC {with_interval(probe)}, with shuffled labels {shuffled.value:.2f}; "
         f"a bag of words fitted on the anchors reaches {words.value:.2f}"
     )
 

@@ -28,6 +28,7 @@ from studies.probing.states import ProbeData
 from tests.studies.probing.test_probe_rows import SETTINGS, dataset
 
 LAYER = 3
+PROBE_LAYER = 2
 OWN, READ = "the paper's own reference (prompt_text)", "with a transcription of the picture"
 DROPS = {"auroc": 0.25, "d_prime": 3.0, "accuracy": 0.2, "margin": 40.0}
 """Planted losses by measure."""
@@ -41,10 +42,12 @@ def separability_rows(text=0.95, drops=DROPS, at_text=None):
     logistic = {"probe": "logistic", "setting": "folds", "modality": "text", "fit_modality": "text", "metric": "auroc"}
     logistic |= {"split": "test", "site": "resid_post", "token": "last", "layer": LAYER, "control": None}
     ssd = logistic | {"probe": "ssd", "setting": "anchors"}
+    within_text = logistic | {"layer": PROBE_LAYER}
     values = {"auroc": 0.9, "d_prime": 8.0, "accuracy": 0.9, "margin": 60.0} | (at_text or {})
     rows = [
-        row(text, **logistic),
-        row(0.5, **logistic | {"control": "shuffled_labels"}),
+        row(text, **within_text),
+        row(0.5, **within_text | {"control": "shuffled_labels"}),
+        row(0.5, **logistic),
         row(0.6, **logistic | {"layer": 1}),
         row(0.9, **logistic | {"split": "train"}),
         row(0.9, **logistic | {"probe": "bag_of_words", "setting": "anchors", "site": None, "token": None}),
@@ -69,6 +72,12 @@ def sweep_rows():
     chosen |= {"layer": LAYER, "direction_layer": LAYER, "source": "vlm_text", "estimator": "paired_svd"}
     chosen |= {"token": "last", "strength": 2.0, "selection_rule": "least_kl_near_most_refusal"}
     return [row(0.4, defence="unguarded", **refusal), row(0.9, defence="guard", **chosen, **refusal)]
+
+
+def selection_rows():
+    criterion = {"setting": "criterion", "selection_rule": "probe_auroc", "metric": "criterion"}
+    values = {1: 0.6, PROBE_LAYER: 0.9, LAYER: 0.7}
+    return [criterion | {"layer": float(layer), "value": value} for layer, value in values.items()]
 
 
 def readings_rows(alone=-3.0, put_back=2.0, flipped=-2.0, percentile=1.0, n_draws=200, chosen=1.0):
@@ -156,7 +165,8 @@ def tables(model="organism", dataset="organism", fluency=None, text=0.95, drops=
     defence.loc[is_guard, ["value", "ci_low", "ci_high"]] = over_refusal, over_refusal - 0.04, over_refusal + 0.04
     separability = pd.DataFrame(separability_rows(text, DROPS | (drops or {}), at_text))
     readings = pd.DataFrame(readings_rows(**of_readings))
-    return Tables(separability, pd.DataFrame(sweep_rows()), pd.DataFrame(), readings, defence, pd.DataFrame())
+    selection = pd.DataFrame(selection_rows())
+    return Tables(separability, pd.DataFrame(sweep_rows()), selection, readings, defence, pd.DataFrame())
 
 
 def found(tables, claim):
@@ -169,6 +179,14 @@ def found(tables, claim):
 
 def verdict(tables, claim):
     return found(tables, claim).verdict
+
+
+def test_a_probe_within_text_is_read_where_probes_are_best_and_not_at_the_layer_of_the_guard():
+    """A model without a gap gives the sweep nothing to choose by: its layer can be 0, where nothing is separable yet."""
+    entry = found(tables(), "separable as text")
+    assert entry.verdict == SHOWN and "layer 2, AUROC 0.95" in entry.ours
+    unmeasured = replace(tables(), layer_selection=pd.DataFrame())
+    assert found(unmeasured, "separable as text").verdict == NOT_TESTABLE
 
 
 def test_every_claim_can_be_shown():

@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 import figures
 from figures.claims import MISMATCH, OUTCOMES
-from studies import claims_by_model
-from studies.bookkeeping.tables import write_table
+from studies import claims_by_model, repro
+from studies.bookkeeping.tables import read_table, write_table
 from studies.bookkeeping.verdict_words import CEILING, NOT_SHOWN, REPRODUCED, SHOWN, SHOWN_ALIGNED, UNDECIDED
 from studies.cli.app import app
 
@@ -86,3 +86,14 @@ def test_attacks_on_controls_are_not_drawn(folders):
     for name in ("built-in", "no gap, seed 0"):
         write_table(pd.DataFrame([{"defence": "guard", "metric": "asr", "value": 0.5}]), folders[name], "defence")
     assert claims_by_model.attacks(folders).model.tolist() == ["built-in"]
+
+
+def test_the_committed_table_is_that_of_the_committed_claims_and_every_planted_outcome_came_out():
+    committed = read_table(repro.REFERENCE / "models", "claims_by_model").fillna("")
+    folder_of = {path.parent.name: path.parent for path in repro.REFERENCE.rglob("claims.csv")}
+    folder_of["built-in"] = repro.REFERENCE / "quick"
+    again = claims_by_model.run({model: folder_of[model] for model in committed.model.unique()}).fillna("")
+    pd.testing.assert_frame_equal(committed, again, check_dtype=False)
+    planted = set(committed[committed.planted != ""].model)
+    assert {claims_by_model._kind_of(model) for model in planted} == set(claims_by_model.PLANTED)
+    assert claims_by_model.mismatches(committed).empty
