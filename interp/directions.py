@@ -17,6 +17,8 @@ from interp import display
 from interp.estimators import ESTIMATORS, AnchorError
 from interp.projection import ProbeGate, coordinates
 
+NEARLY = 2e-2
+"""Largest difference from orthonormal rows, as rounding to 16 bits makes it."""
 MAX_NAMED = 5
 """Number of anchors that an error lists by name."""
 
@@ -90,6 +92,26 @@ class SafetyDirection:
         anchors = hashlib.sha256("".join(sorted(activations.prompt_hash.values)).encode()).hexdigest()[:16]
         statistics = _statistics(basis, harmful, harmless)
         return cls(basis.float(), estimator, **statistics, token=token, anchors=anchors)
+
+    def check_usable(self, layer: int) -> None:
+        """Check that states can be projected at a layer.
+
+        Raises:
+            ValueError: rows of the basis are neither orthonormal nor zero, or numbers are not finite.
+        """
+        basis = self.basis[layer].double()
+        described = [tensor[layer] for name, tensor in self.tensors.items() if name != "basis"]
+        if not all(bool(numbers.isfinite().all()) for numbers in (basis, *described)):
+            raise ValueError(
+                f"the direction has no numbers at layer {layer}, which happens where all anchors have the same state; "
+                "use another layer"
+            )
+        gram, is_row = basis @ basis.T, basis.any(-1)
+        if not torch.allclose(gram, torch.diag(is_row.double()), atol=NEARLY):
+            raise ValueError(
+                f"the rows of the direction at layer {layer} are not orthonormal (lengths "
+                f"{[round(length, 3) for length in gram.diag().sqrt().tolist()]}); divide them by their lengths"
+            )
 
     @property
     def rank(self) -> int:

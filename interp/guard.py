@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +30,11 @@ POSITIONS = ("last_prefill", "generated", "last", "text", "all")
 """The last prompt token; generated tokens that are fed back; both; prompt tokens except pictures; all but padding."""
 CONTROLS = ("random", "sign_flipped", "full_state")
 """Changes that a guard is compared with; see `Guard.control`."""
+
+
+def is_layer(layer: object, n_layers: int) -> bool:
+    """Return whether this is the number of a layer."""
+    return isinstance(layer, Integral) and 0 <= layer < n_layers
 
 
 @dataclass(frozen=True)
@@ -93,16 +99,21 @@ class Guard:
 
     def _check_numbers(self) -> None:
         n_layers, _, d_model = self.direction.basis.shape
-        if not self.layers or not all(0 <= layer < n_layers for layer in self.layers):
+        if not self.layers or not all(is_layer(layer, n_layers) for layer in self.layers):
             raise ValueError(f"layers {self.layers}; expected at least one, each from 0 to {n_layers - 1}")
         if len(set(self.layers)) != len(self.layers):
             raise ValueError(f"layers {self.layers}; expected each layer once")
-        if not math.isfinite(self.strength):
-            raise ValueError(f"strength {self.strength}; expected a finite number")
-        if self.direction_layer is not None and not 0 <= self.direction_layer < n_layers:
+        for name in ("strength", "threshold"):
+            if not math.isfinite(value := getattr(self, name)):
+                raise ValueError(f"{name} {value}; expected a finite number")
+        if self.direction_layer is not None and not is_layer(self.direction_layer, n_layers):
             raise ValueError(f"direction_layer {self.direction_layer}; expected 0 to {n_layers - 1}")
         if self.probe is not None and len(self.probe.weight) != d_model:
             raise ValueError(f"a probe of width {len(self.probe.weight)} for states of width {d_model}")
+        if self.probe is not None and not self.probe.is_finite:
+            raise ValueError("the probe holds numbers that are not finite; fit it again")
+        for layer in dict.fromkeys(map(self.fitted_at, self.layers)):
+            self.direction.check_usable(layer)
 
     def _check_combinations(self) -> None:
         if (self.gate == "probe") != (self.probe is not None):
@@ -211,7 +222,7 @@ class Guard:
 
         Guards nest: each reads its references from the bare model, and at the same layer the inner one acts first.
         Beams, sampling, streaming, batches and `pipeline("image-text-to-text")` are guarded, with and without a cache.
-        Guarding is not thread-safe: hooks belong to the model, so two threads must not share a guarded model.
+        Hooks belong to the model, so a pass that another thread runs through it meanwhile is an error, in that thread.
 
         A guard that is off somewhere raises an error: at the end of a pass in which a guarded layer did not run, or ran
         twice, and at the end of a block through whose model no pass went (a compiled copy skips hooks).

@@ -1,22 +1,36 @@
-"""Saved guards: tensors in safetensors, settings in JSON with the model they belong to, and a card for people."""
+"""Saved guards: tensors in safetensors, settings in JSON with the model they belong to, and a card for people.
 
+The settings hold a checksum of the tensors and one of themselves: a damaged guard would be a guard that is off. They are
+written before the tensors, under another name, so that the moment in which the new tensors take their place decides
+which guard the folder holds: settings count only if their checksum is that of the tensors.
+"""
+
+import errno
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from huggingface_hub import HfApi, snapshot_download
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from interp.directions import SafetyDirection
 from interp.errors import first_line
 from interp.identity import weights_identity
 from interp.projection import ProbeGate
 from interp.vlm import LLM, VLM
+from interp.whole_files import hash_of, write_whole, written_by_one
 
-FORMAT = 1
+FORMAT = 2
+"""Version 1 has no checksums."""
 SETTINGS, TENSORS, CARD = "guard.json", "direction.safetensors", "README.md"
+COMING = f"{SETTINGS}.new"
+"""Settings of a guard that is being saved."""
+PARTS = ("model", "direction", "guard", "validation")
+DIRECTION_SETTINGS = ("estimator", "token", "anchors")
 GUARD_SETTINGS = (
     "layers",
     "rule",
@@ -57,13 +71,12 @@ def write(
         probe: the probe of the gate `probe`.
         validation: numbers on validation, by name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in direction.tensors.items()}
     saved_settings = dict(settings)
     if probe is not None:
         tensors["probe_weight"] = probe.weight
         saved_settings["probe"] = {"bias": probe.bias, "threshold": probe.threshold}
-    save_file(tensors, folder / TENSORS)
+    content = save(tensors)
     record = {
         "format": FORMAT,
         "model": _identity(vlm),
@@ -71,8 +84,18 @@ def write(
         "guard": saved_settings,
         "validation": dict(validation),
     }
-    (folder / SETTINGS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(_card(record), encoding="utf-8")
+    record["checksums"] = {"tensors": hash_of(content), "settings": _settings_hash(record)}
+    with written_by_one(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / COMING, json.dumps(record, indent=1) + "\n")
+        write_whole(folder / TENSORS, content)
+        os.replace(folder / COMING, folder / SETTINGS)
+        write_whole(folder / CARD, _card(record))
+
+
+def _settings_hash(record: Mapping) -> str:
+    parts = {name: record[name] for name in PARTS}
+    return hash_of(json.dumps(parts, sort_keys=True).encode())
 
 
 def upload(folder: Path, repo_id: str, private: bool) -> None:
@@ -96,20 +119,75 @@ def read_guard_settings(name_or_path: str | Path) -> dict:
     Raises:
         GuardFileError: no guard is found, or it is damaged.
     """
-    folder = _folder_of(name_or_path)
-    record = _read_record(folder)
-    with _damage_reported(folder), safe_open(folder / TENSORS, "pt") as tensors:
-        rank = tensors.get_slice("basis").get_shape()[1]
-    return record | {"direction": record["direction"] | {"rank": rank}}
+    record, tensors = _read(_folder_of(name_or_path))
+    return record | {"direction": record["direction"] | {"rank": tensors["basis"].shape[1]}}
 
 
-def _read_record(folder: Path) -> dict:
+def _read(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Return the parts of a guard's record, and its tensors, if they are what was saved.
+
+    Raises:
+        GuardFileError: files are missing or damaged, or this version can't read them.
+    """
     with _damage_reported(folder):
-        record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
-            raise GuardFileError(f"guard {str(folder)!r} has format {record['format']}; this version reads {FORMAT}")
+        if missing := [name for name in (SETTINGS, TENSORS) if not (folder / name).is_file()]:
+            raise FileNotFoundError(errno.ENOENT, "no such file", missing[0])
+        content = (folder / TENSORS).read_bytes()
+        record = _record_of(folder, hash_of(content))
+        tensors = load(content)
+        _check_content(record, tensors)
         numbers = {name: float(value) for name, value in record["validation"].items()}
-        return {part: record[part] for part in ("model", "direction", "guard")} | {"validation": numbers}
+        return {part: record[part] for part in PARTS} | {"validation": numbers}, tensors
+
+
+def _record_of(folder: Path, tensors_hash: str) -> dict:
+    """Return the settings that belong to the tensors, after a save that was killed between the two as well.
+
+    Raises:
+        GuardFileError: there are none.
+    """
+    try:
+        coming = json.loads((folder / COMING).read_text(encoding="utf-8"))
+        if coming["checksums"]["tensors"] == tensors_hash:
+            return _checked(coming, tensors_hash)
+    except (OSError, ValueError, KeyError, TypeError):
+        # The save ended, or its tensors never came.
+        pass
+    return _checked(json.loads((folder / SETTINGS).read_text(encoding="utf-8")), tensors_hash)
+
+
+def _checked(record: dict, tensors_hash: str) -> dict:
+    if (version := record["format"]) not in (1, FORMAT):
+        raise ValueError(f"format {version!r}; this version reads 1 and {FORMAT}")
+    checksums = {"checksums"} if version == FORMAT else set()
+    if set(record) != {"format", *PARTS} | checksums:
+        raise ValueError(f"{SETTINGS} has the entries {sorted(record)}; expected {sorted({'format', *PARTS})}")
+    if version == FORMAT and record["checksums"]["tensors"] != tensors_hash:
+        raise ValueError(f"{TENSORS} is not what was saved: its checksum differs")
+    if version == FORMAT and record["checksums"]["settings"] != _settings_hash(record):
+        raise ValueError(
+            f"the settings in {SETTINGS} are not those that were saved: their checksum differs; to change a guard, "
+            "load it, use dataclasses.replace, and save it"
+        )
+    return record
+
+
+def _check_content(record: Mapping, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Check that a guard's files hold what `write` writes, and no more: controls can't be saved."""
+    for part, allowed in (("guard", (*GUARD_SETTINGS, "probe", "chosen_by")), ("direction", DIRECTION_SETTINGS)):
+        if unknown := set(record[part]) - set(allowed):
+            raise ValueError(f"{SETTINGS} sets {sorted(unknown)}, which a saved guard never does")
+    guard = record["guard"]
+    for layer in (*guard["layers"], *([guard["direction_layer"]] if guard["direction_layer"] is not None else ())):
+        if type(layer) is not int:
+            raise ValueError(f"layer {layer!r}; expected a whole number")
+    n_layers, rank, d_model = tensors["basis"].shape
+    shapes = dict.fromkeys(("harmful", "harmless", "explained"), (n_layers, rank))
+    shapes |= {"basis": (n_layers, rank, d_model), "centre": (n_layers, d_model), "probe_weight": (d_model,)}
+    for name, tensor in tensors.items():
+        if name not in shapes or tensor.shape != shapes[name]:
+            expected = f"the shape {shapes[name]}" if name in shapes else f"some of {', '.join(sorted(shapes))}"
+            raise ValueError(f"{TENSORS} holds {name} of shape {tuple(tensor.shape)}; expected {expected}")
 
 
 @contextmanager
@@ -124,9 +202,8 @@ def opened(name_or_path: str | Path, vlm: VLM | LLM) -> Iterator[dict[str, objec
         GuardFileError: no guard is found, it is damaged, or it was made for another model.
     """
     folder = _folder_of(name_or_path)
-    record = _read_record(folder)
+    record, tensors = _read(folder)
     with _damage_reported(folder):
-        tensors = load_file(folder / TENSORS)
         settings, theirs, ours = dict(record["guard"]), record["model"], _identity(vlm)
         if theirs["weights"] != ours["weights"]:
             raise GuardFileError(

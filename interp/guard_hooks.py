@@ -174,7 +174,8 @@ class GuardHooks:
         Raises:
             ModelError: a guarded layer did not run.
         """
-        if is_bare(module):
+        # A pass of another thread was refused when it began, and nothing of it is in the books.
+        if is_bare(module) or self._ledger.is_foreign:
             return
         self._tracker.end_pass(output)
         self._ledger.end(output is not None)

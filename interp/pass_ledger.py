@@ -1,5 +1,6 @@
 """Book-keeping of an active guard: every guarded place has to change once in every pass."""
 
+import threading
 from collections.abc import Hashable, Iterable, Sequence
 
 from torch.utils.hooks import RemovableHandle
@@ -31,13 +32,26 @@ class PassLedger:
         self._open: set[Hashable] | None = None
         """Places that have not changed yet in the current pass; None between passes."""
         self._n_passes = 0
+        self._thread = threading.get_ident()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another thread calls than the one that opened the books."""
+        return threading.get_ident() != self._thread
 
     def begin(self) -> None:
         """Note that a pass begins.
 
         Raises:
-            ModelError: the last one has not ended.
+            ModelError: the last one has not ended, or another thread began this one.
         """
+        if self.is_foreign:
+            # Not of ours, so what is open stays open.
+            raise ModelError(
+                f"a pass through {self._model!r} from another thread than the one that guards it: hooks belong to the "
+                "model, so its answers would be guarded too; open the block in the thread that generates, and give "
+                "each thread a model of its own"
+            )
         if self._open is not None:
             # Neither can be trusted; the next one can.
             self._open = None

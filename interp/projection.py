@@ -13,6 +13,7 @@ its stage 3 inserts the coordinates of the text-only LLM in their place. Stage 2
 which state, so every reading of them is a rule here.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -205,6 +206,11 @@ class ProbeGate:
     weight: Float[Tensor, " d_model"]
     bias: float
     threshold: float = 0.0
+
+    @property
+    def is_finite(self) -> bool:
+        """True if its border is one: comparisons with NaN are false, so that the gate would never open."""
+        return math.isfinite(self.bias) and math.isfinite(self.threshold) and bool(self.weight.isfinite().all())
 
     def __call__(self, states: Float[Tensor, "*batch d_model"]) -> Bool[Tensor, " *batch"]:
         return states @ self.weight.to(states.device) + self.bias > self.threshold

@@ -1,0 +1,39 @@
+"""Files that exist whole or not at all: written under another name, and put into place in one step."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file; a process that is killed meanwhile leaves the old one as it was."""
+    with replaced(path) as new:
+        new.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield another name in the same folder, whose file takes the place of `path` when the block ends well."""
+    new = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
+    try:
+        yield new
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_by_one(folder: Path) -> Iterator[None]:
+    """Let one process at a time write to a folder; others wait. The lock is a file beside it, `.<name>.lock`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        yield
+
+
+def hash_of(content: bytes) -> str:
+    """Return the SHA-256 of some bytes, in hex."""
+    return hashlib.sha256(content).hexdigest()
