@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import psutil
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
@@ -29,6 +30,7 @@ from interp.batches import BatchPlan
 from interp.identity import text_hash
 from interp.labels import prompt_coordinates
 from interp.token_positions import ALL_TOKENS
+from interp.whole_files import write_whole, written_by_one
 
 FORMAT = 1
 Arrays = Mapping[str, np.ndarray]
@@ -99,13 +101,14 @@ class Store:
             StoreError: the folder holds no store, or its header is damaged.
         """
         self.folder = folder
-        self.header = _read_header(folder)
-        plan = self.header["plan"]
-        self.plan = BatchPlan(tuple(plan["order"]), tuple(plan["keys"]), plan["batch_size"])
-        self.fields = {
-            name: Field(tuple(field["dims"]), tuple(field["lengths"]), field["dtype"])
-            for name, field in plan["fields"].items()
-        }
+        with _header_damage_reported(folder):
+            self.header = _read_header(folder)
+            plan = self.header["plan"]
+            self.plan = BatchPlan(tuple(plan["order"]), tuple(plan["keys"]), plan["batch_size"])
+            self.fields = {
+                name: Field(tuple(field["dims"]), tuple(field["lengths"]), field["dtype"])
+                for name, field in plan["fields"].items()
+            }
 
     @classmethod
     def existing(cls, folder: str | Path, origin: Mapping, records: Sequence[Mapping]) -> "Store | None":
@@ -118,9 +121,6 @@ class Store:
         if (folder / "header.json").exists():
             store = cls(folder)
             store._check_origin(origin, _lines(records))
-            if store.n_done < store.plan.n_batches:
-                # Leftovers of a process that was killed while it was writing.
-                _remove([*(folder / "states.zarr").rglob("*.partial"), *(folder / "done").glob("*.new")])
             return store
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise StoreError(
@@ -145,20 +145,21 @@ class Store:
             StoreError: the folder can't be written to.
         """
         folder, lines = Path(folder).absolute(), _lines(records)
-        # Made under another name and renamed: whoever sees the folder sees a whole store, even if two processes race.
-        new = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+        # Made under another name and renamed: whoever sees the folder sees a whole store.
+        new = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.new")
         plan_content = {"order": plan.order, "keys": plan.keys, "batch_size": plan.batch_size}
         plan_content["fields"] = {name: vars(field) for name, field in fields.items()}
         content = {"format": FORMAT, "about": origin, "prompts": text_hash("".join(lines)), "plan": plan_content}
         try:
-            _remove_leftovers(folder.parent.glob(f".{folder.name}.*.new"))
-            (new / "done").mkdir(parents=True)
-            (new / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
-            root = zarr.open_group(new / "states.zarr", mode="w", zarr_format=3)
-            for name, field in fields.items():
-                _create_array(root, name, field, plan)
-            (new / "header.json").write_text(json.dumps(content), encoding="utf-8")
-            new.rename(folder)
+            with written_by_one(folder):
+                # Nobody else creates this store now, so these belong to processes that were killed.
+                for leftover in folder.parent.glob(f".{folder.name}.*.new"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                (new / "done").mkdir(parents=True)
+                (new / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+                _create_arrays(new / "states.zarr", fields, plan)
+                (new / "header.json").write_text(json.dumps(content), encoding="utf-8")
+                new.rename(folder)
         except OSError as error:
             shutil.rmtree(new, ignore_errors=True)
             raise StoreError(f"folder {str(folder)!r} can't be written to: {error.strerror or error}") from error
@@ -189,7 +190,54 @@ class Store:
 
     @cached_property
     def _arrays(self) -> zarr.Group:
-        return zarr.open_group(self.folder / "states.zarr", mode="r+")
+        """The arrays, all of which are there, and as the header says.
+
+        Raises:
+            StoreError: they are not.
+        """
+        try:
+            group = zarr.open_group(self.folder / "states.zarr", mode="r+", zarr_format=3)
+            n_prompts = len(self.plan.order)
+            wrong = [
+                name
+                for name, field in self.fields.items()
+                if (group[name].shape, group[name].dtype) != ((n_prompts, *field.lengths), np.dtype(field.dtype))
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
+            raise self._damaged_metadata(f"{type(error).__name__}: {str(error)[:80]}") from None
+        if wrong:
+            raise self._damaged_metadata(f"{', '.join(wrong)} with another shape or type")
+        return group
+
+    def _damaged_metadata(self, reason: str) -> "StoreError":
+        return StoreError(
+            f"the arrays of store {str(self.folder)!r} can't be opened ({reason}); run `vlm-guard store verify "
+            f"{self.folder} --mend`, then the same trace again"
+        )
+
+    def mend(self) -> list[int]:
+        """Write the arrays' metadata again if it is damaged, and unmark every batch that is not what was written.
+
+        Returns:
+            The batches that the next run of the same trace repeats.
+        """
+        try:
+            self._arrays  # noqa: B018 (opens them)
+        except StoreError:
+            # All of it follows from the header. Chunks are kept, and checked below.
+            with TemporaryDirectory(dir=self.folder) as new:
+                _create_arrays(Path(new) / "states.zarr", self.fields, self.plan)
+                for path in Path(new).rglob("zarr.json"):
+                    write_whole(self.folder / path.relative_to(new), path.read_bytes())
+        batches = self.damaged()
+        for batch in batches:
+            self._mark(batch).unlink()
+        return batches
+
+    def remove_leftovers(self) -> None:
+        """Remove files that processes which were killed have left half written; call it when all batches are done."""
+        for path in [*(self.folder / "states.zarr").rglob("*.partial"), *(self.folder / "done").glob(".*.new")]:
+            path.unlink(missing_ok=True)
 
     def _mark(self, batch: int) -> Path:
         return self.folder / "done" / f"{batch:06d}"
@@ -213,7 +261,7 @@ class Store:
         try:
             for name, values in arrays.items():
                 self._arrays[name][self.plan.part(batch)] = values
-            _write_whole(self._mark(batch), _content_hash(arrays))
+            write_whole(self._mark(batch), _content_hash(arrays))
         except OSError as error:
             raise StoreError(
                 f"store {str(self.folder)!r}: batch {batch} can't be written ({error.strerror or error}); finished "
@@ -232,6 +280,7 @@ class Store:
                 f"store {str(self.folder)!r} is not complete: {n_missing} of {self.plan.n_batches} batches are "
                 "missing; run the same trace again to resume"
             )
+        self._arrays  # noqa: B018 (checks that they are all there)
         return xr.open_zarr(self.folder / "states.zarr", consolidated=False, chunks=None)
 
     @property
@@ -257,6 +306,7 @@ class Store:
 
     def damaged(self) -> list[int]:
         """Return the batches whose content is not what was written, or can't be read."""
+        self._arrays  # noqa: B018 (an error about all of them is none about a batch)
         return [batch for batch in range(self.plan.n_batches) if self.has(batch) and not self._is_sound(batch)]
 
     def _is_sound(self, batch: int) -> bool:
@@ -265,11 +315,7 @@ class Store:
         except (ValueError, RuntimeError, OSError):
             return False
         # A missing chunk reads as fill values, without an error: only the hash shows it.
-        return _content_hash(arrays) == self._mark(batch).read_text()
-
-    def forget(self, batch: int) -> None:
-        """Unmark a batch, so that the next run of the same trace repeats it."""
-        self._mark(batch).unlink()
+        return _content_hash(arrays).encode() == self._mark(batch).read_bytes()
 
 
 def open_store(folder: str | Path) -> xr.Dataset:
@@ -319,6 +365,12 @@ def _content_hash(arrays: Arrays) -> str:
     return digester.hexdigest()
 
 
+def _create_arrays(folder: Path, fields: Fields, plan: BatchPlan) -> None:
+    root = zarr.open_group(folder, mode="w", zarr_format=3)
+    for name, field in fields.items():
+        _create_array(root, name, field, plan)
+
+
 def _create_array(root: zarr.Group, name: str, field: Field, plan: BatchPlan) -> None:
     """Create an array with one chunk per batch and layer.
 
@@ -337,41 +389,33 @@ def _create_array(root: zarr.Group, name: str, field: Field, plan: BatchPlan) ->
     )
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
-def _remove_leftovers(folders: Iterable[Path]) -> None:
-    """Remove unfinished stores of processes that no longer exist."""
-    for folder in folders:
-        # Names end in `.<process id>.new`.
-        if not psutil.pid_exists(int(folder.suffixes[-2].removeprefix("."))):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that exists either whole or not at all."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
-
-
 def _read_header(folder: Path) -> dict:
     """Return the content of `header.json`.
 
     Raises:
-        StoreError: it is missing or damaged, or has another format.
+        StoreError: it is missing, or has another format.
     """
-    path = folder / "header.json"
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-        if header["format"] != FORMAT:
-            raise StoreError(f"store {str(folder)!r} has format {header['format']}; this version reads {FORMAT}")
-        return header
+        header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"folder {str(folder)!r} holds no store: it has no header.json") from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    if header["format"] != FORMAT:
+        raise StoreError(f"store {str(folder)!r} has format {header['format']}; this version reads {FORMAT}")
+    return header
+
+
+@contextmanager
+def _header_damage_reported(folder: Path) -> Iterator[None]:
+    """Turn errors about what the header holds into one that names the store.
+
+    Raises:
+        StoreError: the header is damaged.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"the header of store {str(folder)!r} is damaged ({type(error).__name__}); delete the folder, "
             "and trace again"

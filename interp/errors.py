@@ -4,9 +4,13 @@ import torch
 
 __all__ = [
     "ModelError",
+    "NO_NUMBERS",
     "first_line",
     "is_out_of_memory",
 ]
+
+NO_NUMBERS = "its weights are damaged, or its numbers are too large for their precision; load it again, or in float32"
+"""Cause and advice in messages about states that are not finite."""
 
 
 class ModelError(ValueError):

@@ -89,12 +89,24 @@ def logistic(
 def _weights(
     classifier: LinearDiscriminantAnalysis | LogisticRegression, harmful: Tensor, harmless: Tensor
 ) -> Float[Tensor, "layer 1 d_model"]:
-    """Return unit weights per layer in the space of the states, although the classifier sees them standardised."""
+    """Return unit weights per layer in the space of the states, although the classifier sees them standardised.
+
+    Raises:
+        AnchorError: there are too few anchors, or a layer has the same state for all of them.
+    """
+    if min(len(harmful), len(harmless)) < 2:
+        raise AnchorError(
+            f"{len(harmful)} harmful and {len(harmless)} harmless anchors; a classifier needs at least two of each"
+        )
     states = torch.cat([harmful, harmless]).double().numpy()
     labels, rows = np.arange(len(states)) < len(harmful), []
     for layer in range(states.shape[1]):
         scaler = StandardScaler().fit(states[:, layer])
         # w . (h - mean) / scale = (w / scale) . h + constant
+        if not scaler.var_.any():
+            raise AnchorError(
+                f"all anchors have the same state at layer {layer}; a classifier finds no direction there"
+            )
         weights = classifier.fit(scaler.transform(states[:, layer]), labels).coef_[0] / scaler.scale_
         rows.append(torch.from_numpy(weights / np.linalg.norm(weights)))
     return torch.stack(rows)[:, None]

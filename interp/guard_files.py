@@ -1,8 +1,8 @@
 """Saved guards: tensors in safetensors, settings in JSON with the model they belong to, and a card for people.
 
-The settings hold a checksum of the tensors and one of themselves: a damaged guard would be a guard that is off. They are
-written before the tensors, under another name, so that the moment in which the new tensors take their place decides
-which guard the folder holds: settings count only if their checksum is that of the tensors.
+The settings hold a checksum of the tensors and one of themselves: a damaged guard would be a guard that is off. They
+are written before the tensors, under another name, so that the moment in which the new tensors take their place
+decides which guard the folder holds: settings count only if their checksum is that of the tensors.
 """
 
 import errno

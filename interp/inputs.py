@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import BatchEncoding, BatchFeature
 
 from interp import typography
+from interp.control_tokens import check_prompts
 from interp.errors import ModelError
 from interp.pictures import LazyPicture, open_picture, read_picture
 from interp.queries import Prompt, Query
@@ -124,8 +125,10 @@ def collate(model: VLM | LLM, prompts: Sequence[Prompt]) -> BatchFeature | Batch
 
     Raises:
         ValueError: no prompts, prompts with and without pictures mixed, or pictures for a text-only model.
-        ModelError: different numbers of pictures, in a family that pads them to the largest number in the batch.
+        ModelError: different numbers of pictures, in a family that pads them to the largest number in the batch; or a
+            prompt holds a control token of the model.
     """
+    check_prompts(model, prompts)
     kinds = {bool(prompt.pictures) for prompt in prompts}
     if len(kinds) != 1:
         raise ValueError(
@@ -156,6 +159,7 @@ def collate_same_pictures(vlm: VLM, prompts: Sequence[Prompt]) -> tuple[BatchFea
         The first prompt as a batch of one on the model's device, and the token ids of every prompt without padding, on
         the CPU.
     """
+    check_prompts(vlm, prompts)
     pictures = tuple(map(open_picture, prompts[0].pictures))
     prompts = [replace(prompt, pictures=pictures) for prompt in prompts]
     with mock.patch.object(vlm.processor, "image_processor", _CachedImageProcessor(vlm.processor.image_processor)):

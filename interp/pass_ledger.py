@@ -36,7 +36,7 @@ class PassLedger:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether another thread calls than the one that opened the books."""
+        """True in another thread than the one that opened the books."""
         return threading.get_ident() != self._thread
 
     def begin(self) -> None:

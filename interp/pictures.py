@@ -6,6 +6,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,11 @@ __all__ = [
 
 SMALLEST = 8
 """Shortest side in pixels. Image processors would take an array whose first side is 1 or 3 for channels-first."""
+
+LONGEST = 100
+"""Largest ratio of sides. Image processors resize the shorter one, so a file of a kilobyte could become gigabytes."""
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "ICO", "PCX")
+"""Pictures made of pixels. Pillow reads others too, some by running other programs (EPS) or from other files."""
 
 
 class PictureError(ValueError):
@@ -56,9 +62,14 @@ def read_picture(path: str | Path) -> Image.Image:
     """Read a picture from a file, with its size checked before it is decoded.
 
     Raises:
-        PictureError: the file does not exist, is damaged, or is larger than Pillow's limit
-            (`PIL.Image.MAX_IMAGE_PIXELS`), which a file of a few kilobytes can exceed.
+        PictureError: there is no such file, or it is no regular one; it is damaged or of another format than `FORMATS`;
+            it is larger than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`), which a file of a few kilobytes can exceed,
+            or one side is more than `LONGEST` times the other.
     """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        # A pipe would be waited for.
+        raise PictureError(f"picture {str(path)!r} is not a file; expected one, not a folder, pipe or device")
     return _read(path, str(path))
 
 
@@ -78,24 +89,58 @@ def _read(source: str | Path | io.BytesIO, name: str) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns above its limit, and raises above twice the limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source) as picture:
+            with Image.open(source, formats=_formats()) as picture:
+                check_size(picture, f"picture {name!r}")
                 picture.load()
                 return picture
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise PictureError(
             f"picture {name!r} is too large: {error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
+    except PictureError:
+        raise
     except UNREADABLE as error:
         # Pillow's error names the source, which for bytes is an address in memory.
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = f"not a picture of a format that is read ({', '.join(_formats())})" if is_unknown else error
         raise PictureError(f"picture {name!r} can't be read: {reason}") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def check_size(picture: Image.Image, name: str) -> None:
+    """Check the size of a picture before it is decoded.
+
+    Raises:
+        PictureError: it is too long for its width, or too large.
+    """
+    short, long = sorted(picture.size)
+    if short == 0 or long > LONGEST * short:
+        raise PictureError(
+            f"{name} has {picture.width} x {picture.height} pixels; expected sides of which one is at most {LONGEST} "
+            "times the other, since image processors enlarge the shorter one"
+        )
+    if Image.MAX_IMAGE_PIXELS and short * long > Image.MAX_IMAGE_PIXELS:
+        raise PictureError(
+            f"{name} is too large: {short * long} pixels, the limit is {Image.MAX_IMAGE_PIXELS}; make it smaller, or "
+            "raise PIL.Image.MAX_IMAGE_PIXELS"
+        )
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Return the picture upright and in RGB, with transparency over white and deep pixels scaled to 8 bits.
 
     A picture with a side shorter than `SMALLEST` is enlarged by repeating pixels.
+
+    Raises:
+        PictureError: the picture is too long or too large.
     """
+    check_size(picture, "a picture given as an image")
     if picture.mode == "RGB" and not picture.getexif() and min(picture.size) >= SMALLEST:
         return picture
     picture = ImageOps.exif_transpose(picture)

@@ -14,6 +14,7 @@ import xarray as xr
 from interp import families
 from interp.activations import MemoryStore, Store, labelled, open_store
 from interp.batches import Advance, BatchPlan
+from interp.control_tokens import check_prompts
 from interp.evaluation_mode import evaluation_mode
 from interp.identity import prompt_record, provenance
 from interp.inputs import Prompt, collate
@@ -91,6 +92,7 @@ def trace(
 
     Raises:
         TraceError: no prompts, or a site, token, layer or precision does not exist.
+        ModelError: prompts hold control tokens of the model; names the first.
         PictureError: pictures can't be read; names the prompts.
         StoreError: the store belongs to something else, or is damaged.
         KeyboardInterrupt: on Ctrl-C, after the current batch.
@@ -103,6 +105,7 @@ def trace(
             f"{n_with} of {len(prompts)} prompts have a picture, and {model.name!r} accepts no pictures; expected "
             "prompts of text alone"
         )
+    check_prompts(model, prompts)
     if dtype not in STORE_DTYPES:
         raise TraceError(f"dtype {dtype!r}; expected one of {', '.join(STORE_DTYPES)}")
     if remote not in (True, False, "local"):
@@ -126,6 +129,8 @@ def trace(
                     store.write(batch, run(*store.plan.batch(batch, prompts)))
                 advance(len(store.plan.rows(batch)))
         check()
+    if out:
+        store.remove_leftovers()
     return open_store(out) if out else labelled(store.dataset(), store.plan, records, origin)
 
 

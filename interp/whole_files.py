@@ -1,16 +1,24 @@
 """Files that exist whole or not at all: written under another name, and put into place in one step."""
 
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
+__all__ = [
+    "hash_of",
+    "replaced",
+    "write_whole",
+    "written_by_one",
+]
+
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file; a process that is killed meanwhile leaves the old one as it was."""
+    """Write a file, and its folder if there is none; a process that is killed meanwhile leaves the old file alone."""
     with replaced(path) as new:
         new.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
@@ -18,6 +26,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Yield another name in the same folder, whose file takes the place of `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
     try:
         yield new
@@ -29,6 +38,8 @@ def replaced(path: Path) -> Iterator[Path]:
 @contextmanager
 def written_by_one(folder: Path) -> Iterator[None]:
     """Let one process at a time write to a folder; others wait. The lock is a file beside it, `.<name>.lock`."""
+    if folder.parent.exists() and not folder.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(folder.parent))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
         yield

@@ -24,7 +24,7 @@ from studies import (
 from studies.bookkeeping.agreement import compare
 from studies.bookkeeping.provenance import write_config, write_provenance
 from studies.bookkeeping.tables import read_table, tidy, write_table
-from studies.experiment.config import BUILT_IN, SPLITS, Config, writable_folder
+from studies.experiment.config import BUILT_IN, SPLITS, Config, folder_of_run
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.probing.summary import summary_lines as probe_summary_lines
 from studies.report import gallery
@@ -58,7 +58,7 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
     """
     console, start = console or Console(), time.monotonic()
     # 1. the model and its queries
-    out = writable_folder(config.out)
+    out = folder_of_run(config)
     experiment = load_experiment(config)
     write_config(out, config)
     _print_queries(console, experiment)

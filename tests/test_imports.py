@@ -46,6 +46,7 @@ DOORS = {
     "interp": {
         "interp",
         "interp.batches",
+        "interp.control_tokens",
         "interp.display",
         "interp.errors",
         "interp.identity",
@@ -56,6 +57,7 @@ DOORS = {
         "interp.tracing.cluster",
         "interp.typography",
         "interp.verify",
+        "interp.whole_files",
     },
     "probes": {"probes"},
     "figures": {"figures", "figures.style", "figures.tables"},

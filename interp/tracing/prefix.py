@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from interp.bare import is_guarded
-from interp.errors import first_line, is_out_of_memory
+from interp.errors import NO_NUMBERS, ModelError, first_line, is_out_of_memory
 from interp.inputs import Inputs, collate, collate_same_pictures, text_prompt
 from interp.precision import precision_of
 from interp.tracing.forward import PassSpec, read
@@ -283,6 +283,8 @@ def _why_not(vlm: VLM | LLM) -> str | None:
             raise
         return f"its code accepts no such prefix ({type(error).__name__}: {first_line(error)})"
     whole = torch.cat([read(vlm, collate(vlm, [prompt]), spec_at([-1]))["resid_post"] for prompt in prompts])
+    if not (shared.isfinite().all() and whole.isfinite().all()):
+        raise ModelError(f"{vlm.name!r} has states that are no finite numbers: {NO_NUMBERS}")
     difference, tolerance = _difference(shared, whole), PREFIX_TOLERANCE
     if difference > tolerance and precision_of(vlm.model) != "float32":
         together = read(vlm, collate(vlm, prompts), spec_at([-1] * len(prompts)))["resid_post"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.activations import Arrays, Fields
-from interp.errors import ModelError, first_line, is_out_of_memory
+from interp.errors import NO_NUMBERS, ModelError, first_line, is_out_of_memory
 from interp.inputs import Prompt, collate, collate_same_pictures
 from interp.token_positions import ALL_TOKENS, TokenPositions
 from interp.tracing.forward import PassSpec, Remote, read
@@ -153,10 +153,24 @@ class Runner:
         for row, position in enumerate(positions):
             places[row, : len(position.picks)] = position.picks
         for site in self.request.decoder_sites:
+            self._check_finite(site, states[site], (divisor > 0)[:, None])
             values = (states[site] / divisor[:, None, :, None])[:, :, order].numpy()
             n_missing = places.shape[1] - values.shape[2]
             arrays[site] = np.pad(values, [(0, 0), (0, 0), (0, n_missing), (0, 0)], constant_values=np.nan)
         return arrays | {"position": places[:, order]}
+
+    def _check_finite(self, site: str, states: Tensor, is_there: Tensor) -> None:
+        """Check that states of tokens which a prompt has are numbers.
+
+        Raises:
+            ModelError: some are not.
+        """
+        is_wrong = ((~states.isfinite()).any(-1) & is_there).any(-1).any(0)
+        if is_wrong.any():
+            layers = [layer for layer, wrong in zip(self.request.layers, is_wrong.tolist(), strict=True) if wrong]
+            raise ModelError(
+                f"{self.model.name!r} has states that are no finite numbers, {site} at layers {layers}: {NO_NUMBERS}"
+            )
 
 
 def _concatenated(parts: Sequence[Arrays]) -> Arrays:

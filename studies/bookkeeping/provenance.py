@@ -9,6 +9,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from interp.whole_files import write_whole
+
 PACKAGES = ("torch", "transformers", "nnsight", "scikit-learn", "numpy", "pillow", "vlm-guard")
 """Packages whose versions are recorded."""
 
@@ -81,4 +83,4 @@ def _earlier_tables(folder: Path) -> dict:
 def write_json(path: Path, content: Mapping) -> None:
     """Write JSON with sorted keys, so that the same content gives the same file."""
     text = json.dumps(content, indent=2, default=str, sort_keys=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, text + "\n")

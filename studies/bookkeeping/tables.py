@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from interp.whole_files import replaced
+
 COLUMNS = (
     "model dataset split setting category modality fit_modality layer last_layer layers direction_layer site token "
     "source estimator rank rule reference gate gate_scope positions strength defence probe control selection_rule "
@@ -30,7 +32,8 @@ def tidy(rows: Iterable[Mapping]) -> pd.DataFrame:
 def write_table(table: pd.DataFrame, folder: Path, name: str) -> Path:
     """Write `folder/name.csv` with six significant digits, more than any of these numbers deserves."""
     path = folder / f"{name}.csv"
-    table.to_csv(path, index=False, float_format="%.6g")
+    with replaced(path) as new:
+        table.to_csv(new, index=False, float_format="%.6g")
     return path
 
 

@@ -71,10 +71,12 @@ class BenchmarkRun:
         AnswerLog(writable_folder(self.out) / ANSWERS)
         judges = judges_named(self.judges, self.out, self.judge_options)
         vlm = load_model(self.model, **self.loading)
+        options = self.options.for_model(vlm)
+        print_left_out(self.options, options, console)
         own = shipped_model(self.model)
         folder = str(own.vlm) if own else self.model
         weights = benchmarks.checkpoint_identity(vlm, folder)
-        description = self._description(weights)
+        description = self._description(weights, options)
         print_stand_ins(description["sets"], console)
         if self.guard and "validation" not in seen.by_split:
             console.print("leakage: unknown for what the guard was chosen on, which its folder does not say")
@@ -82,7 +84,7 @@ class BenchmarkRun:
         result = benchmarks.run(
             vlm,
             weights,
-            self.options,
+            options,
             judges,
             self.out,
             self.generation,
@@ -108,9 +110,9 @@ class BenchmarkRun:
         check_names(self.options.defences, bool(self.guard), bool(anchors))
         return anchors
 
-    def _description(self, weights: str) -> dict:
+    def _description(self, weights: str, options: BenchmarkOptions) -> dict:
         """Return what `defend.json` says about the run."""
-        options, judge_options = self.options, (self.judge_options.settings, self.judge_options.labels)
+        judge_options = (self.judge_options.settings, self.judge_options.labels)
         return {
             "model": self.model,
             "weights": weights,
@@ -141,6 +143,18 @@ def describe_set(benchmark: Benchmark) -> dict:
         "pictures missing": len(benchmark.missing),
         "stand-ins": sum(record.is_stand_in for record in benchmark.records),
     }
+
+
+def print_left_out(before: BenchmarkOptions, after: BenchmarkOptions, console: Console) -> None:
+    """Say how many rows a model can't be shown, and why."""
+    for old, new in zip(before.benchmarks, after.benchmarks, strict=True):
+        if added := new.skipped[len(old.skipped) :]:
+            console.print(
+                f"{new.source.name}: {len(added)} of {len(old.records)} rows are left out, the first {added[0].where}: "
+                f"it {added[0].reason}",
+                soft_wrap=True,
+                markup=False,
+            )
 
 
 def print_stand_ins(sets: Sequence[dict], console: Console) -> None:

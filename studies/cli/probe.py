@@ -120,11 +120,11 @@ def probe_model(config: "Config", changes: Mapping, console: Console) -> "pd.Dat
     from studies import separability
     from studies.bookkeeping.provenance import write_config, write_provenance
     from studies.bookkeeping.tables import write_table
-    from studies.experiment.config import writable_folder
+    from studies.experiment.config import folder_of_run
     from studies.experiment.experiment import load_experiment
 
     extent = separability.probe_settings(config.scale, changes)
-    out = writable_folder(config.out)
+    out = folder_of_run(config)
     experiment = load_experiment(config)
     write_config(out, config)
     table = separability.run(config, experiment, extent)

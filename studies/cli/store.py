@@ -67,7 +67,4 @@ def damaged(folder: Path, mend: bool) -> list[int]:
     from interp import Store
 
     store = Store(folder)
-    batches = store.damaged()
-    for batch in batches if mend else ():
-        store.forget(batch)
-    return batches
+    return store.mend() if mend else store.damaged()

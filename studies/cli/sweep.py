@@ -1,6 +1,5 @@
 """`vlm-guard sweep`: where and how to guard, chosen on validation."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -168,19 +167,19 @@ def run(
     """
     import figures
     from studies import layer_selection, layer_sweep
-    from studies.bookkeeping.provenance import write_config, write_provenance
+    from studies.bookkeeping.provenance import write_config, write_json, write_provenance
     from studies.bookkeeping.tables import write_table
-    from studies.experiment.config import writable_folder
+    from studies.experiment.config import folder_of_run
     from studies.experiment.experiment import load_experiment
     from studies.guards.wording import chosen_in_words
     from studies.sweep import Sweep
 
-    out = writable_folder(config.out)
+    out = folder_of_run(config)
     experiment = load_experiment(config)
     grid.check(experiment)
     write_config(out, config)
     settings = {"grid": asdict(grid), "top": top or layer_sweep.TOP[config.scale], "halving": halving}
-    (out / "sweep.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "sweep.json", settings)
     swept = Sweep.run(config, experiment, grid, top, halving, ray, cpus_per_worker)
     write_table(swept.table, out, "layer_sweep")
     swept.save_guard(out / "guard", experiment)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from interp import Query
+from interp.whole_files import write_whole
 from studies.datasets.leakage import Leakage, TextKey, compare_keys
 from studies.datasets.rows import QueryFileError
 
@@ -65,7 +66,7 @@ class SeenTexts:
             split: [{"text": key.whole, "words": sorted(key.words)} for key in keys]
             for split, keys in self.by_split.items()
         }
-        (Path(folder) / SEEN).write_text(json.dumps({"format": FORMAT, "splits": splits}) + "\n", encoding="utf-8")
+        write_whole(Path(folder) / SEEN, json.dumps({"format": FORMAT, "splits": splits}) + "\n")
 
     def with_anchors(self, anchors: Sequence[Query]) -> "SeenTexts":
         """Add anchors whose texts are known, which reports can then name; what was seen before stays seen."""

@@ -29,18 +29,24 @@ def read_queries(path: str | Path, check_pictures: bool = True, columns: Columns
 
     Raises:
         QueryFileError: there is no such file, it is not UTF-8, a column is missing, a text is empty, a label is
-            invalid, or a picture can't be read, is outside the folder, or inside the file.
+            invalid, a request is labelled both ways, or a picture can't be read, is outside the folder, or inside the
+            file.
     """
     path = Path(path)
     if not path.exists():
         raise QueryFileError(f"query file {str(path)!r} does not exist; expected a table with text,harmful")
-    queries = []
+    queries: list[Query] = []
+    labelled: dict[tuple[str, str | None], tuple[bool, str]] = {}
     for row, query, embedded in own_rows(read_file(path), columns or Columns(), check_pictures):
         if embedded and check_pictures:
             raise row.error(
                 f"column {embedded.column}: a picture inside the file, which only benchmarks may have (`vlm-guard "
                 "defend`, `data check`); write it to a file, and its path into the table"
             )
+        # With another picture, the same words are another request.
+        is_harmful, where = labelled.setdefault((query.text, query.picture), (query.harmful, row.where))
+        if is_harmful != query.harmful:
+            raise row.error(f"the request of {where}, with the other label; expected one label for each request")
         queries.append(query)
     return tuple(queries)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from interp import IMAGE_AUGMENTED, TYPOGRAPHIC, Prompt, to_prompt
+from interp import IMAGE_AUGMENTED, LLM, TYPOGRAPHIC, VLM, Prompt, to_prompt
+from interp.control_tokens import control_tokens_in
 from studies.bookkeeping.suggestions import did_you_mean
 from studies.datasets import (
     ANSWER,
@@ -15,6 +16,7 @@ from studies.datasets import (
     Columns,
     QueryFileError,
     Record,
+    SkippedRow,
     read_benchmark,
     unreadable_pictures,
     without_pictures,
@@ -88,6 +90,26 @@ class BenchmarkOptions:
             raise ConfigError(f"data {', '.join(names)}: expected each set once")
         chosen = tuple(_chosen(benchmark, limit, skip_missing) for benchmark in benchmarks)
         return cls(chosen, tuple(modalities), tuple(defences), limit, tuple(attacks), n_costed)
+
+    def for_model(self, model: VLM | LLM) -> "BenchmarkOptions":
+        """Leave out the rows that can't be shown to a model as text, since they hold its control tokens.
+
+        Raises:
+            QueryFileError: no row of a benchmark is left.
+        """
+        return replace(self, benchmarks=tuple(_readable(benchmark, model) for benchmark in self.benchmarks))
+
+
+def _readable(benchmark: Benchmark, model: VLM | LLM) -> Benchmark:
+    kept, skipped = [], list(benchmark.skipped)
+    for record in benchmark.records:
+        if found := control_tokens_in(model, f"{record.said} {record.query.text}"):
+            skipped.append(SkippedRow(record.id, f"holds {found[0]!r}, a control token of {model.name!r}"))
+        else:
+            kept.append(record)
+    if not kept:
+        raise QueryFileError(f"{benchmark.source.name}: no row can be shown to it; the last {skipped[-1].reason}")
+    return replace(benchmark, records=tuple(kept), skipped=tuple(skipped))
 
 
 def _check_options(files: Sequence[BenchmarkFile], modalities: Sequence[str], attacks: Sequence[str]) -> None:

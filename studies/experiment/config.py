@@ -1,7 +1,8 @@
 """Settings of a run: scales, splits and the output folder."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from interp import MODALITIES
@@ -92,6 +93,11 @@ SCALES = {
 }
 
 
+CONFIG = "config.json"
+FIXED = ("model", "queries", "scale", "split", "seed", "generation", "weights", "columns")
+"""Settings that results depend on; a model may be loaded in another way, and a folder be moved."""
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that a run depends on."""
@@ -127,18 +133,44 @@ class Config:
         return SCALES[self.scale]
 
 
+def folder_of_run(config: Config) -> Path:
+    """Return the folder of a run, which can be written to, and does not hold the results of another run.
+
+    Raises:
+        ConfigError: it can't be written to, or holds results with other settings, which would be overwritten.
+    """
+    folder = writable_folder(config.out)
+    try:
+        earlier = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kept = {name: earlier[name] for name in FIXED if name in earlier}
+    except (OSError, ValueError, TypeError, RecursionError):
+        # The first run in this folder, or a damaged file.
+        return folder
+    now = json.loads(json.dumps(asdict(config), default=str))
+    differing = [f"{name} {value!r}, now {now[name]!r}" for name, value in kept.items() if value != now[name]]
+    if differing:
+        raise ConfigError(
+            f"{config.out} holds results of another run ({'; '.join(differing)}); give another --out, or delete it"
+        )
+    return folder
+
+
 def writable_folder(path: str | Path) -> Path:
-    """Return the folder, creating it if necessary.
+    """Return the folder, which can be created and written to; what writes into it creates it.
 
     Raises:
         ConfigError: it can't be created or written to.
     """
     folder = Path(path)
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()
+        # A command that fails on its other arguments leaves no empty folders.
+        for each in missing:
+            each.rmdir()
     except OSError as error:
         raise ConfigError(
             f"output folder {str(path)!r} can't be written to: {error.strerror}; give another --out"

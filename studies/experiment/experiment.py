@@ -10,6 +10,7 @@ import xarray as xr
 from rich.console import Console
 
 from interp import LLM, VLM, Prompt, Query, StoreError, open_store, to_prompts, trace
+from interp.control_tokens import check_no_control_tokens
 from interp.identity import fingerprint
 from studies import organism
 from studies.bookkeeping.progress import phase
@@ -173,6 +174,9 @@ def load_experiment(config: Config) -> Experiment:
     _check_disjoint(queries)
     _check_weights(config)
     vlm = load_model(config.model, **config.loading, weights=config.weights)
+    if config.queries:
+        for split, part in queries.items():
+            check_no_control_tokens(vlm, [query.text for query in part], f"{config.queries}, {split}: request")
     if config.model != BUILT_IN and isinstance(vlm, VLM):
         check_model(vlm)
     scorer = LLM.from_pretrained(own.llm) if own else vlm

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp import LLM, VLM, Prompt, collate, forced_beginning, text_prompt
 from interp.batches import Advance, batches
+from interp.control_tokens import without_control_tokens
 
 
 def no_progress(n_prompts: int) -> None:
@@ -52,7 +53,8 @@ def answers(
         )
         new_ids = ids[:, batch["input_ids"].shape[1] :]
         for i, text in zip(indices, tokenizer.batch_decode(new_ids, skip_special_tokens=True), strict=True):
-            texts[i] = text.strip()
+            # Such words would be taken for tokens of the template once the answer becomes part of another prompt.
+            texts[i] = without_control_tokens(vlm, text).strip()
         advance(len(indices))
     return texts
 

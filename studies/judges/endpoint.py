@@ -23,6 +23,7 @@ TEMPORARY = (408, 409, 429)
 """Statuses below 500 for which a retry may help; it may for all from 500 on."""
 FATAL = (401, 403, 404)
 """Statuses that every other case would get too: no key, no permission, no such model."""
+HIDDEN = "[hidden]"
 FILTERED = "content_filter"
 """Error code of a rejection that is about the text of one case, and says nothing about others."""
 
@@ -88,8 +89,12 @@ class EndpointJudge:
         key = os.environ.get(key_from, "") if key_from else "none"
         if not key:
             raise EndpointError(f"environment variable {key_from} is not set; expected the key of {base_url}")
+        from studies.judges.connection import bounded_client
+
         # Retries are done here, not in the client.
-        client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=0)
+        client = openai.OpenAI(
+            base_url=base_url, api_key=key, timeout=timeout, max_retries=0, http_client=bounded_client(timeout)
+        )
         return cls(rubric, model, client, **options)
 
     @property
@@ -101,6 +106,17 @@ class EndpointJudge:
         """The address without user, password and query, which may hold keys."""
         url = self.client.base_url
         return f"{url.scheme}://{url.netloc.decode()}{url.path}".rstrip("/")
+
+    def without_secrets(self, text: str) -> str:
+        """Return a text of the server or the client without the key, and without what the address may hide.
+
+        Servers echo requests, in replies and in errors, and these end in tables and messages.
+        """
+        url = self.client.base_url
+        secrets = {self.client.api_key, url.password, url.username, *dict(url.params).values()} - {"none"}
+        for secret in sorted(filter(None, secrets), key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
 
     @property
     def identity(self) -> str:
@@ -159,16 +175,20 @@ class EndpointJudge:
             The reply, and why it ended (`stop`, `length`, `content_filter` ...; empty if the server does not say).
 
         Raises:
-            ValueError: the reply is not a chat completion.
+            ValueError: the reply is not a chat completion, or holds no text.
         """
         # As part of the body: servers accept more names than the client does.
         reply = self.client.chat.completions.create(model=self.model, messages=turns, extra_body=self._settings())
         choices = getattr(reply, "choices", None)
-        if not choices or getattr(choices[0], "message", None) is None:
+        if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
             raise ValueError(f"expected a chat completion, got {str(reply)[:80]!r}")
-        message = choices[0].message
+        message, ending = choices[0].message, getattr(choices[0], "finish_reason", None) or ""
+        # The client passes on whatever the server has put there.
         said = message.content or getattr(message, "refusal", None) or ""
-        return said, getattr(choices[0], "finish_reason", None) or ""
+        if not isinstance(said, str) or not isinstance(ending, str):
+            raise ValueError(f"expected text in a chat completion, got {str(said)[:80]!r} ({str(ending)[:20]!r})")
+        # Halves of surrogate pairs can't be written to any file.
+        return self.without_secrets(said.encode("utf-8", "replace").decode("utf-8")), ending
 
 
 class _Run:
@@ -236,15 +256,20 @@ class _Run:
         """
         import openai
 
+        from studies.judges.connection import is_given_up
+
         for delay in (*self.judge.delays, None):
             try:
                 return self.judge.ask_once(turns)
-            except (openai.APIError, ValueError) as error:
+            except (openai.APIError, ValueError, RecursionError) as error:
                 self._check(error)
                 if delay is None or self.stopped.wait(max(delay, _retry_after(error))):
-                    if is_first and type(error) is openai.APIConnectionError:
-                        raise EndpointError(f"no server answers at {self.judge.url}: {error}") from error
-                    raise _NoReply(f"{type(error).__name__}: {first_line(error)}") from error
+                    said = self._said(error)
+                    # A reply that was given up comes as one that never came, but has another cause.
+                    is_silent = type(error) is openai.APIConnectionError and not is_given_up(error.__cause__)
+                    if is_first and is_silent:
+                        raise EndpointError(f"no server answers at {self.judge.url}: {said}") from None
+                    raise _NoReply(f"{type(error).__name__}: {said}") from None
 
     def _check(self, error: Exception) -> None:
         """Raise again what a retry would not change.
@@ -253,15 +278,26 @@ class _Run:
             EndpointError, _NoReply: see `_ask_with_retries`.
         """
         status = getattr(error, "status_code", None)
+        if status is not None and 300 <= status < 400:
+            self.stopped.set()
+            raise EndpointError(
+                f"{self.judge.url} sends requests on to another address ({status}), which would get the prompts and "
+                "the key; if you trust it, give that address"
+            ) from None
         if status in FATAL:
             self.stopped.set()
             raise EndpointError(
-                f"{self.judge.url} rejects model {self.judge.model!r} ({status}: {first_line(error)}); "
+                f"{self.judge.url} rejects model {self.judge.model!r} ({status}: {self._said(error)}); "
                 "check the key and the model's name"
-            ) from error
+            ) from None
         if status is not None and status < 500 and status not in TEMPORARY:
             is_filtered = getattr(error, "code", None) == FILTERED
-            raise _NoReply(f"{status}: {first_line(error)}", True, is_filtered) from error
+            raise _NoReply(f"{status}: {self._said(error)}", True, is_filtered) from None
+
+    def _said(self, error: Exception) -> str:
+        """Return the first line of an error, with its cause where the client names none, and without secrets."""
+        cause = f" ({first_line(error.__cause__)})" if error.__cause__ is not None else ""
+        return self.judge.without_secrets(first_line(error) + cause)
 
 
 def _with_ending(said: str, ending: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp import LLM, VLM, SafetyDirection, text_prompt, trace
+from interp.control_tokens import without_control_tokens
 from probes import LogisticProbe, Measured, accuracy
 from studies.judges.verdicts import Case, Verdict
 
@@ -95,6 +96,7 @@ class LinearJudge:
 def _states(
     reader: VLM | LLM, layer: int, cases: Sequence[Case], advance: Callable[[int], None] = lambda n_cases: None
 ) -> Float[np.ndarray, "case d_model"]:
-    prompts = [text_prompt(f"{case.request}\n{case.answer}") for case in cases]
+    texts = [without_control_tokens(reader, f"{case.request}\n{case.answer}") for case in cases]
+    prompts = [text_prompt(text) for text in texts]
     states = trace(reader, prompts, layers=(layer,), advance=advance).resid_post
     return states.sel(token="last", layer=layer).values.astype(np.float64)

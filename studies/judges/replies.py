@@ -14,8 +14,8 @@ def reply_key(**question) -> str:
 class Replies:
     """An append-only JSONL file with one reply a line; without a path, replies are kept in memory only.
 
-    Threads may share it. Half a line, left by a run that was killed while writing, is ignored, and that reply is asked
-    for again.
+    Threads may share it. Half a line, left by a run that was killed while writing, and lines that hold no reply are
+    ignored, and those replies are asked for again.
     """
 
     def __init__(self, path: str | Path | None = None):
@@ -30,10 +30,12 @@ class Replies:
         for line in content.split(b"\n"):
             try:
                 entry = json.loads(line)
-                self._replies[entry["key"]] = entry["said"]
-                self._answered.add(entry.get("identity", ""))
-            except (ValueError, TypeError, KeyError):
+                key, said, identity = entry["key"], entry["said"], entry.get("identity", "")
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue
+            if all(isinstance(each, str) for each in (key, said, identity)):
+                self._replies[key] = said
+                self._answered.add(identity)
         if content and not content.endswith(b"\n"):
             with self.path.open("ab") as file:
                 file.write(b"\n")

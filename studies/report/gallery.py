@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 import figures
 from figures import tables
+from interp.whole_files import write_whole
 from studies.bookkeeping.progress import phase
 from studies.guards.wording import chosen_in_words
 from studies.report.results import STUDIES, Results
@@ -157,7 +158,7 @@ def save_figures(
                 captions.append(f"## {entry.title}\n\n`{entry.name}.pdf`, `{entry.name}.png`\n\n{entry.caption}\n")
             report(1, note=entry.name)
     path = out / "captions.md"
-    path.write_text("\n".join(captions), encoding="utf-8")
+    write_whole(path, "\n".join(captions))
     return [*files, path], omitted
 
 
@@ -184,7 +185,7 @@ def save_tables(results: Results, out: Path) -> tuple[list[Path], list[OmittedFi
         texts = {"tex": tables.to_latex(table, caption, f"tab:{name}"), "md": tables.to_markdown(table)}
         for suffix, text in texts.items():
             files.append(out / f"{name}.{suffix}")
-            files[-1].write_text(text, encoding="utf-8")
+            write_whole(files[-1], text)
     return files, omitted
 
 

@@ -3,7 +3,6 @@
 import base64
 import gzip
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from interp.whole_files import write_whole
 from studies.experiment.config import BUILT_IN
 from studies.report.gallery import DrawnFigure, OmittedFigure, draw_figures
 from studies.report.packing import packed
@@ -77,9 +77,7 @@ def write(
     out = Path(out)
     _check_writable(out)
     html = _environment().get_template("page.html").render(_content(results, drawn, progress))
-    partial = out.with_name(f".{out.name}.part")
-    partial.write_text(html, encoding="utf-8", newline="\n")
-    os.replace(partial, out)
+    write_whole(out, html)
     return out
 
 

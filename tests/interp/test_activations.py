@@ -189,16 +189,17 @@ def test_the_second_of_two_processes_that_create_a_store_does_not_wipe_it(tiny_v
     with pytest.raises(StoreError, match="can't be written to"):
         Store.create(folder, first.header["about"], first.prompts, first.plan, first.fields)
     assert open_store(folder).load().identical(before)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".store.lock", "store"]
 
 
-def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(tiny_vlm, whole, tmp_path):
+def test_leftovers_of_killed_processes_are_removed(tiny_vlm, whole, tmp_path):
     prompts = whole[1]
-    dead, alive = tmp_path / ".store.999999999.new", tmp_path / f".store.{os.getppid()}.new"
-    for folder in (dead, alive):
+    # As earlier versions and this one name them: process ids repeat in containers, and say nothing.
+    dead = [tmp_path / f".store.{name}.new" for name in (os.getpid(), os.getppid(), "0a1b2c3d")]
+    for folder in dead:
         folder.mkdir()
     trace_again(tiny_vlm, tmp_path / "store", prompts, batch_size=4)
-    assert not dead.exists() and alive.exists()
+    assert not any(folder.exists() for folder in dead)
     (tmp_path / "store" / "done" / "000001").unlink()
     partial = tmp_path / "store" / "states.zarr" / "resid_post" / "c" / "0.abc.partial"
     partial.write_bytes(b"damaged")
@@ -237,23 +238,23 @@ def test_damaged_chunks_are_detected_and_can_be_traced_again(tiny_vlm, store, da
         with pytest.raises((ValueError, RuntimeError)):
             open_store(folder).load()
     assert Store(folder).damaged() == [1]
-    Store(folder).forget(1)
+    assert Store(folder).mend() == [1]
     with pytest.raises(StoreError, match="not complete: 1 of 3 batches are missing; run the same trace again"):
         open_store(folder)
     assert trace_again(tiny_vlm, folder, prompts).load().identical(expected) and Store(folder).damaged() == []
 
 
 def test_a_trace_stopped_by_a_full_disk_can_be_resumed(tiny_vlm, prompts, tmp_path, monkeypatch):
-    written, get_array = [], zarr.Group.__getitem__
+    written, write = [], zarr.Array.__setitem__
 
-    def get_until_full(group, name):
+    def write_until_full(array, part, values):
         if len(written) == 2:
             raise OSError(28, "No space left on device")
-        written.append(name)
-        return get_array(group, name)
+        written.append(array.name)
+        write(array, part, values)
 
     with monkeypatch.context() as patched:
-        patched.setattr(zarr.Group, "__getitem__", get_until_full)
+        patched.setattr(zarr.Array, "__setitem__", write_until_full)
         with pytest.raises(StoreError, match=r"batch 1 can't be written \(No space left on device\); .* make room"):
             trace(tiny_vlm, prompts, out=tmp_path / "store", batch_size=4)
     assert Store(tmp_path / "store").n_done == 1

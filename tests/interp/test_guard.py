@@ -376,11 +376,11 @@ def test_damaged_guards_and_guards_for_another_model_are_rejected(tiny_vlm, fitt
     (tmp_path / "guard" / "guard.json").write_text(json.dumps(record))
     with pytest.raises(GuardFileError, match="settings in guard.json are not those that were saved"):
         Guard.from_pretrained(tmp_path / "guard", tiny_vlm)
-    (tmp_path / "guard" / "direction.safetensors").unlink()
-    with pytest.raises(GuardFileError, match="it has no direction.safetensors"):
-        Guard.from_pretrained(tmp_path / "guard", tiny_vlm)
     (tmp_path / "guard" / "guard.json").write_text("{")
     with pytest.raises(GuardFileError, match="is damaged"):
+        Guard.from_pretrained(tmp_path / "guard", tiny_vlm)
+    (tmp_path / "guard" / "direction.safetensors").unlink()
+    with pytest.raises(GuardFileError, match="it has no direction.safetensors"):
         Guard.from_pretrained(tmp_path / "guard", tiny_vlm)
     with pytest.raises(GuardFileError, match="neither a folder nor a repository that can be reached"):
         Guard.from_pretrained("nobody/no-guard", tiny_vlm)
