@@ -211,7 +211,7 @@ class Store:
 
     def _damaged_metadata(self, reason: str) -> "StoreError":
         return StoreError(
-            f"the arrays of store {str(self.folder)!r} can't be opened ({reason}); run `vlm-guard store verify "
+            f"the arrays of store {str(self.folder)!r} can't be opened ({reason}); run `vlm-guard store "
             f"{self.folder} --mend`, then the same trace again"
         )
 

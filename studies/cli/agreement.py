@@ -5,11 +5,16 @@ from typing import Annotated
 
 import typer
 
+from studies.cli import arguments
 from studies.cli.lists import JUDGES, lines_of
 from studies.cli.messages import quieten
 from studies.cli.options import HarmfulValues, JudgeSetting, Label, Loading, loads_judges
 
 app = typer.Typer()
+
+
+def _existing_or_list(paths: list[Path]) -> list[Path]:
+    return paths if list(map(str, paths)) == ["list"] else arguments.existing("file of answers")(paths)
 
 
 @app.command()
@@ -19,7 +24,8 @@ def judges(
         list[Path],
         typer.Argument(
             help="Files of answers that people have labelled: XSTest's completions, JailbreakBench's judge comparison, "
-            "WildGuardTest, Do-Not-Answer's reviews, or a table of your own; or `list`."
+            "WildGuardTest, Do-Not-Answer's reviews, or a table of your own; or `list`.",
+            callback=_existing_or_list,
         ),
     ],
     judge: Annotated[

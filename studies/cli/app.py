@@ -25,6 +25,7 @@ from studies.cli import (
     sweep,
     trace,
 )
+from studies.cli.arguments import ArgumentError
 from studies.cli.errors import is_about_input
 from studies.cli.shadowing import ShadowedPackageError, check_packages
 
@@ -66,7 +67,7 @@ def main() -> None:
     try:
         check_packages()
         app()
-    except ShadowedPackageError as error:
+    except (ArgumentError, ShadowedPackageError) as error:
         print(f"vlm-guard: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except (ValueError, OSError, RuntimeError) as error:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from studies.cli.arguments import ArgumentError
 from studies.cli.messages import quieten
 
 app = typer.Typer()
@@ -19,20 +20,20 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path("results/compare"),
 ) -> None:
     """Show which claims hold on which model, as a table and a figure."""
+    folders = dict(_named(entry) for entry in results)
+    if len(folders) < len(results) or not all(chain(*folders.items())):
+        raise ArgumentError(f"{' '.join(results)}: expected FOLDER or NAME=FOLDER, each name once")
+    missing = [folder for folder in folders.values() if not (Path(folder) / "claims.csv").is_file()]
+    if missing:
+        raise ArgumentError(f"{missing[0]} has no claims.csv; run `vlm-guard repro --out {missing[0]}` first")
     quieten()
     from rich.console import Console
 
     import figures
     from studies import claims_by_model
     from studies.bookkeeping.tables import write_table
-    from studies.experiment.config import ConfigError, writable_folder
+    from studies.experiment.config import writable_folder
 
-    folders = dict(_named(entry) for entry in results)
-    if len(folders) < len(results) or not all(chain(*folders.items())):
-        raise ConfigError(f"{' '.join(results)}: expected FOLDER or NAME=FOLDER, each name once")
-    missing = [folder for folder in folders.values() if not (Path(folder) / "claims.csv").is_file()]
-    if missing:
-        raise ConfigError(f"{missing[0]} has no claims.csv; run `vlm-guard repro --out {missing[0]}` first")
     table, folder = claims_by_model.run(folders), writable_folder(out)
     paths = [write_table(table, folder, "claims_by_model")]
     paths += figures.save(figures.claims_by_model(table), folder, "claims_by_model")

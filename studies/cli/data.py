@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from studies.cli import arguments
 from studies.cli.options import ColumnNames, HarmfulValues, StandIn
 
 app = typer.Typer(help="Check files of published benchmarks, or of your own; list benchmarks.", no_args_is_help=True)
@@ -20,7 +21,12 @@ def data_list() -> None:
 
 @app.command("check")
 def data_check(
-    path: Annotated[Path, typer.Argument(help="File or folder, as its authors publish it.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="File or folder, as its authors publish it.", callback=arguments.existing("data file or folder")
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the benchmark; by default it is recognised.")] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder of the pictures; by default where the set has them.")

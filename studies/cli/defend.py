@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from studies.cli import arguments
 from studies.cli.messages import quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
@@ -43,14 +44,16 @@ def defend(
         str,
         typer.Option(
             help="How requests published as text are shown, comma-separated: text, blank, noise, scene, typographic, "
-            "typographic_scene."
+            "typographic_scene.",
+            callback=arguments.some_of("modality", arguments.MODALITIES),
         ),
     ] = "text",
     attacks: Annotated[
         str | None,
         typer.Option(
             help="Also wrap requests in jailbreaks, comma-separated: prefix_injection, refusal_suppression, role_play, "
-            "style_injection, distractor."
+            "style_injection, distractor.",
+            callback=arguments.some_of("attack", arguments.ATTACKS),
         ),
     ] = None,
     defences: Annotated[

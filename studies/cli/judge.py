@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from studies.cli import arguments
 from studies.cli.messages import quieten
 from studies.cli.options import HarmfulValues, JudgeSetting, Label, Loading, loads_judges
 
@@ -22,7 +23,8 @@ def judge(
         Path,
         typer.Argument(
             help="answers.jsonl of `vlm-guard defend` or `repro`; samples_*.jsonl of lmms-eval, a log of inspect_ai "
-            "(.eval), predictions of VLMEvalKit (.xlsx, .tsv), or any table with requests and answers."
+            "(.eval), predictions of VLMEvalKit (.xlsx, .tsv), or any table with requests and answers.",
+            callback=arguments.existing("file of answers"),
         ),
     ],
     judge: Annotated[

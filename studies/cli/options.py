@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from studies import organism
+from studies.cli import arguments
 
 if TYPE_CHECKING:
     from studies.datasets import Columns
@@ -18,20 +19,38 @@ MODEL_HELP = (
     "Folder in Hugging Face format, hub id, 'organism' (the built-in model), 'llava-qwen-0.5b' or 'llava-smollm2-135m'."
 )
 
-Model = Annotated[str, typer.Option(help=MODEL_HELP)]
-ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+Model = Annotated[str, typer.Option(help=MODEL_HELP, callback=arguments.model)]
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP, callback=arguments.model)]
 Queries = Annotated[
     Path | None,
     typer.Option(
         help="Table with columns text, harmful and optionally category, pair, picture (or --columns); by default the "
-        "built-in queries."
+        "built-in queries.",
+        callback=arguments.existing("query file"),
     ),
 ]
 Layers = Annotated[str | None, typer.Option(help="Numbers and ranges, such as 0,5,8-12; by default every layer.")]
-Split = Annotated[str, typer.Option(help="Split to report: test, or validation while developing.")]
+Scale = Annotated[
+    str,
+    typer.Option(
+        help="How much is measured: tiny, brief, quick, full.",
+        callback=arguments.one_of("scale", arguments.SCALES),
+    ),
+]
+Split = Annotated[
+    str,
+    typer.Option(
+        help="Split to report: test, or validation while developing.",
+        callback=arguments.one_of("split", arguments.SPLITS),
+    ),
+]
 SplitSeed = Annotated[int, typer.Option(help="Seed for splitting your own queries.")]
 ResultFolders = Annotated[
-    list[Path], typer.Argument(help="Folders of results of one model, as `repro` and other verbs write them.")
+    list[Path],
+    typer.Argument(
+        help="Folders of results of one model, as `repro` and other verbs write them.",
+        callback=arguments.existing("folder of results"),
+    ),
 ]
 
 Ray = Annotated[
@@ -76,7 +95,13 @@ LOADING_OPTIONS = {
     "trust_remote_code": Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint. Read it first.")
     ],
-    "dtype": Annotated[str, typer.Option(help="Weight precision: auto, float32, bfloat16 or float16.")],
+    "dtype": Annotated[
+        str,
+        typer.Option(
+            help="Weight precision: auto, float32, bfloat16 or float16.",
+            callback=arguments.one_of("dtype", arguments.DTYPES),
+        ),
+    ],
     "device_map": Annotated[
         str | None, typer.Option(help="'auto' spreads a large model over the devices (needs accelerate).")
     ],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
@@ -17,6 +18,7 @@ from studies.cli.options import (
     Loading,
     Model,
     Queries,
+    Scale,
     loads_model,
     numbers,
     query_columns,
@@ -41,15 +43,21 @@ def probe(
     harmful_values: HarmfulValues = "",
     store: Annotated[
         Path | None,
-        typer.Option(help="Probe a store of `vlm-guard trace`, without the model; excludes --queries."),
+        typer.Option(
+            help="Probe a store of `vlm-guard trace`, without the model; excludes --queries.",
+            callback=arguments.existing("store"),
+        ),
     ] = None,
-    scale: Annotated[str, typer.Option(help="How much is probed and controlled: tiny, brief, quick, full.")] = "quick",
+    scale: Scale = "quick",
     out: Annotated[Path, typer.Option(help="Folder for the table; finished work in it is reused.")] = Path(
         "results/probe"
     ),
     sites: Annotated[
         str | None,
-        typer.Option(help="Sites that are probed, comma-separated: resid_post, resid_pre, attn_out, mlp_out."),
+        typer.Option(
+            help="Sites that are probed, comma-separated: resid_post, resid_pre, attn_out, mlp_out.",
+            callback=arguments.some_of("site", arguments.DECODER_SITES),
+        ),
     ] = None,
     tokens: Annotated[
         str | None,
@@ -60,7 +68,8 @@ def probe(
         str | None,
         typer.Option(
             help="Probes, comma-separated: logistic, lda, ridge, svm, mean_difference. The first one is also carried "
-            "from modality to modality."
+            "from modality to modality.",
+            callback=arguments.some_of("probe", arguments.PROBES),
         ),
     ] = None,
     modality: Annotated[

@@ -13,6 +13,7 @@ from studies.cli.options import (
     Loading,
     Model,
     Queries,
+    Scale,
     Split,
     loads_model,
     query_columns,
@@ -28,7 +29,7 @@ def repro(
     queries: Queries = None,
     columns: ColumnNames = "",
     harmful_values: HarmfulValues = "",
-    scale: Annotated[str, typer.Option(help="How much is measured: tiny, brief, quick, full.")] = "quick",
+    scale: Scale = "quick",
     out: Annotated[Path, typer.Option(help="Folder for tables and figures; saved traces in it are reused.")] = Path(
         "results/repro"
     ),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from studies.cli.messages import quieten
+from studies.cli.options import Scale
 
 app = typer.Typer()
 
@@ -16,7 +17,7 @@ def seeds(
         list[Path],
         typer.Argument(help="Folders seed1, seed2, ... that `python -m studies.organism --seed N` has trained."),
     ],
-    scale: Annotated[str, typer.Option(help="How much is measured: tiny, brief, quick, full.")] = "quick",
+    scale: Scale = "quick",
     out: Annotated[Path, typer.Option(help="Folder for the tables; each seed's results get one of their own.")] = Path(
         "results/seeds"
     ),

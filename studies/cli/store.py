@@ -6,13 +6,19 @@ from typing import Annotated
 
 import typer
 
+from studies.cli import arguments
+
 app = typer.Typer()
 
 
 @app.command()
 def store(
     folder: Annotated[
-        Path, typer.Argument(help="Folder written by `vlm-guard trace`, or by interp.trace with out=FOLDER.")
+        Path,
+        typer.Argument(
+            help="Folder written by `vlm-guard trace`, or by interp.trace with out=FOLDER.",
+            callback=arguments.existing("store"),
+        ),
     ],
     check: Annotated[bool, typer.Option("--check", help="Read everything, and name the damaged batches.")] = False,
     mend: Annotated[

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
@@ -18,6 +19,7 @@ from studies.cli.options import (
     Model,
     Queries,
     Ray,
+    Scale,
     Split,
     SplitSeed,
     loads_model,
@@ -39,9 +41,7 @@ def sweep(
     queries: Queries = None,
     columns: ColumnNames = "",
     harmful_values: HarmfulValues = "",
-    scale: Annotated[
-        str, typer.Option(help="tiny, brief, quick or full: sets the default grid, finalists and modalities.")
-    ] = "quick",
+    scale: Scale = "quick",
     out: Annotated[Path, typer.Option(help="Folder for tables and guard; finished work in it is reused.")] = Path(
         "results/sweep"
     ),
@@ -62,17 +62,22 @@ def sweep(
         str | None,
         typer.Option(
             help="How states are changed, comma-separated (docs/explanation/method.md): ablate, substitute, "
-            "add_reference, amplify, class_mean, steer, adaptive, adaptive_mirror."
+            "add_reference, amplify, class_mean, steer, adaptive, adaptive_mirror.",
+            callback=arguments.some_of("rule", arguments.RULES),
         ),
     ] = None,
     gates: Annotated[
         str | None,
-        typer.Option(help="Gates that decide when guards act, comma-separated: always, sign, threshold, probe."),
+        typer.Option(
+            help="Gates that decide when guards act, comma-separated: always, sign, threshold, probe.",
+            callback=arguments.some_of("gate", arguments.GATES),
+        ),
     ] = None,
     scopes: Annotated[
         str | None,
         typer.Option(
-            help="What a closed gate holds back, comma-separated: change (everything), target (only what is put back)."
+            help="What a closed gate holds back, comma-separated: change (everything), target (only what is put back).",
+            callback=arguments.some_of("scope", arguments.SCOPES),
         ),
     ] = None,
     ranks: Annotated[
@@ -80,13 +85,17 @@ def sweep(
     ] = None,
     estimators: Annotated[
         str | None,
-        typer.Option(help="How directions are fitted, comma-separated: paired_svd, mean_diff, pca, lda, logistic."),
+        typer.Option(
+            help="How directions are fitted, comma-separated: paired_svd, mean_diff, pca, lda, logistic.",
+            callback=arguments.some_of("estimator", arguments.ESTIMATORS),
+        ),
     ] = None,
     sources: Annotated[
         str | None,
         typer.Option(
             help="Whose states directions are fitted on, comma-separated: vlm_text (the model itself, on "
-            "text), llm (the aligned LLM it was made from)."
+            "text), llm (the aligned LLM it was made from).",
+            callback=arguments.some_of("source", arguments.SOURCES),
         ),
     ] = None,
     tokens: Annotated[
@@ -99,7 +108,8 @@ def sweep(
         str | None,
         typer.Option(
             help="Tokens that guards change, comma-separated: last_prefill (last prompt token), generated, "
-            "last (both), text (prompt without images), all."
+            "last (both), text (prompt without images), all.",
+            callback=arguments.some_of("positions", arguments.POSITIONS),
         ),
     ] = None,
     strengths: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from studies.cli import arguments
 from studies.cli.messages import quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
@@ -46,14 +47,16 @@ def trace(
     modality: Annotated[
         str,
         typer.Option(
-            help="How queries are shown, comma-separated: text, blank, noise, scene, typographic, typographic_scene."
+            help="How queries are shown, comma-separated: text, blank, noise, scene, typographic, typographic_scene.",
+            callback=arguments.some_of("modality", arguments.MODALITIES),
         ),
     ] = "text",
     sites: Annotated[
         str,
         typer.Option(
             help="Where states are read, comma-separated: resid_post, resid_pre, attn_out, mlp_out, vision_resid_post, "
-            "projector_out."
+            "projector_out.",
+            callback=arguments.some_of("site", arguments.SITES),
         ),
     ] = "resid_post",
     tokens: Annotated[
@@ -67,7 +70,13 @@ def trace(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per batch; by default what fits memory.")] = (
         None
     ),
-    stored_as: Annotated[str, typer.Option(help="Precision of stored states: float32 or float16.")] = "float32",
+    stored_as: Annotated[
+        str,
+        typer.Option(
+            help="Precision of stored states: float32 or float16.",
+            callback=arguments.one_of("dtype", arguments.STORED_AS),
+        ),
+    ] = "float32",
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out prompts whose pictures can't be read.")
     ] = False,

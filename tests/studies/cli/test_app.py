@@ -175,7 +175,7 @@ def test_probes_and_sweeps_that_cannot_be_run(run, tmp_path, query_file):
     fails_clearly(run("probe", *out[:4], "--scale", "huge"), "scale 'huge' does not exist")
     fails_clearly(run("probe", *out, "--modality", "text"), "--modality is for stores")
     fails_clearly(run("probe", *out, "--store", tmp_path / "none"), "none")
-    fails_clearly(run("sweep", *out, "--rules", "foo"), "rules ['foo'] do not exist", "substitute")
+    fails_clearly(run("sweep", *out, "--rules", "foo"), "rule 'foo' does not exist", "substitute")
     fails_clearly(run("sweep", *out, "--layers", "0,99"), "layers [99] do not exist; layers go from 0 to 7")
     fails_clearly(run("sweep", *out, "--strengths", "inf"), "strengths from 0")
     fails_clearly(run("sweep", *out, "--estimators", "mean_diff", "--ranks", "2"), "nothing is left of the grid")
@@ -224,7 +224,7 @@ def test_a_benchmark_is_recognised_counted_and_compared_with_anchors(run, tmp_pa
 
 def test_options_of_defend_are_checked_before_a_model_is_loaded(run, tmp_path, query_file):
     path = query_file("text,harmful\nHow?,true\nWhy?,false\n")
-    command = ("defend", "--model", tmp_path / "nowhere", "--out", tmp_path / "out", "--data", path)
+    command = ("defend", "--model", "nobody/nowhere", "--out", tmp_path / "out", "--data", path)
     fails_clearly(run(*command, "--judge", "nobody"), "judge 'nobody' does not exist", "xstest", "llama_guard=MODEL")
     fails_clearly(run(*command, "--judge", "xstest", "--judge", "xstest@1"), "is named twice")
     fails_clearly(run(*command, "--judge", "rubric=model"), "rubric 'rubric' does not exist")
@@ -233,7 +233,7 @@ def test_options_of_defend_are_checked_before_a_model_is_loaded(run, tmp_path, q
     fails_clearly(run(*command, "--defences", "guard"), "defence 'guard' does not exist here", "--guard")
     fails_clearly(run(*command, "--attacks", "charm"), "attack 'charm' does not exist")
     fails_clearly(run(*command, "--data", tmp_path / "none.json"), "none.json")
-    fails_clearly(run(*command), "nowhere' does not exist")
+    fails_clearly(run(*command), "nobody/nowhere' can't be loaded")
     assert not list((tmp_path / "out").glob("*.csv"))
 
 
@@ -250,4 +250,4 @@ def test_judges_are_compared_with_people(run, tmp_path):
     assert code == 0 and "- xstest@1 and human, refusal: 1.000 the same" in out
     assert (tmp_path / "judged" / "judges.csv").exists()
     path.write_text(header.replace("final_label", "label") + "".join(rows))
-    fails_clearly(run("judges", path, "--out", tmp_path / "judged"), "no column final_label")
+    fails_clearly(run("judges", path, "--out", tmp_path / "judged"), "no column of labels")
