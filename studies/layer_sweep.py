@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
-from rich.console import Console
 
 from figures import first_judge
 from interp import Prompt
 from probes import Measured, difference_interval
+from studies.bookkeeping.console import plain_console
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
 from studies.experiment.config import SCALES, Config
@@ -94,7 +94,7 @@ def run(
     grid.check(experiment)
     configurations, left_out = grid.configurations(AnchorFits.on(experiment))
     summary = f"sweep: {len(configurations)} configurations, {', '.join(experiment.sizes.swept)}"
-    Console(stderr=True).print(f"{summary}{'; ' if left_out else ''}{summary_of(left_out)}", soft_wrap=True)
+    plain_console(stderr=True).print(f"{summary}{'; ' if left_out else ''}{summary_of(left_out)}", soft_wrap=True)
     # 1. the choice on validation
     found = search(experiment, configurations, top, halving, ray, cpus_per_worker)
     # 2. the choice on the reported split, whose queries had no part in it

@@ -30,13 +30,13 @@ from functools import cached_property
 import pandas as pd
 import torch
 from jaxtyping import Float
-from rich.console import Console
 from torch import Tensor
 
 from interp import Guard, Prompt, alignment, stability
 from interp.projection import RULES, delta_norm
 from probes import Measured
 from studies import layer_sweep
+from studies.bookkeeping.console import plain_console
 from studies.bookkeeping.estimates import mean
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
@@ -108,7 +108,9 @@ def _announced(experiment: Experiment, grid: list[GuardConfiguration]) -> list[G
     n = len(_SplitRunner(experiment, "validation", modalities[0]).prompts)
     n_different = len({configuration.key(modalities[0]) for configuration in grid})
     summary = f"{len(grid)} configurations ({part_sizes(grid)}), {n_different} of them different"
-    Console(stderr=True).print(f"readings: {summary}; {len(modalities)} modalities, {n} prompts each", soft_wrap=True)
+    plain_console(stderr=True).print(
+        f"readings: {summary}; {len(modalities)} modalities, {n} prompts each", soft_wrap=True
+    )
     return grid
 
 

@@ -22,6 +22,7 @@ from studies import (
     signal_path,
 )
 from studies.bookkeeping.agreement import compare
+from studies.bookkeeping.console import plain_console
 from studies.bookkeeping.provenance import write_config, write_provenance
 from studies.bookkeeping.tables import read_table, tidy, write_table
 from studies.experiment.config import BUILT_IN, SPLITS, Config, folder_of_run
@@ -56,7 +57,7 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
         ConfigError: the folder can't be written to; checked before any long work.
         QueryFileError, ModelError: see `studies.experiment.experiment.load_experiment`.
     """
-    console, start = console or Console(), time.monotonic()
+    console, start = console or plain_console(), time.monotonic()
     # 1. the model and its queries
     out = folder_of_run(config)
     experiment = load_experiment(config)
@@ -174,6 +175,6 @@ def _print_agreement(console: Console, config: Config) -> None:
     console.print(f"Compared with results/reference/{config.scale}: {agreement}.", soft_wrap=True)
     for label, lines in (("differs", agreement.differing), ("flipped", agreement.flipped)):
         for line in lines[:N_SHOWN]:
-            console.print(f"  {label}: {line}", soft_wrap=True, markup=False)
+            console.print(f"  {label}: {line}", soft_wrap=True)
         if len(lines) > N_SHOWN:
             console.print(f"  {label}: and {len(lines) - N_SHOWN} more")

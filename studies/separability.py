@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from rich.console import Console
 from sklearn.decomposition import PCA
 
 from interp import LLM, VLM, Query, SafetyDirection, collate, to_prompt
 from interp.identity import fingerprint
 from interp.projection import coordinates
 from probes import PROBES, auroc, measure, word_probe
+from studies.bookkeeping.console import plain_console
 from studies.bookkeeping.estimates import mean
 from studies.bookkeeping.tables import tidy
 from studies.experiment.config import BUILT_IN, TRAINED, Config, ConfigError
@@ -114,10 +114,10 @@ def _anchor_task_rows(experiment: Experiment, settings: ProbeSettings) -> Iterat
     try:
         data = ProbeData(states, settings, experiment.config.seed, verbs=_verbs(experiment.queries["anchors"]))
     except ProbeError as error:
-        Console(stderr=True).print(f"no control task on the anchors: {error}", soft_wrap=True)
+        plain_console(stderr=True).print(f"no control task on the anchors: {error}", soft_wrap=True)
         return
     if "verb_labels" not in data.plan.controls:
-        Console(stderr=True).print("no control task: hardly any verb occurs in more than one pair of queries")
+        plain_console(stderr=True).print("no control task: hardly any verb occurs in more than one pair of queries")
         return
     prompts = chain(*(experiment.prompts("anchors", name) for name in states))
     inputs = {"states": fingerprint(experiment.vlm, list(prompts))}

@@ -16,11 +16,11 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import xarray as xr
-from rich.console import Console
 
 from interp import TYPOGRAPHIC, Prompt, patch, recovered, text_prompt
 from interp.lens import ATTENDED, Lens, writers
 from probes import Measured
+from studies.bookkeeping.console import plain_console
 from studies.bookkeeping.estimates import mean
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
@@ -57,7 +57,7 @@ def run(config: Config, experiment: Experiment | None = None, layer: int | None 
         rows += list(_all_lens_rows(experiment, Lens(experiment.vlm), layer))
     except Exception as error:
         # The lens is a second opinion, perhaps after hours of work: no failure in it may cost the rest.
-        Console(stderr=True).print(f"logit lens, attribution and attention are left out: {error}", soft_wrap=True)
+        plain_console(stderr=True).print(f"logit lens, attribution and attention are left out: {error}", soft_wrap=True)
     rows += _all_patching_rows(experiment)
     return tidy(experiment.labels | {"split": config.split} | row for row in rows)
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from studies.bookkeeping.console import plain_console
+
 PLAIN_EVERY = 10.0
 """Seconds between lines if the output is not a terminal."""
 WINDOW = 10
@@ -22,7 +24,7 @@ Report = Callable[..., None]
 @contextmanager
 def phase(name: str, total: int) -> Iterator[Report]:
     """Show the progress of `total` units of work on stderr."""
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     display = _bar(name, total, console) if console.is_terminal else _lines(name, total)
     with display as report:
         yield report

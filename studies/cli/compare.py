@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from studies.bookkeeping.console import plain_console
 from studies.cli.arguments import ArgumentError
 from studies.cli.messages import quieten
 
@@ -27,7 +28,6 @@ def compare(
     if missing:
         raise ArgumentError(f"{missing[0]} has no claims.csv; run `vlm-guard repro --out {missing[0]}` first")
     quieten()
-    from rich.console import Console
 
     import figures
     from studies import claims_by_model
@@ -40,7 +40,7 @@ def compare(
     attacks = claims_by_model.attacks(folders)
     if not attacks.empty:
         paths += figures.save(figures.attack_success_by_model(attacks), folder, "attack_success_by_model")
-    console = Console()
+    console = plain_console()
     for row in claims_by_model.mismatches(table).itertuples():
         console.print(f"- {row.model}: {row.claim}: {row.outcome}, planted: {row.planted}", soft_wrap=True)
     for path in paths:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import quieten
 from studies.cli.options import (
@@ -113,7 +114,6 @@ def defend(
     Answers are saved as they come (answers.jsonl): rerun the command to resume.
     """
     quieten()
-    from rich.console import Console
 
     from studies.cli.benchmark_options import benchmark_file
     from studies.cli.benchmark_run import BenchmarkRun
@@ -145,4 +145,4 @@ def defend(
         judge_options(judge_setting, label, loading | {"revision": None}),
         Generation(max_new_tokens, batch_size),
         out,
-    ).start(Console())
+    ).start(plain_console())

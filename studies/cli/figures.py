@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from studies.bookkeeping.console import plain_console
 from studies.cli.options import ResultFolders
 
 app = typer.Typer()
@@ -21,7 +22,7 @@ def figures(
 
     Lists what is left out, with the reason.
     """
-    run(results, out, Console())
+    run(results, out, plain_console())
 
 
 def run(folders: Sequence[Path], out: Path, console: Console) -> None:
@@ -42,4 +43,4 @@ def run(folders: Sequence[Path], out: Path, console: Console) -> None:
         if path.suffix != ".pdf":
             console.print(f"  {path}", soft_wrap=True, highlight=False)
     for entry in (*omitted_figures, *omitted_tables):
-        console.print(f"left out: {entry.name}: {entry.reason}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"left out: {entry.name}: {entry.reason}", soft_wrap=True)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from studies.bookkeeping.console import plain_console
 from studies.cli.messages import quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
@@ -54,14 +55,14 @@ def guard_fit(
     path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
     config = Config(model, path, scale, str(work), "validation", seed, loading=loading, columns=mapped)
     guard_choice.fit(config, out)
-    show(str(out), Console())
+    show(str(out), plain_console())
     print(f"{out} holds the guard; `vlm-guard guard apply {out}` answers with it")
 
 
 @app.command("show")
 def guard_show(folder: Folder) -> None:
     """Show what a guard is, which model it is for, and its numbers on validation."""
-    show(folder, Console())
+    show(folder, plain_console())
 
 
 @app.command("apply")
@@ -111,7 +112,7 @@ def guard_apply(
     precision = saved["model"]["dtype"] if loading["dtype"] == "auto" else loading["dtype"]
     vlm = load_model(model or saved["model"]["name"], **loading | {"dtype": precision})
     guard = Guard.from_pretrained(folder, vlm)
-    print_answers(apply(vlm, guard, options, Generation(max_new_tokens)), Console())
+    print_answers(apply(vlm, guard, options, Generation(max_new_tokens)), plain_console())
 
 
 def show(folder: str, console: Console) -> None:
@@ -124,7 +125,7 @@ def show(folder: str, console: Console) -> None:
     from studies.guards.wording import saved_in_words
 
     saved = read_guard_settings(folder)
-    console.print(f"Guard: {escape(saved_in_words(saved))}.", soft_wrap=True, highlight=False)
+    console.print(f"Guard: {saved_in_words(saved)}.", soft_wrap=True)
     settings = Table(title=f"Guard for {saved['model']['name']} ({saved['model']['weights']})", show_header=False)
     direction = {f"direction: {name}": value for name, value in saved["direction"].items()}
     for name, value in (saved["guard"] | direction).items():
@@ -141,13 +142,11 @@ def print_answers(answers: "Sequence[SideBySide]", console: Console) -> None:
     """Print both answers to each prompt in a row, and how many differ."""
     table = Table("request", "gate", "unguarded", "guarded", show_lines=True)
     for answer in answers:
-        # Requests and answers may hold square brackets, which are not markup.
-        request, reference, unguarded, guarded = map(
-            escape, (answer.prompt.query.text, answer.reference, answer.unguarded, answer.guarded)
-        )
-        cell = request if reference == request else f"{request}\n[dim]reference: {reference}[/dim]"
-        gate = "[red]open[/red]" if answer.is_open else "shut"
-        table.add_row(cell, gate, unguarded, f"[bold]{guarded}[/bold]" if guarded != unguarded else guarded)
+        request, reference = answer.prompt.query.text, answer.reference
+        unguarded, guarded = answer.unguarded, answer.guarded
+        cell = Text(request) if reference == request else Text.assemble(request, (f"\nreference: {reference}", "dim"))
+        gate = Text("open", "red") if answer.is_open else Text("shut")
+        table.add_row(cell, gate, Text(unguarded), Text(guarded, "bold" if guarded != unguarded else ""))
     console.print(table)
     n_changed = sum(answer.guarded != answer.unguarded for answer in answers)
     n_open = sum(answer.is_open for answer in answers)

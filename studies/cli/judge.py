@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import quieten
 from studies.cli.options import HarmfulValues, JudgeSetting, Label, Loading, loads_judges
@@ -54,7 +55,6 @@ def judge(
     Verdicts are added to the file of answers; of answers from elsewhere, a file is written next to the tables.
     """
     quieten()
-    from rich.console import Console
 
     from studies import benchmarks
     from studies.cli.benchmark_run import print_result
@@ -67,13 +67,13 @@ def judge(
     options, folder = judge_options(judge_setting, label, loading), out or answers.parent / "judged"
     if is_own_log(answers):
         judges = judges_named(judge, answers.parent, options)
-        print_result(benchmarks.judge_again(answers, judges, writable_folder(folder)), Console())
+        print_result(benchmarks.judge_again(answers, judges, writable_folder(folder)), plain_console())
         return
     saved = read_saved_answers(answers, AnswerColumns.parse(columns, harmful_values))
     judges = judges_named(judge, writable_folder(folder), options)
     print("\n".join(summary_lines(saved)))
     for log in write_logs(saved, answers, folder, model, defence):
-        print_result(benchmarks.judge_again(log, judges, log.parent), Console())
+        print_result(benchmarks.judge_again(log, judges, log.parent), plain_console())
 
 
 def summary_lines(saved: "SavedAnswers") -> list[str]:

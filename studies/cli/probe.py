@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
@@ -106,12 +107,12 @@ def probe(
             raise ConfigError("--modality is for stores; a study probes the modalities of its scale")
         path = str(queries) if queries else None
         config = Config(model, path, scale, str(out), split or "test", seed, loading=loading, columns=mapped)
-        probe_model(config, changes, Console())
+        probe_model(config, changes, plain_console())
         return
     if queries:
         raise ConfigError("--store brings its own queries; leave --queries out")
     extent = separability.probe_settings(scale, changes)
-    probe_store(store, str(out), extent, words(modality or ""), split or "", seed, Console())
+    probe_store(store, str(out), extent, words(modality or ""), split or "", seed, plain_console())
 
 
 def probe_model(config: "Config", changes: Mapping, console: Console) -> "pd.DataFrame":

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from studies.bookkeeping.console import plain_console
 from studies.cli.messages import quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
@@ -43,7 +44,6 @@ def repro(
 ) -> None:
     """Reproduce the paper's argument: separability, sweep, readings, defences, signal path; figures and verdicts."""
     quieten()
-    from rich.console import Console
 
     from studies import repro as study
     from studies.experiment.config import Config
@@ -51,4 +51,4 @@ def repro(
     queries_, weights_ = (str(path) if path else None for path in (queries, weights))
     mapped = query_columns(queries, columns, harmful_values)
     config = Config(model, queries_, scale, str(out), split, seed, loading=loading, weights=weights_, columns=mapped)
-    study.run(config, Console())
+    study.run(config, plain_console())

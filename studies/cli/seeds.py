@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from studies.bookkeeping.console import plain_console
 from studies.cli.messages import quieten
 from studies.cli.options import Scale
 
@@ -24,7 +25,6 @@ def seeds(
 ) -> None:
     """Run every study on other trainings of the built-in model: is a result more than one lucky run?"""
     quieten()
-    from rich.console import Console
 
     from studies import seeds as study
     from studies.bookkeeping.provenance import write_provenance
@@ -33,7 +33,7 @@ def seeds(
     result = study.run(folders, scale, out)
     paths = [write_table(result.table, out, "seeds"), write_table(result.claims, out, "seed_claims")]
     write_provenance(out, result.inputs, tables=paths)
-    console = Console()
+    console = plain_console()
     by_seed = result.claims.pivot(index="claim", columns="seed", values="verdict")
     for claim in result.claims.claim.unique():
         verdicts = ", ".join(f"seed {seed} {verdict}" for seed, verdict in by_seed.loc[claim].items())

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
@@ -148,7 +149,7 @@ def sweep(
     grid = grid_from_options(axes, GRIDS.get(scale, Grid()))
     path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
     config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped)
-    run(config, grid, Console(), top, halving, ray, cpus_per_worker)
+    run(config, grid, plain_console(), top, halving, ray, cpus_per_worker)
 
 
 def run(
@@ -195,7 +196,7 @@ def run(
     swept.save_guard(out / "guard", experiment)
     console.print(_finalists(swept))
     in_words = chosen_in_words(swept.table)
-    console.print(f"Chosen: {in_words}.", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"Chosen: {in_words}.", soft_wrap=True)
     selected = layer_selection.run(config, experiment, ray, cpus_per_worker)
     write_table(selected, out, "layer_selection")
     tables = [out / "layer_sweep.csv", out / "layer_selection.csv"]

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from rich.console import Console
-
 from interp import Prompt
+from studies.bookkeeping.console import plain_console
 from studies.datasets import ANSWER, REFUSE
 from studies.defences.answer_log import AnswerLog, AnswerRecord, finite
 from studies.defences.defence import Defence
@@ -96,7 +95,7 @@ class AnswerCollector:
     def __post_init__(self):
         openings = self.model.openings
         if openings is not None and (n_dropped := self.log.drop_scores(openings.ids)):
-            Console(stderr=True).print(
+            plain_console(stderr=True).print(
                 f"{self.log.path}: {n_dropped} answers have refusal scores of other openings than {openings}; they are "
                 "kept without these scores (give another --out to have all of them scored)",
                 soft_wrap=True,

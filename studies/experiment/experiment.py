@@ -7,12 +7,12 @@ from itertools import combinations
 from pathlib import Path
 
 import xarray as xr
-from rich.console import Console
 
 from interp import LLM, VLM, Prompt, Query, StoreError, open_store, to_prompts, trace
 from interp.control_tokens import check_no_control_tokens
 from interp.identity import fingerprint
 from studies import organism
+from studies.bookkeeping.console import plain_console
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.provenance import file_hash, model_hash
 from studies.datasets import Copies, Leakage, find_leakage, is_paired, read_queries, split_queries
@@ -170,7 +170,7 @@ def load_experiment(config: Config) -> Experiment:
     own = shipped_model(config.model, config.weights)
     dataset, queries, copies = _dataset(config, own)
     if copies and copies.groups:
-        Console(stderr=True).print(f"{config.queries}: {copies}", soft_wrap=True, markup=False)
+        plain_console(stderr=True).print(f"{config.queries}: {copies}", soft_wrap=True)
     _check_disjoint(queries)
     _check_weights(config)
     vlm = load_model(config.model, **config.loading, weights=config.weights)

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from rich.console import Console
 from torch import Tensor
 
 from interp import LLM, VLM, Prompt
 from interp.batches import Advance
 from interp.identity import fingerprint
 from studies.bookkeeping.checkpoints import Checkpoints
+from studies.bookkeeping.console import plain_console
 from studies.bookkeeping.progress import Report, phase
 from studies.generation.first_token import first_token_logprobs
 from studies.generation.generate import Generation, answers, no_progress
@@ -78,7 +78,7 @@ def _warn(openings: RefusalOpenings) -> None:
         covered = f"{openings.coverage:.2f} of {openings.n_refused} refused anchors"
         message = f"refusal openings cover {covered}, so refusal scores miss the rest: {openings}"
     if message:
-        Console(stderr=True).print(message, soft_wrap=True, markup=False, highlight=False)
+        plain_console(stderr=True).print(message, soft_wrap=True)
 
 
 class _Search:

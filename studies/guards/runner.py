@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
 from torch import Tensor
 
 from interp import LLM, VLM, Guard, ModelError, Prompt, run_guards, why_not_together
 from interp.identity import fingerprint, weights_identity
 from studies.bookkeeping.checkpoints import Checkpoints
+from studies.bookkeeping.console import plain_console
 from studies.experiment.experiment import Experiment
 from studies.generation.cached_model import PROMPTS_PER_PASS, Outcome
 from studies.generation.first_token import first_token_scores
@@ -182,7 +182,7 @@ class GuardRunner:
                     reasons[reason] += 1
         for reason, n in reasons.items():
             message = f"{n} runs go one at a time, each with a prefill of its own: {reason}"
-            Console(stderr=True).print(message, soft_wrap=True)
+            plain_console(stderr=True).print(message, soft_wrap=True)
 
 
 def _run_name(prompts: str, max_new_tokens: int, run: GuardRun, hashes: dict[int, str]) -> str:

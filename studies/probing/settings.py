@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 from jaxtyping import Bool
-from rich.console import Console
 
 from interp import DECODER_SITES, TOKEN_ROLES, Query
 from probes import PROBES, Fold, category_folds, grouped_folds
+from studies.bookkeeping.console import plain_console
 from studies.datasets.copies import kept_together
 from studies.experiment.config import WIDEST_LDA
 
@@ -143,7 +143,9 @@ def without_slow_probes(settings: ProbeSettings, width: int) -> ProbeSettings:
     probes = tuple(name for name in settings.probes if name != "lda")
     if not probes:
         raise ProbeError(f"lda inverts a {width} x {width} matrix for each fit; ask for another probe")
-    Console(stderr=True).print(f"lda is left out: it inverts a {width} x {width} matrix for each fit", soft_wrap=True)
+    plain_console(stderr=True).print(
+        f"lda is left out: it inverts a {width} x {width} matrix for each fit", soft_wrap=True
+    )
     return replace(settings, probes=probes)
 
 
