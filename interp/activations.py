@@ -28,6 +28,7 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 from interp.batches import BatchPlan
 from interp.identity import text_hash
+from interp.json_text import parse_json
 from interp.labels import prompt_coordinates
 from interp.token_positions import ALL_TOKENS
 from interp.whole_files import write_whole, written_by_one
@@ -286,7 +287,7 @@ class Store:
     @property
     def prompts(self) -> list[dict]:
         """One `interp.identity.prompt_record` per prompt."""
-        return [json.loads(line) for line in self._lines()]
+        return [parse_json(line) for line in self._lines()]
 
     def _lines(self) -> list[str]:
         """Return the lines of `prompts.jsonl`.
@@ -396,7 +397,7 @@ def _read_header(folder: Path) -> dict:
         StoreError: it is missing, or has another format.
     """
     try:
-        header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+        header = parse_json((folder / "header.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"folder {str(folder)!r} holds no store: it has no header.json") from None
     if header["format"] != FORMAT:

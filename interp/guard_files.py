@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 from interp.directions import SafetyDirection
 from interp.errors import first_line
 from interp.identity import weights_identity
+from interp.json_text import parse_json
 from interp.projection import ProbeGate
 from interp.vlm import LLM, VLM
 from interp.whole_files import hash_of, write_whole, written_by_one
@@ -147,13 +148,13 @@ def _record_of(folder: Path, tensors_hash: str) -> dict:
         GuardFileError: there are none.
     """
     try:
-        coming = json.loads((folder / COMING).read_text(encoding="utf-8"))
+        coming = parse_json((folder / COMING).read_text(encoding="utf-8"))
         if coming["checksums"]["tensors"] == tensors_hash:
             return _checked(coming, tensors_hash)
     except (OSError, ValueError, KeyError, TypeError):
         # The save ended, or its tensors never came.
         pass
-    return _checked(json.loads((folder / SETTINGS).read_text(encoding="utf-8")), tensors_hash)
+    return _checked(parse_json((folder / SETTINGS).read_text(encoding="utf-8")), tensors_hash)
 
 
 def _checked(record: dict, tensors_hash: str) -> dict:

@@ -6,11 +6,12 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Int
 from jinja2 import TemplateError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BatchEncoding, BatchFeature
 
 from interp import typography
@@ -18,11 +19,16 @@ from interp.control_tokens import check_prompts
 from interp.errors import ModelError
 from interp.pictures import LazyPicture, open_picture, read_picture
 from interp.queries import Prompt, Query
+from interp.time_limits import TooSlowError, time_limit
 from interp.vlm import LLM, VLM
 
 Inputs = Mapping[str, Tensor]
 """Inputs of a model's forward pass, by name."""
 
+TEMPLATE_SECONDS = 10.0
+"""Time that a chat template has for a prompt of one word; it takes a millisecond."""
+_TEMPLATE_ENDS: WeakSet[nn.Module] = WeakSet()
+"""Models whose templates have been tried."""
 TYPOGRAPHIC_REQUEST = "Read the request in the picture and answer it."
 """Text next to a picture that shows the request. Harmless by itself, as in FigStep."""
 TRANSCRIPTION_REQUEST = "Write down the text in the picture, and nothing else."
@@ -223,8 +229,9 @@ def _apply_template(model: VLM | LLM, turns: list[list[dict]]) -> BatchFeature |
     """Apply the chat template and the processor to conversations.
 
     Raises:
-        ModelError: the chat template rejects the turns, as templates without a system role do.
+        ModelError: the chat template rejects the turns, as templates without a system role do; or it does not end.
     """
+    _check_template_ends(model)
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
     try:
         if isinstance(model, LLM):
@@ -239,6 +246,27 @@ def _apply_template(model: VLM | LLM, turns: list[list[dict]]) -> BatchFeature |
             f"the chat template of {model.name!r} rejects turns of {roles} ({error}); if it has no system role, put "
             "those words before the request: template='... {request}'"
         ) from error
+
+
+def _check_template_ends(model: VLM | LLM) -> None:
+    """Check that the chat template is done with a short prompt in time: it is a program that came with the checkpoint.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if model.model in _TEMPLATE_ENDS:
+        return
+    processor = model.tokenizer if isinstance(model, LLM) else model.processor
+    turns = [{"role": "user", "content": "How?" if isinstance(model, LLM) else [{"type": "text", "text": "How?"}]}]
+    try:
+        with time_limit(TEMPLATE_SECONDS):
+            processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TooSlowError as error:
+        raise ModelError(f"the chat template of {model.name!r} does not end: {error} for one word") from None
+    except (TemplateError, ValueError, TypeError, AttributeError, KeyError):
+        # What it rejects is reported for the prompts themselves.
+        pass
+    _TEMPLATE_ENDS.add(model.model)
 
 
 def _bare_text(vlm: VLM, turns: list[list[dict]]) -> BatchEncoding:

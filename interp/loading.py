@@ -1,6 +1,5 @@
 """Weights from a folder or the hub into memory, with a one-line error for whatever goes wrong."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -17,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from interp.errors import ModelError, first_line
+from interp.json_text import parse_json
 
 SMALLER = "Give dtype=torch.bfloat16, device_map='auto' (needs accelerate), or a quantization_config."
 """Advice in messages about memory."""
@@ -187,7 +187,7 @@ def adapted_model(name: str) -> str | None:
     if not file.is_file():
         return None
     try:
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        base = parse_json(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:
         raise ModelError(f"adapter {name!r}: {ADAPTER} can't be read: {first_line(error)}") from None
     if not base:

@@ -4,7 +4,6 @@ Layer, rule and strength of the guard are chosen for each seed anew, on validati
 the model was trained with; rows without one summarise all seeds: the mean, from the lowest to the highest.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from figures import first_judge
+from interp.json_text import parse_json
 from studies import repro
 from studies.bookkeeping.tables import read_table, tidy
 from studies.experiment.config import Config, ConfigError
@@ -122,7 +122,7 @@ def compare(results: Mapping[int, Path]) -> SeedsResult:
 
 def _inputs(folder: Path) -> dict:
     """Return what a run was given, and the commit that it ran at."""
-    run = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    run = parse_json((folder / "provenance.json").read_text(encoding="utf-8"))
     return run["inputs"] | {"commit": run["commit"]}
 
 

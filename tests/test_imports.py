@@ -50,6 +50,7 @@ DOORS = {
         "interp.display",
         "interp.errors",
         "interp.identity",
+        "interp.json_text",
         "interp.lens",
         "interp.pictures",
         "interp.projection",

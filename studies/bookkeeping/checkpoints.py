@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from interp.json_text import parse_json
 from interp.whole_files import hash_of, replaced, write_whole
 
 CHECKSUM = "checksum"
@@ -48,7 +49,7 @@ class Checkpoints:
     def read_texts(self, name: str) -> list[str] | None:
         """Return finished texts; None if they are missing or damaged."""
         try:
-            saved = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            saved = parse_json((self.folder / f"{name}.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError, RecursionError):
             return None
         if isinstance(saved, dict):

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from interp.json_text import parse_json
 from interp.whole_files import write_whole
 
 PACKAGES = ("torch", "transformers", "nnsight", "scikit-learn", "numpy", "pillow", "vlm-guard")
@@ -74,7 +75,7 @@ def write_provenance(
 
 def _earlier_tables(folder: Path) -> dict:
     try:
-        entries = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("tables", {})
+        entries = parse_json((folder / "provenance.json").read_text(encoding="utf-8")).get("tables", {})
     except (OSError, ValueError, AttributeError):
         return {}  # the first run in this folder, or a damaged file: nothing can be kept
     return {name: entry for name, entry in entries.items() if (folder / name).exists()}

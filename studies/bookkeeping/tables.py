@@ -15,6 +15,10 @@ COLUMNS = (
 """Columns of result tables, one row per measurement; a table has those that apply, in this order."""
 
 
+class TableError(ValueError):
+    """A file of results is damaged."""
+
+
 def tidy(rows: Iterable[Mapping]) -> pd.DataFrame:
     """Return rows as a table whose columns are in the order of `COLUMNS`; a table without rows has all of them.
 
@@ -45,8 +49,12 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: the study has not been run into this folder.
+        TableError: the file is no table.
     """
     path = folder / f"{name}.csv"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; run `vlm-guard repro --out {folder}`")
-    return pd.read_csv(path, keep_default_na=True)
+    try:
+        return pd.read_csv(path, keep_default_na=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OverflowError) as error:
+        raise TableError(f"{path} is damaged ({str(error).splitlines()[0]}); write it again with the study") from None

@@ -1,4 +1,4 @@
-"""What was typed is looked at first: names and paths that don't exist are reported before anything large is imported.
+"""Checks of what was typed, before anything large is imported: names and paths that do not exist are said at once.
 
 The names are those of registries that take seconds to import; a test compares them.
 """

@@ -5,6 +5,7 @@ def is_about_input(error: Exception) -> bool:
     """Return whether an error is about input; all other errors are bugs, and keep their traceback."""
     # Imported when something has failed, so that `--help` answers at once.
     from interp import AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError
+    from studies.bookkeeping.tables import TableError
     from studies.datasets import QueryFileError
     from studies.defences.answer_log import AnswerLogError
     from studies.experiment.config import ConfigError
@@ -15,6 +16,6 @@ def is_about_input(error: Exception) -> bool:
     from studies.probing.settings import ProbeError
 
     about_models = (AnchorError, BaseModelError, GuardFileError, ModelError, PictureError, StoreError, TraceError)
-    about_files = (OSError, QueryFileError, AnswerLogError)
+    about_files = (OSError, QueryFileError, AnswerLogError, TableError)
     about_settings = (ConfigError, GridError, ProbeError, EndpointError, JudgeNameError)
     return isinstance(error, about_models + about_files + about_settings)

@@ -1,6 +1,5 @@
 """`vlm-guard probe`: the separability study by itself, on a model or on a saved trace."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from interp.json_text import parse_json
 from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
@@ -174,7 +174,7 @@ def probe_store(
 
     states = load_probe_data(store, extent, modalities, split, seed)
     folder = writable_folder(out)
-    source = {"store": json.loads((store / "header.json").read_text(encoding="utf-8")), "split": split}
+    source = {"store": parse_json((store / "header.json").read_text(encoding="utf-8")), "split": split}
     rows = probe_rows(states, folder / "probes", source)
     labels = {"model": source["store"]["about"]["model"], "dataset": store.name, "split": split, "seed": seed}
     table = tidy(labels | row for row in rows)

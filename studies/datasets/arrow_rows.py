@@ -1,6 +1,5 @@
 """Parquet, Arrow and saved Hugging Face datasets -> rows, some at a time; pyarrow is imported only for these."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from interp.json_text import parse_json
 from studies.datasets.embedded import is_picture_struct
 from studies.datasets.opening import check_is_data
 from studies.datasets.rows import QueryFileError
@@ -170,7 +170,7 @@ def _parts(path: Path) -> list[Path]:
     if not (path / STATE).is_file():
         return _shards(path)
     try:
-        listed = [part["filename"] for part in json.loads((path / STATE).read_text(encoding="utf-8"))["_data_files"]]
+        listed = [part["filename"] for part in parse_json((path / STATE).read_text(encoding="utf-8"))["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return sorted(path.glob("*.arrow"))
     parts = [path / Path(name).name for name in listed]
@@ -183,7 +183,7 @@ def _parts(path: Path) -> list[Path]:
 def _class_names(schema: Any) -> dict[str, list[str]]:
     """Return the names of the classes of columns that hold class numbers, as `datasets` stores them."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: list(one["names"]) for name, one in features.items() if one.get("_type") == "ClassLabel"}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}

@@ -1,6 +1,5 @@
 """Logs of inspect_ai, `.eval` or `.json` -> rows: the input, the answer, and what the sample knows of itself."""
 
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+from interp.json_text import parse_json
 from studies.datasets.rows import QueryFileError, Row
 
 SUFFIX = ".eval"
@@ -43,7 +43,7 @@ def read_inspect_log(path: Path) -> InspectLog:
             if header is None:
                 raise QueryFileError(f"{path}: a ZIP archive without {HEADERS[0]}; expected a log of inspect_ai")
             samples = [name for name in names if name.startswith(SAMPLES) and name.endswith(".json")]
-            return _log(path, json.loads(archive.read(header)), (json.loads(archive.read(name)) for name in samples))
+            return _log(path, parse_json(archive.read(header)), (parse_json(archive.read(name)) for name in samples))
     except NotImplementedError as error:
         raise QueryFileError(f"{path}: {error}; write it anew with `inspect log convert --to json`") from None
     except (BadZipFile, EOFError, OSError, ValueError, zlib.error) as error:

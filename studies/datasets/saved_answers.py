@@ -1,6 +1,5 @@
 """Answers that other programs have saved: lmms-eval, inspect_ai, VLMEvalKit, or any table of requests and answers."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from interp.json_text import parse_json
 from studies.datasets.columns import ALL, NONE, Labels, find_columns, parse_names, parse_values
 from studies.datasets.files import OBJECT, DataFile, read_file
 from studies.datasets.inspect_logs import SUFFIX, InspectLog, inspect_log_of, is_inspect_json, read_inspect_log
@@ -186,7 +186,7 @@ def _lmms_model(path: Path, match: re.Match | None) -> str:
     """Return the model that the results next to the samples name, else the one that the folder is called after."""
     results = path.with_name(f"{match['run']}_results.json") if match else path
     try:
-        config = json.loads(results.read_text(encoding="utf-8"))
+        config = parse_json(results.read_text(encoding="utf-8"))
         named = re.search(r"pretrained=([^,]+)", str(config.get("config", {}).get("model_args", "")))
         return named[1] if named else str(config.get("model_name") or "")
     except (OSError, ValueError, AttributeError):

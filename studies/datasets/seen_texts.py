@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from interp import Query
+from interp.json_text import parse_json
 from interp.whole_files import write_whole
 from studies.datasets.leakage import Leakage, TextKey, compare_keys
 from studies.datasets.rows import QueryFileError
@@ -43,7 +44,7 @@ class SeenTexts:
         if not path.exists():
             return cls()
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            saved = parse_json(path.read_text(encoding="utf-8"))
             if saved["format"] != FORMAT:
                 raise QueryFileError(f"{path}: format {saved['format']!r}; this version reads {FORMAT}")
             return cls(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from interp.json_text import parse_json
 from studies.judges import Case
 
 ANSWERS = "answers.jsonl"
@@ -168,7 +169,7 @@ class AnswerLog:
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line)
+        parse_json(line)
     except ValueError:
         return False
     return True
@@ -203,8 +204,8 @@ FIELD_TYPES = {
 
 def _parsed(path: str | Path, number: int, line: str) -> AnswerRecord:
     try:
-        content = json.loads(line)
-    except json.JSONDecodeError as error:
+        content = parse_json(line)
+    except ValueError as error:
         raise AnswerLogError(
             f"{path}: line {number} is not JSON ({error}); remove the line to have its answer generated again"
         ) from None

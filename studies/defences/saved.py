@@ -1,11 +1,11 @@
 """Answers that another program has saved -> logs that judges read: one log for each model."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from interp.json_text import parse_json
 from studies.bookkeeping.provenance import file_hash
 from studies.datasets import ANSWER, REFUSE, SavedAnswers
 from studies.datasets.saved_answers import SavedAnswer
@@ -28,7 +28,7 @@ def is_own_log(path: Path) -> bool:
     with path.open("rb") as file:
         first = next((line for line in file if line.strip()), b"")
     try:
-        content = json.loads(first)
+        content = parse_json(first)
     except ValueError:
         return path.name == ANSWERS
     return isinstance(content, dict) and {"key", "answer", "verdicts"} <= set(content)

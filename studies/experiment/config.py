@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from interp import MODALITIES
+from interp.json_text import parse_json
 from studies import organism
 from studies.datasets import Columns
 from studies.experiment.built_models import built_model
@@ -141,7 +142,7 @@ def folder_of_run(config: Config) -> Path:
     """
     folder = writable_folder(config.out)
     try:
-        earlier = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        earlier = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
         kept = {name: earlier[name] for name in FIXED if name in earlier}
     except (OSError, ValueError, TypeError, RecursionError):
         # The first run in this folder, or a damaged file.

@@ -5,6 +5,8 @@ import json
 import threading
 from pathlib import Path
 
+from interp.json_text import parse_json
+
 
 def reply_key(**question) -> str:
     """Hash a question: judge, model, prompt, generation settings."""
@@ -29,7 +31,7 @@ class Replies:
     def _read(self, content: bytes) -> None:
         for line in content.split(b"\n"):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 key, said, identity = entry["key"], entry["said"], entry.get("identity", "")
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue

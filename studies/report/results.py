@@ -1,12 +1,12 @@
 """Finished results of one model, read from one or several folders and checked before they are used."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from interp.json_text import parse_json
 from studies.bookkeeping.provenance import file_hash
 from studies.experiment.config import ConfigError
 from studies.guards.sweep_result import SweepChoice
@@ -152,7 +152,7 @@ def _json(path: Path) -> dict:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ResultsError(f"{path} can't be read as JSON: {error}; write it again with the study") from None
     return content if isinstance(content, dict) else {}

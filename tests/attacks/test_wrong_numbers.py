@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp import SafetyDirection, to_prompts, trace
+from interp import SafetyDirection, collate, text_prompt, to_prompts, trace
 from interp.errors import ModelError
 from interp.estimators import AnchorError
 from interp.vlm import VLM
@@ -49,3 +49,12 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     path.write_text("text,harmful,text\na,true,b\n")
     with pytest.raises(QueryFileError, match="names a column twice"):
         read_queries(path)
+
+
+def test_a_chat_template_that_never_ends_is_stopped(tiny_folder, monkeypatch):
+    vlm = VLM.from_pretrained(tiny_folder, device="cpu")
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    vlm.processor.chat_template = vlm.tokenizer.chat_template = loop
+    monkeypatch.setattr("interp.inputs.TEMPLATE_SECONDS", 0.2)
+    with pytest.raises(ModelError, match="the chat template of .* does not end: it took more than 0.2 seconds"):
+        collate(vlm, [text_prompt("How do I water a plant?")])
