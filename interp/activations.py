@@ -216,6 +216,18 @@ class Store:
             f"{self.folder} --mend`, then the same trace again"
         )
 
+    def check(self) -> None:
+        """Read everything, and compare it with what was written.
+
+        Raises:
+            StoreError: batches are damaged.
+        """
+        if batches := self.damaged():
+            raise StoreError(
+                f"batches {batches} of store {str(self.folder)!r} are not what was written; run `vlm-guard store "
+                f"{self.folder} --mend`, then the same trace again"
+            )
+
     def mend(self) -> list[int]:
         """Write the arrays' metadata again if it is damaged, and unmark every batch that is not what was written.
 

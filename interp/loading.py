@@ -131,8 +131,11 @@ def _loaded_bytes(file: Path, dtype: torch.dtype | str) -> int:
     """Return the size of the weights in a safetensors file, in the precision that they are loaded in."""
     if dtype == "auto":
         return file.stat().st_size
-    with safe_open(file, framework="pt") as weights:
-        return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys()) * dtype.itemsize
+    try:
+        with safe_open(file, framework="pt") as weights:
+            return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys()) * dtype.itemsize
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{str(file)!r} is damaged: {first_line(error)}; download it again") from error
 
 
 def load_model(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from interp import LLM, VLM, Prompt, Query, StoreError, open_store, to_prompts, trace
+from interp import LLM, VLM, Prompt, Query, Store, StoreError, open_store, to_prompts, trace
 from interp.control_tokens import check_no_control_tokens
 from interp.identity import fingerprint
 from studies import organism
@@ -110,6 +110,8 @@ class Experiment:
         if not is_default:
             folder = folder.with_name("-".join((folder.name, *sites, *tokens)))
         try:
+            # What was damaged since is traced again.
+            Store(folder).mend()
             states = open_store(folder)
             return states.load() if is_default else states
         except StoreError:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from interp import open_store
+from interp import Store, open_store
 from probes import (
     PROBES,
     FitPlan,
@@ -274,6 +274,7 @@ def load_probe_data(
         StoreError: there is no store, or it is not complete.
         ProbeError: the store lacks the modality, the split, the sites, tokens or layers.
     """
+    Store(folder).check()
     states = open_store(folder)
     available, splits = (list(dict.fromkeys(states[name].values.tolist())) for name in ("modality", "split"))
     missing = [name for name in modalities if name not in available]
