@@ -14,6 +14,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from interp.whole_files import replaced
+
 __all__ = [
     "CLASS_COLORS",
     "CLASS_LINES",
@@ -251,6 +253,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.{suffix}" for suffix in ("pdf", "png")]
     with paper_style():
         metadata = {"CreationDate": None, "Subject": caption(figure)}
-        figure.savefig(paths[0], metadata=metadata, bbox_inches="tight")
-        figure.savefig(paths[1], metadata={"Description": caption(figure)}, bbox_inches="tight")
+        for path, about in zip(paths, (metadata, {"Description": caption(figure)}), strict=True):
+            with replaced(path) as new:
+                figure.savefig(new, format=path.suffix[1:], metadata=about, bbox_inches="tight")
     return paths

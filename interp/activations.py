@@ -10,12 +10,14 @@ A store is a folder:
 A batch without such a mark is run again, whole: a process killed at any moment leaves nothing that looks finished.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import xarray as xr
 import zarr
+from filelock import FileLock, Timeout
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 from interp.batches import BatchPlan
@@ -54,6 +57,10 @@ class Field:
 Fields = Mapping[str, Field]
 
 
+LOCK = ".writing.lock"
+"""File in a store that the process which writes it has locked."""
+
+
 class MemoryStore:
     """A store without a folder: everything is kept in memory."""
 
@@ -61,6 +68,10 @@ class MemoryStore:
         self.plan, self.fields = plan, fields
         n = len(plan.order)
         self._arrays = {name: np.empty((n, *field.lengths), field.dtype) for name, field in fields.items()}
+
+    def written(self) -> AbstractContextManager[None]:
+        """Return a block that does nothing: no other process sees this store."""
+        return nullcontext()
 
     def has(self, batch: int) -> bool:
         """Return False: no batch was run before."""
@@ -154,8 +165,11 @@ class Store:
         try:
             with written_by_one(folder):
                 # Nobody else creates this store now, so these belong to processes that were killed.
-                for leftover in folder.parent.glob(f".{folder.name}.*.new"):
-                    shutil.rmtree(leftover, ignore_errors=True)
+                for leftover in folder.parent.iterdir():
+                    if re.fullmatch(rf"\.{re.escape(folder.name)}\.[0-9a-f]+\.new", leftover.name):
+                        shutil.rmtree(leftover, ignore_errors=True)
+                if (folder / "header.json").exists():
+                    raise FileExistsError(errno.EEXIST, "another process has just created it; run the same trace again")
                 (new / "done").mkdir(parents=True)
                 (new / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
                 _create_arrays(new / "states.zarr", fields, plan)
@@ -204,7 +218,7 @@ class Store:
                 for name, field in self.fields.items()
                 if (group[name].shape, group[name].dtype) != ((n_prompts, *field.lengths), np.dtype(field.dtype))
             ]
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, RuntimeError) as error:
             raise self._damaged_metadata(f"{type(error).__name__}: {str(error)[:80]}") from None
         if wrong:
             raise self._damaged_metadata(f"{', '.join(wrong)} with another shape or type")
@@ -244,13 +258,30 @@ class Store:
                     write_whole(self.folder / path.relative_to(new), path.read_bytes())
         batches = self.damaged()
         for batch in batches:
-            self._mark(batch).unlink()
+            self._mark(batch).unlink(missing_ok=True)
         return batches
 
-    def remove_leftovers(self) -> None:
-        """Remove files that processes which were killed have left half written; call it when all batches are done."""
-        for path in [*(self.folder / "states.zarr").rglob("*.partial"), *(self.folder / "done").glob(".*.new")]:
-            path.unlink(missing_ok=True)
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Let this process, and its workers, write batches inside the block, and remove what killed ones have left.
+
+        Raises:
+            StoreError: another process is writing them.
+        """
+        lock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(
+                f"store {str(self.folder)!r} is being written by another process; wait for it, and run the same trace "
+                "again"
+            ) from None
+        try:
+            for path in [*(self.folder / "states.zarr").rglob("*.partial"), *(self.folder / "done").glob(".*.new")]:
+                path.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()
 
     def _mark(self, batch: int) -> Path:
         return self.folder / "done" / f"{batch:06d}"
@@ -325,7 +356,7 @@ class Store:
     def _is_sound(self, batch: int) -> bool:
         try:
             arrays = {name: self._arrays[name][self.plan.part(batch)] for name in self.fields}
-        except (ValueError, RuntimeError, OSError):
+        except (ValueError, RuntimeError, FileNotFoundError):
             return False
         # A missing chunk reads as fill values, without an error: only the hash shows it.
         return _content_hash(arrays).encode() == self._mark(batch).read_bytes()

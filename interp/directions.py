@@ -107,6 +107,8 @@ class SafetyDirection:
                 "use another layer"
             )
         gram, is_row = basis @ basis.T, basis.any(-1)
+        if not is_row.any():
+            raise ValueError(f"the direction is zero at layer {layer}, so it would change nothing; use another layer")
         if not torch.allclose(gram, torch.diag(is_row.double()), atol=NEARLY):
             raise ValueError(
                 f"the rows of the direction at layer {layer} are not orthonormal (lengths "

@@ -222,7 +222,8 @@ class Guard:
 
         Guards nest: each reads its references from the bare model, and at the same layer the inner one acts first.
         Beams, sampling, streaming, batches and `pipeline("image-text-to-text")` are guarded, with and without a cache.
-        Hooks belong to the model, so a pass that another thread runs through it meanwhile is an error, in that thread.
+        Hooks belong to the model, so all passes in a block have to come from one thread, whichever it is; a pass from
+        another one is an error, in that thread.
 
         A guard that is off somewhere raises an error: at the end of a pass in which a guarded layer did not run, or ran
         twice, and at the end of a block through whose model no pass went (a compiled copy skips hooks).

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -23,13 +24,14 @@ from interp.identity import weights_identity
 from interp.json_text import parse_json
 from interp.projection import ProbeGate
 from interp.vlm import LLM, VLM
-from interp.whole_files import hash_of, write_whole, written_by_one
+from interp.whole_files import hash_of, remove_unfinished, write_whole
 
 FORMAT = 2
 """Version 1 has no checksums."""
 SETTINGS, TENSORS, CARD = "guard.json", "direction.safetensors", "README.md"
 COMING = f"{SETTINGS}.new"
 """Settings of a guard that is being saved."""
+LOCK = ".lock"
 PARTS = ("model", "direction", "guard", "validation")
 DIRECTION_SETTINGS = ("estimator", "token", "anchors")
 GUARD_SETTINGS = (
@@ -86,8 +88,9 @@ def write(
         "validation": dict(validation),
     }
     record["checksums"] = {"tensors": hash_of(content), "settings": _settings_hash(record)}
-    with written_by_one(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / LOCK):
+        remove_unfinished(folder)
         write_whole(folder / COMING, json.dumps(record, indent=1) + "\n")
         write_whole(folder / TENSORS, content)
         os.replace(folder / COMING, folder / SETTINGS)
@@ -103,7 +106,7 @@ def upload(folder: Path, repo_id: str, private: bool) -> None:
     """Upload a folder to a model repository on the Hugging Face Hub, which is created if it does not exist."""
     hub = HfApi()
     hub.create_repo(repo_id, private=private, exist_ok=True)
-    hub.upload_folder(repo_id=repo_id, folder_path=folder)
+    hub.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=[LOCK])
 
 
 def _identity(vlm: VLM | LLM) -> dict[str, str]:
@@ -203,7 +206,11 @@ def opened(name_or_path: str | Path, vlm: VLM | LLM) -> Iterator[dict[str, objec
         GuardFileError: no guard is found, it is damaged, or it was made for another model.
     """
     folder = _folder_of(name_or_path)
-    record, tensors = _read(folder)
+    try:
+        record, tensors = _read(folder)
+    except GuardFileError:
+        # It may be read just while it is saved, between its two files.
+        record, tensors = _read(folder)
     with _damage_reported(folder):
         settings, theirs, ours = dict(record["guard"]), record["model"], _identity(vlm)
         if theirs["weights"] != ours["weights"]:

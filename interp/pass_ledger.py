@@ -32,12 +32,13 @@ class PassLedger:
         self._open: set[Hashable] | None = None
         """Places that have not changed yet in the current pass; None between passes."""
         self._n_passes = 0
-        self._thread = threading.get_ident()
+        self._thread: int | None = None
+        """The thread of the first pass; streaming, for one, generates in another thread than that of the block."""
 
     @property
     def is_foreign(self) -> bool:
-        """True in another thread than the one that opened the books."""
-        return threading.get_ident() != self._thread
+        """True in another thread than that of the first pass."""
+        return self._thread not in (None, threading.get_ident())
 
     def begin(self) -> None:
         """Note that a pass begins.
@@ -48,10 +49,10 @@ class PassLedger:
         if self.is_foreign:
             # Not of ours, so what is open stays open.
             raise ModelError(
-                f"a pass through {self._model!r} from another thread than the one that guards it: hooks belong to the "
-                "model, so its answers would be guarded too; open the block in the thread that generates, and give "
-                "each thread a model of its own"
+                f"a pass through {self._model!r} from another thread than the one that is guarded: hooks belong to the "
+                "model, so its answers would be guarded too; let one thread at a time use a guarded model"
             )
+        self._thread = threading.get_ident()
         if self._open is not None:
             # Neither can be trusted; the next one can.
             self._open = None
@@ -65,7 +66,7 @@ class PassLedger:
         Raises:
             ModelError: it has changed before in this pass, or there is no pass.
         """
-        if self._open is None:
+        if self._open is None or self.is_foreign:
             raise ModelError(
                 f"blocks of {self._model!r} run outside of its own forward pass, so the positions of its tokens are "
                 "unknown: it generates in another way, or gradient checkpointing runs blocks again; only its forward "

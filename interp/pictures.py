@@ -6,7 +6,6 @@ import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ SMALLEST = 8
 
 LONGEST = 100
 """Largest ratio of sides. Image processors resize the shorter one, so a file of a kilobyte could become gigabytes."""
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "ICO", "PCX")
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "ICO", "PCX", "HEIF")
 """Pictures made of pixels. Pillow reads others too, some by running other programs (EPS) or from other files."""
 
 
@@ -106,7 +105,6 @@ def _read(source: str | Path | io.BytesIO, name: str) -> Image.Image:
         raise PictureError(f"picture {name!r} can't be read: {reason}") from error
 
 
-@cache
 def _formats() -> tuple[str, ...]:
     """Return those of `FORMATS` that this Pillow reads."""
     Image.init()

@@ -4,7 +4,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -118,7 +118,10 @@ def trace(
     settings = {**vars(request), "share_prefix": share_prefix, "stored_as": dtype, "remote": str(remote)}
     origin = provenance(model, settings, identify=bool(out))
     store = _store(model, request, prompts, records, origin, out, batch_size, dtype, remote)
-    with _stopping_between_batches(is_kept=bool(out)) as check, evaluation_mode(model.model):
+    is_complete = all(store.has(batch) for batch in range(store.plan.n_batches))
+    # A store that has everything is only read.
+    writing = nullcontext() if is_complete else store.written()
+    with writing, _stopping_between_batches(is_kept=bool(out)) as check, evaluation_mode(model.model):
         if ray:
             _trace_on_cluster(model, request, prompts, store, share_prefix, ray, cpus_per_worker, advance, check)
         else:
@@ -129,8 +132,6 @@ def trace(
                     store.write(batch, run(*store.plan.batch(batch, prompts)))
                 advance(len(store.plan.rows(batch)))
         check()
-    if out:
-        store.remove_leftovers()
     return open_store(out) if out else labelled(store.dataset(), store.plan, records, origin)
 
 

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 __all__ = [
     "hash_of",
+    "remove_unfinished",
     "replaced",
     "write_whole",
     "written_by_one",
@@ -35,9 +36,15 @@ def replaced(path: Path) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove files of writers that were killed; call it where nobody else writes."""
+    for path in folder.glob(".*.new"):
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def written_by_one(folder: Path) -> Iterator[None]:
-    """Let one process at a time write to a folder; others wait. The lock is a file beside it, `.<name>.lock`."""
+    """Let one process at a time create or write a folder; others wait. The lock is a file beside it, `.<name>.lock`."""
     if folder.parent.exists() and not folder.parent.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(folder.parent))
     folder.parent.mkdir(parents=True, exist_ok=True)

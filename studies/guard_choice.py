@@ -40,15 +40,17 @@ def chosen_guard(sweep: SweepResult, model: str) -> Guard:
 
 def save(guard: Guard, folder: str | Path, experiment: Experiment) -> None:
     """Write a guard to a folder, with its anchors and hashes of all that it was fitted and chosen on."""
-    guard.save_pretrained(folder, _resolved(experiment.vlm))
+    # The guard comes last: a folder never holds one without the texts that it was fitted and chosen on.
     write_queries(Path(folder) / ANCHORS, experiment.queries["anchors"])
     SeenTexts.of({split: experiment.queries[split] for split in ("anchors", "validation")}).write(folder)
+    guard.save_pretrained(folder, _resolved(experiment.vlm))
 
 
 def anchors_of(folder: str | Path) -> tuple[Query, ...]:
     """Return the queries that a guard was fitted on; none if its folder does not hold them."""
     path = Path(folder) / ANCHORS
-    return read_queries(path, check_pictures=False) if path.exists() else ()
+    # Without their pictures, some requests may be the same.
+    return read_queries(path, check_pictures=False, check_labels=False) if path.exists() else ()
 
 
 def _resolved(vlm: VLM | LLM) -> VLM | LLM:

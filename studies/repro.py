@@ -125,7 +125,8 @@ def reference_or_run(scale: str, model: str = BUILT_IN, queries: str | None = No
     committed = REFERENCE / scale
     if model == BUILT_IN and queries is None and committed.is_dir():
         return committed
-    config = Config(model, queries, scale, out=f"results/{Path(model).name}-{scale}")
+    names = [Path(model).name, *([Path(queries).stem] if queries else []), scale]
+    config = Config(model, queries, scale, out=f"results/{'-'.join(names)}")
     run(config)
     return Path(config.out)
 

@@ -33,13 +33,13 @@ def phase(name: str, total: int) -> Iterator[Report]:
 @contextmanager
 def _bar(name: str, total: int, console: Console) -> Iterator[Report]:
     columns = (
-        TextColumn("{task.description:<32}"),
+        TextColumn("{task.description:<32}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=total, note="")

@@ -53,9 +53,9 @@ def some_of(what: str, names: tuple[str, ...]) -> Callable[[str | None], str | N
     """Return a callback that accepts some names, separated by commas, or nothing."""
 
     def check(value: str | None) -> str | None:
-        for word in (value or "").split(","):
-            if value and word.strip() not in names:
-                raise ArgumentError(_unknown(what, word.strip(), names))
+        for word in filter(None, map(str.strip, (value or "").split(","))):
+            if word not in names:
+                raise ArgumentError(_unknown(what, word, names))
         return value
 
     return check

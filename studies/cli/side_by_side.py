@@ -6,7 +6,7 @@ from pathlib import Path
 from interp import LLM, MODALITIES, REFERENCES, VLM, Guard, Prompt, Query, run_guards, to_prompts
 from studies.datasets import Columns, QueryFileError, read_queries
 from studies.experiment.config import ConfigError
-from studies.generation.generate import Generation
+from studies.generation.generate import Generation, answer_texts
 from studies.generation.reference_texts import reference_for, reference_texts
 from studies.organism import language
 
@@ -103,7 +103,7 @@ def apply(vlm: VLM | LLM, guard: Guard, options: ApplyOptions, generation: Gener
     texts = reference_texts(vlm, prompts, options.reference, generation)
     states = guard.read(vlm, texts)
     runs = run_guards(vlm, prompts, [None, guard], states, max_new_tokens=generation.max_new_tokens)
-    answers = [vlm.tokenizer.batch_decode(tokens, skip_special_tokens=True) for tokens in runs.tokens]
+    answers = [answer_texts(vlm, tokens) for tokens in runs.tokens]
     return [
         SideBySide(prompt, text, is_open, unguarded.strip(), guarded.strip())
         for prompt, text, is_open, unguarded, guarded in zip(

@@ -7,6 +7,7 @@ from typing import Any
 
 from interp import Query
 from interp.pictures import PictureError, read_picture
+from interp.whole_files import replaced
 from studies.datasets.columns import COLUMNS, Columns, Labels
 from studies.datasets.embedded import PICTURE_COLUMNS
 from studies.datasets.files import TEXT, DataFile, Row, read_file
@@ -14,7 +15,9 @@ from studies.datasets.picture_paths import picture_within
 from studies.datasets.rows import VALUE, EmbeddedPicture, QueryFileError
 
 
-def read_queries(path: str | Path, check_pictures: bool = True, columns: Columns | None = None) -> tuple[Query, ...]:
+def read_queries(
+    path: str | Path, check_pictures: bool = True, columns: Columns | None = None, check_labels: bool = True
+) -> tuple[Query, ...]:
     """Read a table of queries with `text,harmful[,category,pair,picture]`; other columns are ignored.
 
     It may be CSV, with any usual delimiter, TSV, JSON, JSON lines, Parquet, or a saved Hugging Face dataset. Columns
@@ -26,6 +29,7 @@ def read_queries(path: str | Path, check_pictures: bool = True, columns: Columns
         path: the file, or the folder of a saved dataset.
         check_pictures: open every picture once, to find unreadable ones now rather than in the middle of a run.
         columns: names of the columns if they are others, and the labels that mean harmful.
+        check_labels: refuse a request that is labelled both ways.
 
     Raises:
         QueryFileError: there is no such file, it is not UTF-8, a column is missing, a text is empty, a label is
@@ -44,8 +48,9 @@ def read_queries(path: str | Path, check_pictures: bool = True, columns: Columns
                 "defend`, `data check`); write it to a file, and its path into the table"
             )
         # With another picture, the same words are another request.
-        is_harmful, where = labelled.setdefault((query.text, query.picture), (query.harmful, row.where))
-        if is_harmful != query.harmful:
+        shown = (query.text, embedded.digest if embedded else query.picture)
+        is_harmful, where = labelled.setdefault(shown, (query.harmful, row.where))
+        if check_labels and is_harmful != query.harmful:
             raise row.error(f"the request of {where}, with the other label; expected one label for each request")
         queries.append(query)
     return tuple(queries)
@@ -159,7 +164,7 @@ def _picture(row: Row, name: str, check_pictures: bool) -> str:
 
 def write_queries(path: str | Path, queries: Sequence[Query]) -> None:
     """Write a CSV file that `read_queries` reads; pictures are left out, as they would be outside its folder."""
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
+    with replaced(Path(path)) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS[:4])
         writer.writerows((q.text, str(q.harmful).lower(), q.category, q.pair or "") for q in queries)

@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from interp import MODALITIES
+from interp.errors import first_line
 from interp.json_text import parse_json
 from studies import organism
 from studies.datasets import Columns
@@ -95,8 +97,8 @@ SCALES = {
 
 
 CONFIG = "config.json"
-FIXED = ("model", "queries", "scale", "split", "seed", "generation", "weights", "columns")
-"""Settings that results depend on; a model may be loaded in another way, and a folder be moved."""
+FIXED = ("model", "queries", "scale", "split", "seed", "weights", "max_new_tokens", "revision")
+"""Settings that results depend on; batches may have another size, devices be others, and a folder be moved."""
 
 
 @dataclass(frozen=True)
@@ -142,18 +144,34 @@ def folder_of_run(config: Config) -> Path:
     """
     folder = writable_folder(config.out)
     try:
-        earlier = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
-        kept = {name: earlier[name] for name in FIXED if name in earlier}
-    except (OSError, ValueError, TypeError, RecursionError):
-        # The first run in this folder, or a damaged file.
+        earlier = _fixed(parse_json((folder / CONFIG).read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return folder
-    now = json.loads(json.dumps(asdict(config), default=str))
-    differing = [f"{name} {value!r}, now {now[name]!r}" for name, value in kept.items() if value != now[name]]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{folder / CONFIG} is damaged ({first_line(error)}), so it is unknown whose results these are; give "
+            "another --out, or delete it"
+        ) from None
+    now = _fixed(json.loads(json.dumps(asdict(config), default=str)))
+    common = [name for name in FIXED if name in earlier and name in now]
+    differing = [f"{name} {earlier[name]!r}, now {now[name]!r}" for name in common if earlier[name] != now[name]]
     if differing:
         raise ConfigError(
             f"{config.out} holds results of another run ({'; '.join(differing)}); give another --out, or delete it"
         )
     return folder
+
+
+def _fixed(settings: Mapping) -> dict:
+    """Return the settings that results depend on, with paths in full; those that an earlier version had."""
+    found = {name: settings[name] for name in FIXED if name in settings}
+    for name in ("model", "queries", "weights"):
+        if isinstance(found.get(name), str) and Path(found[name]).exists():
+            found[name] = str(Path(found[name]).resolve())
+    for part, name in (("generation", "max_new_tokens"), ("loading", "revision")):
+        if isinstance(settings.get(part), dict) and name in settings[part]:
+            found[name] = settings[part][name]
+    return found
 
 
 def writable_folder(path: str | Path) -> Path:
@@ -163,15 +181,11 @@ def writable_folder(path: str | Path) -> Path:
         ConfigError: it can't be created or written to.
     """
     folder = Path(path)
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    # Nothing is created yet: a command that fails on its other arguments leaves no empty folders.
+    parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-        # A command that fails on its other arguments leaves no empty folders.
-        for each in missing:
-            each.rmdir()
+        with TemporaryFile(dir=parent):
+            pass
     except OSError as error:
         raise ConfigError(
             f"output folder {str(path)!r} can't be written to: {error.strerror}; give another --out"

@@ -24,6 +24,9 @@ from studies.experiment.shipped_models import ShippedModel, shipped_model
 from studies.generation.cached_model import CachedModel
 from studies.judges import EXACT, KEYWORDS, KEYWORDS_1, PUBLISHED, RuleJudge
 
+_CHECKED: set[Path] = set()
+"""Stores that this process has compared with what was written."""
+
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
@@ -110,8 +113,10 @@ class Experiment:
         if not is_default:
             folder = folder.with_name("-".join((folder.name, *sites, *tokens)))
         try:
-            # What was damaged since is traced again.
-            Store(folder).mend()
+            if folder not in _CHECKED:
+                # What was damaged since is traced again.
+                Store(folder).mend()
+                _CHECKED.add(folder)
             states = open_store(folder)
             return states.load() if is_default else states
         except StoreError:
@@ -177,8 +182,8 @@ def load_experiment(config: Config) -> Experiment:
     _check_weights(config)
     vlm = load_model(config.model, **config.loading, weights=config.weights)
     if config.queries:
-        for split, part in queries.items():
-            check_no_control_tokens(vlm, [query.text for query in part], f"{config.queries}, {split}: request")
+        texts = (query.text for part in queries.values() for query in part)
+        check_no_control_tokens(vlm, texts, f"{config.queries}: the request", is_numbered=False)
     if config.model != BUILT_IN and isinstance(vlm, VLM):
         check_model(vlm)
     scorer = LLM.from_pretrained(own.llm) if own else vlm

@@ -12,7 +12,7 @@ from interp import LLM, VLM, Guard, Prompt, References, run_guards, text_prompt,
 from interp.identity import prompt_record
 from interp.pictures import LazyPicture
 from studies.generation.first_token import first_token_refusal, first_token_scores, kl_divergence
-from studies.generation.generate import Generation, answers
+from studies.generation.generate import Generation, answer_texts, answers
 from studies.generation.openings import RefusalOpenings
 from studies.generation.reference_texts import reference_texts
 
@@ -129,7 +129,7 @@ class CachedModel:
         scores = None if self.openings is None else first_token_scores(self.openings)
         max_new_tokens = self.generation.max_new_tokens
         runs = run_guards(self.vlm, prompts, guards, references, scores, max_new_tokens, PROMPTS_PER_PASS, advance)
-        decoded = [self.vlm.tokenizer.batch_decode(tokens, skip_special_tokens=True) for tokens in runs.tokens]
+        decoded = [answer_texts(self.vlm, tokens) for tokens in runs.tokens]
         unscored = torch.full((len(guards), len(prompts)), torch.nan)
         by_metric = [runs.scores.get(name, unscored) for name in ("refusal_score", "kl")]
         return [

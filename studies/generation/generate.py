@@ -52,11 +52,19 @@ def answers(
             logits_processor=forced_beginning(forced),
         )
         new_ids = ids[:, batch["input_ids"].shape[1] :]
-        for i, text in zip(indices, tokenizer.batch_decode(new_ids, skip_special_tokens=True), strict=True):
-            # Such words would be taken for tokens of the template once the answer becomes part of another prompt.
-            texts[i] = without_control_tokens(vlm, text).strip()
+        for i, text in zip(indices, answer_texts(vlm, new_ids), strict=True):
+            texts[i] = text.strip()
         advance(len(indices))
     return texts
+
+
+def answer_texts(model: VLM | LLM, ids: Int[Tensor, "answer pos"]) -> list[str]:
+    """Return generated tokens as text.
+
+    Words that look like control tokens are left out: they would be taken for some once the answer becomes part of
+    another prompt.
+    """
+    return [without_control_tokens(model, text) for text in model.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 @torch.no_grad()

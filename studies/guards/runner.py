@@ -19,6 +19,7 @@ from studies.bookkeeping.console import plain_console
 from studies.experiment.experiment import Experiment
 from studies.generation.cached_model import PROMPTS_PER_PASS, Outcome
 from studies.generation.first_token import first_token_scores
+from studies.generation.generate import answer_texts
 from studies.generation.openings import RefusalOpenings
 
 RANKED_TOGETHER = 64
@@ -168,9 +169,9 @@ class GuardRunner:
         ]
 
     def _outcome(self, name: str) -> Outcome:
-        arrays, tokenizer = self._checkpoints.read(name), self.experiment.vlm.tokenizer
+        arrays = self._checkpoints.read(name)
         refusal_score, kl = (torch.from_numpy(arrays[kind]) for kind in ("refusal_score", "kl"))
-        texts = tokenizer.batch_decode(arrays["tokens"], skip_special_tokens=True)
+        texts = answer_texts(self.experiment.vlm, arrays["tokens"])
         return Outcome([text.strip() for text in texts], refusal_score, kl)
 
     def _print_separate_runs(self, units: Sequence[_Unit]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from interp import ModelError
+from interp.control_tokens import without_tokens_of
 from interp.errors import first_line
 from studies.bookkeeping.provenance import model_hash
 from studies.judges.verdicts import Case, Verdict
@@ -109,8 +110,9 @@ class ClassifierJudge:
 
     @torch.no_grad()
     def _chances(self, cases: Sequence[Case]) -> tuple[Float[Tensor, "case label"], list[bool]]:
-        answers = [case.answer for case in cases]
-        shown = ([case.request for case in cases], answers) if self.with_request else (answers,)
+        answers = [without_tokens_of(self.tokenizer, case.answer) for case in cases]
+        requests = [without_tokens_of(self.tokenizer, case.request) for case in cases]
+        shown = (requests, answers) if self.with_request else (answers,)
         longest = self._longest()
         batch = self.tokenizer(*shown, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         whole = self.tokenizer(*shown, verbose=False)["input_ids"]

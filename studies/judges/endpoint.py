@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
+from urllib.parse import quote
 
 from interp.errors import first_line
 from studies.judges.replies import Replies, reply_key
@@ -24,6 +26,8 @@ TEMPORARY = (408, 409, 429)
 FATAL = (401, 403, 404)
 """Statuses that every other case would get too: no key, no permission, no such model."""
 HIDDEN = "[hidden]"
+LEAST_SECRET = 8
+"""Letters of the shortest word that is hidden."""
 FILTERED = "content_filter"
 """Error code of a rejection that is about the text of one case, and says nothing about others."""
 
@@ -57,6 +61,8 @@ class EndpointJudge:
     """Request parameters, with any name that the server accepts. They are added to temperature 0 and the rubric's
     number of tokens; None leaves one of these out."""
     n_parallel: int = 4
+    timeout: float = 60.0
+    """Seconds that one reply may take, from the connection to its last byte."""
     delays: tuple[float, ...] = DELAYS
 
     @classmethod
@@ -89,13 +95,12 @@ class EndpointJudge:
         key = os.environ.get(key_from, "") if key_from else "none"
         if not key:
             raise EndpointError(f"environment variable {key_from} is not set; expected the key of {base_url}")
-        from studies.judges.connection import bounded_client
+        from studies.judges.connection import bounded_settings
 
-        # Retries are done here, not in the client.
-        client = openai.OpenAI(
-            base_url=base_url, api_key=key, timeout=timeout, max_retries=0, http_client=bounded_client(timeout)
-        )
-        return cls(rubric, model, client, **options)
+        # Proxies and certificates are those of the client's own default. Retries are done here, not in it.
+        http_client = openai.DefaultHttpxClient(timeout=timeout, **bounded_settings())
+        client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=0, http_client=http_client)
+        return cls(rubric, model, client, timeout=timeout, **options)
 
     @property
     def name(self) -> str:
@@ -110,11 +115,13 @@ class EndpointJudge:
     def without_secrets(self, text: str) -> str:
         """Return a text of the server or the client without the key, and without what the address may hide.
 
-        Servers echo requests, in replies and in errors, and these end in tables and messages.
+        Servers echo requests, in replies and in errors, and these end in tables and messages. Words of a few letters
+        are left: they hide nothing, and a reply may consist of one.
         """
         url = self.client.base_url
-        secrets = {self.client.api_key, url.password, url.username, *dict(url.params).values()} - {"none"}
-        for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        parts = (self.client.api_key, url.password, url.username, *(value for _, value in url.params.multi_items()))
+        secrets = {form for part in parts if part for form in (part, quote(part, safe="")) if len(part) >= LEAST_SECRET}
+        for secret in sorted(secrets, key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
         return text
 
@@ -176,9 +183,13 @@ class EndpointJudge:
 
         Raises:
             ValueError: the reply is not a chat completion, or holds no text.
+            TimeoutError: it took too long.
         """
+        from studies.judges.connection import within
+
         # As part of the body: servers accept more names than the client does.
-        reply = self.client.chat.completions.create(model=self.model, messages=turns, extra_body=self._settings())
+        create = partial(self.client.chat.completions.create, model=self.model, messages=turns)
+        reply = within(self.timeout, partial(create, extra_body=self._settings()))
         choices = getattr(reply, "choices", None)
         if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
             raise ValueError(f"expected a chat completion, got {str(reply)[:80]!r}")
@@ -261,7 +272,7 @@ class _Run:
         for delay in (*self.judge.delays, None):
             try:
                 return self.judge.ask_once(turns)
-            except (openai.APIError, ValueError, RecursionError) as error:
+            except (openai.APIError, TimeoutError, ValueError, RecursionError) as error:
                 self._check(error)
                 if delay is None or self.stopped.wait(max(delay, _retry_after(error))):
                     said = self._said(error)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from jinja2 import TemplateError
 
 from interp import LLM, ModelError
+from interp.control_tokens import without_tokens_of
 from studies.bookkeeping.provenance import model_hash
 from studies.judges.replies import Replies, reply_key
 from studies.judges.rubrics import Rubric, Turn
@@ -71,7 +72,12 @@ class ModelJudge:
 
     def write(self, case: Case) -> str:
         """Return the prompt for a case, in the model's chat template."""
-        return self._templated(self._form(self.rubric.turns(case)))
+        tokenizer = self.llm.tokenizer
+        # Nothing in a request or an answer may pass for a turn of the judge.
+        plain = replace(
+            case, request=without_tokens_of(tokenizer, case.request), answer=without_tokens_of(tokenizer, case.answer)
+        )
+        return self._templated(self._form(self.rubric.turns(plain)))
 
     @cached_property
     def _form(self) -> Callable[[list[Turn]], list[dict]]:

@@ -1,6 +1,7 @@
 """Results of another run are not overwritten, pieces of work are checked, and a failed command leaves nothing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,9 +26,21 @@ def test_a_folder_of_another_run_is_refused(name, value, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "3", "[" * 100_000, '{"seed": {}}x'])
-def test_a_damaged_config_is_that_of_no_run(content, tmp_path):
+def test_results_under_a_damaged_config_are_not_overwritten(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
-    assert folder_of_run(Config(out=str(tmp_path))) == tmp_path
+    with pytest.raises(ConfigError, match="config.json is damaged .* unknown whose results these are"):
+        folder_of_run(Config(out=str(tmp_path)))
+
+
+def test_the_same_run_under_other_names_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "m").mkdir()
+    first = Config(str(tmp_path / "m"), out=str(tmp_path / "out"))
+    write_config(folder_of_run(first), first)
+    monkeypatch.chdir(tmp_path)
+    again = Config("./m", out="out", generation=replace(first.generation, batch_size=3))
+    assert folder_of_run(again).resolve() == tmp_path / "out"
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        folder_of_run(replace(again, generation=replace(first.generation, max_new_tokens=3)))
 
 
 def test_checking_a_folder_leaves_nothing(tmp_path):

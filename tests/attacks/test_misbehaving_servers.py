@@ -78,7 +78,37 @@ def test_a_reply_that_never_ends_is_given_up(server, connect):  # noqa: F811
     server.answer = drip
     verdicts = connect(timeout=0.3, delays=()).verdicts(CASES[:1])
     # The whole of it would take ten seconds; a read of it never takes long.
-    assert verdicts[0].state == FAILED and "took too long as a whole" in verdicts[0].said
+    assert verdicts[0].state == FAILED and "took more than 0.3 seconds as a whole" in verdicts[0].said
+
+
+def test_headers_that_never_end_are_given_up(server, connect):  # noqa: F811
+    def drip(handler, body):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nx-slow: ")
+        try:
+            for _ in range(200):
+                handler.wfile.write(b"x")
+                handler.wfile.flush()
+                time.sleep(0.05)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    server.answer = drip
+    verdicts = connect(timeout=0.3, delays=()).verdicts(CASES[:1])
+    assert verdicts[0].state == FAILED and "took more than 0.3 seconds as a whole" in verdicts[0].said
+
+
+def test_a_short_word_in_the_address_is_not_cut_out_of_replies(server, connect):  # noqa: F811
+    judge = connect()
+    judge.client.base_url = f"{server.url}?v=yes"
+    assert judge.without_secrets("yes") == "yes"
+    judge.client.base_url = f"{server.url}?key=a+long/secret&key=another-long-one"
+    assert judge.without_secrets("a long/secret a%20long%2Fsecret another-long-one") == "[hidden] [hidden] [hidden]"
+
+
+def test_proxies_of_the_environment_are_used(connect, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    proxied = connect().client._client
+    assert any(transport is not None for transport in proxied._mounts.values())
 
 
 def test_a_reply_that_is_too_large_is_given_up(server, connect):  # noqa: F811

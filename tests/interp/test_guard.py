@@ -354,7 +354,7 @@ def test_a_guard_is_saved_with_a_card_and_loaded_again(tiny_vlm, batch, fitted, 
         fitted, (0, 2), "steer", gate="probe", probe=ProbeGate(weight, 0.5), gate_scope="target", strength=2.0
     )
     guard.save_pretrained(tmp_path, tiny_vlm, validation={"refusal_rate": 0.95})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "direction.safetensors", "guard.json"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["README.md", "direction.safetensors", "guard.json"]
     loaded, logits = Guard.from_pretrained(tmp_path, tiny_vlm), []
     for either in (guard, loaded):
         with either.on(tiny_vlm, REFERENCES):
@@ -395,8 +395,9 @@ def test_a_guard_is_uploaded_to_the_hub_as_a_folder(tiny_vlm, fitted, monkeypatc
         def create_repo(self, repo_id, private, exist_ok):
             sent["repo"] = (repo_id, private)
 
-        def upload_folder(self, repo_id, folder_path):
-            sent["files"] = sorted(path.name for path in Path(folder_path).iterdir())
+        def upload_folder(self, repo_id, folder_path, ignore_patterns):
+            names = {path.name for path in Path(folder_path).iterdir()}
+            sent["files"] = sorted(names - set(ignore_patterns))
 
     monkeypatch.setattr("interp.guard_files.HfApi", Hub)
     Guard(fitted, (1,)).push_to_hub("me/guard", tiny_vlm)
