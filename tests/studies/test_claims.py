@@ -182,7 +182,7 @@ def verdict(tables, claim):
 
 
 def test_a_probe_within_text_is_read_where_probes_are_best_and_not_at_the_layer_of_the_guard():
-    """A model without a gap gives the sweep nothing to choose by: its layer can be 0, where nothing is separable yet."""
+    """Without a gap the sweep has nothing to choose by: its layer can be 0, where nothing is separable yet."""
     entry = found(tables(), "separable as text")
     assert entry.verdict == SHOWN and "layer 2, AUROC 0.95" in entry.ours
     unmeasured = replace(tables(), layer_selection=pd.DataFrame())
