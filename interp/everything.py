@@ -5,7 +5,7 @@ from interp.activations import Store, StoreError, open_store
 from interp.directions import SafetyDirection, alignment, fit_gate, random_basis, stability
 from interp.errors import ModelError
 from interp.estimators import ESTIMATORS, AnchorError
-from interp.forced import ForcedScore, forced_beginning, logprobs_after
+from interp.forced import ForcedScore, forced_beginning, log_probabilities, logprobs_after
 from interp.guard import POSITIONS, REFERENCES, SOURCES, Guard
 from interp.guard_batches import GuardBatchError, GuardRuns, GuardScore, References, run_guards
 from interp.guard_files import GUARD_SETTINGS, GuardFileError, read_guard_settings
@@ -78,6 +78,7 @@ __all__ = [
     "fit_gate",
     "forced_beginning",
     "is_text_only",
+    "log_probabilities",
     "logprobs_after",
     "open_store",
     "patch",

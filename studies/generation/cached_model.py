@@ -57,6 +57,8 @@ class CachedModel:
         self._text_states: dict[tuple[str, str], Tensor] = {}
         self._answers: dict[str, str] = {}
         self._first_token: dict[str, tuple[Tensor, Tensor]] = {}
+        self._first_logprobs: dict[str, Tensor] = {}
+        """By-product of answers, until scores are asked for."""
         self._pictures: dict[LazyPicture | int, str] = {}
 
     @property
@@ -74,7 +76,7 @@ class CachedModel:
             instead_of: the original prompts where a defence shows others; the KL is measured from these.
         """
         keyed = self._keyed(prompts)
-        texts = self._cached(self._answers, keyed, answers)
+        texts = self._cached(self._answers, keyed, self._answered)
         if self.openings is None:
             return Outcome(texts, *torch.full((2, len(texts)), torch.nan))
         logprobs, scores = self._first_tokens(prompts)
@@ -84,13 +86,25 @@ class CachedModel:
             kl = kl_divergence(plain, logprobs)
         return Outcome(texts, scores, kl)
 
+    def _answered(self, vlm: VLM | LLM, prompts: Sequence[Prompt], generation: Generation) -> list[str]:
+        """Answer prompts, and keep the first token's log-probabilities, which the same passes give."""
+        keys = [self.prompt_hash(prompt) for prompt in prompts]
+
+        def keep(i: int, logprobs: Tensor) -> None:
+            self._first_logprobs[keys[i]] = logprobs
+
+        self._first_logprobs.clear()
+        return answers(vlm, prompts, generation, keep_first=keep if self.openings else None)
+
     def _first_tokens(
         self, prompts: Sequence[Prompt]
     ) -> tuple[Float[Tensor, "prompt d_vocab"], Float[Tensor, " prompt"]]:
         """Return the log-probabilities of the first token, and the refusal scores."""
 
         def compute(vlm: VLM | LLM, prompts: Sequence[Prompt], generation: Generation) -> list[tuple[Tensor, Tensor]]:
-            return list(zip(*first_token_refusal(vlm, prompts, generation, self.openings), strict=True))
+            known = [self._first_logprobs.get(self.prompt_hash(prompt)) for prompt in prompts]
+            logprobs = None if any(row is None for row in known) else torch.stack(known)
+            return list(zip(*first_token_refusal(vlm, prompts, generation, self.openings, logprobs), strict=True))
 
         logprobs, scores = zip(*self._cached(self._first_token, self._keyed(prompts), compute), strict=True)
         return torch.stack(logprobs), torch.stack(scores)

@@ -95,7 +95,11 @@ def kl_divergence(
 
 
 def first_token_refusal(
-    vlm: VLM | LLM, prompts: Sequence[Prompt], generation: Generation, openings: RefusalOpenings
+    vlm: VLM | LLM,
+    prompts: Sequence[Prompt],
+    generation: Generation,
+    openings: RefusalOpenings,
+    logprobs: Float[Tensor, "prompt d_vocab"] | None = None,
 ) -> tuple[Float[Tensor, "prompt d_vocab"], Float[Tensor, " prompt"]]:
     """Compute the log-probabilities of the first answer token, and the refusal scores.
 
@@ -104,8 +108,10 @@ def first_token_refusal(
         prompts: any mixture of modalities.
         generation: its batch size counts.
         openings: what counts as a refusal; two-token openings take one more pass for each of their first tokens.
+        logprobs: those of the first answer token, if they are known already.
     """
-    logprobs = first_token_logprobs(vlm, prompts, generation)
+    if logprobs is None:
+        logprobs = first_token_logprobs(vlm, prompts, generation)
     after = {token: first_token_logprobs(vlm, prompts, generation, (token,)) for token in openings.seconds}
     return logprobs, refusal_scores(logprobs, openings, after)
 

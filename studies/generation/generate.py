@@ -1,13 +1,15 @@
 """Greedy answers to prompts, and their perplexity, without a guard."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
-from interp import LLM, VLM, Prompt, collate, forced_beginning, text_prompt
+from interp import LLM, VLM, Prompt, collate, forced_beginning, log_probabilities, text_prompt
 from interp.batches import Advance, batches
 from interp.control_tokens import without_control_tokens
 
@@ -31,6 +33,7 @@ def answers(
     generation: Generation,
     advance: Advance = no_progress,
     forced: Sequence[int] = (),
+    keep_first: Callable[[int, Float[Tensor, " d_vocab"]], object] | None = None,
 ) -> list[str]:
     """Generate a greedy answer to each prompt.
 
@@ -40,17 +43,23 @@ def answers(
         generation: length of the answers and size of the batches.
         advance: progress callback.
         forced: tokens that every answer begins with.
+        keep_first: called with the place of each prompt and the log-probabilities of its first answer token.
     """
     tokenizer, texts = vlm.tokenizer, [""] * len(prompts)
     for indices in batches(prompts, generation.batch_size):
         batch = collate(vlm, [prompts[i] for i in indices])
-        ids = vlm.model.generate(
-            **batch,
-            max_new_tokens=generation.max_new_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-            logits_processor=forced_beginning(forced),
-        )
+        with _first_logits(vlm) as first:
+            ids = vlm.model.generate(
+                **batch,
+                max_new_tokens=generation.max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+                logits_processor=forced_beginning(forced),
+            )
+        # Some models answer without their own forward pass; then there is nothing to keep.
+        if keep_first and first:
+            for i, logprobs in zip(indices, log_probabilities(first[0]).cpu(), strict=True):
+                keep_first(i, logprobs)
         new_ids = ids[:, batch["input_ids"].shape[1] :]
         for i, text in zip(indices, answer_texts(vlm, new_ids), strict=True):
             texts[i] = text.strip()
@@ -65,6 +74,22 @@ def answer_texts(model: VLM | LLM, ids: Int[Tensor, "answer pos"]) -> list[str]:
     another prompt.
     """
     return [without_control_tokens(model, text) for text in model.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+@contextmanager
+def _first_logits(vlm: VLM | LLM) -> Iterator[list[Float[Tensor, "row d_vocab"]]]:
+    """Collect what the model gives for the first answer token inside the block, before any processor."""
+    first: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple, output: ModelOutput) -> None:
+        if not first:
+            first.append(output.logits[:, -1])
+
+    handle = vlm.model.register_forward_hook(keep)
+    try:
+        yield first
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()

@@ -60,3 +60,12 @@ def test_kl_is_zero_for_equal_distributions_and_is_taken_from_the_unguarded():
     p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
     assert kl_divergence(p, p).item() == 0
     assert kl_divergence(p, q).item() == pytest.approx(0.5108, abs=1e-4)
+
+
+@pytest.mark.parametrize("modality", ["text", "scene"])
+def test_answers_give_the_first_tokens_log_probabilities_on_the_way(modality, tiny_vlm, queries):
+    prompts, settings, found = to_prompts(queries, modality, 96), Generation(max_new_tokens=4, batch_size=3), {}
+    texts = answers(tiny_vlm, prompts, settings, keep_first=found.__setitem__)
+    assert texts == answers(tiny_vlm, prompts, settings)
+    expected = first_token_logprobs(tiny_vlm, prompts, settings)
+    torch.testing.assert_close(torch.stack([found[i] for i in range(len(prompts))]), expected, atol=1e-4, rtol=1e-4)
