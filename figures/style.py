@@ -14,8 +14,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from interp.whole_files import replaced
-
 __all__ = [
     "CLASS_COLORS",
     "CLASS_LINES",
@@ -248,12 +246,15 @@ def caption(figure: Figure) -> str:
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Save a figure as PDF for papers and as PNG for screens, both with the caption in their metadata.
 
-    Files carry no date, so the same table gives the same files.
+    The folder is created. Files carry no date, so the same table gives the same files.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("pdf", "png")]
     with paper_style():
         metadata = {"CreationDate": None, "Subject": caption(figure)}
         for path, about in zip(paths, (metadata, {"Description": caption(figure)}), strict=True):
-            with replaced(path) as new:
-                figure.savefig(new, format=path.suffix[1:], metadata=about, bbox_inches="tight")
+            # Written under another name first, so that a file is never half a figure.
+            new = path.with_name(f".{path.name}.new")
+            figure.savefig(new, format=path.suffix[1:], metadata=about, bbox_inches="tight")
+            new.replace(path)
     return paths

@@ -225,9 +225,7 @@ class GuardHooks:
         return [blocks[layer].register_forward_hook(change_output, prepend=True)]
 
     @torch.compiler.disable
-    def _change(
-        self, layer: int, resid: Float[Tensor, "batch pos d_model"], part: str | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
+    def _change(self, layer: int, resid: Float[Tensor, "..."], part: str | None = None) -> Float[Tensor, "..."]:
         if is_bare(self._vlm.model):
             self._prompts.capture(layer, resid)
             return resid

@@ -98,7 +98,7 @@ class GuardedPrompts:
         """Return what is known at a guarded layer."""
         return KnownAtLayer(self._references.get(layer), self._open.get(layer), self._unguarded.get(layer))
 
-    def capture(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> None:
+    def capture(self, layer: int, resid: Float[Tensor, "..."]) -> None:
         """Keep the states of a bare pass, if it is one that was started here."""
         # Bare passes of other guards come by, too.
         if self._captured is not None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from interp.json_text import parse_json
 from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
@@ -167,6 +166,7 @@ def probe_store(
     Raises:
         StoreError, ProbeError: see `studies.probing.states.load_probe_data`.
     """
+    from interp.json_text import parse_json
     from studies.bookkeeping.tables import tidy, write_table
     from studies.experiment.config import writable_folder
     from studies.probing.rows import probe_rows

@@ -75,6 +75,13 @@ class DataFile:
     """Heading of a list of texts, which names its one column."""
 
     @property
+    def all_keys(self) -> frozenset[str]:
+        """Keys of any row: those of JSON may lack what is optional, in the first row as in others."""
+        return (
+            self.keys if self.kind not in (LINES, LIST, OBJECT) else self.keys.union(*(row.cells for row in self.rows))
+        )
+
+    @property
     def stem(self) -> str:
         """Name of the file without suffixes."""
         return stem_of(self.path)

@@ -70,7 +70,7 @@ def own_rows(
         QueryFileError: see `read_queries`.
     """
     # A list of texts has one column, called by its heading if it has one.
-    header = {file.heading} if file.kind == TEXT else file.keys
+    header = {file.heading} if file.kind == TEXT else file.all_keys
     found = columns.find(file.path, header)
     if file.kind == TEXT:
         found = {ours: VALUE for ours in found}

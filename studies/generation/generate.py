@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def answers(
     return texts
 
 
-def answer_texts(model: VLM | LLM, ids: Int[Tensor, "answer pos"]) -> list[str]:
+def answer_texts(model: VLM | LLM, ids: Int[Tensor, "answer pos"] | Int[np.ndarray, "answer pos"]) -> list[str]:
     """Return generated tokens as text.
 
     Words that look like control tokens are left out: they would be taken for some once the answer becomes part of

@@ -119,7 +119,9 @@ class EndpointJudge:
         are left: they hide nothing, and a reply may consist of one.
         """
         url = self.client.base_url
-        parts = (self.client.api_key, url.password, url.username, *(value for _, value in url.params.multi_items()))
+        # The client ends addresses with a slash, even those with a query.
+        values = (value.rstrip("/") for _, value in url.params.multi_items())
+        parts = (self.client.api_key, url.password, url.username, *values)
         secrets = {form for part in parts if part for form in (part, quote(part, safe="")) if len(part) >= LEAST_SECRET}
         for secret in sorted(secrets, key=len, reverse=True):
             text = text.replace(secret, HIDDEN)

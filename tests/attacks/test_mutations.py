@@ -1,4 +1,4 @@
-"""Files that were damaged at random are refused with an error about input, or read; guards and stores only as they were.
+"""Files that were damaged at random are refused with an error about input, or read; guards and stores as they were.
 
 A few of each kind run always, 250 of each with the marker `slow`: 2,000 in all.
 """

@@ -286,10 +286,10 @@ def test_in_half_precision_gross_mistakes_are_found_and_a_sound_model_passes(tmp
 
 
 def test_wrong_references_are_found(family_vlm, monkeypatch):
-    from interp import guard_hooks
+    from interp import guarded_prompts
 
-    right = guard_hooks.prompt_texts
-    monkeypatch.setattr(guard_hooks, "prompt_texts", lambda *args: right(*args)[::-1])
+    right = guarded_prompts.prompt_texts
+    monkeypatch.setattr(guarded_prompts, "prompt_texts", lambda *args: right(*args)[::-1])
     assert claim_of("References that a guard") in faults(check_vlm(family_vlm("PaliGemma")))
 
 

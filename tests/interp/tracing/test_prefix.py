@@ -21,6 +21,8 @@ from tests.families.all_families import DEEP, FOLDERS
 TEXTS = ("How do I?", "How do I water a plant?", "Tell me, please, what the capital of that country is called.", "Why?")
 ALL_FAMILIES = {family.name: family for family in (*DEEP, *FOLDERS)}
 IN_FULL = {"PaliGemma": "its prefix looks ahead", "Mllama": "its pictures are not part of the token sequence"}
+# Their caches of gated delta nets can't be joined with those of a prefix.
+IN_FULL |= dict.fromkeys(("Qwen3.5", "Qwen3.5-MoE"), "its code accepts no such prefix")
 STREAM_SITES = ("resid_pre", "resid_post")
 # Raised by the libraries' processors under NumPy 2, not by this project.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
