@@ -62,7 +62,7 @@ controls: .venv/installed  ## trains models in which an outcome is planted, and 
 
 models: .venv/installed  ## the claims on every model with committed results, as a table and figures
 	$(BIN)/vlm-guard compare --out results/reference/models built-in=results/reference/quick \
-		$(wildcard results/reference/seeds/*/) $(wildcard results/reference/llava-*/) $(wildcard results/reference/controls/*/)
+		$(wildcard results/reference/seeds/*/) $(dir $(wildcard results/reference/llava-*/claims.csv)) $(wildcard results/reference/controls/*/)
 	$(BIN)/python docs/measured.py
 
 qwen: .venv/installed  ## builds llava-qwen-0.5b, a VLM on an LLM that others aligned, and runs the main study on it

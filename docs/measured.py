@@ -105,9 +105,8 @@ def row_of(name: str) -> pd.Series:
     results = entry.get("results", DEFAULT)
     rows = _table(entry["table"], results)
     wanted = {column: value for column, value in entry.items() if column not in SETTINGS}
-    if "chosen" in wanted.values():
-        layer = SweepChoice.read(_table("layer_sweep", results)).layer
-        wanted = {column: layer if value == "chosen" else value for column, value in wanted.items()}
+    if wanted.get("layer") == "chosen":
+        wanted["layer"] = SweepChoice.read(_table("layer_sweep", results)).layer
     rows = _like(rows, wanted)
     if len(rows) != 1:
         raise NumberError(f"{name!r}: {len(rows)} rows of {results}/{entry['table']}.csv are like this; expected one")

@@ -207,7 +207,7 @@ def _tested_in(
     configuration, labels = best.configuration, {"setting": "chosen", "split": experiment.config.split}
     guard = configuration.guard
     states = read_references(experiment, prompts, configuration.reference_in(modality), configuration.source).states
-    unguarded, guarded = experiment.cached_model.run_guards(prompts, [None, guard], states)
+    unguarded, guarded = GuardRunner(experiment).answered(prompts, [None, guard], [None, states])
     rows = [run_columns(None, modality) | labels | row for row in outcome_rows(experiment, prompts, unguarded)]
     tested = outcome_rows(experiment, prompts, guarded)
     rows_of_best = [*tested, *_optimism(validated, first_judge(pd.DataFrame(tested)))]

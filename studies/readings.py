@@ -52,6 +52,7 @@ from studies.guards.configuration import GuardConfiguration
 from studies.guards.measures import first_token_rows, gate_rows, harmful_mask, judged_rows, outcome_rows
 from studies.guards.random_directions import RandomDraws, n_runs, random_draws
 from studies.guards.readings_grid import compared_configurations, part_sizes, readings_grid
+from studies.guards.runner import GuardRunner
 
 COMPARED = "compared"
 """Setting that is measured on the reported split."""
@@ -250,7 +251,7 @@ class _SplitRunner:
         first = [keys.index(key) for key in dict.fromkeys(keys)]
         guards = [None, *(configurations[i].guard for i in first)]
         references = [None, *(states[i] for i in first)]
-        unguarded, *outcomes = self.experiment.cached_model.run_guards(self.prompts, guards, references, report)
+        unguarded, *outcomes = GuardRunner(self.experiment).answered(self.prompts, guards, references, report)
         by_key = dict(zip(dict.fromkeys(keys), outcomes, strict=True))
         return unguarded, [by_key[key] for key in keys]
 

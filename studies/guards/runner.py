@@ -118,6 +118,24 @@ class GuardRunner:
         }
         return Checkpoints(Path(self.experiment.config.out) / "sweep", depends_on)
 
+    def answered(
+        self,
+        prompts: Sequence[Prompt],
+        guards: Sequence[Guard | None],
+        states: Sequence[Float[Tensor, "prompt layer d_model"] | None],
+        report: Callable[[int], None] = lambda n_runs: None,
+    ) -> list[Outcome]:
+        """Return the outcome of whole answers to prompts under each guard.
+
+        Args:
+            prompts: answered under every guard.
+            guards: None for the unguarded model.
+            states: reference states for each guard.
+            report: see `run`.
+        """
+        runs = [GuardRun(guard, own) for guard, own in zip(guards, states, strict=True)]
+        return self.run([RunBatch(prompts, runs, self.experiment.config.generation.max_new_tokens)], report)
+
     def run(self, batches: Sequence[RunBatch], report: Callable[[int], None]) -> list[Outcome]:
         """Return the outcome of every run, batch by batch.
 

@@ -11,6 +11,7 @@ from studies import layer_sweep
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
 from studies.experiment.reference_states import read_references
+from studies.generation import cached_model
 from studies.generation.cached_model import Outcome
 from studies.generation.reference_texts import reference_for
 from studies.guards import runner, sweep_runner
@@ -113,7 +114,9 @@ def test_every_direction_is_fitted_once_from_the_run_to_the_chosen_guard(experim
 
 
 def test_finished_runs_are_not_run_again(experiment, table, monkeypatch):
-    monkeypatch.setattr(runner, "run_guards", None)
+    # Neither by the runner nor past it.
+    for module in (runner, cached_model):
+        monkeypatch.setattr(module, "run_guards", None)
     pd.testing.assert_frame_equal(run(experiment.config, experiment, GRID, top=2).table, table)
     with pytest.raises(TypeError):
         run(experiment.config, experiment, replace(GRID, strengths=(3.0,)), top=2)

@@ -12,6 +12,8 @@ from interp.directions import SafetyDirection
 from interp.guard import Guard
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
+from studies.generation import cached_model
+from studies.guards import runner
 from studies.guards.anchor_fits import AnchorFits
 from studies.guards.configuration import GuardConfiguration
 from studies.guards.random_directions import N_DRAWS
@@ -82,6 +84,16 @@ def result(experiment):
 @pytest.fixture(scope="module")
 def table(result):
     return result.table
+
+
+def test_finished_runs_are_not_run_again(experiment, table, monkeypatch):
+    """A run of hours that is stopped must not lose its readings."""
+    for module in (runner, cached_model):
+        monkeypatch.setattr(module, "run_guards", None)
+    fits = AnchorFits.on(experiment)
+    chosen = Guard(fits.direction(), (7,), "add_reference", "threshold", strength=2.0, threshold=1.0)
+    again = run(experiment.config, experiment, GuardConfiguration("finalists", chosen))
+    pd.testing.assert_frame_equal(again.table, table)
 
 
 def test_every_reading_is_measured_in_every_modality(table):
