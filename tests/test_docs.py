@@ -168,7 +168,7 @@ def test_a_command_and_its_options_exist(name, line, monkeypatch):
             return
         assert words[0] in command.commands, f"{name}: {line}"
         command = command.commands[words.pop(0)]
-    assert command.make_context(line, words).params
+    assert command.make_context(line, words).params is not None
 
 
 def test_there_are_commands_to_check():

@@ -155,7 +155,7 @@ def cases():
         yield from (pytest.param(family, way, marks=marks, id=f"{family}-{way}") for way in WAYS)
 
 
-@pytest.mark.parametrize(("family", "way"), cases())
+@pytest.mark.parametrize(("family", "way"), list(cases()))
 def test_a_guard_is_right_or_refused(family, way, vlm_of, tmp_path):
     if (package := NEEDED.get(way)) and not find_spec(package):
         pytest.skip(f"{package} is not installed")

@@ -85,7 +85,8 @@ def test_a_guard_from_the_sweep_says_from_how_many_it_was_chosen(study):
     tried, _ = layer_sweep.GRIDS["tiny"].configurations(AnchorFits.on(experiment))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCALES, "tiny", replace(SCALES["tiny"], rivals=False))
-        line_up = defence_comparison._line_up(experiment, tried[-1])
+        # Without what the experiment has kept of its scale.
+        line_up = defence_comparison._line_up(replace(experiment), tried[-1])
     assert line_up.tuning == f"best of {len(tried)} on validation" and not line_up.related
 
 

@@ -34,7 +34,7 @@ def fitted(tmp_path_factory, thin_grid):
 def test_fit_saves_a_guard_with_the_numbers_it_was_chosen_by(fitted):
     folder, output = fitted
     saved = json.loads((folder / "guard.json").read_text())
-    assert {path.name for path in folder.iterdir()} == {
+    assert {path.name for path in folder.glob("[!.]*")} == {
         "guard.json",
         "direction.safetensors",
         "README.md",

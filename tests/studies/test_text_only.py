@@ -10,7 +10,7 @@ from studies.bookkeeping.verdict_words import NOT_TESTABLE
 from studies.cli.app import app
 from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
-from studies.layer_selection import ABOUT_PICTURES
+from studies.guards.layer_criteria import ABOUT_PICTURES
 
 LLM_FOLDER = str(organism.llm_path())
 
