@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,7 +94,12 @@ def compiled(vlm: VLM):
     model = torch.compile(vlm.model, backend="eager")
     with torch.no_grad():
         model(**batch)
-    model.generate = lambda **kwargs: model(**batch)
+
+    def generate(**kwargs) -> SimpleNamespace:
+        logits = model(**batch).logits[:, -1]
+        return SimpleNamespace(sequences=logits.argmax(-1, keepdim=True), logits=(logits,))
+
+    model.generate = generate
     return vlm, model, batch, {}
 
 
@@ -167,7 +173,8 @@ def test_a_guard_is_right_or_refused(family, way, vlm_of, tmp_path):
         warnings.simplefilter("ignore")
         found = outcome(vlm, WAYS[way], layer=vlm.n_layers - 1 if way == LAST else 1)
     if way == "compiled":
-        assert "hooks" in found
+        # Compiled again with the hooks, or refused since they were skipped.
+        assert found == "equal" or "hooks" in found
     FOUND.setdefault(family, {})[way] = "equal" if found == "equal" else "refused"
 
 
