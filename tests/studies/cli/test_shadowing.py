@@ -44,7 +44,7 @@ def test_the_installed_command_names_a_stray_file_and_a_stray_folder(tmp_path):
 
 def test_without_an_intruder_the_command_runs(tmp_path):
     done = start(AS_MODULE, tmp_path, ROOT)
-    assert done.returncode == 2 and "vlm-guard: results" in done.stderr and "shadows" not in done.stderr
+    assert done.returncode == 2 and "vlm-guard: folder of results" in done.stderr and "shadows" not in done.stderr
 
 
 def test_a_missing_package_is_named(monkeypatch):
