@@ -225,10 +225,11 @@ class Store:
         return group
 
     def _damaged_metadata(self, reason: str) -> "StoreError":
-        return StoreError(
-            f"the arrays of store {str(self.folder)!r} can't be opened ({reason}); run `vlm-guard store "
-            f"{self.folder} --mend`, then the same trace again"
-        )
+        return StoreError(f"the arrays of store {str(self.folder)!r} can't be opened ({reason}); {self._how_to_mend}")
+
+    @property
+    def _how_to_mend(self) -> str:
+        return f"run `vlm-guard store {self.folder} --mend`, then run the same trace again"
 
     def check(self) -> None:
         """Read everything, and compare it with what was written.
@@ -238,8 +239,7 @@ class Store:
         """
         if batches := self.damaged():
             raise StoreError(
-                f"batches {batches} of store {str(self.folder)!r} are not what was written; run `vlm-guard store "
-                f"{self.folder} --mend`, then the same trace again"
+                f"batches {batches} of store {str(self.folder)!r} are not what was written; {self._how_to_mend}"
             )
 
     def mend(self) -> list[int]:

@@ -133,6 +133,14 @@ def _read(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     Raises:
         GuardFileError: files are missing or damaged, or this version can't read them.
     """
+    try:
+        return _read_once(folder)
+    except GuardFileError:
+        # It may be read just while it is saved, between its two files.
+        return _read_once(folder)
+
+
+def _read_once(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     with _damage_reported(folder):
         if missing := [name for name in (SETTINGS, TENSORS) if not (folder / name).is_file()]:
             raise FileNotFoundError(errno.ENOENT, "no such file", missing[0])
@@ -206,11 +214,7 @@ def opened(name_or_path: str | Path, vlm: VLM | LLM) -> Iterator[dict[str, objec
         GuardFileError: no guard is found, it is damaged, or it was made for another model.
     """
     folder = _folder_of(name_or_path)
-    try:
-        record, tensors = _read(folder)
-    except GuardFileError:
-        # It may be read just while it is saved, between its two files.
-        record, tensors = _read(folder)
+    record, tensors = _read(folder)
     with _damage_reported(folder):
         settings, theirs, ours = dict(record["guard"]), record["model"], _identity(vlm)
         if theirs["weights"] != ours["weights"]:

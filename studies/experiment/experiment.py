@@ -25,7 +25,7 @@ from studies.generation.cached_model import CachedModel
 from studies.judges import EXACT, KEYWORDS, KEYWORDS_1, PUBLISHED, RuleJudge
 
 _CHECKED: set[Path] = set()
-"""Stores that this process has compared with what was written."""
+"""Stores that this process has written, or compared with what was written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +124,7 @@ class Experiment:
         with phase(title, len(prompts)) as report:
             batch_size = self.config.generation.batch_size
             states = trace(self.vlm, prompts, sites, tokens, out=folder, batch_size=batch_size, advance=report)
+        _CHECKED.add(folder)
         return states.load() if is_default else states
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What was typed wrong is said at once: nothing large is imported first, and the names are those of the registries."""
+"""Wrong arguments are reported before anything large is imported, and the names checked are those of the registries."""
 
 import re
 import subprocess

@@ -206,7 +206,7 @@ def test_a_pass_from_another_thread_is_an_error_and_leaves_the_guard_on(tiny_vlm
 
 
 def test_generation_in_another_thread_than_that_of_the_block_is_guarded(tiny_vlm, fitted, queries):
-    """As `TextIteratorStreamer` needs it."""
+    """`TextIteratorStreamer` needs this."""
     batch = collate(tiny_vlm, to_prompts(queries[:2], "blank", 96))
     guard, found = Guard(fitted, (1,), rule="ablate", gate="always"), []
     with torch.no_grad(), guard.on(tiny_vlm):
