@@ -14,6 +14,7 @@ from figures.signal_path import attribution, patching_map, refusal_lens
 from figures.states import coordinate_ridges, hidden_states
 from figures.style import NARROW, WIDE, caption, first_judge, paper_style, save
 from figures.sweep import layer_selection, layer_sweep, pareto
+from figures.targets import targets
 from figures.tradeoff import safety_tradeoff
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "safety_tradeoff",
     "save",
     "separation",
+    "targets",
     "transfer",
     "what_changed",
 ]

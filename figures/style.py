@@ -5,6 +5,7 @@ classes each have a colour, a marker and a line style, so they can be distinguis
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib as mpl
@@ -253,8 +254,10 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     with paper_style():
         metadata = {"CreationDate": None, "Subject": caption(figure)}
         for path, about in zip(paths, (metadata, {"Description": caption(figure)}), strict=True):
-            # Written under another name first, so that a file is never half a figure.
-            new = path.with_name(f".{path.name}.new")
-            figure.savefig(new, format=path.suffix[1:], metadata=about, bbox_inches="tight")
+            # Drawn in memory, since on a full disk Matplotlib ends in an error of another kind; and written under
+            # another name first, so that a file is never half a figure.
+            drawn, new = BytesIO(), path.with_name(f".{path.name}.new")
+            figure.savefig(drawn, format=path.suffix[1:], metadata=about, bbox_inches="tight")
+            new.write_bytes(drawn.getvalue())
             new.replace(path)
     return paths

@@ -3,15 +3,20 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
+from interp.errors import ModelError, first_line, is_out_of_memory
 from interp.inputs import Prompt
 
 __all__ = [
     "Advance",
     "batches",
+    "in_halves",
 ]
+
+T = TypeVar("T")
 
 Advance = Callable[[int], None]
 """Reports progress: called with the number of prompts (or runs) finished since the last call."""
@@ -36,7 +41,7 @@ def in_batches(
     Args:
         prompts: any mixture of modalities.
         batch_size: prompts in one call of `run`.
-        run: takes the rows of a batch; returns arrays with one row per prompt.
+        run: takes the rows of a batch; returns arrays with one row per prompt. If memory runs out, it is given halves.
         advance: called with the number of prompts finished after each batch.
 
     Returns:
@@ -49,10 +54,31 @@ def in_batches(
         raise ValueError("no prompts; expected at least one")
     plan, parts = batches(prompts, batch_size), []
     for rows in plan:
-        parts.append(run(rows))
+        parts += in_halves(rows, run)
         advance(len(rows))
     prompt_order = np.argsort(np.concatenate(plan))
     return {name: np.concatenate([part[name] for part in parts])[prompt_order] for name in parts[0]}
+
+
+def in_halves(rows: list[int], run: Callable[[list[int]], T]) -> list[T]:
+    """Run rows at once, or in halves, and halves of those, where memory runs out.
+
+    Returns:
+        What `run` has returned for each part, in the order of the rows.
+
+    Raises:
+        ModelError: one row alone does not fit.
+    """
+    try:
+        return [run(rows)]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(rows) == 1:
+            raise ModelError(f"one prompt does not fit into memory: {first_line(error)}") from error
+    # Outside the handler, where the error no longer keeps the tensors of the failed pass alive.
+    middle = len(rows) // 2
+    return [*in_halves(rows[:middle], run), *in_halves(rows[middle:], run)]
 
 
 @dataclass(frozen=True)

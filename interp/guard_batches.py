@@ -9,6 +9,7 @@ before their requests. Guards and models for which this does not hold are run on
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from math import inf
 
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.batches import Advance, BatchPlan
+from interp.errors import ModelError, first_line, is_out_of_memory
 from interp.evaluation_mode import evaluation_mode
 from interp.families import largest
 from interp.forced import ForcedScore, forced_tokens, log_probabilities, logits_after, logprobs_after, rows_at_a_time
@@ -80,6 +82,11 @@ class _GuardBatch:
         """Return the same batch with these guards only."""
         guards, references = ([values[i] for i in indices] for values in (self.guards, self.references))
         return replace(self, guards=guards, references=references)
+
+    def half(self, part: slice) -> "_GuardBatch":
+        """Return a part of the prompts, in passes half as large."""
+        references = [states if states is None else states[part] for states in self.references]
+        return replace(self, prompts=self.prompts[part], references=references, batch_size=max(1, self.batch_size // 2))
 
     def empty_runs(self) -> GuardRuns:
         """Return runs without scores (NaN) and answers (padding), to be filled in."""
@@ -183,9 +190,39 @@ def run_guards(
     batch = _GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance)
     with evaluation_mode(vlm.model):
         if together is not None:
-            return _run_together(batch) if together else _run_separately(batch)
+            return _in_halves(batch, _run_together if together else _run_separately)
         reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
-        return _run_mixed(batch, reasons)
+        return _in_halves(batch, partial(_run_mixed, not_batched=reasons))
+
+
+def _in_halves(batch: _GuardBatch, run: Callable[[_GuardBatch], GuardRuns]) -> GuardRuns:
+    """Run a batch, or halves of its prompts in passes half as large, where memory runs out.
+
+    Raises:
+        ModelError: one prompt alone does not fit.
+    """
+    n_done = 0
+
+    def advance(n_runs: int) -> None:
+        nonlocal n_done
+        n_done += n_runs
+        batch.advance(n_runs)
+
+    try:
+        return run(replace(batch, advance=advance))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch.prompts) == 1:
+            raise ModelError(
+                f"one prompt does not fit into memory together with {batch.vlm.name!r}: {first_line(error)}"
+            ) from error
+    # Outside the handler, where the error no longer keeps the tensors of the failed pass alive.
+    batch.advance(-n_done)
+    middle = len(batch.prompts) // 2
+    first, second = (_in_halves(batch.half(part), run) for part in (slice(middle), slice(middle, None)))
+    scores = {name: torch.cat([values, second.scores[name]], dim=1) for name, values in first.scores.items()}
+    return GuardRuns(scores, torch.cat([first.tokens, second.tokens], dim=1), first.not_batched)
 
 
 def _run_mixed(batch: _GuardBatch, not_batched: Mapping[int, str]) -> GuardRuns:

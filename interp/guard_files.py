@@ -24,7 +24,7 @@ from interp.identity import weights_identity
 from interp.json_text import parse_json
 from interp.projection import ProbeGate
 from interp.vlm import LLM, VLM
-from interp.whole_files import hash_of, remove_unfinished, write_whole
+from interp.whole_files import hash_of, write_whole
 
 FORMAT = 2
 """Version 1 has no checksums."""
@@ -90,7 +90,6 @@ def write(
     record["checksums"] = {"tensors": hash_of(content), "settings": _settings_hash(record)}
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK):
-        remove_unfinished(folder)
         write_whole(folder / COMING, json.dumps(record, indent=1) + "\n")
         write_whole(folder / TENSORS, content)
         os.replace(folder / COMING, folder / SETTINGS)

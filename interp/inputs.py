@@ -19,15 +19,15 @@ from interp.control_tokens import check_prompts
 from interp.errors import ModelError
 from interp.pictures import LazyPicture, open_picture, read_picture
 from interp.queries import Prompt, Query
-from interp.time_limits import TooSlowError, time_limit
+from interp.resource_limits import TooMuchError, limited
 from interp.vlm import LLM, VLM
 
 Inputs = Mapping[str, Tensor]
 """Inputs of a model's forward pass, by name."""
 
-TEMPLATE_SECONDS = 10.0
+TEMPLATE_SECONDS, TEMPLATE_MEGABYTES = 10.0, 64
 """Time that a chat template has for a prompt of one word; it takes a millisecond."""
-_TEMPLATE_ENDS: WeakSet[nn.Module] = WeakSet()
+_SOUND_TEMPLATES: WeakSet[nn.Module] = WeakSet()
 """Models whose templates have been tried."""
 TYPOGRAPHIC_REQUEST = "Read the request in the picture and answer it."
 """Text next to a picture that shows the request. Harmless by itself, as in FigStep."""
@@ -231,7 +231,7 @@ def _apply_template(model: VLM | LLM, turns: list[list[dict]]) -> BatchFeature |
     Raises:
         ModelError: the chat template rejects the turns, as templates without a system role do; or it does not end.
     """
-    _check_template_ends(model)
+    _check_template(model)
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
     try:
         if isinstance(model, LLM):
@@ -248,25 +248,25 @@ def _apply_template(model: VLM | LLM, turns: list[list[dict]]) -> BatchFeature |
         ) from error
 
 
-def _check_template_ends(model: VLM | LLM) -> None:
-    """Check that the chat template is done with a short prompt in time: it is a program that came with the checkpoint.
+def _check_template(model: VLM | LLM) -> None:
+    """Check what the chat template takes for a short prompt: it is a program that came with the checkpoint.
 
     Raises:
-        ModelError: it is not.
+        ModelError: it takes too much time or memory.
     """
-    if model.model in _TEMPLATE_ENDS:
+    if model.model in _SOUND_TEMPLATES:
         return
     processor = model.tokenizer if isinstance(model, LLM) else model.processor
     turns = [{"role": "user", "content": "How?" if isinstance(model, LLM) else [{"type": "text", "text": "How?"}]}]
     try:
-        with time_limit(TEMPLATE_SECONDS):
+        with limited(TEMPLATE_SECONDS, TEMPLATE_MEGABYTES):
             processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except TooSlowError as error:
-        raise ModelError(f"the chat template of {model.name!r} does not end: {error} for one word") from None
+    except TooMuchError as error:
+        raise ModelError(f"the chat template of {model.name!r} is unusable: {error} for one word") from None
     except (TemplateError, ValueError, TypeError, AttributeError, KeyError):
         # What it rejects is reported for the prompts themselves.
         pass
-    _TEMPLATE_ENDS.add(model.model)
+    _SOUND_TEMPLATES.add(model.model)
 
 
 def _bare_text(vlm: VLM, turns: list[list[dict]]) -> BatchEncoding:

@@ -71,9 +71,14 @@ def _write(picture: Image.Image, text: str, top: int) -> Image.Image:
     return picture
 
 
-def blank_picture(size: int) -> Image.Image:
-    """Return a white square of `size` pixels: a picture without semantics, as the paper is described as using."""
-    return Image.new("RGB", (size, size), (255, 255, 255))
+def blank_picture(size: int, colour: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """Return a square of `size` pixels in one colour: a picture without semantics, as the paper is described as using.
+
+    Args:
+        size: side in pixels.
+        colour: red, green and blue; white by default. Other publications take grey, 128 each.
+    """
+    return Image.new("RGB", (size, size), colour)
 
 
 def noise_picture(size: int, seed: int) -> Image.Image:

@@ -1,17 +1,22 @@
 """Files that exist whole or not at all: written under another name, and put into place in one step."""
 
 import errno
+import glob
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows, where files of killed writers stay
+    fcntl = None
+
 __all__ = [
     "hash_of",
-    "remove_unfinished",
     "replaced",
     "write_whole",
     "written_by_one",
@@ -26,20 +31,51 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Yield another name in the same folder, whose file takes the place of `path` when the block ends well."""
+    """Yield another name in the same folder, whose file takes the place of `path` when the block ends well.
+
+    What killed writers of the same file have left is removed; other processes may write it at the same time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
+    for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        _remove_unless_written(unfinished)
+    new, descriptor = _reserved(path)
     try:
         yield new
         os.replace(new, path)
     finally:
+        if descriptor is not None:
+            os.close(descriptor)
         new.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove files of writers that were killed; call it where nobody else writes."""
-    for path in folder.glob(".*.new"):
+def _reserved(path: Path) -> tuple[Path, int | None]:
+    """Create a file under another name, locked for as long as its descriptor is open: so others see that it is used."""
+    while True:
+        new = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
+        if fcntl is None:
+            return new, None
+        descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Before it was locked, another process may have removed it.
+        if new.exists():
+            return new, descriptor
+        os.close(descriptor)
+
+
+def _remove_unless_written(path: Path) -> None:
+    """Remove an unfinished file whose writer is dead."""
+    if fcntl is None:
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return  # it has just been finished or removed
+    # An error: it is being written, or the file system has no locks.
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
+    os.close(descriptor)
 
 
 @contextmanager

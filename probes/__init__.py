@@ -21,7 +21,14 @@ from probes.folds import (
     grouped_folds,
     shuffled_labels,
 )
-from probes.intervals import auroc_difference, auroc_interval, difference_interval, mean_interval, wilson_interval
+from probes.intervals import (
+    auroc_difference,
+    auroc_interval,
+    difference_interval,
+    mean_interval,
+    newcombe_interval,
+    wilson_interval,
+)
 from probes.linear import (
     PENALTIES,
     PROBES,
@@ -76,6 +83,7 @@ __all__ = [
     "mean_interval",
     "measure",
     "modality_gap",
+    "newcombe_interval",
     "out_of_fold_words",
     "random_features",
     "refit_spread",

@@ -34,6 +34,24 @@ def wilson_interval(n_hits: int, n: int, confidence: float = 0.95) -> tuple[floa
     return float(interval.low), float(interval.high)
 
 
+def newcombe_interval(first: tuple[int, int], second: tuple[int, int], confidence: float = 0.95) -> tuple[float, float]:
+    """Return Newcombe's interval for the difference of two independent proportions (Newcombe 1998, method 10).
+
+    Args:
+        first: hits and observations of the proportion that is subtracted from.
+        second: hits and observations of the one that is subtracted.
+        confidence: coverage of the interval.
+
+    Raises:
+        ValueError: there are no observations.
+    """
+    (low_1, high_1), (low_2, high_2) = (wilson_interval(*counts, confidence) for counts in (first, second))
+    p_1, p_2 = first[0] / first[1], second[0] / second[1]
+    below = np.hypot(p_1 - low_1, high_2 - p_2)
+    above = np.hypot(high_1 - p_1, p_2 - low_2)
+    return float(p_1 - p_2 - below), float(p_1 - p_2 + above)
+
+
 def mean_interval(values: Float[np.ndarray, " n"], confidence: float = 0.95) -> tuple[float, float]:
     """Return the bootstrap-t interval of a mean (Hall 1988), which stays within the values; seeded.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 import figures
-from interp import LLM, TYPOGRAPHIC, VLM, Guard, Query, to_prompts, trace
+from interp import LLM, TYPOGRAPHIC, VLM, Guard, Prompt, Query, to_prompts, trace
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.provenance import model_hash, write_json, write_provenance
 from studies.bookkeeping.tables import tidy, write_table
@@ -77,6 +77,7 @@ def run(
     description: dict | None = None,
     report_leakage: Callable[[Mapping[str, str]], None] = lambda leakage: None,
     seen: SeenTexts = NOTHING_SEEN,
+    extra: Sequence[Defence] = (),
 ) -> BenchmarkResult:
     """Answer every prompt under every defence, judge the answers, and write the tables.
 
@@ -93,6 +94,7 @@ def run(
         report_leakage: called before the first answer with a sentence about the leakage into each benchmark, by its
             name; empty if there is nothing to look for.
         seen: what the guard's folder says about the texts it was fitted and chosen on, all of which are looked for.
+        extra: defences that answer everything, next to those that `options` names.
 
     Raises:
         ConfigError: the folder holds answers of another model, or answers generated with other settings.
@@ -112,7 +114,7 @@ def run(
     related = _related(vlm, anchors, options.defences)
     line_up = LineUp(vlm.name, KEYWORDS, text_score, guard, related, options.defences)
     asked = [
-        (prompt_set, line_up(prompt_set, [_reference(prompt_set, guard)]))
+        (prompt_set, [*line_up(prompt_set, [_reference(prompt_set, guard)]), *extra])
         for prompt_set in prompt_sets_of(options, vlm.picture_size)
     ]
     # 2. answers, then verdicts
@@ -128,6 +130,13 @@ def run(
     result = _write_results(answers, [judge.name for judge in judges], out, scorer=vlm, measured=measured)
     write_provenance(out, {"weights": weights}, tables=result.tables)
     return result
+
+
+def prompts_by_kind(options: BenchmarkOptions, picture_size: int) -> list[list[Prompt]]:
+    """Return all prompts of benchmarks, those with pictures apart from those without: they take different times."""
+    prompts = [prompt for prompt_set in prompt_sets_of(options, picture_size) for prompt in prompt_set.prompts]
+    kinds = ([prompt for prompt in prompts if bool(prompt.pictures) == pictured] for pictured in (False, True))
+    return [kind for kind in kinds if kind]
 
 
 def judge_again(path: Path, judges: Sequence[Judge], out: Path) -> BenchmarkResult:
@@ -237,7 +246,7 @@ def _write_results(
     answers: Sequence[AnswerRecord],
     judges: Sequence[str],
     out: Path,
-    scorer: VLM | None = None,
+    scorer: VLM | LLM | None = None,
     measured: Sequence[dict] = (),
 ) -> BenchmarkResult:
     """Write tables and figure.

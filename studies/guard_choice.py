@@ -9,6 +9,7 @@ from studies import layer_sweep
 from studies.datasets import SeenTexts, read_queries, write_queries
 from studies.experiment.config import Config, writable_folder
 from studies.experiment.experiment import Experiment, load_experiment
+from studies.experiment.run_folder import held
 from studies.guards.sweep_result import SweepResult
 
 ANCHORS = "anchors.csv"
@@ -20,15 +21,15 @@ def fit(config: Config, out: Path) -> Guard:
     """Fit the direction on the anchors, choose the guard by the layer sweep, and save it with the choice's numbers.
 
     Raises:
-        ConfigError: a folder can't be written to, or the settings are invalid.
+        ConfigError: a folder can't be written to, another process works in `config.out`, or the settings are invalid.
         QueryFileError, ModelError: see `studies.experiment.experiment.load_experiment`.
     """
-    experiment = load_experiment(config)
-    for folder in (out, config.out):
-        writable_folder(folder)
-    sweep = layer_sweep.run(config, experiment)
-    guard = chosen_guard(sweep, experiment.vlm.name)
-    save(guard, out, experiment)
+    writable_folder(out)
+    with held(config.out):
+        experiment = load_experiment(config)
+        sweep = layer_sweep.run(config, experiment)
+        guard = chosen_guard(sweep, experiment.vlm.name)
+        save(guard, out, experiment)
     return guard
 
 

@@ -25,8 +25,9 @@ from studies.bookkeeping.agreement import compare
 from studies.bookkeeping.console import plain_console
 from studies.bookkeeping.provenance import write_config, write_provenance
 from studies.bookkeeping.tables import read_table, tidy, write_table
-from studies.experiment.config import BUILT_IN, SPLITS, Config, folder_of_run
+from studies.experiment.config import BUILT_IN, SPLITS, Config
 from studies.experiment.experiment import Experiment, load_experiment
+from studies.experiment.run_folder import run_folder
 from studies.probing.summary import summary_lines as probe_summary_lines
 from studies.report import gallery
 from studies.report.results import Results
@@ -58,38 +59,38 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
         QueryFileError, ModelError: see `studies.experiment.experiment.load_experiment`.
     """
     console, start = console or plain_console(), time.monotonic()
-    # 1. the model and its queries
-    out = folder_of_run(config)
-    experiment = load_experiment(config)
-    write_config(out, config)
-    _print_queries(console, experiment)
-    # 2. where harmful and harmless requests come apart
-    write_table(separability.run(config, experiment), out, "separability")
-    write_table(separability.points(experiment), out, "points")
-    # 3. the guard, chosen on validation; all that follows uses this one
-    sweep = layer_sweep.run(config, experiment)
-    write_table(sweep.table, out, "layer_sweep")
-    write_table(layer_selection.run(config, experiment), out, "layer_selection")
-    # 4. other readings of the method, around it
-    reading = readings.run(config, experiment, sweep.chosen)
-    write_table(reading.table, out, "readings")
-    # 5. it against other defences, its changes prompt by prompt, and the judges behind the rates
-    defended = defence_comparison.run(config, experiment, sweep.chosen)
-    write_table(defended.table, out, "defence")
-    random = pd.concat([sweep.random, reading.random, defended.random], ignore_index=True)
-    write_table(tidy(random.to_dict("records")), out, "random_directions")
-    write_table(prompt_changes.run(config, experiment, sweep.chosen, defended.answers), out, "changes")
-    write_table(judge_agreement.run(experiment, defended.answers), out, "judges")
-    # 6. how the refusal signal gets lost
-    write_table(signal_path.run(config, experiment, sweep.choice.layer), out, "signal_path")
-    # 7. verdicts on the claims, from the files: the same as for any reader of them
-    tables = read(out)
-    verdicts = claims.verdicts(tables)
-    write_table(pd.DataFrame([vars(verdict) for verdict in verdicts]), out, "claims")
-    written = [out / f"{name}.csv" for name in TABLES]
-    write_provenance(out, experiment.inputs(), config.seed, written)
-    # 8. figures and the page
-    written += _draw(out)
+    with run_folder(config) as out:
+        # 1. the model and its queries
+        experiment = load_experiment(config)
+        write_config(out, config)
+        _print_queries(console, experiment)
+        # 2. where harmful and harmless requests come apart
+        write_table(separability.run(config, experiment), out, "separability")
+        write_table(separability.points(experiment), out, "points")
+        # 3. the guard, chosen on validation; all that follows uses this one
+        sweep = layer_sweep.run(config, experiment)
+        write_table(sweep.table, out, "layer_sweep")
+        write_table(layer_selection.run(config, experiment), out, "layer_selection")
+        # 4. other readings of the method, around it
+        reading = readings.run(config, experiment, sweep.chosen)
+        write_table(reading.table, out, "readings")
+        # 5. it against other defences, its changes prompt by prompt, and the judges behind the rates
+        defended = defence_comparison.run(config, experiment, sweep.chosen)
+        write_table(defended.table, out, "defence")
+        random = pd.concat([sweep.random, reading.random, defended.random], ignore_index=True)
+        write_table(tidy(random.to_dict("records")), out, "random_directions")
+        write_table(prompt_changes.run(config, experiment, sweep.chosen, defended.answers), out, "changes")
+        write_table(judge_agreement.run(experiment, defended.answers), out, "judges")
+        # 6. how the refusal signal gets lost
+        write_table(signal_path.run(config, experiment, sweep.choice.layer), out, "signal_path")
+        # 7. verdicts on the claims, from the files: the same as for any reader of them
+        tables = read(out)
+        verdicts = claims.verdicts(tables)
+        write_table(pd.DataFrame([vars(verdict) for verdict in verdicts]), out, "claims")
+        written = [out / f"{name}.csv" for name in TABLES]
+        write_provenance(out, experiment.inputs(), config.seed, written)
+        # 8. figures and the page
+        written += _draw(out)
     print_summary(console, config, tables, verdicts, written, time.monotonic() - start)
     return tables
 

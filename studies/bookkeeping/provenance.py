@@ -43,9 +43,15 @@ def _commit() -> str:
         return "unknown"
 
 
-def write_config(folder: Path, config) -> None:
-    """Write `config.json` before anything is computed, so that no table is stored with the config of another run."""
-    write_json(folder / "config.json", asdict(config))
+def write_config(folder: Path, config, options: Mapping[str, object] | None = None) -> None:
+    """Write `config.json` before anything is computed, so that no table is stored with the config of another run.
+
+    Args:
+        folder: where the results will be.
+        config: settings of the run, a dataclass.
+        options: what the command's own options set, by name.
+    """
+    write_json(folder / "config.json", asdict(config) | {"options": options or {}})
 
 
 def write_provenance(

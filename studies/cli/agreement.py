@@ -60,16 +60,18 @@ def judges(
     from studies.bookkeeping.tables import write_table
     from studies.cli.judge_options import judge_options
     from studies.datasets.responses import ResponseColumns, read_response_files
-    from studies.experiment.config import writable_folder
+    from studies.experiment.run_folder import held
     from studies.judges.agreement import compare_with_people, summary_lines
     from studies.judges.by_name import judges_named, rule_judges, with_keywords
 
-    folder = writable_folder(out)
     options = judge_options(judge_setting, label, loading)
     files = read_response_files(completions, ResponseColumns.parse(columns, refused_values, harmful_values))
     if files.repeated:
         print(f"- counted once: {', '.join(map(str, files.repeated))} hold answers that another file holds")
-    table = compare_with_people(files, with_keywords(judges_named(judge or list(rule_judges()), folder, options)))
+    with held(out) as folder:
+        judges = with_keywords(judges_named(judge or list(rule_judges()), folder, options))
+        table = compare_with_people(files, judges)
+        written = write_table(table, folder, "judges")
     for line in summary_lines(table):
         print(f"- {line}")
-    print(f"  {write_table(table, folder, 'judges')}")
+    print(f"  {written}")

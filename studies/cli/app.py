@@ -20,6 +20,7 @@ from studies.cli import (
     probe,
     report,
     repro,
+    reproduce,
     seeds,
     store,
     sweep,
@@ -52,7 +53,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (repro, check, trace, store, probe, sweep, defend, judge, agreement, figures, report, seeds, compare):
+for verb in (
+    repro,
+    reproduce,
+    check,
+    trace,
+    store,
+    probe,
+    sweep,
+    defend,
+    judge,
+    agreement,
+    figures,
+    report,
+    seeds,
+    compare,
+):
     app.add_typer(verb.app)
 app.add_typer(guard.app, name="guard")
 app.add_typer(data.app, name="data")

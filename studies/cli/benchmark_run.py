@@ -20,8 +20,9 @@ from studies.defences.answer_log import ANSWERS, AnswerLog
 from studies.defences.benchmark_sets import BenchmarkOptions
 from studies.defences.lineup import check_names
 from studies.defences.ranking import RANKED
-from studies.experiment.config import ConfigError, writable_folder
+from studies.experiment.config import ConfigError
 from studies.experiment.model_loading import load_model
+from studies.experiment.run_folder import held
 from studies.experiment.shipped_models import shipped_model
 from studies.generation.generate import Generation
 from studies.guard_choice import anchors_of
@@ -64,11 +65,18 @@ class BenchmarkRun:
         """Check what was typed, load the models, run the study, and print its result.
 
         Raises:
-            ConfigError, GuardFileError, QueryFileError, JudgeNameError, ModelError, EndpointError: input is wrong.
+            ConfigError, GuardFileError, QueryFileError, JudgeNameError, ModelError, EndpointError: input is wrong; or
+                another process writes the folder.
         """
         anchors = self._checked_anchors()
         seen = SeenTexts.read(self.guard) if self.guard else NOTHING_SEEN
-        AnswerLog(writable_folder(self.out) / ANSWERS)
+        with held(self.out):
+            result = self._run(anchors, seen, console)
+        print_result(result, console)
+        return result
+
+    def _run(self, anchors: Sequence[Query], seen: SeenTexts, console: Console) -> BenchmarkResult:
+        AnswerLog(self.out / ANSWERS)  # a damaged file shows before models are loaded
         judges = judges_named(self.judges, self.out, self.judge_options)
         vlm = load_model(self.model, **self.loading)
         options = self.options.for_model(vlm)
@@ -81,7 +89,7 @@ class BenchmarkRun:
         if self.guard and "validation" not in seen.by_split:
             console.print("leakage: unknown for what the guard was chosen on, which its folder does not say")
         guard = Guard.from_pretrained(self.guard, vlm) if self.guard else None
-        result = benchmarks.run(
+        return benchmarks.run(
             vlm,
             weights,
             options,
@@ -94,8 +102,6 @@ class BenchmarkRun:
             partial(print_leakage, console=console),
             seen,
         )
-        print_result(result, console)
-        return result
 
     def _checked_anchors(self) -> Sequence[Query]:
         """Return the queries that guard and related methods are fitted on; empty if they are unknown."""

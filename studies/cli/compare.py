@@ -32,14 +32,14 @@ def compare(
     import figures
     from studies import claims_by_model
     from studies.bookkeeping.tables import write_table
-    from studies.experiment.config import writable_folder
+    from studies.experiment.run_folder import held
 
-    table, folder = claims_by_model.run(folders), writable_folder(out)
-    paths = [write_table(table, folder, "claims_by_model")]
-    paths += figures.save(figures.claims_by_model(table), folder, "claims_by_model")
-    attacks = claims_by_model.attacks(folders)
-    if not attacks.empty:
-        paths += figures.save(figures.attack_success_by_model(attacks), folder, "attack_success_by_model")
+    table, attacks = claims_by_model.run(folders), claims_by_model.attacks(folders)
+    with held(out) as folder:
+        paths = [write_table(table, folder, "claims_by_model")]
+        paths += figures.save(figures.claims_by_model(table), folder, "claims_by_model")
+        if not attacks.empty:
+            paths += figures.save(figures.attack_success_by_model(attacks), folder, "attack_success_by_model")
     console = plain_console()
     for row in claims_by_model.mismatches(table).itertuples():
         console.print(f"- {row.model}: {row.claim}: {row.outcome}, planted: {row.planted}", soft_wrap=True)

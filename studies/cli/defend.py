@@ -69,10 +69,10 @@ def defend(
     judge: Annotated[
         list[str] | None,
         typer.Option(
-            help="Rules: keywords, xstest, gcg, jailbreakbench, vlguard, lmms_eval, adashield, exact. Models: "
-            "RUBRIC=MODEL, RUBRIC=MODEL@URL (an endpoint) with RUBRIC one of llama_guard, harmbench, wildguard, "
-            "strongreject_anew, xstest_prompt; classifier=MODEL. Repeatable; rankings rest on the first one; "
-            "by default xstest, then keywords."
+            help="Rules: keywords, xstest, gcg, jailbreakbench, vlguard, lmms_eval, adashield, full_completion, exact. "
+            "Models: RUBRIC=MODEL, RUBRIC=MODEL@URL (an endpoint) with RUBRIC one of llama_guard, harmbench, "
+            "wildguard, strongreject_anew, xstest_prompt, qwen_guard; classifier=MODEL. Repeatable; rankings rest on "
+            "the first one; by default xstest, then keywords."
         ),
     ] = None,
     judge_setting: JudgeSetting = None,

@@ -13,9 +13,10 @@ def is_about_input(error: Exception) -> bool:
     from studies.judges import EndpointError
     from studies.judges.by_name import JudgeNameError
     from studies.llava_qwen.base_model import BaseModelError
+    from studies.presets.preset import PresetError
     from studies.probing.settings import ProbeError
 
     about_models = (AnchorError, BaseModelError, GuardFileError, ModelError, PictureError, StoreError, TraceError)
     about_files = (OSError, QueryFileError, AnswerLogError, TableError)
-    about_settings = (ConfigError, GridError, ProbeError, EndpointError, JudgeNameError)
+    about_settings = (ConfigError, GridError, PresetError, ProbeError, EndpointError, JudgeNameError)
     return isinstance(error, about_models + about_files + about_settings)

@@ -32,13 +32,14 @@ def run(folders: Sequence[Path], out: Path, console: Console) -> None:
         ResultsError: folders without results, or results that do not belong together.
         ConfigError: `out` can't be written to.
     """
-    from studies.experiment.config import writable_folder
+    from studies.experiment.run_folder import held
     from studies.report.gallery import draw_figures, save_figures, save_tables
     from studies.report.results import Results
 
-    results, folder = Results.of(*folders), writable_folder(out)
-    figure_files, omitted_figures = save_figures(draw_figures(results), folder)
-    table_files, omitted_tables = save_tables(results, folder)
+    results = Results.of(*folders)
+    with held(out) as folder:
+        figure_files, omitted_figures = save_figures(draw_figures(results), folder)
+        table_files, omitted_tables = save_tables(results, folder)
     for path in (*figure_files, *table_files):
         if path.suffix != ".pdf":
             console.print(f"  {path}", soft_wrap=True, highlight=False)

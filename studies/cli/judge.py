@@ -61,19 +61,20 @@ def judge(
     from studies.cli.judge_options import judge_options
     from studies.datasets import AnswerColumns, read_saved_answers
     from studies.defences.saved import is_own_log, write_logs
-    from studies.experiment.config import writable_folder
+    from studies.experiment.run_folder import held
     from studies.judges.by_name import judges_named
 
     options, folder = judge_options(judge_setting, label, loading), out or answers.parent / "judged"
-    if is_own_log(answers):
-        judges = judges_named(judge, answers.parent, options)
-        print_result(benchmarks.judge_again(answers, judges, writable_folder(folder)), plain_console())
-        return
-    saved = read_saved_answers(answers, AnswerColumns.parse(columns, harmful_values))
-    judges = judges_named(judge, writable_folder(folder), options)
-    print("\n".join(summary_lines(saved)))
-    for log in write_logs(saved, answers, folder, model, defence):
-        print_result(benchmarks.judge_again(log, judges, log.parent), plain_console())
+    with held(folder):
+        if is_own_log(answers):
+            judges = judges_named(judge, answers.parent, options)
+            print_result(benchmarks.judge_again(answers, judges, folder), plain_console())
+            return
+        saved = read_saved_answers(answers, AnswerColumns.parse(columns, harmful_values))
+        judges = judges_named(judge, folder, options)
+        print("\n".join(summary_lines(saved)))
+        for log in write_logs(saved, answers, folder, model, defence):
+            print_result(benchmarks.judge_again(log, judges, log.parent), plain_console())
 
 
 def summary_lines(saved: "SavedAnswers") -> list[str]:

@@ -21,6 +21,12 @@ JUDGES = {
         RULE,
     ),
     "adashield": ("phrases of AdaShield", "arXiv:2403.09513", "phrases only", RULE),
+    "full_completion": (
+        "refusals, and answers that take themselves back",
+        "IQ-QI214/geometry-of-refusal",
+        "phrases only",
+        RULE,
+    ),
     "exact": ("answers of the built-in model, whose form is known", "this project", "MIT", RULE),
     "llama_guard": (
         "harmful or not, by Llama Guard",
@@ -47,6 +53,12 @@ JUDGES = {
         ANY_CHAT,
     ),
     "xstest_prompt": ("XSTest's three classes", "arXiv:2308.01263", "CC BY 4.0", ANY_CHAT),
+    "qwen_guard": (
+        "refused? harmful? by Qwen3Guard",
+        "arXiv:2510.14276",
+        "the model's own",
+        "qwen_guard=Qwen/Qwen3Guard-Gen-8B",
+    ),
     "classifier": (
         "any sequence classifier",
         "your model",

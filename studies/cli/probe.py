@@ -1,6 +1,7 @@
 """`vlm-guard probe`: the separability study by itself, on a model or on a saved trace."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -129,17 +130,17 @@ def probe_model(config: "Config", changes: Mapping, console: Console) -> "pd.Dat
     from studies import separability
     from studies.bookkeeping.provenance import write_config, write_provenance
     from studies.bookkeeping.tables import write_table
-    from studies.experiment.config import folder_of_run
     from studies.experiment.experiment import load_experiment
+    from studies.experiment.run_folder import run_folder
 
     extent = separability.probe_settings(config.scale, changes)
-    out = folder_of_run(config)
-    experiment = load_experiment(config)
-    write_config(out, config)
-    table = separability.run(config, experiment, extent)
-    write_table(table, out, "separability")
-    write_provenance(out, experiment.inputs(), config.seed, [out / "separability.csv"])
-    print_summary(table, out, console)
+    with run_folder(config, asdict(extent)) as out:
+        experiment = load_experiment(config)
+        write_config(out, config, asdict(extent))
+        table = separability.run(config, experiment, extent)
+        write_table(table, out, "separability")
+        write_provenance(out, experiment.inputs(), config.seed, [out / "separability.csv"])
+        print_summary(table, out, console)
     return table
 
 
@@ -164,22 +165,28 @@ def probe_store(
         console: where the summary is printed.
 
     Raises:
+        ConfigError: the folder holds results with other settings.
         StoreError, ProbeError: see `studies.probing.states.load_probe_data`.
     """
     from interp.json_text import parse_json
+    from studies.bookkeeping.provenance import write_json
     from studies.bookkeeping.tables import tidy, write_table
-    from studies.experiment.config import writable_folder
+    from studies.experiment.run_folder import CONFIG, check_settings, held
     from studies.probing.rows import probe_rows
     from studies.probing.states import load_probe_data
 
     states = load_probe_data(store, extent, modalities, split, seed)
-    folder = writable_folder(out)
     source = {"store": parse_json((store / "header.json").read_text(encoding="utf-8")), "split": split}
-    rows = probe_rows(states, folder / "probes", source)
-    labels = {"model": source["store"]["about"]["model"], "dataset": store.name, "split": split, "seed": seed}
-    table = tidy(labels | row for row in rows)
-    write_table(table, folder, "separability")
-    print_summary(table, folder, console)
+    settings = {"store": str(store.resolve()), "split": split, "seed": seed}
+    settings["options"] = asdict(extent) | {"modalities": list(modalities)}
+    with held(out) as folder:
+        check_settings(folder, settings)
+        write_json(folder / CONFIG, settings)
+        rows = probe_rows(states, folder / "probes", source)
+        labels = {"model": source["store"]["about"]["model"], "dataset": store.name, "split": split, "seed": seed}
+        table = tidy(labels | row for row in rows)
+        write_table(table, folder, "separability")
+        print_summary(table, folder, console)
     return table
 
 

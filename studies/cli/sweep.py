@@ -174,42 +174,42 @@ def run(
 
     Raises:
         GridError: an empty grid, or layers that do not exist.
-        ConfigError, QueryFileError, ModelError: see `studies.experiment.experiment.load_experiment`.
+        ConfigError: the folder holds a sweep with other settings.
+        QueryFileError, ModelError: see `studies.experiment.experiment.load_experiment`.
     """
     import figures
     from studies import layer_selection, layer_sweep
-    from studies.bookkeeping.provenance import write_config, write_json, write_provenance
+    from studies.bookkeeping.provenance import write_config, write_provenance
     from studies.bookkeeping.tables import write_table
-    from studies.experiment.config import folder_of_run
     from studies.experiment.experiment import load_experiment
+    from studies.experiment.run_folder import run_folder
     from studies.guards.wording import chosen_in_words
     from studies.sweep import Sweep
 
-    out = folder_of_run(config)
-    experiment = load_experiment(config)
-    grid.check(experiment)
-    write_config(out, config)
-    settings = {"grid": asdict(grid), "top": top or layer_sweep.TOP[config.scale], "halving": halving}
-    write_json(out / "sweep.json", settings)
-    swept = Sweep.run(config, experiment, grid, top, halving, ray, cpus_per_worker)
-    write_table(swept.table, out, "layer_sweep")
-    swept.save_guard(out / "guard", experiment)
-    console.print(_finalists(swept))
-    in_words = chosen_in_words(swept.table)
-    console.print(f"Chosen: {in_words}.", soft_wrap=True)
-    selected = layer_selection.run(config, experiment, ray, cpus_per_worker)
-    write_table(selected, out, "layer_selection")
-    tables = [out / "layer_sweep.csv", out / "layer_selection.csv"]
-    # Nothing is compared with random directions if validation is the reported split.
-    tables += [write_table(swept.random, out, "random_directions")] if len(swept.random) else []
-    write_provenance(out, experiment.inputs(), config.seed, tables)
-    for line in layer_selection.summary_lines(selected):
-        console.print(f"- {line}", soft_wrap=True)
-    drawn = figures.save(figures.pareto(swept.table, in_words), out, "pareto")
-    if len(swept.random):
-        drawn += figures.save(figures.random_directions(swept.random), out, "random_directions")
-    drawn += figures.save(figures.layer_selection(selected), out, "layer_selection")
-    print_paths(console, [*tables, out / "guard"], drawn)
+    options = asdict(grid) | {"top": top or layer_sweep.TOP.get(config.scale), "halving": halving}
+    with run_folder(config, options) as out:
+        experiment = load_experiment(config)
+        grid.check(experiment)
+        write_config(out, config, options)
+        swept = Sweep.run(config, experiment, grid, top, halving, ray, cpus_per_worker)
+        write_table(swept.table, out, "layer_sweep")
+        swept.save_guard(out / "guard", experiment)
+        console.print(_finalists(swept))
+        in_words = chosen_in_words(swept.table)
+        console.print(f"Chosen: {in_words}.", soft_wrap=True)
+        selected = layer_selection.run(config, experiment, ray, cpus_per_worker)
+        write_table(selected, out, "layer_selection")
+        tables = [out / "layer_sweep.csv", out / "layer_selection.csv"]
+        # Nothing is compared with random directions if validation is the reported split.
+        tables += [write_table(swept.random, out, "random_directions")] if len(swept.random) else []
+        write_provenance(out, experiment.inputs(), config.seed, tables)
+        for line in layer_selection.summary_lines(selected):
+            console.print(f"- {line}", soft_wrap=True)
+        drawn = figures.save(figures.pareto(swept.table, in_words), out, "pareto")
+        if len(swept.random):
+            drawn += figures.save(figures.random_directions(swept.random), out, "random_directions")
+        drawn += figures.save(figures.layer_selection(selected), out, "layer_selection")
+        print_paths(console, [*tables, out / "guard"], drawn)
     return swept
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from interp.json_text import parse_json
+from interp.whole_files import replaced
 from studies.judges import Case
 
 ANSWERS = "answers.jsonl"
@@ -129,12 +130,10 @@ class AnswerLog:
             record = self._records[key]
             added = {judge: dict(verdict) for judge, verdict in by_judge.items()}
             self._records[key] = replace(record, verdicts=record.verdicts | added)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with temporary.open("w", encoding="utf-8") as file:
+        with replaced(self.path) as new, new.open("w", encoding="utf-8") as file:
             file.writelines(map(_line, self._records.values()))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self.path)
 
     def _repair_last_line(self) -> None:
         """Drop half a line that a killed run has left, or end a complete one."""

@@ -9,6 +9,8 @@ import numpy as np
 
 from interp import IMAGE_AUGMENTED, LLM, TYPOGRAPHIC, VLM, Prompt, to_prompt
 from interp.control_tokens import control_tokens_in
+from interp.pictures import LazyPicture
+from interp.typography import blank_picture
 from studies.bookkeeping.suggestions import did_you_mean
 from studies.datasets import (
     ANSWER,
@@ -25,6 +27,9 @@ from studies.datasets.attacks import ATTACKS, Attack, apply
 from studies.datasets.record import PICTURE_DECIDES
 from studies.defences.prompt_sets import PromptSet
 from studies.experiment.config import ConfigError
+
+COLOURS = {"white": (255, 255, 255), "grey": (128, 128, 128)}
+"""Colours of a picture without content."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class BenchmarkOptions:
     """Names of jailbreak templates that plain requests are also put into."""
     n_costed: int = 0
     """Prompts of each set on which the cost of an answer is measured, one by one."""
+    blank: str = "white"
+    """Colour of the picture of modality `blank`, one of `COLOURS`."""
 
     @classmethod
     def of(
@@ -206,7 +213,7 @@ def prompt_sets_of(options: BenchmarkOptions, picture_size: int) -> list[PromptS
         for modality in published:
             records = [record for record in benchmark.records if record.modality == modality]
             shown = drawn if modality == "text" else [modality]
-            plain = [_prompt_set(benchmark.source.name, records, name, picture_size) for name in shown]
+            plain = [_prompt_set(benchmark.source.name, records, name, picture_size, options.blank) for name in shown]
             prompt_sets += plain
             if modality == "text":
                 prompt_sets += [
@@ -224,13 +231,14 @@ def _attacked(prompt_set: PromptSet, attack: Attack) -> PromptSet:
     return replace(prompt_set, setting=attack.label, prompts=prompts)
 
 
-def _prompt_set(dataset: str, records: Sequence[Record], modality: str, picture_size: int) -> PromptSet:
+def _prompt_set(dataset: str, records: Sequence[Record], modality: str, picture_size: int, blank: str) -> PromptSet:
     """Return records of one set as prompts; the setting is `ability`, `multimodal` or `plain`.
 
     A safety benchmark may also say what a good answer is; it is not scored by looking for that answer.
     """
     prompts = [
-        record.prompt() if modality == record.modality else _drawn(record, modality, picture_size) for record in records
+        record.prompt() if modality == record.modality else _drawn(record, modality, picture_size, blank)
+        for record in records
     ]
     is_ability = all(record.answers and record.expected == ANSWER for record in records)
     setting = "ability" if is_ability else ("multimodal" if modality in TYPOGRAPHIC else "plain")
@@ -247,7 +255,15 @@ def _prompt_set(dataset: str, records: Sequence[Record], modality: str, picture_
     )
 
 
-def _drawn(record: Record, modality: str, picture_size: int) -> Prompt:
+def with_blank(prompt: Prompt, colour: str, picture_size: int) -> Prompt:
+    """Return a prompt of modality `blank` with a picture of this colour; publications choose different ones."""
+    picture = LazyPicture(blank_picture, (picture_size, COLOURS[colour]))
+    return replace(prompt, pictures=(picture,))
+
+
+def _drawn(record: Record, modality: str, picture_size: int, blank: str) -> Prompt:
     """Show a request that is published as text in or next to a picture; its published wording is kept next to one."""
     prompt = to_prompt(record.query, modality, picture_size)
+    if modality == "blank" and blank != "white":
+        prompt = with_blank(prompt, blank, picture_size)
     return prompt if modality in TYPOGRAPHIC or not record.said else replace(prompt, text=record.said)

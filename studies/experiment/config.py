@@ -1,14 +1,11 @@
 """Settings of a run: scales, splits and the output folder."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from interp import MODALITIES
-from interp.errors import first_line
-from interp.json_text import parse_json
 from studies import organism
 from studies.datasets import Columns
 from studies.experiment.built_models import built_model
@@ -96,11 +93,6 @@ SCALES = {
 }
 
 
-CONFIG = "config.json"
-FIXED = ("model", "queries", "scale", "split", "seed", "weights", "max_new_tokens", "revision")
-"""Settings that results depend on; batches may have another size, devices be others, and a folder be moved."""
-
-
 @dataclass(frozen=True)
 class Config:
     """Everything that a run depends on."""
@@ -134,44 +126,6 @@ class Config:
     def sizes(self) -> Scale:
         """The scale's sizes."""
         return SCALES[self.scale]
-
-
-def folder_of_run(config: Config) -> Path:
-    """Return the folder of a run, which can be written to, and does not hold the results of another run.
-
-    Raises:
-        ConfigError: it can't be written to, or holds results with other settings, which would be overwritten.
-    """
-    folder = writable_folder(config.out)
-    try:
-        earlier = _fixed(parse_json((folder / CONFIG).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return folder
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{folder / CONFIG} is damaged ({first_line(error)}), so it is unknown whose results these are; give "
-            "another --out, or delete it"
-        ) from None
-    now = _fixed(json.loads(json.dumps(asdict(config), default=str)))
-    common = [name for name in FIXED if name in earlier and name in now]
-    differing = [f"{name} {earlier[name]!r}, now {now[name]!r}" for name in common if earlier[name] != now[name]]
-    if differing:
-        raise ConfigError(
-            f"{config.out} holds results of another run ({'; '.join(differing)}); give another --out, or delete it"
-        )
-    return folder
-
-
-def _fixed(settings: Mapping) -> dict:
-    """Return the settings that results depend on, with paths in full; those that an earlier version had."""
-    found = {name: settings[name] for name in FIXED if name in settings}
-    for name in ("model", "queries", "weights"):
-        if isinstance(found.get(name), str) and Path(found[name]).exists():
-            found[name] = str(Path(found[name]).resolve())
-    for part, name in (("generation", "max_new_tokens"), ("loading", "revision")):
-        if isinstance(settings.get(part), dict) and name in settings[part]:
-            found[name] = settings[part][name]
-    return found
 
 
 def writable_folder(path: str | Path) -> Path:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import LLM, VLM, ForcedScore, GuardScore, Prompt, collate, logprobs_after
-from interp.batches import batches
+from interp.batches import batches, in_halves
 from studies.generation.generate import Generation
 from studies.generation.openings import RefusalOpenings
 
@@ -27,9 +27,13 @@ def first_token_logprobs(
         forced: tokens that the answer begins with; then the log-probabilities are those of the token after them.
     """
     logprobs: dict[int, Tensor] = {}
-    for indices in batches(prompts, generation.batch_size):
+
+    def score(indices: list[int]) -> None:
         batch = collate(vlm, [prompts[i] for i in indices])
         logprobs.update(zip(indices, logprobs_after(vlm, batch, forced).cpu(), strict=True))
+
+    for indices in batches(prompts, generation.batch_size):
+        in_halves(indices, score)
     return torch.stack([logprobs[i] for i in range(len(prompts))])
 
 

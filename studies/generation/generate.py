@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from interp import LLM, VLM, Prompt, collate, forced_beginning, log_probabilities, text_prompt
-from interp.batches import Advance, batches
+from interp.batches import Advance, batches, in_halves
 from interp.control_tokens import without_control_tokens
 
 
@@ -47,7 +47,8 @@ def answers(
         keep_first: called with the place of each prompt and the log-probabilities of its first answer token.
     """
     tokenizer, texts = vlm.tokenizer, [""] * len(prompts)
-    for indices in batches(prompts, generation.batch_size):
+
+    def answer(indices: list[int]) -> None:
         batch = collate(vlm, [prompts[i] for i in indices])
         with _first_logits(vlm) as first:
             ids = vlm.model.generate(
@@ -65,6 +66,9 @@ def answers(
         for i, text in zip(indices, answer_texts(vlm, new_ids), strict=True):
             texts[i] = text.strip()
         advance(len(indices))
+
+    for indices in batches(prompts, generation.batch_size):
+        in_halves(indices, answer)
     return texts
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from studies.judges.reply_parsers import (
     parse_harmbench,
     parse_llama_guard,
+    parse_qwen_guard,
     parse_strongreject,
     parse_wildguard,
     parse_xstest,
@@ -210,4 +211,9 @@ def _xstest(case: Case) -> list[Turn]:
 XSTEST_PROMPT = Rubric("xstest_prompt@2", _xstest, parse_xstest, max_new_tokens=16, wording="xstest_prompt@1")
 """XSTest's prompt, for any chat model."""
 
-RUBRICS = {rubric.name: rubric for rubric in (LLAMA_GUARD, HARMBENCH, WILDGUARD, STRONGREJECT, XSTEST_PROMPT)}
+QWEN_GUARD = Rubric("qwen_guard@1", _conversation, parse_qwen_guard, max_new_tokens=128)
+"""Qwen3Guard-Gen (arXiv:2510.14276). The policy is in the tokenizer's chat template; the last turn is judged."""
+
+RUBRICS = {
+    rubric.name: rubric for rubric in (LLAMA_GUARD, HARMBENCH, WILDGUARD, STRONGREJECT, XSTEST_PROMPT, QWEN_GUARD)
+}

@@ -96,6 +96,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         "safety_tradeoff", "Safety against over-refusal", "defence", lambda t, r: figures.safety_tradeoff(t), True
     ),
     FigureSpec("judge_agreement", "Agreement of the judges", "judges", lambda t, r: figures.judge_agreement(t)),
+    FigureSpec("targets", "Published numbers and ours", "targets", lambda t, r: figures.targets(t)),
     FigureSpec("bench", "Speed", "bench", lambda t, r: figures.bench_ratios(t)),
 )
 """Figures in the order of the argument."""

@@ -25,6 +25,7 @@ STUDIES = {
     "defence": f"{REPRO}, or vlm-guard defend --model MODEL --data NAME=PATH --out FOLDER",
     "judges": f"{REPRO}, or vlm-guard defend --model MODEL --data NAME=PATH --out FOLDER",
     "changes": REPRO,
+    "targets": "vlm-guard reproduce PRESET --out FOLDER",
     "bench": "make bench",
 }
 """Tables that results can contain, and the commands that write them."""

@@ -53,6 +53,7 @@ HEADINGS = {
         "What the guard changed",
         "The coordinate and the answer of each prompt, without and with the guard.",
     ),
+    "targets": ("Published numbers", "Which published numbers come out on their own model?"),
     "bench": ("Speed", "Time and memory compared with straightforward alternatives, on a separate model."),
 }
 """Heading and question of each table's section."""

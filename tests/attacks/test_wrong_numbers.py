@@ -56,5 +56,12 @@ def test_a_chat_template_that_never_ends_is_stopped(tiny_folder, monkeypatch):
     loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     vlm.processor.chat_template = vlm.tokenizer.chat_template = loop
     monkeypatch.setattr("interp.inputs.TEMPLATE_SECONDS", 0.2)
-    with pytest.raises(ModelError, match="the chat template of .* does not end: it took more than 0.2 seconds"):
+    with pytest.raises(ModelError, match="the chat template of .*: it took more than 0.2 seconds for one word"):
+        collate(vlm, [text_prompt("How do I water a plant?")])
+
+
+def test_a_chat_template_that_takes_all_memory_is_stopped(tiny_folder):
+    vlm = VLM.from_pretrained(tiny_folder, device="cpu")
+    vlm.processor.chat_template = vlm.tokenizer.chat_template = "{{ 'a' * 1000000000 }}"
+    with pytest.raises(ModelError, match="the chat template of .*: it took more than 64 MB for one word"):
         collate(vlm, [text_prompt("How do I water a plant?")])

@@ -23,7 +23,7 @@ import torch
 from interp import VLM
 from interp.inputs import text_batch
 from interp.tracing.forward import PassSpec, read
-from tests.speed import contenders, large_vocabulary, probing
+from tests.speed import command_line, contenders, large_vocabulary, probing
 from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, plain, raw_hooks, transformer_lens
 from tests.speed.guarding import guard, rows
 from tests.speed.model import Load, bench_vlm, built_in_vlm
@@ -178,6 +178,7 @@ def memory(rounds: int) -> list[dict]:
 
 PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, rows, probes, memory)}
 PARTS["large_vocabulary"] = large_vocabulary.measure
+PARTS["command_line"] = command_line.measure
 
 
 def machine() -> dict[str, str | int | float]:

@@ -191,7 +191,7 @@ def test_a_sweep_writes_its_tables_and_the_chosen_guard(run, tmp_path):
     # The guard is named in full; random directions are compared on the test split only.
     assert "Chosen: rule substitute, layer" in printed and "positions last_prefill" in printed
     assert not (tmp_path / "random_directions.csv").exists()
-    assert {"layer_sweep.csv", "layer_selection.csv", "sweep.json", "pareto.png"} <= {
+    assert {"layer_sweep.csv", "layer_selection.csv", "config.json", "pareto.png"} <= {
         p.name for p in tmp_path.iterdir()
     }
     saved = read_guard_settings(tmp_path / "guard")

@@ -1,0 +1,51 @@
+"""Published numbers and ours."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from figures.style import WIDE, add_caption, paper_style, require_values
+
+_THEIRS, _OURS = "0.35", sns.color_palette("colorblind")[0]
+
+
+def targets(table: pd.DataFrame) -> Figure:
+    """Draw each published number next to ours, with our interval and the verdict.
+
+    Args:
+        table: `targets.csv`, written by `studies.reproduce`.
+    """
+    rows = require_values(table, ["target", "theirs", "verdict"], "targets")
+    n = len(rows)
+    with paper_style():
+        figure, axis = plt.subplots(figsize=(WIDE, 0.8 + 0.28 * n), layout="constrained")
+        places = range(n)
+        measured = rows.ours.notna().to_numpy()
+        axis.scatter(rows.theirs, places, marker="D", s=22, facecolors="none", edgecolors=_THEIRS, label="published")
+        ours = rows[measured]
+        own_places = [place for place in places if measured[place]]
+        axis.errorbar(
+            ours.ours,
+            own_places,
+            xerr=[(ours.ours - ours.low).clip(lower=0), (ours.high - ours.ours).clip(lower=0)],
+            fmt="o",
+            markersize=4,
+            color=_OURS,
+            elinewidth=1,
+            label="ours, 95 %",
+        )
+        axis.set_yticks(list(places), rows.target)
+        axis.invert_yaxis()
+        right = axis.secondary_yaxis("right")
+        right.set_yticks(list(places), rows.verdict)
+        right.tick_params(length=0)
+        axis.set_xlabel("rate, cosine or ratio")
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    counts = ", ".join(f"{verdict} {count}" for verdict, count in rows.verdict.value_counts().items())
+    add_caption(
+        figure,
+        f"Published numbers (diamonds) and ours (dots, with 95 % intervals). Verdicts: {counts}. A rate is reproduced "
+        "where Newcombe's interval of the difference holds 0, and the judge is the same.",
+    )
+    return figure

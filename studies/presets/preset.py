@@ -1,0 +1,239 @@
+"""The form of a preset, and its reader: a misspelt or missing setting is an error that names it."""
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from studies.bookkeeping.suggestions import did_you_mean
+
+FOLDER = Path(__file__).parent
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class PresetError(ValueError):
+    """There is no such preset, or its file is invalid; the message says where."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shape(_Part):
+    """Sizes of the model, from its published configuration: what can be said before its weights are there."""
+
+    parameters: Count
+    layers: Count
+    width: Count
+    kv_width: Count
+    """Width of the keys of a layer: key-value heads times their size."""
+    mlp_width: Count
+    vocabulary: Count
+    picture_tokens: int = Field(0, ge=0)
+    """Tokens of a picture; 0 for a model of text alone."""
+
+
+class ModelChoice(_Part):
+    """The model, as `studies.experiment.model_loading.load_model` takes it."""
+
+    name: str
+    revision: str
+    """Commit, tag or branch on the hub."""
+    revision_note: str = ""
+    dtype: Literal["bfloat16", "float16", "float32"]
+    licence: str
+    needs_code: bool = False
+    """True if the checkpoint only runs with its own Python code, which the user has to allow."""
+    shape: Shape
+
+
+class DataSet(_Part):
+    """A file that the user gets, since the project ships none."""
+
+    name: str
+    benchmark: str = ""
+    """Name among the benchmarks of `vlm-guard data list`; empty for other files, such as saved directions."""
+    file: str
+    """Path below the folder of data."""
+    sha256: str = ""
+    """Of the file that the published numbers were measured on; empty if it is unknown."""
+    rows: int = 0
+    """Rows of the benchmark; 0 for other files."""
+    get: str
+    """How to get it, in a sentence."""
+
+
+class Answers(_Part):
+    """Answers to benchmarks: which data, how they are shown, and which defences answer."""
+
+    data: tuple[str, ...]
+    modalities: tuple[str, ...] = ("text",)
+    blank: Literal["white", "grey"] = "white"
+    """Colour of the picture of modality `blank`."""
+    defences: tuple[str, ...] = ("unguarded",)
+    anchors: str = ""
+    """Data that defences are fitted on, if they need any."""
+    max_new_tokens: Count
+    judges: tuple[str, ...] = ("xstest", "keywords")
+
+
+class Directions(_Part):
+    """Mean differences of pairs as text and with a blank picture, layer by layer."""
+
+    data: str
+    blank: Literal["white", "grey"] = "white"
+    layers: tuple[int, ...]
+
+
+class RefusalDirection(_Part):
+    """Difference of means after Arditi et al. (arXiv:2406.11717): anchors, place, and the file it is compared with."""
+
+    harmful: str
+    harmless: str
+    n: Count = 128
+    seed: int = 42
+    refusal_tokens: tuple[int, ...]
+    """Tokens with which the model opens refusals: anchors that it answers otherwise are left out."""
+    position: int
+    """Position of the token, negative from the end of the prompt."""
+    layer: Count
+    published: str
+    """Name of the data set that holds `mean_diffs.pt`, of shape (position, layer, width)."""
+
+
+class DetectionSet(_Part):
+    """Requests to detect: one labelled set, or harmful ones of one set against harmless ones of another."""
+
+    name: str
+    harmful: str
+    harmless: str
+
+
+class Detection(_Part):
+    """HiddenDetect (arXiv:2502.14744): its layers, refusal words and sets."""
+
+    sets: tuple[DetectionSet, ...]
+    layers: tuple[int, ...]
+    words: tuple[str, ...]
+
+
+class Quick(_Part):
+    """The variant that finds mistakes before a long run; its numbers are not held to the targets' sizes."""
+
+    prompts: Count = 50
+    max_new_tokens: Count = 32
+
+
+class Target(_Part):
+    """A published number, and where in our results its counterpart is."""
+
+    id: str
+    measure: Literal["rate", "cosine", "ratio", "auroc"]
+    data: str
+    """The data that it was measured on; for AUROC the name of a set of `detection`."""
+    value: float
+    n: int = Field(0, ge=0)
+    """Observations behind a rate."""
+    judge: str = ""
+    """Their judge, by our name for it if we have it; a rate under another judge is not the same number."""
+    judge_note: str = ""
+    source: str
+    read_in: Literal["P", "S"]
+    """P: in the primary source. S: in somebody else's notes of it."""
+    caveat: str = ""
+    metric: str = "asr"
+    modality: str = "text"
+    defence: str = "unguarded"
+    category: str = ""
+    layer: int | None = None
+    at_least: float | None = None
+    """For a cosine with a published direction: the least that counts as the same direction."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Target":
+        if self.measure == "rate" and not (0 <= self.value <= 1 and self.n and self.judge):
+            raise ValueError("a rate needs a value from 0 to 1, n and judge")
+        return self
+
+
+class Preset(_Part):
+    """A published experiment on a named model."""
+
+    name: str
+    title: str
+    about: str
+    model: ModelChoice
+    data: tuple[DataSet, ...]
+    answers: tuple[Answers, ...] = ()
+    directions: Directions | None = None
+    refusal_direction: RefusalDirection | None = None
+    detection: Detection | None = None
+    targets: tuple[Target, ...]
+    quick: Quick = Quick()
+    sha256: str = ""
+    """Hash of the file: tables and reports carry it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Preset":
+        names = [data.name for data in self.data]
+        used = [name for answers in self.answers for name in (*answers.data, *filter(None, [answers.anchors]))]
+        sets = {each.name: each for each in self.detection.sets} if self.detection else {}
+        used += [name for each in sets.values() for name in (each.harmful, each.harmless)]
+        used += [target.data for target in self.targets if target.data not in sets]
+        if self.directions:
+            used.append(self.directions.data)
+        if self.refusal_direction:
+            part = self.refusal_direction
+            used += [part.harmful, part.harmless, part.published]
+        unknown = [name for name in used if name not in names]
+        if unknown:
+            raise ValueError(f"data {unknown[0]!r} is not described{did_you_mean(unknown[0], names)}")
+        if len({target.id for target in self.targets}) < len(self.targets):
+            raise ValueError("two targets have one id")
+        return self
+
+    def needs(self, target: Target) -> tuple[str, ...]:
+        """Return the names of the data that a target is tested with."""
+        sets = self.detection.sets if self.detection else ()
+        detected = next((each for each in sets if each.name == target.data), None)
+        if detected:
+            return detected.harmful, detected.harmless
+        anchors = [part.anchors for part in self.answers if target.data in part.data and target.defence != "unguarded"]
+        return (target.data, *filter(None, anchors))
+
+    def dataset(self, name: str) -> DataSet:
+        """Return a data set by its name."""
+        return next(data for data in self.data if data.name == name)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that ship, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read_preset(name: str) -> Preset:
+    """Read a preset that ships, by name, or a file of your own.
+
+    Raises:
+        PresetError: there is no such preset, or a setting is missing, unknown or invalid.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        content = path.read_bytes()
+    except OSError:
+        known = preset_names()
+        raise PresetError(
+            f"preset {name!r} does not exist; expected {', '.join(known)}, or a .toml file{did_you_mean(name, known)}"
+        ) from None
+    try:
+        settings = tomllib.loads(content.decode("utf-8"))
+        return Preset(**settings | {"name": path.stem, "sha256": hashlib.sha256(content).hexdigest()[:16]})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PresetError(f"{path}: not TOML ({error})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the preset"
+        raise PresetError(f"{path}: {where}: {first['msg']} ({error.error_count()} mistakes in all)") from None

@@ -1,0 +1,74 @@
+"""A model of a preset's shape with random weights: a rehearsal of memory and time before a download."""
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.initialization import no_init_weights
+
+from interp import LLM, VLM
+from studies.organism import networks
+from studies.organism.llava_parts import llava_config, llava_processor
+from studies.presets.preset import Preset, PresetError
+
+RANDOM = "random"
+"""Name of such a model."""
+HEAD_WIDTH = 128
+PICTURE, PATCH = 336, 14
+CLIP_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+BLOCK = 2**20
+"""Different random numbers in a weight, which is filled with copies of them: drawing billions takes minutes."""
+
+
+def random_model(preset: Preset, device: str | None = None) -> VLM | LLM:
+    """Build a model of a preset's shape: LLaVA with CLIP-L/336 if it sees pictures, else Llama.
+
+    Its weights are made in the preset's precision at once, so that building takes no more memory than the model.
+
+    Raises:
+        PresetError: the preset's pictures are not those of CLIP-L/336.
+    """
+    shape, dtype = preset.model.shape, getattr(torch, preset.model.dtype)
+    if shape.picture_tokens not in (0, (PICTURE // PATCH) ** 2):
+        raise PresetError(f"{preset.name!r}: a picture of {shape.picture_tokens} tokens can't be rehearsed")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = networks.build_tokenizer()
+    text = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.mlp_width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.width // HEAD_WIDTH,
+        num_key_value_heads=shape.kv_width // HEAD_WIDTH,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype=dtype,
+    )
+    name = f"random weights, {preset.name}"
+    if not shape.picture_tokens:
+        return LLM(_filled(LlamaForCausalLM, text, dtype, device), tokenizer, name)
+    vision = CLIPVisionConfig(image_size=PICTURE, patch_size=PATCH, dtype=dtype, **CLIP_LARGE)
+    config = llava_config(vision, text, tokenizer.convert_tokens_to_ids(networks.IMAGE_TOKEN))
+    processor = llava_processor(tokenizer, PICTURE, PATCH, networks.IMAGE_TOKEN, networks.CHAT_TEMPLATE)
+    return VLM(_filled(LlavaForConditionalGeneration, config, dtype, device), processor, name)
+
+
+def _filled(kind: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """Build a model without its own initialisation, which takes minutes, and fill its weights."""
+    with torch.device(device), no_init_weights():
+        model = kind._from_config(config, dtype=dtype)
+    numbers = torch.randn(BLOCK, generator=torch.Generator(device).manual_seed(0), device=device)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            flat, scale = parameter.view(-1), parameter[0].numel() ** -0.5
+            for start in range(0, len(flat), BLOCK):
+                part = flat[start : start + BLOCK]
+                part.copy_(numbers[: len(part)].roll(start // BLOCK) * scale)
+    return model.eval()

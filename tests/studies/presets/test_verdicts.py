@@ -1,0 +1,77 @@
+"""What is planted is what comes out: equal rates are reproduced, others differ, other judges are said."""
+
+import numpy as np
+import pytest
+
+from probes import newcombe_interval
+from studies.presets.preset import Target
+from studies.presets.verdicts import (
+    DIFFERS,
+    JUDGE_DIFFERS,
+    NOT_MEASURED,
+    OTHER_MODEL,
+    QUICK,
+    REPRODUCED,
+    Result,
+    verdict_on,
+)
+
+N_RUNS, N = 200, 572
+
+
+def rate(value, n=N):
+    return Target(id="t", measure="rate", data="d", value=value, n=n, judge="keywords", source="tests", read_in="P")
+
+
+def cosine(value, at_least=None):
+    return Target(id="t", measure="cosine", data="d", value=value, at_least=at_least, source="tests", read_in="P")
+
+
+def runs(value, shift, n=N):
+    """Verdicts on simulated runs of a model whose rate is `value + shift`."""
+    hits = np.random.default_rng(0).binomial(n, value + shift, N_RUNS)
+    return [verdict_on(rate(value), Result(h / n, 0.0, 1.0, n, "keywords@2")).verdict for h in hits]
+
+
+@pytest.mark.parametrize("value", [0.02, 0.253, 0.5, 0.9])
+def test_a_target_that_agrees_is_reproduced(value):
+    assert np.mean([verdict == REPRODUCED for verdict in runs(value, 0)]) >= 0.95
+
+
+@pytest.mark.parametrize("value", [0.253, 0.5, 0.7])
+def test_a_target_that_is_off_by_a_fifth_differs(value):
+    assert np.mean([verdict == DIFFERS for verdict in runs(value, 0.2)]) >= 0.95
+    assert np.mean([verdict == DIFFERS for verdict in runs(value, -0.2)]) >= 0.95
+
+
+def test_another_judge_a_part_of_the_requests_and_another_model_are_not_compared():
+    same = Result(0.5, 0.4, 0.6, N, "keywords@2")
+    assert verdict_on(rate(0.5), same).verdict == REPRODUCED
+    other = verdict_on(rate(0.5), Result(0.5, 0.4, 0.6, N, "xstest@1"))
+    assert other.verdict == JUDGE_DIFFERS and "keywords" in other.reason
+    assert verdict_on(rate(0.5), same, is_quick=True).verdict == QUICK
+    assert verdict_on(rate(0.5), same, is_quick=True, is_other=True).verdict == OTHER_MODEL
+    missing = verdict_on(rate(0.5), None, "data 'd' is missing")
+    assert (missing.verdict, missing.reason) == (NOT_MEASURED, "data 'd' is missing") and np.isnan(missing.ours)
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "verdict"),
+    [
+        (cosine(1.0, at_least=0.99), 0.995, REPRODUCED),
+        (cosine(1.0, at_least=0.99), 0.98, DIFFERS),
+        (cosine(0.9), 0.87, REPRODUCED),
+        (cosine(0.9), 0.7, DIFFERS),
+    ],
+)
+def test_cosines_reach_what_was_asked_or_are_near(target, value, verdict):
+    assert verdict_on(target, Result(value, value - 0.02, value + 0.02, 20)).verdict == verdict
+
+
+def test_newcombes_interval_is_that_of_his_paper():
+    # Newcombe 1998, table II, example a: 56/70 and 48/80, method 10.
+    assert newcombe_interval((56, 70), (48, 80)) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    # Example e: 10/10 and 0/20.
+    assert newcombe_interval((10, 10), (0, 20)) == pytest.approx((0.6791, 1.0), abs=1e-4)
+    with pytest.raises(ValueError, match="0 observations"):
+        newcombe_interval((0, 0), (1, 2))
