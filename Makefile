@@ -22,7 +22,7 @@ repro: .venv/installed  ## the paper's argument on the built-in model, and a rep
 	$(BIN)/vlm-guard repro
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not large" -n $(WORKERS) --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -72,8 +72,8 @@ qwen: .venv/installed  ## builds llava-qwen-0.5b, a VLM on an LLM that others al
 qwen-reference: qwen  ## writes the committed results of llava-qwen-0.5b, without its answers
 	$(BIN)/python -m studies.llava_qwen.published results/llava-qwen-0.5b results/reference/llava-qwen-0.5b
 
-bench: .venv/installed
-	$(BIN)/python -m tests.speed
+bench: .venv/installed  ## with DEVICE=cuda: the 7B shape on a GPU
+	$(BIN)/python -m tests.speed $(if $(DEVICE),--device $(DEVICE) --only seven_b)
 
 lock:  ## pins the versions that are installed now
 	echo '# Complete pins, used as constraints (pip install -c). Made by `make lock`.' > requirements.lock

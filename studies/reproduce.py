@@ -14,17 +14,24 @@ from rich.table import Table
 
 import figures
 from interp import LLM, VLM
+from studies import benchmarks
 from studies.bookkeeping.provenance import write_json, write_provenance
 from studies.bookkeeping.tables import write_table
+from studies.defences.defence import Defence
 from studies.experiment.config import ConfigError
 from studies.experiment.model_loading import load_model
 from studies.experiment.run_folder import CONFIG, check_settings, held
+from studies.experiment.shipped_models import shipped_model
+from studies.judges import Judge
 from studies.judges.by_name import JudgeOptions, judges_named
 from studies.presets.measuring import Measuring, Place, counterpart
-from studies.presets.preset import PresetError
+from studies.presets.plan import seconds_for
+from studies.presets.preset import AnswersSpec, PresetError
 from studies.presets.random_weights import RANDOM, random_model
 from studies.presets.reproduction import Reproduction
-from studies.presets.verdicts import REPRODUCED, Result, TargetVerdict, verdict_on
+from studies.presets.verdicts import REPRODUCED, OurResult, TargetVerdict, verdict_on
+
+RATES = ("asr", "harm_rate")
 
 
 def run(reproduction: Reproduction, console: Console) -> list[TargetVerdict]:
@@ -50,7 +57,7 @@ def run(reproduction: Reproduction, console: Console) -> list[TargetVerdict]:
         cosines, defences = measuring.refusal_direction()
         results |= cosines
         for part, own_judges in zip(preset.answers, judges, strict=True):
-            results |= measuring.answers(part, own_judges, defences, console)
+            results |= measure_answers(measuring, part, own_judges, defences, console)
         verdicts = compare(reproduction, results)
         labels = {"model": Path(reproduction.model).name, "preset": f"{preset.name} {preset.sha256}"}
         table = pd.DataFrame([labels | asdict(verdict) for verdict in verdicts])
@@ -77,7 +84,48 @@ def _load(reproduction: Reproduction) -> VLM | LLM:
     return load_model(own.name, **{"dtype": own.dtype, "revision": own.revision} | typed)
 
 
-def compare(reproduction: Reproduction, results: Mapping[Place, Result]) -> list[TargetVerdict]:
+def measure_answers(
+    measuring: Measuring,
+    part: AnswersSpec,
+    judges: Sequence[Judge],
+    defences: Sequence[Defence],
+    console: Console,
+) -> dict[Place, OurResult]:
+    """Measure the rates of a part's answers, and say first how long they take at most.
+
+    Args:
+        measuring: the model, and what was typed.
+        part: which answers.
+        judges: the first one decides.
+        defences: those that were made for this model.
+        console: where the time is printed.
+    """
+    reproduction, model = measuring.reproduction, measuring.model
+    options = reproduction.benchmarks(part)
+    if options is None:
+        return {}
+    options, generation = options.for_model(model), reproduction.generation(part)
+    groups = benchmarks.prompts_by_kind(options, model.picture_size)
+    seconds = seconds_for(model, groups, generation) * len(part.defences)
+    console.print(f"answers: at most {seconds / 60:.1f} minutes, from a timed batch of each kind", soft_wrap=True)
+    own = shipped_model(reproduction.model)
+    weights = benchmarks.checkpoint_identity(model, str(own.vlm) if own else reproduction.model)
+    anchors = reproduction.queries(part.anchors) if part.anchors and reproduction.has(part.anchors) else ()
+    extra = [defence for defence in defences if defence.name in part.defences]
+    folder = reproduction.answer_folder(part)
+    found = benchmarks.run(model, weights, options, judges, folder, generation, anchors=anchors, extra=extra)
+    names = {reproduction.preset.dataset(name).benchmark or name: name for name in part.data}
+    results = {}
+    for row in found.table[found.table.metric.isin(RATES)].itertuples():
+        category = row.category if isinstance(row.category, str) else ""
+        place = (names.get(row.dataset, row.dataset), row.metric, row.modality, row.defence, category)
+        if row.n:
+            result = OurResult(row.value, row.ci_low, row.ci_high, int(row.n), row.judge)
+            results[*place, row.judge.split("@")[0]] = result
+    return results
+
+
+def compare(reproduction: Reproduction, results: Mapping[Place, OurResult]) -> list[TargetVerdict]:
     """Compare every published number of a preset with its counterpart."""
     is_part = reproduction.is_quick or reproduction.limit is not None
     verdicts = []

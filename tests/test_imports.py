@@ -21,7 +21,7 @@ LEVELS = (
     {"experiment"},
     {"guards", "probing"},
     {"defences"},
-    {"report"},
+    {"presets", "report"},
 )
 """Folders of `studies`, from the bottom to the top: a folder imports its own level and those below it."""
 TOP_LEVEL = {
@@ -39,6 +39,7 @@ TOP_LEVEL = {
     "sweep",
     "guard_choice",
     "repro",
+    "reproduce",
     "seeds",
 }
 """Files of `studies`: one a question, and what the notebooks start from."""
@@ -47,6 +48,7 @@ DOORS = {
         "interp",
         "interp.batches",
         "interp.control_tokens",
+        "interp.detectors",
         "interp.display",
         "interp.errors",
         "interp.identity",

@@ -171,7 +171,7 @@ FULL_COMPLETION = OpeningRule(
     ),
     "IQ-QI214/geometry-of-refusal@81331d1, experiments/phase2/common/eval_utils.py, full_harmful_completion",
 )
-"""What that repository counts as a full harmful completion is here an answer that is not refused."""
+"""The list of geometry-of-refusal, whose full harmful completions are answers that are not refused here."""
 
 RULES = (XSTEST, GCG, JAILBREAKBENCH, VLGUARD, LMMS_EVAL, ADASHIELD, FULL_COMPLETION)
 

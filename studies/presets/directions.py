@@ -9,7 +9,7 @@ from jaxtyping import Float
 from interp import VLM, Query, to_prompts, trace
 from probes import cosine
 from studies.defences.benchmark_sets import with_blank
-from studies.presets.verdicts import Result
+from studies.presets.verdicts import OurResult
 
 N_DRAWS = 1000
 
@@ -20,7 +20,7 @@ def compare_directions(
     layers: Sequence[int],
     blank: str,
     advance: Callable[[int], None] = lambda n_prompts: None,
-) -> dict[tuple[str, int], Result]:
+) -> dict[tuple[str, int], OurResult]:
     """Compare mean differences as text and with a blank picture, at the last prompt token.
 
     Args:
@@ -45,7 +45,7 @@ def compare_directions(
         draws = [_cosine_and_ratio(text[rows, i].mean(0), blank_[rows, i].mean(0)) for rows in drawn]
         low, high = np.percentile(draws, [2.5, 97.5], axis=0)
         for k, measure in enumerate(("cosine", "ratio")):
-            results[measure, layer] = Result(values[k], float(low[k]), float(high[k]), len(text))
+            results[measure, layer] = OurResult(values[k], float(low[k]), float(high[k]), len(text))
     return results
 
 

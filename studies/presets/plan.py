@@ -1,5 +1,4 @@
-"""What a run of a preset takes, said before it starts: data, memory, prompts and tokens; and its time, once it can be
-measured."""
+"""Estimates of what a run of a preset takes: data, memory, prompts and tokens; its time, once a model is there."""
 
 import hashlib
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from interp import LLM, VLM, Prompt
 from studies.generation.generate import Generation, answers
-from studies.presets.preset import DataSet, Preset, Shape
+from studies.presets.preset import DataSpec, ModelShape, Preset
 
 REQUEST_TOKENS = 60
 """Tokens of a request with its chat template, for estimates before a tokenizer is there."""
@@ -21,7 +20,7 @@ TIMED_TOKENS = 5
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Estimated bytes of a batch of answers, on the device that runs the model."""
 
     weights: int
@@ -35,7 +34,7 @@ class Memory:
         return self.weights + self.cache + self.states
 
 
-def memory_of(shape: Shape, dtype: str, batch_size: int, prompt_tokens: int, new_tokens: int) -> Memory:
+def memory_of(shape: ModelShape, dtype: str, batch_size: int, prompt_tokens: int, new_tokens: int) -> MemoryEstimate:
     """Estimate the memory of a batch of answers.
 
     Args:
@@ -49,15 +48,15 @@ def memory_of(shape: Shape, dtype: str, batch_size: int, prompt_tokens: int, new
     cache = 2 * shape.layers * shape.kv_width * size * batch_size * (prompt_tokens + new_tokens)
     block = (WIDTH_COPIES * shape.width + MLP_COPIES * shape.mlp_width) * size * batch_size * prompt_tokens
     logits = batch_size * shape.vocabulary * (size + 4)
-    return Memory(shape.parameters * size, cache, max(block, logits))
+    return MemoryEstimate(shape.parameters * size, cache, max(block, logits))
 
 
-def shape_of(model: VLM | LLM, picture_tokens: int = 0) -> Shape:
+def shape_of(model: VLM | LLM, picture_tokens: int = 0) -> ModelShape:
     """Return the shape of a model that is loaded."""
     text = model.model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return Shape(
+    return ModelShape(
         parameters=sum(parameter.numel() for parameter in model.model.parameters()),
         layers=model.n_layers,
         width=model.d_model,
@@ -69,16 +68,16 @@ def shape_of(model: VLM | LLM, picture_tokens: int = 0) -> Shape:
 
 
 @dataclass(frozen=True)
-class Data:
+class AvailableData:
     """Which data sets of a preset are in a folder."""
 
     available: tuple[str, ...]
-    missing: tuple[DataSet, ...]
-    changed: tuple[DataSet, ...]
+    missing: tuple[DataSpec, ...]
+    changed: tuple[DataSpec, ...]
     """Sets whose files are not those that the published numbers were measured on."""
 
     @classmethod
-    def look_for(cls, preset: Preset, folder: Path) -> "Data":
+    def look_for(cls, preset: Preset, folder: Path) -> "AvailableData":
         """Look for the data of a preset in a folder."""
         there = [data for data in preset.data if (folder / data.file).exists()]
         changed = [data for data in there if data.sha256 and _sha256(folder / data.file) != data.sha256]
@@ -92,18 +91,18 @@ def _sha256(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What will be run, what it takes, and what is missing for it."""
+class RunPlan:
+    """A run before it starts: its size, its memory, and what is missing for it."""
 
     preset: Preset
     model: str
-    data: Data
+    data: AvailableData
     n_answers: int
     n_done: int
     generation: Generation
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> MemoryEstimate:
         """The estimate for the preset's own model."""
         shape, generation = self.preset.model.shape, self.generation
         tokens = REQUEST_TOKENS + shape.picture_tokens

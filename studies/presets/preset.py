@@ -18,11 +18,11 @@ class PresetError(ValueError):
     """There is no such preset, or its file is invalid; the message says where."""
 
 
-class _Part(BaseModel):
+class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Shape(_Part):
+class ModelShape(_Spec):
     """Sizes of the model, from its published configuration: what can be said before its weights are there."""
 
     parameters: Count
@@ -36,7 +36,7 @@ class Shape(_Part):
     """Tokens of a picture; 0 for a model of text alone."""
 
 
-class ModelChoice(_Part):
+class ModelSpec(_Spec):
     """The model, as `studies.experiment.model_loading.load_model` takes it."""
 
     name: str
@@ -47,10 +47,10 @@ class ModelChoice(_Part):
     licence: str
     needs_code: bool = False
     """True if the checkpoint only runs with its own Python code, which the user has to allow."""
-    shape: Shape
+    shape: ModelShape
 
 
-class DataSet(_Part):
+class DataSpec(_Spec):
     """A file that the user gets, since the project ships none."""
 
     name: str
@@ -59,14 +59,14 @@ class DataSet(_Part):
     file: str
     """Path below the folder of data."""
     sha256: str = ""
-    """Of the file that the published numbers were measured on; empty if it is unknown."""
+    """Hash of the file that the published numbers were measured on; empty if it is unknown."""
     rows: int = 0
     """Rows of the benchmark; 0 for other files."""
     get: str
     """How to get it, in a sentence."""
 
 
-class Answers(_Part):
+class AnswersSpec(_Spec):
     """Answers to benchmarks: which data, how they are shown, and which defences answer."""
 
     data: tuple[str, ...]
@@ -75,12 +75,12 @@ class Answers(_Part):
     """Colour of the picture of modality `blank`."""
     defences: tuple[str, ...] = ("unguarded",)
     anchors: str = ""
-    """Data that defences are fitted on, if they need any."""
+    """AvailableData that defences are fitted on, if they need any."""
     max_new_tokens: Count
     judges: tuple[str, ...] = ("xstest", "keywords")
 
 
-class Directions(_Part):
+class DirectionsSpec(_Spec):
     """Mean differences of pairs as text and with a blank picture, layer by layer."""
 
     data: str
@@ -88,7 +88,7 @@ class Directions(_Part):
     layers: tuple[int, ...]
 
 
-class RefusalDirection(_Part):
+class RefusalDirectionSpec(_Spec):
     """Difference of means after Arditi et al. (arXiv:2406.11717): anchors, place, and the file it is compared with."""
 
     harmful: str
@@ -104,7 +104,7 @@ class RefusalDirection(_Part):
     """Name of the data set that holds `mean_diffs.pt`, of shape (position, layer, width)."""
 
 
-class DetectionSet(_Part):
+class DetectionSetSpec(_Spec):
     """Requests to detect: one labelled set, or harmful ones of one set against harmless ones of another."""
 
     name: str
@@ -112,22 +112,22 @@ class DetectionSet(_Part):
     harmless: str
 
 
-class Detection(_Part):
+class DetectionSpec(_Spec):
     """HiddenDetect (arXiv:2502.14744): its layers, refusal words and sets."""
 
-    sets: tuple[DetectionSet, ...]
+    sets: tuple[DetectionSetSpec, ...]
     layers: tuple[int, ...]
     words: tuple[str, ...]
 
 
-class Quick(_Part):
+class QuickSpec(_Spec):
     """The variant that finds mistakes before a long run; its numbers are not held to the targets' sizes."""
 
     prompts: Count = 50
     max_new_tokens: Count = 32
 
 
-class Target(_Part):
+class PublishedTarget(_Spec):
     """A published number, and where in our results its counterpart is."""
 
     id: str
@@ -153,26 +153,26 @@ class Target(_Part):
     """For a cosine with a published direction: the least that counts as the same direction."""
 
     @model_validator(mode="after")
-    def _check(self) -> "Target":
+    def _check(self) -> "PublishedTarget":
         if self.measure == "rate" and not (0 <= self.value <= 1 and self.n and self.judge):
             raise ValueError("a rate needs a value from 0 to 1, n and judge")
         return self
 
 
-class Preset(_Part):
+class Preset(_Spec):
     """A published experiment on a named model."""
 
     name: str
     title: str
     about: str
-    model: ModelChoice
-    data: tuple[DataSet, ...]
-    answers: tuple[Answers, ...] = ()
-    directions: Directions | None = None
-    refusal_direction: RefusalDirection | None = None
-    detection: Detection | None = None
-    targets: tuple[Target, ...]
-    quick: Quick = Quick()
+    model: ModelSpec
+    data: tuple[DataSpec, ...]
+    answers: tuple[AnswersSpec, ...] = ()
+    directions: DirectionsSpec | None = None
+    refusal_direction: RefusalDirectionSpec | None = None
+    detection: DetectionSpec | None = None
+    targets: tuple[PublishedTarget, ...]
+    quick: QuickSpec = QuickSpec()
     sha256: str = ""
     """Hash of the file: tables and reports carry it."""
 
@@ -195,7 +195,7 @@ class Preset(_Part):
             raise ValueError("two targets have one id")
         return self
 
-    def needs(self, target: Target) -> tuple[str, ...]:
+    def needs(self, target: PublishedTarget) -> tuple[str, ...]:
         """Return the names of the data that a target is tested with."""
         sets = self.detection.sets if self.detection else ()
         detected = next((each for each in sets if each.name == target.data), None)
@@ -204,7 +204,7 @@ class Preset(_Part):
         anchors = [part.anchors for part in self.answers if target.data in part.data and target.defence != "unguarded"]
         return (target.data, *filter(None, anchors))
 
-    def dataset(self, name: str) -> DataSet:
+    def dataset(self, name: str) -> DataSpec:
         """Return a data set by its name."""
         return next(data for data in self.data if data.name == name)
 

@@ -18,13 +18,19 @@ from interp import LLM, VLM, Query, SafetyDirection, to_prompts, trace
 from probes import cosine
 from studies.generation.first_token import first_token_logprobs
 from studies.generation.generate import Generation
-from studies.presets.preset import PresetError, RefusalDirection
+from studies.presets.preset import PresetError, RefusalDirectionSpec
 
 SITE = "resid_pre"
 
 
 def drawn_anchors(harmful: Sequence[Query], harmless: Sequence[Query], n: int, seed: int) -> list[Query]:
-    """Draw n requests of each class as the published code does: harmful first, from one generator.
+    """Draw requests of each class as the published code does: harmful first, from one generator.
+
+    Args:
+        harmful: all harmful requests, in the order of their file.
+        harmless: all harmless requests, likewise.
+        n: number of requests of each class.
+        seed: of the generator.
 
     Raises:
         PresetError: a class has fewer.
@@ -62,7 +68,14 @@ def told_apart(
 def mean_differences(
     model: VLM | LLM, anchors: Sequence[Query], position: int, advance: Callable[[int], None] = lambda n_prompts: None
 ) -> Float[np.ndarray, "layer d_model"]:
-    """Return harmful minus harmless at a position, for the input of each block."""
+    """Return harmful minus harmless at a position, for the input of each block.
+
+    Args:
+        model: the model.
+        anchors: requests of both classes, as text.
+        position: that of the token, negative from the end of the prompt.
+        advance: called with the number of prompts finished after each batch.
+    """
     prompts = to_prompts(anchors, "text", model.picture_size)
     states = trace(model, prompts, sites=(SITE,), tokens=(position,), advance=advance)[SITE].values[:, :, 0]
     harmful = np.array([query.harmful for query in anchors])
@@ -70,9 +83,15 @@ def mean_differences(
 
 
 def read_published(
-    path: Path, settings: RefusalDirection, n_layers: int, d_model: int
+    path: Path, settings: RefusalDirectionSpec, n_layers: int, d_model: int
 ) -> Float[np.ndarray, "layer d_model"]:
     """Read `mean_diffs.pt` at the preset's position; only tensors are loaded from it.
+
+    Args:
+        path: the file.
+        settings: its `position` counts.
+        n_layers: number of layers of the model.
+        d_model: width of the model.
 
     Raises:
         PresetError: it is no tensor of (position, layer, d_model) for this model.

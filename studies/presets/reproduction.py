@@ -10,8 +10,8 @@ from studies.datasets import Record, read_benchmark, read_queries
 from studies.defences.answer_log import ANSWERS, read_answers
 from studies.defences.benchmark_sets import BenchmarkFile, BenchmarkOptions
 from studies.generation.generate import Generation
-from studies.presets.plan import Data, Plan
-from studies.presets.preset import Answers, Preset
+from studies.presets.plan import AvailableData, RunPlan
+from studies.presets.preset import AnswersSpec, Preset
 
 ABLATION = "arditi_ablation"
 """Name of the defence that takes the model's own refusal direction away."""
@@ -49,14 +49,14 @@ class Reproduction:
 
     @property
     def settings(self) -> dict:
-        """What the results depend on, for `config.json`."""
+        """Settings that the results depend on, for `config.json`."""
         options = {"preset": self.preset.sha256, "quick": self.is_quick, "limit": self.limit, "blank": self.other_blank}
         return {"model": self.model, "revision": self.loading.get("revision"), "options": options}
 
     @cached_property
-    def data(self) -> Data:
+    def data(self) -> AvailableData:
         """The data sets that are there."""
-        return Data.look_for(self.preset, self.folder)
+        return AvailableData.look_for(self.preset, self.folder)
 
     def has(self, *names: str) -> bool:
         """Return whether data sets are there."""
@@ -74,7 +74,7 @@ class Reproduction:
         """Read a table of requests."""
         return read_queries(self.path(name))
 
-    def generation(self, part: Answers) -> Generation:
+    def generation(self, part: AnswersSpec) -> Generation:
         """Return the settings of a part's answers."""
         return Generation(self.preset.quick.max_new_tokens if self.is_quick else part.max_new_tokens, self.batch_size)
 
@@ -82,12 +82,12 @@ class Reproduction:
         """Return the colour of the blank picture."""
         return self.other_blank or preset_blank
 
-    def answer_folder(self, part: Answers) -> Path:
+    def answer_folder(self, part: AnswersSpec) -> Path:
         """Return the folder of a part's answers."""
         parts = self.preset.answers
         return self.out / ("answers" if len(parts) == 1 else f"answers-{parts.index(part) + 1}")
 
-    def benchmarks(self, part: Answers) -> BenchmarkOptions | None:
+    def benchmarks(self, part: AnswersSpec) -> BenchmarkOptions | None:
         """Read the benchmarks of a part; None if none of them is there.
 
         Raises:
@@ -102,7 +102,7 @@ class Reproduction:
         options = BenchmarkOptions.of(files, part.modalities, defences, self.n_requests)
         return replace(options, blank=self.blank(part.blank))
 
-    def plan(self) -> Plan:
+    def plan(self) -> RunPlan:
         """Say what a run takes; no model is loaded.
 
         Raises:
@@ -116,7 +116,7 @@ class Reproduction:
             longest = max(longest, self.generation(part), key=lambda each: each.max_new_tokens)
             log = self.answer_folder(part) / ANSWERS
             n_done += len(read_answers(log)) if log.exists() else 0
-        return Plan(self.preset, self.model, self.data, n_answers, n_done, longest)
+        return RunPlan(self.preset, self.model, self.data, n_answers, n_done, longest)
 
 
 def _n_prompts(options: BenchmarkOptions) -> list[int]:

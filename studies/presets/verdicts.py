@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import nan
 
 from probes import newcombe_interval
-from studies.presets.preset import Target
+from studies.presets.preset import PublishedTarget
 
 REPRODUCED = "reproduced"
 DIFFERS = "differs"
@@ -18,7 +18,7 @@ SAME_DIRECTION = 0.02
 
 
 @dataclass(frozen=True)
-class Result:
+class OurResult:
     """Our counterpart of a published number, with its 95 % interval."""
 
     value: float
@@ -65,7 +65,7 @@ class TargetVerdict:
 
 
 def verdict_on(
-    target: Target, result: Result | None, missing: str = "", is_quick: bool = False, is_other: bool = False
+    target: PublishedTarget, result: OurResult | None, missing: str = "", is_quick: bool = False, is_other: bool = False
 ) -> TargetVerdict:
     """Compare a published number with ours.
 
@@ -98,13 +98,13 @@ def verdict_on(
     return TargetVerdict(**published, **ours, verdict=verdict, reason=reason, difference_low=low, difference_high=high)
 
 
-def _difference(target: Target, result: Result) -> tuple[float, float]:
+def _difference(target: PublishedTarget, result: OurResult) -> tuple[float, float]:
     if target.measure != "rate":
         return nan, nan
     return newcombe_interval(*((round(each.value * each.n), each.n) for each in (result, target)))
 
 
-def _compared(target: Target, result: Result) -> tuple[str, str]:
+def _compared(target: PublishedTarget, result: OurResult) -> tuple[str, str]:
     """Return the verdict, and what has to be known about it."""
     if target.measure == "rate":
         if result.judge.split("@")[0] != target.judge:

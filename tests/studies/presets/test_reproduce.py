@@ -29,7 +29,7 @@ def console():
 
 @pytest.fixture
 def data(tmp_path):
-    """Data of the preset `llava-1.5-7b`, in the words of the built-in model."""
+    """AvailableData of the preset `llava-1.5-7b`, in the words of the built-in model."""
     folder = tmp_path / "data"
     write_requests(folder / "refusal_direction/dataset/splits/harmful_test.json", True, 8)
     write_pairs(folder / "pairs.csv")
@@ -55,7 +55,7 @@ def test_a_run_on_the_built_in_model_is_resumed_and_ends_in_verdicts(data, tmp_p
     reproduction = Reproduction(
         read_preset("llava-1.5-7b"), data, tmp_path / "out", "organism", limit=4, loading={"dtype": "float32"}
     )
-    monkeypatch.setattr("studies.presets.measuring.benchmarks._write_results", _interrupt)
+    monkeypatch.setattr("studies.benchmarks._write_results", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(reproduction, console)
     done = (tmp_path / "out/answers/answers.jsonl").read_text()

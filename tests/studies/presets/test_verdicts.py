@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from probes import newcombe_interval
-from studies.presets.preset import Target
+from studies.presets.preset import PublishedTarget
 from studies.presets.verdicts import (
     DIFFERS,
     JUDGE_DIFFERS,
@@ -12,25 +12,28 @@ from studies.presets.verdicts import (
     OTHER_MODEL,
     QUICK,
     REPRODUCED,
-    Result,
+    OurResult,
     verdict_on,
 )
 
 N_RUNS, N = 200, 572
 
 
+ABOUT = {"id": "t", "data": "d", "source": "tests", "read_in": "P"}
+
+
 def rate(value, n=N):
-    return Target(id="t", measure="rate", data="d", value=value, n=n, judge="keywords", source="tests", read_in="P")
+    return PublishedTarget(**ABOUT, measure="rate", value=value, n=n, judge="keywords")
 
 
 def cosine(value, at_least=None):
-    return Target(id="t", measure="cosine", data="d", value=value, at_least=at_least, source="tests", read_in="P")
+    return PublishedTarget(**ABOUT, measure="cosine", value=value, at_least=at_least)
 
 
 def runs(value, shift, n=N):
     """Verdicts on simulated runs of a model whose rate is `value + shift`."""
     hits = np.random.default_rng(0).binomial(n, value + shift, N_RUNS)
-    return [verdict_on(rate(value), Result(h / n, 0.0, 1.0, n, "keywords@2")).verdict for h in hits]
+    return [verdict_on(rate(value), OurResult(h / n, 0.0, 1.0, n, "keywords@2")).verdict for h in hits]
 
 
 @pytest.mark.parametrize("value", [0.02, 0.253, 0.5, 0.9])
@@ -45,9 +48,9 @@ def test_a_target_that_is_off_by_a_fifth_differs(value):
 
 
 def test_another_judge_a_part_of_the_requests_and_another_model_are_not_compared():
-    same = Result(0.5, 0.4, 0.6, N, "keywords@2")
+    same = OurResult(0.5, 0.4, 0.6, N, "keywords@2")
     assert verdict_on(rate(0.5), same).verdict == REPRODUCED
-    other = verdict_on(rate(0.5), Result(0.5, 0.4, 0.6, N, "xstest@1"))
+    other = verdict_on(rate(0.5), OurResult(0.5, 0.4, 0.6, N, "xstest@1"))
     assert other.verdict == JUDGE_DIFFERS and "keywords" in other.reason
     assert verdict_on(rate(0.5), same, is_quick=True).verdict == QUICK
     assert verdict_on(rate(0.5), same, is_quick=True, is_other=True).verdict == OTHER_MODEL
@@ -65,7 +68,7 @@ def test_another_judge_a_part_of_the_requests_and_another_model_are_not_compared
     ],
 )
 def test_cosines_reach_what_was_asked_or_are_near(target, value, verdict):
-    assert verdict_on(target, Result(value, value - 0.02, value + 0.02, 20)).verdict == verdict
+    assert verdict_on(target, OurResult(value, value - 0.02, value + 0.02, 20)).verdict == verdict
 
 
 def test_newcombes_interval_is_that_of_his_paper():
