@@ -1,7 +1,7 @@
 """Batches: in which order prompts are run, and which of them together. Fixed before the first pass."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -53,32 +53,44 @@ def in_batches(
     if not prompts:
         raise ValueError("no prompts; expected at least one")
     plan, parts = batches(prompts, batch_size), []
-    for rows in plan:
-        parts += in_halves(rows, run)
+    for rows, part in in_halves(plan, run):
+        parts.append(part)
         advance(len(rows))
     prompt_order = np.argsort(np.concatenate(plan))
     return {name: np.concatenate([part[name] for part in parts])[prompt_order] for name in parts[0]}
 
 
-def in_halves(rows: list[int], run: Callable[[list[int]], T]) -> list[T]:
-    """Run rows at once, or in halves, and halves of those, where memory runs out.
+def in_halves(plan: Sequence[list[int]], run: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
+    """Run batch after batch; where memory runs out, go on with batches half as large.
 
-    Returns:
-        What `run` has returned for each part, in the order of the rows.
+    Yields:
+        The rows of each batch that was run, in the order of the plan, and what `run` has returned for it.
 
     Raises:
         ModelError: one row alone does not fit.
     """
-    try:
-        return [run(rows)]
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(rows) == 1:
-            raise ModelError(f"one prompt does not fit into memory: {first_line(error)}") from error
-    # Outside the handler, where the error no longer keeps the tensors of the failed pass alive.
-    middle = len(rows) // 2
-    return [*in_halves(rows[:middle], run), *in_halves(rows[middle:], run)]
+    size = max(map(len, plan), default=1)
+    left = [list(rows) for rows in reversed(plan)]
+    while left:
+        rows = left.pop()
+        if len(rows) > size:
+            left += [rows[start : start + size] for start in range(0, len(rows), size)][::-1]
+            continue
+        fits = True
+        try:
+            result = run(rows)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise ModelError(f"one prompt does not fit into memory: {first_line(error)}") from error
+            fits = False
+        # Outside the handler, where the error no longer keeps the tensors of the failed pass alive.
+        if fits:
+            yield rows, result
+        else:
+            size = len(rows) // 2
+            left.append(rows)
 
 
 @dataclass(frozen=True)

@@ -83,11 +83,6 @@ class _GuardBatch:
         guards, references = ([values[i] for i in indices] for values in (self.guards, self.references))
         return replace(self, guards=guards, references=references)
 
-    def half(self, part: slice) -> "_GuardBatch":
-        """Return a part of the prompts, in passes half as large."""
-        references = [states if states is None else states[part] for states in self.references]
-        return replace(self, prompts=self.prompts[part], references=references, batch_size=max(1, self.batch_size // 2))
-
     def empty_runs(self) -> GuardRuns:
         """Return runs without scores (NaN) and answers (padding), to be filled in."""
         shape = (len(self.guards), len(self.prompts))
@@ -190,13 +185,13 @@ def run_guards(
     batch = _GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance)
     with evaluation_mode(vlm.model):
         if together is not None:
-            return _in_halves(batch, _run_together if together else _run_separately)
+            return _in_smaller_passes(batch, _run_together if together else _run_separately)
         reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
-        return _in_halves(batch, partial(_run_mixed, not_batched=reasons))
+        return _in_smaller_passes(batch, partial(_run_mixed, not_batched=reasons))
 
 
-def _in_halves(batch: _GuardBatch, run: Callable[[_GuardBatch], GuardRuns]) -> GuardRuns:
-    """Run a batch, or halves of its prompts in passes half as large, where memory runs out.
+def _in_smaller_passes(batch: _GuardBatch, run: Callable[[_GuardBatch], GuardRuns]) -> GuardRuns:
+    """Run a batch in passes of its size, or of half of that, and so on, where memory runs out.
 
     Raises:
         ModelError: one prompt alone does not fit.
@@ -208,21 +203,19 @@ def _in_halves(batch: _GuardBatch, run: Callable[[_GuardBatch], GuardRuns]) -> G
         n_done += n_runs
         batch.advance(n_runs)
 
-    try:
-        return run(replace(batch, advance=advance))
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(batch.prompts) == 1:
-            raise ModelError(
-                f"one prompt does not fit into memory together with {batch.vlm.name!r}: {first_line(error)}"
-            ) from error
-    # Outside the handler, where the error no longer keeps the tensors of the failed pass alive.
-    batch.advance(-n_done)
-    middle = len(batch.prompts) // 2
-    first, second = (_in_halves(batch.half(part), run) for part in (slice(middle), slice(middle, None)))
-    scores = {name: torch.cat([values, second.scores[name]], dim=1) for name, values in first.scores.items()}
-    return GuardRuns(scores, torch.cat([first.tokens, second.tokens], dim=1), first.not_batched)
+    size = min(batch.batch_size, len(batch.prompts))
+    while True:
+        try:
+            return run(replace(batch, advance=advance, batch_size=size))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise ModelError(
+                    f"one prompt does not fit into memory together with {batch.vlm.name!r}: {first_line(error)}"
+                ) from error
+        batch.advance(-n_done)
+        n_done, size = 0, size // 2
 
 
 def _run_mixed(batch: _GuardBatch, not_batched: Mapping[int, str]) -> GuardRuns:

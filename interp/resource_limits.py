@@ -13,6 +13,7 @@ except ModuleNotFoundError:  # Windows
     resource = None
 
 STATM = Path("/proc/self/statm")
+_LOCK = threading.Lock()
 
 
 class TooMuchError(RuntimeError):
@@ -59,6 +60,12 @@ def _memory_limit(megabytes: int) -> Iterator[None]:
     if resource is None or not STATM.exists():
         yield
         return
+    # One thread at a time: another one would take the lowered limit for the one to go back to.
+    with _LOCK:
+        yield from _limited_memory(megabytes)
+
+
+def _limited_memory(megabytes: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     allowed = [used + megabytes * 2**20, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]

@@ -17,6 +17,7 @@ from interp import LLM, VLM
 from studies import benchmarks
 from studies.bookkeeping.provenance import write_json, write_provenance
 from studies.bookkeeping.tables import write_table
+from studies.defences.answer_log import ANSWERS, count_answers
 from studies.defences.defence import Defence
 from studies.experiment.config import ConfigError
 from studies.experiment.model_loading import load_model
@@ -32,6 +33,7 @@ from studies.presets.reproduction import Reproduction
 from studies.presets.verdicts import REPRODUCED, OurResult, TargetVerdict, verdict_on
 
 RATES = ("asr", "harm_rate")
+UNJUDGED = ("unparsed_rate", "failed_rate")
 
 
 def run(reproduction: Reproduction, console: Console) -> list[TargetVerdict]:
@@ -48,9 +50,9 @@ def run(reproduction: Reproduction, console: Console) -> list[TargetVerdict]:
     with held(reproduction.out) as out:
         check_settings(out, reproduction.settings)
         # Judges are named before the model is loaded: a misspelt one shows at once.
-        judges = [
-            judges_named(reproduction.other_judges or each.judges, out, JudgeOptions()) for each in preset.answers
-        ]
+        typed = reproduction.other_judges
+        names = [(*typed, *(name for name in part.judges if name not in typed)) for part in preset.answers]
+        judges = [judges_named(each, out, JudgeOptions()) for each in names]
         measuring = Measuring(reproduction, _load(reproduction))
         write_json(out / CONFIG, reproduction.settings)
         results = measuring.directions() | measuring.detection()
@@ -81,7 +83,8 @@ def _load(reproduction: Reproduction) -> VLM | LLM:
     if own.needs_code and not loading.get("trust_remote_code"):
         raise ConfigError(f"{own.name} runs Python code of its own; read it, then give --trust-remote-code")
     typed = {name: value for name, value in loading.items() if value not in (None, "auto")}
-    return load_model(own.name, **{"dtype": own.dtype, "revision": own.revision} | typed)
+    chosen = {"dtype": own.dtype, "revision": own.revision, "chat_template": own.template or None} | typed
+    return load_model(own.name, **chosen)
 
 
 def measure_answers(
@@ -106,8 +109,15 @@ def measure_answers(
         return {}
     options, generation = options.for_model(model), reproduction.generation(part)
     groups = benchmarks.prompts_by_kind(options, model.picture_size)
-    seconds = seconds_for(model, groups, generation) * len(part.defences)
-    console.print(f"answers: at most {seconds / 60:.1f} minutes, from a timed batch of each kind", soft_wrap=True)
+    n_answers = sum(map(len, groups)) * (len(options.defences) + bool(defences))
+    n_left = n_answers - count_answers(reproduction.answer_folder(part) / ANSWERS)
+    if n_left > 0:
+        seconds = seconds_for(model, groups, generation) * n_left / sum(map(len, groups))
+        console.print(
+            f"answers: {n_left} left, about {seconds / 60:.1f} minutes if all are as long as they may be; more under "
+            "defences that ask several times",
+            soft_wrap=True,
+        )
     own = shipped_model(reproduction.model)
     weights = benchmarks.checkpoint_identity(model, str(own.vlm) if own else reproduction.model)
     anchors = reproduction.queries(part.anchors) if part.anchors and reproduction.has(part.anchors) else ()
@@ -116,25 +126,24 @@ def measure_answers(
     found = benchmarks.run(model, weights, options, judges, folder, generation, anchors=anchors, extra=extra)
     names = {reproduction.preset.dataset(name).benchmark or name: name for name in part.data}
     results = {}
+    unjudged = found.table[found.table.metric.isin(UNJUDGED)]
+    unjudged = unjudged.groupby(["dataset", "modality", "defence", "judge"]).value.sum().to_dict()
     for row in found.table[found.table.metric.isin(RATES)].itertuples():
         category = row.category if isinstance(row.category, str) else ""
         place = (names.get(row.dataset, row.dataset), row.metric, row.modality, row.defence, category)
         if row.n:
-            result = OurResult(row.value, row.ci_low, row.ci_high, int(row.n), row.judge)
+            share = unjudged.get((row.dataset, row.modality, row.defence, row.judge), 0.0)
+            result = OurResult(row.value, row.ci_low, row.ci_high, int(row.n), row.judge, share)
             results[*place, row.judge.split("@")[0]] = result
     return results
 
 
 def compare(reproduction: Reproduction, results: Mapping[Place, OurResult]) -> list[TargetVerdict]:
     """Compare every published number of a preset with its counterpart."""
-    is_part = reproduction.is_quick or reproduction.limit is not None
-    verdicts = []
-    for target in reproduction.preset.targets:
-        missing = [name for name in reproduction.preset.needs(target) if not reproduction.has(name)]
-        reason = f"data {missing[0]!r} is missing" if missing else "this model has no such place"
-        result = None if missing else counterpart(target, results)
-        verdicts.append(verdict_on(target, result, reason, is_part, bool(reproduction.other_model)))
-    return verdicts
+    return [
+        verdict_on(target, counterpart(target, results), reproduction.why_incomparable(target))
+        for target in reproduction.preset.targets
+    ]
 
 
 def as_table(verdicts: Sequence[TargetVerdict]) -> Table:

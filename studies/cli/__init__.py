@@ -3,6 +3,7 @@
 | verb | file | what it does |
 |---|---|---|
 | `repro` | `repro.py` | the whole argument of the paper, on one model |
+| `reproduce` | `reproduce.py` | a published experiment, held to its numbers |
 | `check` | `check.py` | what the toolkit reads and changes, proved on a model |
 | `trace` | `trace.py` | activations into a store |
 | `store` | `store.py` | what a store holds, and whether it is damaged |

@@ -2,6 +2,8 @@
 
 import sys
 import warnings
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -52,7 +54,26 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"vlm-guard {version('vlm-guard')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def vlm_guard(
+    is_version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Does an image undo a vision-language model's refusals, and can its own LLM bring them back?"""
+
+
 for verb in (
     repro,
     reproduce,

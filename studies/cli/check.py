@@ -1,6 +1,7 @@
 """`vlm-guard check`: the properties that everything else rests on, measured on a model."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from typing import Annotated
 
@@ -22,8 +23,8 @@ def check(
 ) -> None:
     """Verify on a model that the toolkit reads and changes what it claims to. Run it before you trust a new model.
 
-    Prints one line per property: ok, degraded (rounding), silently wrong, error, or not applicable. Exit code 1 on
-    anything worse than degraded.
+    Prints one line per property: ok, degraded (rounding), silently wrong, error, or not applicable; then how many are
+    ok. Exit code 1 on anything worse than degraded.
     """
     quieten()
     from interp import LLM, ModelError
@@ -39,5 +40,9 @@ def check(
     else:
         for finding in findings:
             print(f"{finding.verdict:<15} {finding.claim}  ({finding.measured})")
+        counts = Counter(finding.verdict for finding in findings)
+        n_ok = counts.pop("ok", 0)
+        others = "".join(f", {n} {verdict}" for verdict, n in counts.items())
+        print(f"{n_ok} of {len(findings)} ok{others}")
     if not all(finding.is_accepted for finding in findings):
         raise typer.Exit(1)

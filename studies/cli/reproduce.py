@@ -21,7 +21,11 @@ def reproduce(
         "data"
     ),
     out: Annotated[
-        Path | None, typer.Option(help="Folder for answers and tables; by default results/PRESET. Rerun to resume.")
+        Path | None,
+        typer.Option(
+            help="Folder for answers and tables; by default one in results named after preset and options. Rerun to "
+            "resume."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, load nothing.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few requests and short answers, to find mistakes.")] = False,
@@ -63,7 +67,8 @@ def reproduce(
     from studies.presets.reproduction import Reproduction
 
     chosen = read_preset(preset)
-    folder = out or Path("results") / f"{chosen.name}{'-quick' if quick else ''}"
+    parts = [chosen.name, "quick" * quick, Path(model).name, f"limit{limit}" * (limit is not None), blank or ""]
+    folder = out or Path("results") / "-".join(filter(None, parts))
     reproduction = Reproduction(
         chosen, data, folder, model, quick, limit, tuple(judge or ()), blank or "", batch_size, loading
     )

@@ -189,6 +189,14 @@ def read_answers(path: str | Path) -> list[AnswerRecord]:
     return [_parsed(path, number, line) for number, line in enumerate(lines, 1) if line]
 
 
+def count_answers(path: Path) -> int:
+    """Return how many answers a file holds, half a last line not counted; 0 if there is no file."""
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
 FIELD_TYPES = {
     "key": str,
     "answer": str,

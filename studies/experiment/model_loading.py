@@ -19,6 +19,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     weights: str | None = None,
+    chat_template: str | None = None,
 ) -> VLM | LLM:
     """Load a model that the project provides by its name, or any other; an `LLM` if it accepts no pictures.
 
@@ -29,6 +30,7 @@ def load_model(
         revision: commit, tag or branch on the hub.
         trust_remote_code: whether code from the checkpoint may run.
         weights: folder with another training of the built-in model; by default the one that ships.
+        chat_template: template of a text-only model whose tokenizer has none.
 
     Raises:
         ModelError: see `VLM.from_pretrained`; or the precision does not exist.
@@ -38,12 +40,14 @@ def load_model(
         raise ModelError(f"dtype {dtype!r} does not exist; expected one of {', '.join(MODEL_DTYPES)}")
     own = shipped_model(name, weights)
     kind = LLM if own is None and is_text_only(name, revision, trust_remote_code) else VLM
+    template = {"chat_template": chat_template} if chat_template and kind is LLM else {}
     model = kind.from_pretrained(
         own.vlm if own else name,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         device_map=device_map,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        **template,
     )
     return replace(model, name=name)
 

@@ -18,7 +18,19 @@ from studies.experiment.config import Config, ConfigError, writable_folder
 
 CONFIG = "config.json"
 LOCK = ".lock"
-FIXED = ("model", "queries", "scale", "split", "seed", "weights", "max_new_tokens", "revision", "store")
+FIXED = (
+    "model",
+    "queries",
+    "columns",
+    "scale",
+    "split",
+    "seed",
+    "weights",
+    "max_new_tokens",
+    "revision",
+    "dtype",
+    "store",
+)
 """Settings that results depend on; batches may have another size, devices be others, and a folder be moved."""
 
 
@@ -105,7 +117,7 @@ def _fixed(settings: Mapping) -> dict:
     for name in ("model", "queries", "weights"):
         if isinstance(found.get(name), str) and Path(found[name]).exists():
             found[name] = str(Path(found[name]).resolve())
-    for part, name in (("generation", "max_new_tokens"), ("loading", "revision")):
+    for part, name in (("generation", "max_new_tokens"), ("loading", "revision"), ("loading", "dtype")):
         if isinstance(settings.get(part), dict) and name in settings[part]:
             found[name] = settings[part][name]
     return found

@@ -28,12 +28,11 @@ def first_token_logprobs(
     """
     logprobs: dict[int, Tensor] = {}
 
-    def score(indices: list[int]) -> None:
-        batch = collate(vlm, [prompts[i] for i in indices])
-        logprobs.update(zip(indices, logprobs_after(vlm, batch, forced).cpu(), strict=True))
+    def score(indices: list[int]) -> Float[Tensor, "row d_vocab"]:
+        return logprobs_after(vlm, collate(vlm, [prompts[i] for i in indices]), forced).cpu()
 
-    for indices in batches(prompts, generation.batch_size):
-        in_halves(indices, score)
+    for indices, rows in in_halves(batches(prompts, generation.batch_size), score):
+        logprobs.update(zip(indices, rows, strict=True))
     return torch.stack([logprobs[i] for i in range(len(prompts))])
 
 

@@ -14,6 +14,9 @@ from interp import LLM, VLM, Prompt, collate, forced_beginning, log_probabilitie
 from interp.batches import Advance, batches, in_halves
 from interp.control_tokens import without_control_tokens
 
+LOGIT_BYTES = 2e9
+"""The most that the logits of answers may take which are scored together."""
+
 
 def no_progress(n_prompts: int) -> None:
     """Report nothing."""
@@ -48,7 +51,7 @@ def answers(
     """
     tokenizer, texts = vlm.tokenizer, [""] * len(prompts)
 
-    def answer(indices: list[int]) -> None:
+    def answer(indices: list[int]) -> list[int]:
         batch = collate(vlm, [prompts[i] for i in indices])
         with _first_logits(vlm) as first:
             ids = vlm.model.generate(
@@ -65,10 +68,10 @@ def answers(
         new_ids = ids[:, batch["input_ids"].shape[1] :]
         for i, text in zip(indices, answer_texts(vlm, new_ids), strict=True):
             texts[i] = text.strip()
-        advance(len(indices))
+        return indices
 
-    for indices in batches(prompts, generation.batch_size):
-        in_halves(indices, answer)
+    for indices, _ in in_halves(batches(prompts, generation.batch_size), answer):
+        advance(len(indices))
     return texts
 
 
@@ -109,13 +112,13 @@ def perplexities(
         answers: an empty answer has no perplexity: NaN.
         batch_size: answers scored together.
     """
-    tokenizer, values = scorer.tokenizer, []
-    for start in range(0, len(answers), batch_size):
-        rows = slice(start, start + batch_size)
-        batch = collate(scorer, [text_prompt(request) for request in requests[rows]])
+    tokenizer = scorer.tokenizer
+
+    def score(rows: list[int]) -> Float[Tensor, " answer"]:
+        batch = collate(scorer, [text_prompt(requests[i]) for i in rows])
         # Padding on the right keeps each answer next to its prompt; the mask excludes the padding from the scores.
         answer = tokenizer(
-            [f" {text}" if text else "" for text in answers[rows]],
+            [f" {answers[i]}" if answers[i] else "" for i in rows],
             padding=True,
             padding_side="right",
             add_special_tokens=False,
@@ -124,13 +127,17 @@ def perplexities(
         ids = torch.cat([batch["input_ids"], answer["input_ids"]], dim=1).long()
         mask = torch.cat([batch["attention_mask"], answer["attention_mask"]], dim=1).long()
         n_answer = answer["input_ids"].shape[1]
+        if len(rows) > 1 and ids.shape[0] * (n_answer + 1) * len(tokenizer) * scorer.model.dtype.itemsize > LOGIT_BYTES:
+            raise MemoryError("the logits of these answers are too many to be held together")
         # One position more than the answer: the last prompt token predicts the first answer token.
         logits = scorer.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=n_answer + 1).logits
         # Row by row: in float32, those of a large vocabulary take gigabytes together.
         logprobs = torch.stack(list(map(_logprobs_of, logits[:, :-1], ids[:, -n_answer:])))
         is_answer = answer["attention_mask"].bool()
-        values.append((-(logprobs * is_answer).sum(1) / is_answer.sum(1)).exp().cpu())
-    return torch.cat(values)
+        return (-(logprobs * is_answer).sum(1) / is_answer.sum(1)).exp().cpu()
+
+    plan = [list(range(start, min(start + batch_size, len(answers)))) for start in range(0, len(answers), batch_size)]
+    return torch.cat([values for _, values in in_halves(plan, score)])
 
 
 def _logprobs_of(logits: Float[Tensor, "pos d_vocab"], ids: Int[Tensor, " pos"]) -> Float[Tensor, " pos"]:

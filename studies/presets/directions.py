@@ -1,5 +1,6 @@
 """The direction that separates pairs as text, and with a blank picture: cosine and length, layer by layer."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,9 +10,11 @@ from jaxtyping import Float
 from interp import VLM, Query, to_prompts, trace
 from probes import cosine
 from studies.defences.benchmark_sets import with_blank
+from studies.presets.preset import PresetError
 from studies.presets.verdicts import OurResult
 
 N_DRAWS = 1000
+LEAST_PAIRS = 3
 
 
 def compare_directions(
@@ -33,7 +36,11 @@ def compare_directions(
     Returns:
         `("cosine", layer)` and `("ratio", layer)`, the length with a picture relative to text, with 95 % bootstrap
         intervals over pairs.
+
+    Raises:
+        PresetError: the requests are not in pairs, or there are fewer than three.
     """
+    _check_pairs(pairs)
     size = vlm.picture_size
     pictured = [with_blank(prompt, blank, size) for prompt in to_prompts(pairs, "blank", size)]
     by_modality = [to_prompts(pairs, "text", size), pictured]
@@ -47,6 +54,16 @@ def compare_directions(
         for k, measure in enumerate(("cosine", "ratio")):
             results[measure, layer] = OurResult(values[k], float(low[k]), float(high[k]), len(text))
     return results
+
+
+def _check_pairs(pairs: Sequence[Query]) -> None:
+    classes = defaultdict(list)
+    for query in pairs:
+        classes[query.pair].append(query.harmful)
+    lonely = [name for name, members in classes.items() if name is None or sorted(members) != [False, True]]
+    if lonely or len(classes) < LEAST_PAIRS:
+        found = f"pair {lonely[0]!r} has {len(classes[lonely[0]])} requests" if lonely else f"{len(classes)} pairs"
+        raise PresetError(f"{found}; expected {LEAST_PAIRS} pairs at least, each of a harmful and a harmless request")
 
 
 def _differences(states: xr.Dataset) -> Float[np.ndarray, "pair layer d_model"]:

@@ -17,9 +17,9 @@ from studies.presets.refusal_direction import (
     as_direction,
     cosine_at,
     drawn_anchors,
+    keep_by_refusal,
     mean_differences,
     read_published,
-    told_apart,
 )
 from studies.presets.reproduction import ABLATION, Reproduction
 from studies.presets.verdicts import OurResult
@@ -55,7 +55,9 @@ class Measuring:
         classes = ([record.query for record in reproduction.records(name)] for name in (part.harmful, part.harmless))
         anchors = drawn_anchors(*classes, min(part.n, reproduction.n_requests or part.n), part.seed)
         generation = Generation(1, reproduction.batch_size)
-        kept = told_apart(self.model, anchors, part.refusal_tokens, generation)
+        # On another model their tokens mean nothing: all anchors stay, and nothing is compared.
+        own = not reproduction.other_model
+        kept = keep_by_refusal(self.model, anchors, part.refusal_tokens, generation) if own else anchors
         with phase("refusal direction", len(kept)) as report:
             differences = mean_differences(self.model, kept, part.position, report)
         layer = min(part.layer, self.model.n_layers - 1)
@@ -78,7 +80,8 @@ class Measuring:
             if len(layers) < 2:
                 continue
             with phase(f"detection, {each.name}", len(prompts)) as report:
-                states = trace(self.model, prompts, layers=layers, advance=report)
+                store = self.reproduction.out / "states" / each.name.replace(" ", "_")
+                states = trace(self.model, prompts, layers=layers, out=store, advance=report)
             scores = hidden_detect(self.model, states, first_tokens(self.model, part.words), layers)
             interval = auroc_interval(states.harmful.values.astype(bool), scores)
             results[each.name, "auroc", None] = OurResult(*interval, n=len(scores))

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +77,15 @@ class AvailableData:
     """Sets whose files are not those that the published numbers were measured on."""
 
     @classmethod
-    def look_for(cls, preset: Preset, folder: Path) -> "AvailableData":
-        """Look for the data of a preset in a folder."""
-        there = [data for data in preset.data if (folder / data.file).exists()]
+    def look_for(cls, preset: Preset, folder: Path, is_whole: Callable[[DataSpec], bool]) -> "AvailableData":
+        """Look for the data of a preset in a folder.
+
+        Args:
+            preset: names the files.
+            folder: the folder.
+            is_whole: says whether a set that is there can be used, its pictures included.
+        """
+        there = [data for data in preset.data if (folder / data.file).exists() and is_whole(data)]
         changed = [data for data in there if data.sha256 and _sha256(folder / data.file) != data.sha256]
         missing = [data for data in preset.data if data not in there]
         return cls(tuple(data.name for data in there), tuple(missing), tuple(changed))
@@ -124,7 +130,7 @@ class RunPlan:
         )
         pictures = f" and {model.shape.picture_tokens} of a picture" if model.shape.picture_tokens else ""
         lines.append(
-            f"answers: {self.n_answers}, {self.n_done} of them there already; at most "
+            f"answers: {self.n_answers}, {self.n_done} of them done; at most "
             f"{self.generation.max_new_tokens} tokens each, to some {REQUEST_TOKENS} tokens of text{pictures}"
         )
         lines += [f"missing: {data.file}: {data.get}" for data in self.data.missing]

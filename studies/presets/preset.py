@@ -10,8 +10,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from studies.bookkeeping.suggestions import did_you_mean
 
 FOLDER = Path(__file__).parent
-Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+DefenceName = Literal[
+    "unguarded",
+    "self_reminder",
+    "goal_priority",
+    "adashield_s",
+    "safety_prompt",
+    "ecso",
+    "caption_only",
+    "text_verdict",
+    "text_score_verdict",
+    "shift_dc",
+    "cmrm",
+    "infer_aligner",
+    "astra",
+    "arditi_ablation",
+]
 
 
 class PresetError(ValueError):
@@ -42,6 +57,8 @@ class ModelSpec(_Spec):
     name: str
     revision: str
     """Commit, tag or branch on the hub."""
+    template: str = ""
+    """Chat template, for a tokenizer that comes without one."""
     revision_note: str = ""
     dtype: Literal["bfloat16", "float16", "float32"]
     licence: str
@@ -64,18 +81,20 @@ class DataSpec(_Spec):
     """Rows of the benchmark; 0 for other files."""
     get: str
     """How to get it, in a sentence."""
+    is_published: bool = True
+    """False for data of the user's own in place of what was not published: nothing is reproduced on it."""
 
 
 class AnswersSpec(_Spec):
     """Answers to benchmarks: which data, how they are shown, and which defences answer."""
 
     data: tuple[str, ...]
-    modalities: tuple[str, ...] = ("text",)
+    modalities: tuple[Literal["text", "blank", "noise", "scene", "typographic", "typographic_scene"], ...] = ("text",)
     blank: Literal["white", "grey"] = "white"
     """Colour of the picture of modality `blank`."""
-    defences: tuple[str, ...] = ("unguarded",)
+    defences: tuple[DefenceName, ...] = ("unguarded",)
     anchors: str = ""
-    """AvailableData that defences are fitted on, if they need any."""
+    """Data that defences are fitted on, if they need any."""
     max_new_tokens: Count
     judges: tuple[str, ...] = ("xstest", "keywords")
 
@@ -139,14 +158,18 @@ class PublishedTarget(_Spec):
     """Observations behind a rate."""
     judge: str = ""
     """Their judge, by our name for it if we have it; a rate under another judge is not the same number."""
+    judge_model: str = ""
+    """Their judge's model, for a judge by model."""
     judge_note: str = ""
     source: str
     read_in: Literal["P", "S"]
     """P: in the primary source. S: in somebody else's notes of it."""
     caveat: str = ""
-    metric: str = "asr"
-    modality: str = "text"
-    defence: str = "unguarded"
+    differs: str = ""
+    """Why ours is another measurement whatever it gives; such a number is shown, and not compared."""
+    metric: Literal["asr", "harm_rate"] = "asr"
+    modality: Literal["text", "blank", "noise", "scene", "typographic", "typographic_scene"] = "text"
+    defence: DefenceName = "unguarded"
     category: str = ""
     layer: int | None = None
     at_least: float | None = None
@@ -201,8 +224,11 @@ class Preset(_Spec):
         detected = next((each for each in sets if each.name == target.data), None)
         if detected:
             return detected.harmful, detected.harmless
-        anchors = [part.anchors for part in self.answers if target.data in part.data and target.defence != "unguarded"]
-        return (target.data, *filter(None, anchors))
+        needed = [part.anchors for part in self.answers if target.data in part.data and target.defence != "unguarded"]
+        part = self.refusal_direction
+        if part and (target.defence == "arditi_ablation" or target.data == part.published):
+            needed += [part.harmful, part.harmless]
+        return (target.data, *filter(None, needed))
 
     def dataset(self, name: str) -> DataSpec:
         """Return a data set by its name."""

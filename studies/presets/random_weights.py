@@ -22,7 +22,9 @@ HEAD_WIDTH = 128
 PICTURE, PATCH = 336, 14
 CLIP_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 BLOCK = 2**20
-"""Different random numbers in a weight, which is filled with copies of them: drawing billions takes minutes."""
+"""Random numbers that all weights are filled with, each from another beginning: drawing billions takes minutes."""
+STEP = 12_347
+"""Distance of two beginnings, without a common divisor with `BLOCK`."""
 
 
 def random_model(preset: Preset, device: str | None = None) -> VLM | LLM:
@@ -63,6 +65,7 @@ def _filled(kind: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.
         model = kind._from_config(config, dtype=dtype)
     numbers = torch.randn(BLOCK, generator=torch.Generator(device).manual_seed(0), device=device)
     with torch.no_grad():
+        n_filled = 0
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -70,5 +73,7 @@ def _filled(kind: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.
             flat, scale = parameter.view(-1), parameter[0].numel() ** -0.5
             for start in range(0, len(flat), BLOCK):
                 part = flat[start : start + BLOCK]
-                part.copy_(numbers[: len(part)].roll(start // BLOCK) * scale)
+                # Another beginning for each part, so that no two weights are alike.
+                part.copy_(numbers.roll(STEP * n_filled)[: len(part)] * scale)
+                n_filled += 1
     return model.eval()

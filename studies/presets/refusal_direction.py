@@ -7,6 +7,7 @@ precision, of the inputs of each block at a position of the chat template's end.
 
 import random
 from collections.abc import Callable, Sequence
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def drawn_anchors(harmful: Sequence[Query], harmless: Sequence[Query], n: int, s
     return [*generator.sample(list(harmful), n), *generator.sample(list(harmless), n)]
 
 
-def told_apart(
+def keep_by_refusal(
     model: VLM | LLM, anchors: Sequence[Query], tokens: Sequence[int], generation: Generation
 ) -> list[Query]:
     """Return the harmful anchors that the model refuses and the harmless ones that it answers, by its first token.
@@ -58,10 +59,10 @@ def told_apart(
     """
     prompts = to_prompts(anchors, "text", model.picture_size)
     refusal = first_token_logprobs(model, prompts, generation)[:, list(tokens)].double().logsumexp(-1)
-    refuses = (refusal > torch.log1p(-refusal.exp())).tolist()
+    refuses = (refusal > log(0.5)).tolist()
     kept = [query for query, refused in zip(anchors, refuses, strict=True) if refused == query.harmful]
     if len({query.harmful for query in kept}) < 2:
-        raise PresetError("the model answers all anchors alike, so that there is no direction between the classes")
+        raise PresetError("the model refuses all anchors or none, by their first tokens, so no direction can be fitted")
     return kept
 
 

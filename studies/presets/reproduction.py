@@ -6,12 +6,14 @@ from functools import cached_property
 from pathlib import Path
 
 from interp import Query
-from studies.datasets import Record, read_benchmark, read_queries
-from studies.defences.answer_log import ANSWERS, read_answers
+from studies.datasets import QueryFileError, Record, read_benchmark, read_queries
+from studies.defences.answer_log import ANSWERS, count_answers
 from studies.defences.benchmark_sets import BenchmarkFile, BenchmarkOptions
+from studies.experiment.config import ConfigError
 from studies.generation.generate import Generation
 from studies.presets.plan import AvailableData, RunPlan
-from studies.presets.preset import AnswersSpec, Preset
+from studies.presets.preset import AnswersSpec, DataSpec, Preset, PublishedTarget
+from studies.presets.verdicts import NOT_MEASURED, OTHER_DATA, OTHER_MODEL, OTHER_SETTINGS, QUICK
 
 ABLATION = "arditi_ablation"
 """Name of the defence that takes the model's own refusal direction away."""
@@ -20,7 +22,7 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Everything that was typed."""
+    """The command's settings."""
 
     preset: Preset
     folder: Path
@@ -51,12 +53,22 @@ class Reproduction:
     def settings(self) -> dict:
         """Settings that the results depend on, for `config.json`."""
         options = {"preset": self.preset.sha256, "quick": self.is_quick, "limit": self.limit, "blank": self.other_blank}
-        return {"model": self.model, "revision": self.loading.get("revision"), "options": options}
+        return {"model": self.model, "loading": dict(self.loading), "options": options}
 
     @cached_property
     def data(self) -> AvailableData:
         """The data sets that are there."""
-        return AvailableData.look_for(self.preset, self.folder)
+        return AvailableData.look_for(self.preset, self.folder, self._is_whole)
+
+    def _is_whole(self, data: DataSpec) -> bool:
+        """Return whether a set can be read, with its pictures; a set without them counts as missing."""
+        if not data.benchmark or data.benchmark == "own":
+            return True
+        try:
+            BenchmarkOptions.of([BenchmarkFile(self.folder / data.file, data.benchmark)], limit=self.n_requests)
+        except (QueryFileError, ConfigError):
+            return False
+        return True
 
     def has(self, *names: str) -> bool:
         """Return whether data sets are there."""
@@ -78,6 +90,33 @@ class Reproduction:
         """Return the settings of a part's answers."""
         return Generation(self.preset.quick.max_new_tokens if self.is_quick else part.max_new_tokens, self.batch_size)
 
+    @property
+    def can_ablate(self) -> bool:
+        """Whether the refusal direction can be fitted."""
+        part = self.preset.refusal_direction
+        return part is not None and self.has(part.harmful, part.harmless)
+
+    def why_incomparable(self, target: PublishedTarget) -> tuple[str, str] | None:
+        """Return a verdict and its reason, where ours is not the measurement that was published, or there is none."""
+        needed = self.preset.needs(target)
+        missing = [name for name in needed if not self.has(name)]
+        if missing:
+            return NOT_MEASURED, f"data {missing[0]!r} is missing"
+        if self.other_model:
+            return OTHER_MODEL, ""
+        if self.is_quick or self.limit is not None:
+            return QUICK, ""
+        changed = {data.name for data in self.data.changed}
+        own = [name for name in needed if name in changed or not self.preset.dataset(name).is_published]
+        if own:
+            return OTHER_DATA, f"{own[0]} is not the published file"
+        if target.differs:
+            return OTHER_DATA, target.differs
+        typed = [name for name in ("revision", "dtype") if self.loading.get(name) not in (None, "auto")]
+        if self.other_blank and any(part.blank != self.other_blank for part in self.preset.answers):
+            typed.append("blank")
+        return (OTHER_SETTINGS, f"--{typed[0]} was given") if typed else None
+
     def blank(self, preset_blank: str) -> str:
         """Return the colour of the blank picture."""
         return self.other_blank or preset_blank
@@ -88,7 +127,7 @@ class Reproduction:
         return self.out / ("answers" if len(parts) == 1 else f"answers-{parts.index(part) + 1}")
 
     def benchmarks(self, part: AnswersSpec) -> BenchmarkOptions | None:
-        """Read the benchmarks of a part; None if none of them is there.
+        """Read the benchmarks of a part; None if no benchmark is available.
 
         Raises:
             ConfigError, QueryFileError: see `BenchmarkOptions.of`.
@@ -98,7 +137,7 @@ class Reproduction:
         if not files:
             return None
         can_fit = not part.anchors or self.has(part.anchors)
-        defences = [name for name in part.defences if name != ABLATION] if can_fit else ["unguarded"]
+        defences = ["unguarded", *(name for name in part.defences if name not in ("unguarded", ABLATION) and can_fit)]
         options = BenchmarkOptions.of(files, part.modalities, defences, self.n_requests)
         return replace(options, blank=self.blank(part.blank))
 
@@ -111,11 +150,10 @@ class Reproduction:
         n_answers, n_done, longest = 0, 0, Generation(1, self.batch_size)
         for part in self.preset.answers:
             if options := self.benchmarks(part):
-                n_defences = len(options.defences) + (ABLATION in part.defences)
+                n_defences = len(options.defences) + (ABLATION in part.defences and self.can_ablate)
                 n_answers += n_defences * sum(_n_prompts(options))
             longest = max(longest, self.generation(part), key=lambda each: each.max_new_tokens)
-            log = self.answer_folder(part) / ANSWERS
-            n_done += len(read_answers(log)) if log.exists() else 0
+            n_done += count_answers(self.answer_folder(part) / ANSWERS)
         return RunPlan(self.preset, self.model, self.data, n_answers, n_done, longest)
 
 

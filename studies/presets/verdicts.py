@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import nan
+from pathlib import Path
 
 from probes import newcombe_interval
 from studies.presets.preset import PublishedTarget
@@ -11,8 +12,12 @@ DIFFERS = "differs"
 JUDGE_DIFFERS = "judge differs"
 NOT_MEASURED = "not measured"
 QUICK = "quick run"
-"""Few requests and short answers measure something else."""
+"""Few requests and short answers are not comparable."""
 OTHER_MODEL = "another model"
+OTHER_DATA = "other data"
+OTHER_SETTINGS = "other settings"
+MOST_UNJUDGED = 0.02
+"""Share of answers without a verdict above which a rate is not compared."""
 SAME_DIRECTION = 0.02
 """How far a published cosine may be outside of our interval: it was measured on other requests, without one."""
 
@@ -27,6 +32,8 @@ class OurResult:
     n: int
     judge: str = ""
     """Full name of the judge, for a rate."""
+    unjudged: float = 0.0
+    """Share of the answers without a verdict, for a rate."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class TargetVerdict:
 
 
 def verdict_on(
-    target: PublishedTarget, result: OurResult | None, missing: str = "", is_quick: bool = False, is_other: bool = False
+    target: PublishedTarget, result: OurResult | None, incomparable: tuple[str, str] | None = None
 ) -> TargetVerdict:
     """Compare a published number with ours.
 
@@ -76,23 +83,24 @@ def verdict_on(
     Args:
         target: the published number.
         result: ours; None if it could not be measured.
-        missing: why it could not be.
-        is_quick: whether ours is of the quick variant, or of a part of the requests.
-        is_other: whether ours is of another model.
+        incomparable: a verdict and its reason, if ours is not the same measurement, or there is none.
     """
     published = {
         "target": target.id,
         "measure": target.measure,
         "theirs": target.value,
         "their_n": target.n,
-        "their_judge": target.judge,
+        "their_judge": f"{target.judge} {target.judge_model}".strip(),
         "source": f"{target.source} [{target.read_in}]",
     }
-    if result is None:
-        return TargetVerdict(**published, verdict=NOT_MEASURED, reason=missing)
-    verdict, reason = _compared(target, result)
-    if is_other or is_quick:
-        verdict, reason = OTHER_MODEL if is_other else QUICK, ""
+    if result is None or result.value != result.value or result.unjudged > MOST_UNJUDGED:
+        verdict, reason = NOT_MEASURED, "not measured on this model"
+        if result is not None:
+            reason = f"{result.unjudged:.0%} of the answers have no verdict"
+        elif incomparable and incomparable[0] == NOT_MEASURED:
+            reason = incomparable[1]
+        return TargetVerdict(**published, verdict=verdict, reason=reason)
+    verdict, reason = incomparable or _compared(target, result)
     low, high = _difference(target, result)
     ours = {"ours": result.value, "low": result.low, "high": result.high, "n": result.n, "judge": result.judge}
     return TargetVerdict(**published, **ours, verdict=verdict, reason=reason, difference_low=low, difference_high=high)
@@ -107,7 +115,9 @@ def _difference(target: PublishedTarget, result: OurResult) -> tuple[float, floa
 def _compared(target: PublishedTarget, result: OurResult) -> tuple[str, str]:
     """Return the verdict, and what has to be known about it."""
     if target.measure == "rate":
-        if result.judge.split("@")[0] != target.judge:
+        # As in `llama_guard@2:Llama-Guard-3-8B`.
+        rubric, _, model = result.judge.partition(":")
+        if (rubric.split("@")[0], model) != (target.judge, Path(target.judge_model).name):
             note = f" ({target.judge_note})" if target.judge_note else ""
             return JUDGE_DIFFERS, f"theirs is {target.judge}{note}"
         low, high = _difference(target, result)

@@ -33,6 +33,10 @@ VERBS = {
     "judge": ("judge", "answers.jsonl", "--judge", "gcg", "--out", "{out}"),
     "repro": ("repro", *BUILT_IN, "--out", "{out}"),
     "report": ("report", "prepared", "--out", "{out}/report.html"),
+    "reproduce": (
+        *("reproduce", "llava-1.5-7b", "--model", "organism", "--data", "data", "--limit", "4", "--batch-size", "2"),
+        *("--out", "{out}"),
+    ),
 }
 """Arguments of each verb, run in a folder that `prepare` has filled."""
 TIMED = ("provenance.json", "report.html")
@@ -77,6 +81,10 @@ def prepare(place: Path) -> None:
         for noun in ("neighbor", "guard", "house", "dog", "friend", "wall")
     ]
     (place / "requests.csv").write_text("text,harmful\n" + "\n".join(rows) + "\n")
+    published = [{"instruction": row.partition(",")[0], "category": ""} for row in rows if row.endswith("true")]
+    path = place / "data/refusal_direction/dataset/splits/harmful_test.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(published))
     finish("sweep", place, place / "prepared")
     finish("defend", place, place / "defended")
     (place / "answers.jsonl").write_bytes((place / "defended" / "answers.jsonl").read_bytes())

@@ -1,7 +1,9 @@
 """Bad input is reported in one clear line, with exit code 2 and no traceback, before any long work."""
 
 import json
+import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from PIL import Image
@@ -95,8 +97,9 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
 def test_check_passes_on_a_sound_model(run, tiny_folder):
     code, out, _ = run("check", tiny_folder)
-    assert code == 0 and len(out.splitlines()) == len(CHECKS)
-    assert all(line.startswith("ok ") for line in out.splitlines())
+    *lines, last = out.splitlines()
+    assert code == 0 and len(lines) == len(CHECKS)
+    assert all(line.startswith("ok ") for line in lines) and last == f"{len(CHECKS)} of {len(CHECKS)} ok"
 
 
 def test_check_prints_json(run, tiny_folder, monkeypatch):
@@ -114,6 +117,17 @@ def test_check_fails_on_a_model_that_is_silently_wrong(run, tiny_folder, monkeyp
 def test_help_lists_the_commands(run):
     code, out, _ = run("--help")
     assert code == 0 and "repro" in out and "check" in out
+
+
+def test_the_version_and_short_help(run):
+    code, out, _ = run("--version")
+    assert code == 0 and out == f"vlm-guard {version('vlm-guard')}\n"
+    assert run("-h")[1] == run("--help")[1] and run("guard", "show", "-h")[1] == run("guard", "show", "--help")[1]
+
+
+def test_the_command_line_is_a_module_too():
+    done = subprocess.run([sys.executable, "-m", "studies.cli", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"vlm-guard {version('vlm-guard')}\n")
 
 
 def verbs_of(command, *words):

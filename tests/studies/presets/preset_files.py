@@ -1,4 +1,4 @@
-"""AvailableData and presets for tests: requests of the built-in language in the forms of published files."""
+"""Data and presets for tests: requests of the built-in language in the forms of published files."""
 
 import json
 from pathlib import Path

@@ -29,7 +29,7 @@ def console():
 
 @pytest.fixture
 def data(tmp_path):
-    """AvailableData of the preset `llava-1.5-7b`, in the words of the built-in model."""
+    """Data of the preset `llava-1.5-7b`, in the words of the built-in model."""
     folder = tmp_path / "data"
     write_requests(folder / "refusal_direction/dataset/splits/harmful_test.json", True, 8)
     write_pairs(folder / "pairs.csv")
@@ -46,7 +46,7 @@ def test_the_plan_needs_neither_model_nor_data(tmp_path):
 
 def test_the_plan_counts_answers_and_names_a_changed_file(data, tmp_path):
     plan = "\n".join(Reproduction(read_preset("llava-1.5-7b"), data, tmp_path / "out", limit=3).plan().lines())
-    assert "answers: 6, 0 of them there already; at most 200 tokens" in plan
+    assert "answers: 6, 0 of them done; at most 200 tokens" in plan
     assert "harmful_test.json is not the file that the published numbers were measured on" in plan
     assert "targets: 14 of 14" in plan
 
@@ -73,10 +73,56 @@ def test_a_run_on_the_built_in_model_is_resumed_and_ends_in_verdicts(data, tmp_p
     assert "layer 8" in [name for name in by_target if by_target[name].verdict == "not measured"][0]
     table = pd.read_csv(tmp_path / "out/targets.csv")
     assert len(table) == 14 and table.preset.str.contains(read_preset("llava-1.5-7b").sha256).all()
-    assert "8 of them there already" in console.export_text()
+    assert "8 of them done" in console.export_text()
     other = Reproduction(read_preset("llava-1.5-7b"), data, tmp_path / "out", "organism", limit=3)
     with pytest.raises(ConfigError, match="limit 4, now 3"):
         run(other, console)
+
+
+def test_what_was_not_measured_as_published_is_not_compared(data, tmp_path):
+    preset = read_preset("llava-1.5-7b")
+    by_id = {target.id: target for target in preset.targets}
+
+    def verdict(name, **settings):
+        return Reproduction(preset, data, tmp_path / "out", **settings).why_incomparable(by_id[name])[0]
+
+    # The file of the tests is not the published one, and pairs are the user's own.
+    assert verdict("T2, text") == verdict("T5, layer 8, cosine of the directions as text and with a blank picture")
+    assert verdict("T2, text") == "other data"
+    assert verdict("T2, text", limit=3) == verdict("T2, text", is_quick=True) == "quick run"
+    assert verdict("T2, text", other_model="organism", limit=3) == "another model"
+    same = preset.model_copy(update={"data": tuple(d.model_copy(update={"sha256": ""}) for d in preset.data)})
+    for settings in ({"other_blank": "white"}, {"loading": {"dtype": "float32"}}, {"loading": {"revision": "x"}}):
+        assert Reproduction(same, data, tmp_path, **settings).why_incomparable(by_id["T2, text"])[0] == "other settings"
+    assert Reproduction(same, data, tmp_path, loading={"dtype": "auto"}).why_incomparable(by_id["T2, text"]) is None
+
+
+def test_half_a_line_of_a_killed_run_does_not_stop_the_next_one(data, tmp_path):
+    log = tmp_path / "out/answers/answers.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"a": 1}\n{"b')
+    plan = Reproduction(read_preset("llava-1.5-7b"), data, tmp_path / "out").plan()
+    assert plan.n_done == 1
+
+
+def test_a_set_without_its_pictures_is_missing(tmp_path):
+    folder = tmp_path / "MM-SafetyBench/data/processed_questions"
+    folder.mkdir(parents=True)
+    row = {"Question": "Q?", "Changed Question": "How?", "Key Phrase": "it", "Phrase Type": "Activity"}
+    row |= {"Rephrased Question": "How?", "Rephrased Question(SD)": "How?"}
+    (folder / "01-Illegal_Activitiy.json").write_text(json.dumps({"0": row}))
+    data = Reproduction(read_preset("shiftdc-llava-1.5-7b"), tmp_path, tmp_path / "out").data
+    assert "mm_safetybench" in [each.name for each in data.missing]
+
+
+@pytest.mark.parametrize("rows", ["a,true,1\nb,false,1\n", "a,true,\nb,false,\nc,true,\nd,false,\n"])
+def test_directions_need_pairs(rows, tmp_path, tiny_vlm):
+    from studies.datasets import read_queries
+    from studies.presets.directions import compare_directions
+
+    (tmp_path / "pairs.csv").write_text("text,harmful,pair\n" + rows)
+    with pytest.raises(PresetError, match="expected 3 pairs at least, each of a harmful and a harmless request"):
+        compare_directions(tiny_vlm, read_queries(tmp_path / "pairs.csv"), [0], "grey")
 
 
 def _interrupt(*args, **kwargs):

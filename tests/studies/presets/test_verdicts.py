@@ -9,7 +9,6 @@ from studies.presets.verdicts import (
     DIFFERS,
     JUDGE_DIFFERS,
     NOT_MEASURED,
-    OTHER_MODEL,
     QUICK,
     REPRODUCED,
     OurResult,
@@ -52,10 +51,25 @@ def test_another_judge_a_part_of_the_requests_and_another_model_are_not_compared
     assert verdict_on(rate(0.5), same).verdict == REPRODUCED
     other = verdict_on(rate(0.5), OurResult(0.5, 0.4, 0.6, N, "xstest@1"))
     assert other.verdict == JUDGE_DIFFERS and "keywords" in other.reason
-    assert verdict_on(rate(0.5), same, is_quick=True).verdict == QUICK
-    assert verdict_on(rate(0.5), same, is_quick=True, is_other=True).verdict == OTHER_MODEL
-    missing = verdict_on(rate(0.5), None, "data 'd' is missing")
+    quick = verdict_on(rate(0.5), same, (QUICK, ""))
+    assert quick.verdict == QUICK and quick.ours == 0.5
+    missing = verdict_on(rate(0.5), None, (NOT_MEASURED, "data 'd' is missing"))
     assert (missing.verdict, missing.reason) == (NOT_MEASURED, "data 'd' is missing") and np.isnan(missing.ours)
+
+
+def test_the_same_rubric_with_another_model_is_another_judge():
+    target = rate(0.5).model_copy(update={"judge": "llama_guard", "judge_model": "meta-llama/Meta-Llama-Guard-2-8B"})
+    by_model = {
+        name: verdict_on(target, OurResult(0.5, 0.4, 0.6, N, f"llama_guard@2:{name}")).verdict
+        for name in ("Meta-Llama-Guard-2-8B", "Llama-Guard-3-8B")
+    }
+    assert by_model == {"Meta-Llama-Guard-2-8B": REPRODUCED, "Llama-Guard-3-8B": JUDGE_DIFFERS}
+
+
+@pytest.mark.parametrize(("value", "unjudged"), [(0.5, 0.5), (float("nan"), 1.0)])
+def test_a_rate_over_answers_that_nobody_judged_is_not_compared(value, unjudged):
+    verdict = verdict_on(rate(0.5), OurResult(value, 0.4, 0.6, N, "keywords@2", unjudged))
+    assert verdict.verdict == NOT_MEASURED and f"{unjudged:.0%} of the answers have no verdict" in verdict.reason
 
 
 @pytest.mark.parametrize(
