@@ -19,7 +19,7 @@ from studies.organism import language, path
 ROOT = Path(__file__).parents[1]
 PAPER, USERS = "paper_repro.ipynb", "studies/notebooks"
 FIGURES = {
-    PAPER: 20,
+    PAPER: 24,
     f"{USERS}/first_steps.ipynb": 3,
     f"{USERS}/your_model.ipynb": 4,
     f"{USERS}/layer_selection_ablation.ipynb": 3,

@@ -46,6 +46,9 @@ def publish(
         written = write_table(table, folder, path.stem)
         provenance["tables"].setdefault(path.name, {})["sha256"] = file_hash([written])
     write_json(folder / "provenance.json", provenance)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    # Where somebody keeps their results is nobody's business.
+    write_json(folder / "config.json", config | {"out": f"results/{run.name}"})
 
 
 def _hashed(answer: object) -> str:

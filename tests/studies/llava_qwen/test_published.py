@@ -39,6 +39,7 @@ def test_answers_are_hashes_and_only_tables_and_figures_are_copied(run, tmp_path
     tables = json.loads((out / "provenance.json").read_text())["tables"]
     assert all(entry["sha256"] == file_hash([out / name]) for name, entry in tables.items())
     assert SAID[0] in (run / "changes.csv").read_text()
+    assert json.loads((out / "config.json").read_text())["out"] == "results/run"
 
 
 def test_an_unfinished_run_is_not_published(run, tmp_path):
