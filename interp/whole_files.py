@@ -16,11 +16,17 @@ except ModuleNotFoundError:  # Windows, where files of killed writers stay
     fcntl = None
 
 __all__ = [
+    "WrittenByAnotherError",
     "hash_of",
+    "only_writer",
     "replaced",
     "write_whole",
     "written_by_one",
 ]
+
+
+class WrittenByAnotherError(RuntimeError):
+    """Another process writes what this one wants to write."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -76,6 +82,40 @@ def _remove_unless_written(path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
     os.close(descriptor)
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold a lock file, which is gone after the block; nothing waits for it.
+
+    Raises:
+        WrittenByAnotherError: another process holds it.
+    """
+    descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(path: Path) -> int | None:
+    while True:
+        if fcntl is None:
+            return None
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise WrittenByAnotherError(f"another process holds {path}") from None
+        except OSError:
+            return descriptor  # a file system without locks
+        # The one that held it before may have removed the file after it was opened here.
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+        os.close(descriptor)
 
 
 @contextmanager

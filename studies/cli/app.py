@@ -58,10 +58,11 @@ app = typer.Typer(
 )
 
 
-def _print_version(is_asked: bool) -> None:
+def _print_version(is_asked: bool) -> bool:
     if is_asked:
         print(f"vlm-guard {version('vlm-guard')}")
         raise typer.Exit()
+    return is_asked
 
 
 @app.callback()

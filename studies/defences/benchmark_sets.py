@@ -231,7 +231,9 @@ def _attacked(prompt_set: PromptSet, attack: Attack) -> PromptSet:
     return replace(prompt_set, setting=attack.label, prompts=prompts)
 
 
-def _prompt_set(dataset: str, records: Sequence[Record], modality: str, picture_size: int, blank: str) -> PromptSet:
+def _prompt_set(
+    dataset: str, records: Sequence[Record], modality: str, picture_size: int, blank: str = "white"
+) -> PromptSet:
     """Return records of one set as prompts; the setting is `ability`, `multimodal` or `plain`.
 
     A safety benchmark may also say what a good answer is; it is not scored by looking for that answer.

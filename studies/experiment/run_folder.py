@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from interp.errors import first_line
 from interp.json_text import parse_json
+from interp.whole_files import WrittenByAnotherError, only_writer
 from studies.experiment.config import Config, ConfigError, writable_folder
 
 CONFIG = "config.json"
@@ -61,19 +60,14 @@ def held(out: str | Path) -> Iterator[Path]:
     folder = writable_folder(out)
     missing = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        with only_writer(folder / LOCK):
+            yield folder
+    except WrittenByAnotherError:
         raise ConfigError(f"{out} is being written by another process; wait for it, or give another --out") from None
-    try:
-        yield folder
     finally:
-        if [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
-        lock.release()
         for path in missing:
-            if not any(path.iterdir()):
+            if path.exists() and not any(path.iterdir()):
                 path.rmdir()
 
 

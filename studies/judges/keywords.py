@@ -151,6 +151,11 @@ class OpeningRule:
     """Lower-case phrases anywhere in the answer that take it back."""
     source: str
 
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """All phrases, openings first."""
+        return (*self.openings, *self.corrections)
+
     def __call__(self, answer: str) -> bool:
         text = answer.replace("’", "'").lower()
         opening = re.sub(r"^[-*]\s*", "", re.sub(r"^\d+[./]\s*", "", text[:50].strip()))

@@ -92,7 +92,7 @@ class Reproduction:
 
     @property
     def can_ablate(self) -> bool:
-        """Whether the refusal direction can be fitted."""
+        """True if the refusal direction can be fitted with the data that is there."""
         part = self.preset.refusal_direction
         return part is not None and self.has(part.harmful, part.harmless)
 

@@ -43,13 +43,6 @@ def uninterrupted(place):
     return run
 
 
-def same(out: Path, expected: dict) -> None:
-    found = contents(out)
-    assert set(found) == set(expected)
-    for name, content in expected.items():
-        assert found[name] == content, name
-
-
 def nearly_same(out: Path, expected: dict) -> None:
     """Check tables and logs but for the last digits of their numbers, which depend on how prompts fall into batches."""
     found = contents(out)
@@ -84,7 +77,7 @@ def test_a_killed_verb_ends_like_an_uninterrupted_one(verb, n_kills, place, unin
             process.join()
             n_killed += process.exitcode == -signal.SIGKILL
         finish(verb, place, out)
-        same(out, expected)
+        nearly_same(out, expected)
         shutil.rmtree(out)
         n_runs += 1
         assert n_runs < 4 * n_kills, "most processes end before they are killed"
@@ -100,7 +93,7 @@ def test_of_two_writers_one_waits_or_is_refused(verb, place, uninterrupted):
     log = log_of(place, out).read_text()
     assert 0 in [process.exitcode for process in processes], log
     assert all(process.exitcode == 0 or "another process" in log for process in processes), log
-    same(out, expected)
+    nearly_same(out, expected)
 
 
 @pytest.fixture

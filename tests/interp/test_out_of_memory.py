@@ -27,7 +27,8 @@ def small_memory(vlm):
     sizes = []
 
     def check(module, args, kwargs):
-        sizes.append(len(kwargs["attention_mask"]))
+        given = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+        sizes.append(len(given))
         if sizes[-1] > FITS:
             raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -201,6 +201,7 @@ HASHES = {
     "harmbench@2": "c903e9e57dfac920b6a6424f30b149432203411713c192d99b4870ccccaa320f",
     "wildguard@2": "73e76dbe371e0d760f0b7bb6d54e6e8ad250e183786b4616884e65ba5c55038e",
     "strongreject_anew@2": "3048f3ad0f31201948d4664a644ad5312f0688207ed71fdde98f425e68c2eabe",
+    "qwen_guard@1": "02cdcb3ba15adc39eef3b076a1a64914f79d42946e43f31b3570b4c66015ff60",
     "xstest_prompt@2": "df6e7c22929d7363a9e0286152e99ee90efe3b2f2d6712da87b80557ff483c68",
 }
 """Hashes of everything that a model is asked: a changed word is a new version of the rubric."""
