@@ -66,7 +66,8 @@ ColumnNames = Annotated[
     str,
     typer.Option(
         "--columns",
-        help="Columns of a table of your own, as text=prompt,harmful=label; also category, pair and picture. "
+        help="Columns of a table of your own, comma-separated: text=prompt and harmful=label; also category, pair and "
+        "picture. "
         "harmful=all or harmful=none if every row is of one class. Files that are named as a benchmark have their own.",
     ),
 ]

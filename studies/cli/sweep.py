@@ -62,7 +62,7 @@ def sweep(
     rules: Annotated[
         str | None,
         typer.Option(
-            help="How states are changed, comma-separated (docs/explanation/method.md): ablate, substitute, "
+            help="How states are changed, comma-separated (see the page on the method): ablate, substitute, "
             "add_reference, amplify, class_mean, steer, adaptive, adaptive_mirror.",
             callback=arguments.some_of("rule", arguments.RULES),
         ),

@@ -74,6 +74,9 @@ def held(out: str | Path) -> Iterator[Path]:
 def check_settings(folder: Path, settings: Mapping[str, object]) -> None:
     """Check that a folder holds no results that were computed with other settings.
 
+    What a run has left that ended before its first table is no result: pieces of work are named by what they are made
+    of, and nothing of them is overwritten.
+
     Args:
         folder: folder of results.
         settings: fields of `Config` or others of `FIXED`, and `options` by name.
@@ -81,6 +84,8 @@ def check_settings(folder: Path, settings: Mapping[str, object]) -> None:
     Raises:
         ConfigError: it does, or its `config.json` is damaged.
     """
+    if not any(path.is_file() and path.name != CONFIG and path.name[0] != "." for path in folder.iterdir()):
+        return
     try:
         before = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
         earlier, earlier_options = _fixed(before), before.get("options")

@@ -15,9 +15,10 @@ from studies.experiment.run_folder import check_settings, held, run_folder
 
 
 def begin(config, options=None):
-    """Begin a run as commands do."""
+    """Begin a run as commands do, up to its first table."""
     with run_folder(config, options) as out:
         write_config(out, config, options)
+        (out / "table.csv").write_text("value\n1\n")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,7 @@ def test_a_folder_of_another_run_is_refused(name, value, tmp_path):
 @pytest.mark.parametrize("content", ["", "[1]", "3", "[" * 100_000, '{"seed": {}}x'])
 def test_results_under_a_damaged_config_are_not_overwritten(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
+    (tmp_path / "table.csv").write_text("value\n1\n")
     with pytest.raises(ConfigError, match="config.json is damaged .* unknown whose results these are"):
         begin(Config(out=str(tmp_path)))
 
@@ -61,6 +63,8 @@ def test_options_of_another_run_are_refused(tmp_path):
 def test_probes_of_another_store_are_refused(tmp_path):
     settings = {"store": str(tmp_path / "a"), "split": "", "seed": 0, "options": {"n_folds": 5}}
     write_json(tmp_path / "config.json", settings)
+    check_settings(tmp_path, settings | {"store": str(tmp_path / "b")})
+    (tmp_path / "separability.csv").write_text("value\n1\n")
     check_settings(tmp_path, settings)
     with pytest.raises(ConfigError, match="store .*a', now .*b'"):
         check_settings(tmp_path, settings | {"store": str(tmp_path / "b")})
@@ -69,6 +73,12 @@ def test_probes_of_another_store_are_refused(tmp_path):
 def test_folders_of_earlier_versions_are_gone_on_with(tmp_path):
     write_json(tmp_path / "config.json", {"seed": 0})
     begin(Config(out=str(tmp_path)), {"layers": (1, 2)})
+
+
+def test_a_run_that_ended_before_its_first_table_does_not_bind_the_next_one(tmp_path):
+    for layers in ((99,), (1,)):
+        with run_folder(Config(out=str(tmp_path)), {"layers": layers}) as out:
+            write_config(out, Config(out=str(tmp_path)), {"layers": layers})
 
 
 def test_a_second_writer_is_refused(tmp_path):
