@@ -24,7 +24,7 @@ class TooMuchError(RuntimeError):
 def limited(seconds: float, megabytes: int) -> Iterator[None]:
     """Stop what runs in the block when it takes too long, or too much memory.
 
-    Time is limited in the main thread of a system with timers, memory on Linux; elsewhere there is no limit.
+    The time limit needs the main thread of a system with timers, the memory limit needs Linux; elsewhere there is none.
 
     Args:
         seconds: time that the block may take.

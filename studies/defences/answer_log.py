@@ -190,7 +190,7 @@ def read_answers(path: str | Path) -> list[AnswerRecord]:
 
 
 def count_answers(path: Path) -> int:
-    """Return how many answers a file holds, half a last line not counted; 0 if there is no file."""
+    """Return the number of complete lines in a file of answers; 0 if there is no file."""
     try:
         return path.read_bytes().count(b"\n")
     except FileNotFoundError:

@@ -74,8 +74,8 @@ def held(out: str | Path) -> Iterator[Path]:
 def check_settings(folder: Path, settings: Mapping[str, object]) -> None:
     """Check that a folder holds no results that were computed with other settings.
 
-    What a run has left that ended before its first table is no result: pieces of work are named by what they are made
-    of, and nothing of them is overwritten.
+    A run that ended before its first table left no results. Its checkpoints are named by their inputs, so another run
+    does not overwrite them.
 
     Args:
         folder: folder of results.

@@ -1,12 +1,12 @@
 """Estimates of what a run of a preset takes: data, memory, prompts and tokens; its time, once a model is there."""
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from interp import LLM, VLM, Prompt
+from interp.whole_files import hash_of
 from studies.generation.generate import Generation, answers
 from studies.presets.preset import DataSpec, ModelShape, Preset
 
@@ -86,14 +86,9 @@ class AvailableData:
             is_whole: says whether a set that is there can be used, its pictures included.
         """
         there = [data for data in preset.data if (folder / data.file).exists() and is_whole(data)]
-        changed = [data for data in there if data.sha256 and _sha256(folder / data.file) != data.sha256]
+        changed = [data for data in there if data.sha256 and hash_of((folder / data.file).read_bytes()) != data.sha256]
         missing = [data for data in preset.data if data not in there]
         return cls(tuple(data.name for data in there), tuple(missing), tuple(changed))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """The form of a preset, and its reader: a misspelt or missing setting is an error that names it."""
 
-import hashlib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from interp.whole_files import hash_of
 from studies.bookkeeping.suggestions import did_you_mean
 
 FOLDER = Path(__file__).parent
 Count = Annotated[int, Field(ge=1)]
+ModalityName = Literal["text", "blank", "noise", "scene", "typographic", "typographic_scene"]
+Colour = Literal["white", "grey"]
 DefenceName = Literal[
     "unguarded",
     "self_reminder",
@@ -89,8 +91,8 @@ class AnswersSpec(_Spec):
     """Answers to benchmarks: which data, how they are shown, and which defences answer."""
 
     data: tuple[str, ...]
-    modalities: tuple[Literal["text", "blank", "noise", "scene", "typographic", "typographic_scene"], ...] = ("text",)
-    blank: Literal["white", "grey"] = "white"
+    modalities: tuple[ModalityName, ...] = ("text",)
+    blank: Colour = "white"
     """Colour of the picture of modality `blank`."""
     defences: tuple[DefenceName, ...] = ("unguarded",)
     anchors: str = ""
@@ -103,7 +105,7 @@ class DirectionsSpec(_Spec):
     """Mean differences of pairs as text and with a blank picture, layer by layer."""
 
     data: str
-    blank: Literal["white", "grey"] = "white"
+    blank: Colour = "white"
     layers: tuple[int, ...]
 
 
@@ -168,7 +170,7 @@ class PublishedTarget(_Spec):
     differs: str = ""
     """Why ours is another measurement whatever it gives; such a number is shown, and not compared."""
     metric: Literal["asr", "harm_rate"] = "asr"
-    modality: Literal["text", "blank", "noise", "scene", "typographic", "typographic_scene"] = "text"
+    modality: ModalityName = "text"
     defence: DefenceName = "unguarded"
     category: str = ""
     layer: int | None = None
@@ -256,7 +258,7 @@ def read_preset(name: str) -> Preset:
         ) from None
     try:
         settings = tomllib.loads(content.decode("utf-8"))
-        return Preset(**settings | {"name": path.stem, "sha256": hashlib.sha256(content).hexdigest()[:16]})
+        return Preset(**settings | {"name": path.stem, "sha256": hash_of(content)[:16]})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PresetError(f"{path}: not TOML ({error})") from None
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Where memory runs out, batches become smaller, and the results stay what they were."""
+"""Batches become smaller where memory runs out, and the results stay the same."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What somebody waits for who asks the command line for help, or mistypes an argument."""
+"""The command line's response time to `--help` and to invalid arguments."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ MISTYPED = {
 }
 """Arguments that are wrong, by verb."""
 BLANK = "python"
-"""What every command waits for: an interpreter that does nothing."""
+"""An interpreter that does nothing: the least that any command takes."""
 
 
 def measure(rounds: int) -> list[dict]:

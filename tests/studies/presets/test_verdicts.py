@@ -1,4 +1,4 @@
-"""What is planted is what comes out: equal rates are reproduced, others differ, other judges are said."""
+"""Verdicts find planted outcomes: equal rates are reproduced, others differ, and other judges are named."""
 
 import numpy as np
 import pytest
