@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from interp.errors import ModelError, first_line, is_out_of_memory
+from interp.errors import if_it_fits
 from interp.inputs import Prompt
 
 __all__ = [
@@ -76,21 +77,12 @@ def in_halves(plan: Sequence[list[int]], run: Callable[[list[int]], T]) -> Itera
         if len(rows) > size:
             left += [rows[start : start + size] for start in range(0, len(rows), size)][::-1]
             continue
-        fits = True
-        try:
-            result = run(rows)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(rows) == 1:
-                raise ModelError(f"one prompt does not fit into memory: {first_line(error)}") from error
-            fits = False
-        # Outside the handler, where the error no longer keeps the tensors of the failed pass alive.
-        if fits:
-            yield rows, result
-        else:
+        result = if_it_fits(partial(run, rows), len(rows))
+        if result is None:
             size = len(rows) // 2
             left.append(rows)
+        else:
+            yield rows, result
 
 
 @dataclass(frozen=True)

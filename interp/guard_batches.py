@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.batches import Advance, BatchPlan
-from interp.errors import ModelError, first_line, is_out_of_memory
+from interp.errors import if_it_fits
 from interp.evaluation_mode import evaluation_mode
 from interp.families import largest
 from interp.forced import ForcedScore, forced_tokens, log_probabilities, logits_after, logprobs_after, rows_at_a_time
@@ -205,15 +205,9 @@ def _in_smaller_passes(batch: _GuardBatch, run: Callable[[_GuardBatch], GuardRun
 
     size = min(batch.batch_size, len(batch.prompts))
     while True:
-        try:
-            return run(replace(batch, advance=advance, batch_size=size))
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if size == 1:
-                raise ModelError(
-                    f"one prompt does not fit into memory together with {batch.vlm.name!r}: {first_line(error)}"
-                ) from error
+        runs = if_it_fits(partial(run, replace(batch, advance=advance, batch_size=size)), size, batch.vlm.name)
+        if runs is not None:
+            return runs
         batch.advance(-n_done)
         n_done, size = 0, size // 2
 

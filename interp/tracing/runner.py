@@ -1,7 +1,7 @@
 """Batches of prompts run for a trace request: with a shared prefix where possible, in halves where memory runs out."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.activations import Arrays, Fields
-from interp.errors import NO_NUMBERS, ModelError, first_line, is_out_of_memory
+from interp.errors import NO_NUMBERS, ModelError, if_it_fits
 from interp.inputs import Prompt, collate, collate_same_pictures
 from interp.token_positions import ALL_TOKENS, TokenPositions
 from interp.tracing.forward import PassSpec, Remote, read
@@ -66,19 +66,15 @@ class Runner:
 
     def _run_in_memory(self, prompts: list[Prompt], key: str) -> Arrays:
         """Run prompts in one pass, or in halves if memory does not suffice."""
-        try:
-            return (self._run_shared(prompts, key) if key else None) or self._run_whole(prompts)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self._last_prefix = None
-            if len(prompts) == 1:
-                raise ModelError(
-                    f"one prompt does not fit into memory together with {self.model.name!r}: {first_line(error)}"
-                ) from error
-        # Outside the handler, where the error no longer keeps the tensors of the failed pass alive.
+        arrays = if_it_fits(partial(self._run_at_once, prompts, key), len(prompts), self.model.name)
+        if arrays is not None:
+            return arrays
+        self._last_prefix = None
         middle = self._max_prompts = len(prompts) // 2
         return _concatenated([self._run_in_memory(half, key) for half in (prompts[:middle], prompts[middle:])])
+
+    def _run_at_once(self, prompts: list[Prompt], key: str) -> Arrays:
+        return (self._run_shared(prompts, key) if key else None) or self._run_whole(prompts)
 
     def _run_whole(self, prompts: list[Prompt]) -> Arrays:
         """Run each prompt in full, all of them in one pass."""

@@ -1,8 +1,8 @@
 """Estimates of what a run of a preset takes: data, memory, prompts and tokens; its time, once a model is there."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from interp import LLM, VLM, Prompt
@@ -101,6 +101,8 @@ class RunPlan:
     n_answers: int
     n_done: int
     generation: Generation
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Why data sets that are there can't be used, by their names."""
 
     @property
     def memory(self) -> MemoryEstimate:
@@ -128,7 +130,9 @@ class RunPlan:
             f"answers: {self.n_answers}, {self.n_done} of them done; at most "
             f"{self.generation.max_new_tokens} tokens each, to some {REQUEST_TOKENS} tokens of text{pictures}"
         )
-        lines += [f"missing: {data.file}: {data.get}" for data in self.data.missing]
+        for data in self.data.missing:
+            why = self.unreadable.get(data.name)
+            lines.append(f"can't be read: {why}" if why else f"missing: {data.file}: {data.get}")
         lines += [
             f"note: {data.file} is not the file that the published numbers were measured on"
             for data in self.data.changed

@@ -1,12 +1,12 @@
 """A run of a preset as it was typed: what it reads, where it writes, and what it will take."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from interp import Query
-from studies.datasets import QueryFileError, Record, read_benchmark, read_queries
+from studies.datasets import Benchmark, QueryFileError, Record, read_benchmark, read_queries
 from studies.defences.answer_log import ANSWERS, count_answers
 from studies.defences.benchmark_sets import BenchmarkFile, BenchmarkOptions
 from studies.experiment.config import ConfigError
@@ -62,13 +62,21 @@ class Reproduction:
 
     def _is_whole(self, data: DataSpec) -> bool:
         """Return whether a set can be read, with its pictures; a set without them counts as missing."""
-        if not data.benchmark or data.benchmark == "own":
-            return True
-        try:
-            BenchmarkOptions.of([BenchmarkFile(self.folder / data.file, data.benchmark)], limit=self.n_requests)
-        except (QueryFileError, ConfigError):
-            return False
-        return True
+        return not data.benchmark or data.benchmark == "own" or isinstance(self._benchmarks[data.name], Benchmark)
+
+    @cached_property
+    def _benchmarks(self) -> dict[str, Benchmark | str]:
+        """Benchmarks whose files are there, by the name of their data set, or why they can't be read."""
+        found: dict[str, Benchmark | str] = {}
+        for data in self.preset.data:
+            path = self.folder / data.file
+            if data.benchmark and data.benchmark != "own" and path.exists():
+                file = BenchmarkFile(path, data.benchmark)
+                try:
+                    found[data.name] = BenchmarkOptions.of([file], limit=self.n_requests).benchmarks[0]
+                except (QueryFileError, ConfigError) as error:
+                    found[data.name] = str(error)
+        return found
 
     def has(self, *names: str) -> bool:
         """Return whether data sets are there."""
@@ -127,26 +135,16 @@ class Reproduction:
         return self.out / ("answers" if len(parts) == 1 else f"answers-{parts.index(part) + 1}")
 
     def benchmarks(self, part: AnswersSpec) -> BenchmarkOptions | None:
-        """Read the benchmarks of a part; None if no benchmark is available.
-
-        Raises:
-            ConfigError, QueryFileError: see `BenchmarkOptions.of`.
-        """
-        names = [name for name in part.data if self.has(name)]
-        files = [BenchmarkFile(self.path(name), self.preset.dataset(name).benchmark) for name in names]
-        if not files:
+        """Return the benchmarks of a part and how they are shown; None if no benchmark is available."""
+        sets = tuple(each for name in part.data if isinstance(each := self._benchmarks.get(name), Benchmark))
+        if not sets:
             return None
         can_fit = not part.anchors or self.has(part.anchors)
         defences = ["unguarded", *(name for name in part.defences if name not in ("unguarded", ABLATION) and can_fit)]
-        options = BenchmarkOptions.of(files, part.modalities, defences, self.n_requests)
-        return replace(options, blank=self.blank(part.blank))
+        return BenchmarkOptions(sets, part.modalities, tuple(defences), self.n_requests, blank=self.blank(part.blank))
 
     def plan(self) -> RunPlan:
-        """Say what a run takes; no model is loaded.
-
-        Raises:
-            ConfigError, QueryFileError: a data set is there, but can't be read.
-        """
+        """Say what a run takes; no model is loaded."""
         n_answers, n_done, longest = 0, 0, Generation(1, self.batch_size)
         for part in self.preset.answers:
             if options := self.benchmarks(part):
@@ -154,7 +152,8 @@ class Reproduction:
                 n_answers += n_defences * sum(_n_prompts(options))
             longest = max(longest, self.generation(part), key=lambda each: each.max_new_tokens)
             n_done += count_answers(self.answer_folder(part) / ANSWERS)
-        return RunPlan(self.preset, self.model, self.data, n_answers, n_done, longest)
+        unreadable = {name: why for name, why in self._benchmarks.items() if isinstance(why, str)}
+        return RunPlan(self.preset, self.model, self.data, n_answers, n_done, longest, unreadable)
 
 
 def _n_prompts(options: BenchmarkOptions) -> list[int]:

@@ -105,6 +105,12 @@ def test_half_a_line_of_a_killed_run_does_not_stop_the_next_one(data, tmp_path):
     assert plan.n_done == 1
 
 
+def test_the_plan_says_why_a_file_that_is_there_can_not_be_read(data, tmp_path):
+    (data / "refusal_direction/dataset/splits/harmful_test.json").write_text("[{")
+    plan = "\n".join(Reproduction(read_preset("llava-1.5-7b"), data, tmp_path / "out").plan().lines())
+    assert "can't be read: " in plan and "harmful_test.json: " in plan and "git clone" not in plan
+
+
 def test_a_set_without_its_pictures_is_missing(tmp_path):
     folder = tmp_path / "MM-SafetyBench/data/processed_questions"
     folder.mkdir(parents=True)
