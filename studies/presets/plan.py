@@ -15,6 +15,8 @@ REQUEST_TOKENS = 60
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MLP_COPIES, WIDTH_COPIES = 3, 8
 """States of a block that are in memory at once, of the width of its MLP and of the model's own."""
+LIBRARIES = 100_000_000
+"""Bytes that libraries take while a model answers: their workspaces, and what they load late."""
 TIMED_TOKENS = 5
 """Tokens of the longer of two timed answers: the difference is what a token takes."""
 
@@ -31,7 +33,7 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> int:
-        return self.weights + self.cache + self.states
+        return self.weights + self.cache + self.states + LIBRARIES
 
 
 def memory_of(shape: ModelShape, dtype: str, batch_size: int, prompt_tokens: int, new_tokens: int) -> MemoryEstimate:

@@ -27,10 +27,15 @@ STEP = 12_347
 """Distance of two beginnings, without a common divisor with `BLOCK`."""
 
 
-def random_model(preset: Preset, device: str | None = None) -> VLM | LLM:
+def random_model(preset: Preset, device: str | None = None, n_layers: int | None = None) -> VLM | LLM:
     """Build a model of a preset's shape: LLaVA with CLIP-L/336 if it sees pictures, else Llama.
 
     Its weights are made in the preset's precision at once, so that building takes no more memory than the model.
+
+    Args:
+        preset: describes the shape.
+        device: by default a GPU if there is one.
+        n_layers: decoder blocks; by default all that the shape has.
 
     Raises:
         PresetError: the preset's pictures are not those of CLIP-L/336.
@@ -44,13 +49,14 @@ def random_model(preset: Preset, device: str | None = None) -> VLM | LLM:
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,
         intermediate_size=shape.mlp_width,
-        num_hidden_layers=shape.layers,
+        num_hidden_layers=n_layers or shape.layers,
         num_attention_heads=shape.width // HEAD_WIDTH,
         num_key_value_heads=shape.kv_width // HEAD_WIDTH,
         pad_token_id=tokenizer.pad_token_id,
         dtype=dtype,
     )
-    name = f"random weights, {preset.name}"
+    few = f", {n_layers} of {shape.layers} blocks" if n_layers else ""
+    name = f"random weights, {preset.name}{few}"
     if not shape.picture_tokens:
         return LLM(_filled(LlamaForCausalLM, text, dtype, device), tokenizer, name)
     vision = CLIPVisionConfig(image_size=PICTURE, patch_size=PATCH, dtype=dtype, **CLIP_LARGE)

@@ -23,7 +23,7 @@ import torch
 from interp import VLM
 from interp.inputs import text_batch
 from interp.tracing.forward import PassSpec, read
-from tests.speed import command_line, contenders, large_vocabulary, probing, seven_b
+from tests.speed import command_line, contenders, estimates, large_vocabulary, probing, seven_b
 from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, plain, raw_hooks, transformer_lens
 from tests.speed.guarding import guard, rows
 from tests.speed.model import Load, bench_vlm, built_in_vlm
@@ -179,6 +179,7 @@ def memory(rounds: int) -> list[dict]:
 PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, rows, probes, memory)}
 PARTS["large_vocabulary"] = large_vocabulary.measure
 PARTS["command_line"] = command_line.measure
+PARTS["estimates"] = estimates.measure
 LARGE = "seven_b"
 """The part that has to be asked for: it needs 20 GB of memory, or a GPU."""
 
@@ -205,6 +206,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6, help="repetitions; half as many for 128 prompts")
     parser.add_argument("--only", choices=(*PARTS, LARGE), action="append", help="a part to run; repeatable")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the 7B shape runs")
+    parser.add_argument("--blocks", type=int, help="decoder blocks of the 7B shape; by default all 32")
     parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for the table")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -214,7 +216,10 @@ def main() -> None:
     columns = ["model", "n_prompts", "pictures", "contender", "measure", "value", "q25", "q75", "n"]
     for name in options.only or PARTS:
         print(f"bench: {name}", file=sys.stderr, flush=True)
-        rows += seven_b.measure(options.rounds, options.device) if name == LARGE else PARTS[name](options.rounds)
+        if name == LARGE:
+            rows += seven_b.measure(options.rounds, options.device, blocks=options.blocks)
+        else:
+            rows += PARTS[name](options.rounds)
         table = pd.DataFrame(rows).reindex(columns=columns).astype({"n_prompts": "Int64"})
         table.to_csv(options.out / "bench.csv", index=False, float_format="%.4g")
     ratios = table[~table.measure.isin(["seconds", "prompts_per_s"])]
