@@ -12,6 +12,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from interp.directions import SafetyDirection, random_basis
 from interp.errors import ModelError
 from interp.guard import Guard
+from interp.guard_batches import run_guards
 from interp.identity import weights_identity
 from interp.inputs import collate, to_prompts
 from interp.trace import trace
@@ -156,10 +157,22 @@ def test_offloaded_weights_are_read_for_the_identity_and_run_exactly(own_vlm, ti
     wanted, identity = trace(own_vlm, prompts).resid_post.values, weights_identity(own_vlm)
     with guard_of(own_vlm).on(own_vlm):
         guarded = logits(own_vlm.model, batch)
+    rows = run_guards(own_vlm, prompts, [None, guard_of(own_vlm)], max_new_tokens=2, together=True).tokens
+
+    def partly_on_disk(model):
+        """Keep one block on disk and the rest in memory, as `device_map="auto"` does where memory is short."""
+        places = dict.fromkeys(("model.vision_tower", "model.multi_modal_projector", "lm_head"), "cpu")
+        places |= dict.fromkeys(("model.language_model.embed_tokens", "model.language_model.norm"), "cpu")
+        places |= {"model.language_model.rotary_emb": "cpu"}
+        n_layers = len(model.model.language_model.layers)
+        places |= {f"model.language_model.layers.{i}": "disk" if i == 1 else "cpu" for i in range(n_layers)}
+        accelerate.dispatch_model(model, places, main_device="cpu", offload_dir=mkdtemp(dir=tmp_path), force_hooks=True)
+
     ways = (
         lambda model: accelerate.cpu_offload(model, execution_device="cpu"),
         # A folder each, since weights that are in one already are not written again.
         lambda model: accelerate.disk_offload(model, mkdtemp(dir=tmp_path), execution_device="cpu"),
+        partly_on_disk,
     )
     for offload in ways:
         vlm = VLM.from_pretrained(tiny_folder, device="cpu")
@@ -168,6 +181,8 @@ def test_offloaded_weights_are_read_for_the_identity_and_run_exactly(own_vlm, ti
         assert (trace(vlm, prompts).resid_post.values == wanted).all()
         with guard_of(vlm).on(vlm):
             assert torch.equal(logits(vlm.model, batch), guarded)
+        found = run_guards(vlm, prompts, [None, guard_of(vlm)], max_new_tokens=2, together=True)
+        assert (found.tokens == rows).all()
         other = VLM.from_pretrained(tiny_folder, device="cpu")
         with torch.no_grad():
             other.blocks[0].mlp.down_proj.weight.add_(0.5)
