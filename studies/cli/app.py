@@ -48,11 +48,15 @@ class _Interruptible(TyperGroup):
             raise typer.Exit(INTERRUPTED) from interrupt
 
 
+ABOUT = """Does a picture undo a vision-language model's refusals, and can its own LLM bring them back?
+
+Begin with `vlm-guard repro`: the whole argument on a small built-in model, in minutes. Then `vlm-guard check --model
+MODEL` and `vlm-guard repro --model MODEL` for your own.
+"""
 app = typer.Typer(
     cls=_Interruptible,
-    help="Does an image undo a vision-language model's refusals, and can its own LLM bring them back?",
+    help=ABOUT,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -65,14 +69,14 @@ def _print_version(is_asked: bool) -> bool:
     return is_asked
 
 
-@app.callback()
+@app.callback(help=ABOUT)
 def vlm_guard(
     is_version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+        typer.Option("--version", metavar="", help="Print the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Does an image undo a vision-language model's refusals, and can its own LLM bring them back?"""
+    """Hold the options of the command itself."""
 
 
 for verb in (
