@@ -10,6 +10,7 @@ from studies.cli import arguments
 from studies.cli.messages import quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
+    LOADING_DEFAULTS,
     BatchSize,
     ColumnNames,
     HarmfulValues,
@@ -33,15 +34,15 @@ DEFAULT_JUDGES = ("xstest", "keywords")
 @app.command()
 @loads_model
 def defend(
+    model: Model = DEFAULT_MODEL,
     data: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="NAME=PATH",
             help="A benchmark as its authors publish it, by name (`vlm-guard data list`) and file or folder; or just "
             "the path, also of a table of your own; repeatable.",
         ),
-    ],
-    model: Model = DEFAULT_MODEL,
+    ] = None,
     guard: Annotated[
         str | None,
         typer.Option(
@@ -126,6 +127,8 @@ def defend(
 
     Answers are saved as they come (answers.jsonl): rerun the command to resume.
     """
+    if not data:
+        raise arguments.ArgumentError("nothing to answer; expected --data NAME=PATH, or --preset NAME")
     quieten()
 
     from studies.cli.benchmark_options import benchmark_file
@@ -154,8 +157,8 @@ def defend(
         anchors,
         options,
         judge or DEFAULT_JUDGES,
-        # A revision is one of the model, not of its judges.
-        judge_options(judge_setting, label, loading | {"revision": None}),
+        # A revision and a chat template are those of the model, not of its judges.
+        judge_options(judge_setting, label, {name: loading[name] for name in LOADING_DEFAULTS} | {"revision": None}),
         Generation(max_new_tokens, batch_size),
         out,
     )

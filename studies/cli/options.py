@@ -1,7 +1,7 @@
 """Options that several verbs share, and how their values are read."""
 
 from collections.abc import Callable, Sequence
-from inspect import Parameter
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,6 +180,15 @@ Label = Annotated[
     ),
 ]
 
+PRESET = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRESET",
+        rich_help_panel=LOADING,
+        help="A published experiment (`vlm-guard reproduce list`): its model, revision and precision in place of "
+        "--model, and its data, from the folder data, in place of your own.",
+    ),
+]
 LOADING_OPTIONS = {
     "device": Annotated[
         str,
@@ -232,14 +241,24 @@ LOADING_DEFAULTS: Loading = {
 
 
 def _with_options(command: Callable, names: Sequence[str]) -> Callable:
-    """Give a command these loading options; it receives all of them together, as `loading`."""
+    """Give a command these loading options; it receives all of them together, as `loading`.
+
+    A command whose model is the built-in one by default also takes the model of a preset.
+    """
+    model = signature(command).parameters.get("model")
 
     def with_options(**values):
-        loading = LOADING_DEFAULTS | {name: values.pop(name) for name in names}
+        loading, preset = LOADING_DEFAULTS | {name: values.pop(name) for name in names}, values.pop("preset", None)
+        if preset:
+            from studies.cli.preset_options import with_preset
+
+            values, loading = with_preset(preset, values, loading, DEFAULT_MODEL)
         return command(**values, loading=loading)
 
     kind = Parameter.KEYWORD_ONLY
     added = [Parameter(name, kind, default=LOADING_DEFAULTS[name], annotation=LOADING_OPTIONS[name]) for name in names]
+    if model is not None and model.default == DEFAULT_MODEL:
+        added.append(Parameter("preset", kind, default=None, annotation=PRESET))
     return with_parameters(command, with_options, added, without="loading")
 
 
