@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from studies.bookkeeping.console import plain_console
 from studies.cli.messages import print_paths
@@ -25,10 +26,10 @@ def figures(
 
     Lists what is left out, with the reason.
     """
-    return run(results, out)
+    return run(results, out, plain_console())
 
 
-def run(folders: Sequence[Path], out: Path) -> Outcome:
+def run(folders: Sequence[Path], out: Path, console: Console) -> Outcome:
     """Write every figure and table that the results allow; print their paths, and what is left out.
 
     Raises:
@@ -43,7 +44,7 @@ def run(folders: Sequence[Path], out: Path) -> Outcome:
     with held(out) as folder:
         figure_files, omitted_figures = save_figures(draw_figures(results), folder)
         table_files, omitted_tables = save_tables(results, folder)
-    console, omitted = plain_console(), (*omitted_figures, *omitted_tables)
+    omitted = (*omitted_figures, *omitted_tables)
     print_paths(console, (*figure_files, *table_files))
     for entry in omitted:
         console.print(f"left out: {entry.name}: {entry.reason}", soft_wrap=True)

@@ -246,10 +246,11 @@ def _with_options(command: Callable, names: Sequence[str]) -> Callable:
     A command whose model is the built-in one by default also takes the model of a preset.
     """
     model = signature(command).parameters.get("model")
+    takes_preset = model is not None and model.default == DEFAULT_MODEL
 
     def with_options(**values):
-        loading, preset = LOADING_DEFAULTS | {name: values.pop(name) for name in names}, values.pop("preset", None)
-        if preset:
+        loading = LOADING_DEFAULTS | {name: values.pop(name) for name in names}
+        if takes_preset and (preset := values.pop("preset")):
             from studies.cli.preset_options import with_preset
 
             values, loading = with_preset(preset, values, loading, DEFAULT_MODEL)
@@ -257,7 +258,7 @@ def _with_options(command: Callable, names: Sequence[str]) -> Callable:
 
     kind = Parameter.KEYWORD_ONLY
     added = [Parameter(name, kind, default=LOADING_DEFAULTS[name], annotation=LOADING_OPTIONS[name]) for name in names]
-    if model is not None and model.default == DEFAULT_MODEL:
+    if takes_preset:
         added.append(Parameter("preset", kind, default=None, annotation=PRESET))
     return with_parameters(command, with_options, added, without="loading")
 

@@ -1,5 +1,6 @@
 """Bad input is reported in one clear line, with exit code 2 and no traceback, before any long work."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from PIL import Image
 from typer.main import get_command
 
 from interp.verify import CHECKS
-from studies.cli import app
+from studies.cli import app, arguments
 
 
 @pytest.fixture
@@ -260,3 +261,54 @@ def test_judges_are_compared_with_people(run, tmp_path):
     assert (tmp_path / "judged" / "judges.csv").exists()
     path.write_text(header.replace("final_label", "label") + "".join(rows))
     fails_clearly(run("judges", path, "--out", tmp_path / "judged"), "no column of labels")
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("vlm-guard rep", {"repro", "reproduce", "report"}),
+        ("vlm-guard repro --sc", {"--scale"}),
+        ("vlm-guard repro --scale q", {"quick"}),
+        ("vlm-guard trace --modality text,bl", {"text,blank"}),
+        ("vlm-guard check --model llava-q", {"llava-qwen-0.5b"}),
+        ("vlm-guard guard apply g --reference cap", {"caption"}),
+    ],
+)
+def test_the_shell_completes_verbs_options_and_names(typed, completed):
+    environment = {"_VLM_GUARD_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    program = "import sys; sys.argv = ['vlm-guard']; from studies.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert set(done.stdout.split()) == completed, done.stderr
+
+
+def test_the_grammar_is_one():
+    """What is read comes first; the model is an option with one name, and everything that is written has a default."""
+    for name, verb in VERBS.items():
+        shown = [parameter for parameter in verb.params if not parameter.hidden]
+        positional = [parameter for parameter in shown if parameter.param_type_name == "argument"]
+        options = {opt: parameter for parameter in shown if parameter not in positional for opt in parameter.opts}
+        assert not any(parameter.metavar == "MODEL" for parameter in positional), name
+        assert "--device" in options or not {"--dtype", "--revision"} & set(options), name
+        assert "--out" not in options or not options["--out"].required, name
+        if "--scale" in options or name in ("trace", "defend", "guard apply", "reproduce"):
+            assert "--limit" in options, name
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_options_say_what_they_take(name):
+    """A flag takes nothing; all others have a word for their value, which the help explains."""
+    for parameter in VERBS[name].params:
+        if parameter.name != "help":
+            assert parameter.metavar is not None, parameter.name
+            assert (parameter.metavar == "") == bool(getattr(parameter, "is_flag", False)), parameter.name
+
+
+def test_choices_are_shown_whole(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = {name: " ".join(run(*name.split(), "--help")[1].replace("│", " ").split()) for name in ("sweep", "trace")}
+    for names in (arguments.RULES, arguments.GATES, arguments.ESTIMATORS, arguments.POSITIONS):
+        assert ", ".join(names) in shown["sweep"]
+    for names in (arguments.MODALITIES, arguments.SITES):
+        assert ", ".join(names) in shown["trace"]
