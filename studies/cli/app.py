@@ -31,6 +31,7 @@ from studies.cli import (
 from studies.cli.arguments import ArgumentError
 from studies.cli.errors import is_about_input
 from studies.cli.shadowing import ShadowedPackageError, check_packages
+from studies.cli.verbs import paragraphs
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -50,12 +51,12 @@ class _Interruptible(TyperGroup):
 
 ABOUT = """Does a picture undo a vision-language model's refusals, and can its own LLM bring them back?
 
-Begin with `vlm-guard repro`: the whole argument on a small built-in model, in minutes. Then `vlm-guard check --model
-MODEL` and `vlm-guard repro --model MODEL` for your own.
+Begin with `vlm-guard repro`, the whole argument on a small built-in model. Then do the same with yours:
+`vlm-guard check --model MODEL` and `vlm-guard repro --model MODEL`.
 """
 app = typer.Typer(
     cls=_Interruptible,
-    help=ABOUT,
+    help=paragraphs(ABOUT),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -69,7 +70,7 @@ def _print_version(is_asked: bool) -> bool:
     return is_asked
 
 
-@app.callback(help=ABOUT)
+@app.callback(help=paragraphs(ABOUT))
 def vlm_guard(
     is_version: Annotated[
         bool,

@@ -1,11 +1,7 @@
 """`vlm-guard check`: the properties that everything else rests on, measured on a model."""
 
 from collections import Counter
-from typing import Annotated
 
-import typer
-
-from studies.cli import arguments
 from studies.cli.messages import quieten
 from studies.cli.options import DEFAULT_MODEL, Loading, Model, loads_model
 from studies.cli.verbs import Outcome, Verbs
@@ -16,7 +12,6 @@ app = Verbs()
 @app.command()
 @loads_model
 def check(
-    name: Annotated[str | None, typer.Argument(hidden=True, help="As --model.")] = None,
     model: Model = DEFAULT_MODEL,
     *,
     loading: Loading,
@@ -31,8 +26,7 @@ def check(
     from interp.verify import check_vlm
     from studies.experiment.model_loading import load_model
 
-    # The model was an argument in version 0.1.
-    loaded = load_model(arguments.model(name or model), **loading)
+    loaded = load_model(model, **loading)
     if isinstance(loaded, LLM):
         raise ModelError(f"model {loaded.name!r} accepts no pictures; `check` is about vision-language models")
     findings = check_vlm(loaded)

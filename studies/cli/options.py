@@ -128,11 +128,7 @@ Layers = Annotated[
 ]
 Scale = Annotated[
     str,
-    choice(
-        "scale",
-        arguments.SCALES,
-        "How much is measured (with the built-in model: a minute, 5 minutes, 5 minutes, over an hour)",
-    ),
+    choice("scale", arguments.SCALES, "How much is measured, from a first try of a minute (tiny) to everything (full)"),
 ]
 Split = Annotated[
     str,

@@ -56,8 +56,7 @@ def repro(
 ) -> Outcome:
     """Run the paper's whole argument on one model: a verdict for each of its claims, tables, figures and a report.
 
-    In nine stages: does an image blur harmful and harmless, which guard is best, does it bring refusals back, at what
-    cost, compared with other defences.
+    Does a picture blur harmful and harmless? Which guard is best? Does it bring refusals back, and at what cost?
     """
     quieten()
 

@@ -6,6 +6,7 @@ outcome to stdout: the tables that were written, row by row, and what else was f
 
 import io
 import json
+import re
 import sys
 import traceback
 import warnings
@@ -14,7 +15,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import wraps
 from importlib.metadata import version
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, getdoc, signature
 from math import isfinite
 from pathlib import Path
 from typing import Annotated
@@ -68,8 +69,13 @@ class Verbs(typer.Typer):
     """Verbs that return an `Outcome`."""
 
     def command(self, name: str | None = None, **settings) -> Callable[[Callable], Callable]:
-        register = super().command(name, **settings)
-        return lambda verb: register(_reporting(verb))
+        register = super().command
+        return lambda verb: register(name, help=paragraphs(getdoc(verb)), **settings)(_reporting(verb))
+
+
+def paragraphs(text: str) -> str:
+    """Join the lines of each paragraph, so that help fills the width of any terminal."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text.strip())
 
 
 def with_parameters(command: Callable, wrapper: Callable, added: Sequence[Parameter], without: str = "") -> Callable:

@@ -105,8 +105,7 @@ def test_check_passes_on_a_sound_model(run, tiny_folder):
 
 def test_check_fails_on_a_model_that_is_silently_wrong(run, tiny_folder, monkeypatch):
     monkeypatch.setattr("interp.guard.Guard.change", lambda guard, resid, *others: resid)
-    # The model is an argument in version 0.1.
-    code, out, _ = run("check", tiny_folder)
+    code, out, _ = run("check", "--model", tiny_folder)
     assert code == 1 and "silently wrong  Changing a block's output" in out
 
 
