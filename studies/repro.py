@@ -51,17 +51,17 @@ REPORT = "report.html"
 DIFFERENCES = "differences.txt"
 """Differences from the committed results, a line each."""
 STAGES = {
-    "loading the model and the requests": 0.01,
-    "where harmful and harmless separate": 0.1,
-    "trying guards, layer by layer": 0.2,
-    "rules for choosing a layer": 0.1,
-    "other readings of the method": 0.2,
-    "the guard against other defences": 0.2,
+    "loading the model and the requests": 0.02,
+    "where harmful and harmless separate": 0.08,
+    "trying guards, layer by layer": 0.17,
+    "rules for choosing a layer": 0.17,
+    "other readings of the method": 0.25,
+    "the guard against other defences": 0.17,
     "what the guard changed, by which judges": 0.02,
-    "how the refusal signal gets lost": 0.07,
-    "verdicts, figures and the report": 0.1,
+    "how the refusal signal gets lost": 0.05,
+    "verdicts, figures and the report": 0.07,
 }
-"""Stages of a run, and the share of its time that each takes, measured with the built-in model at scale quick."""
+"""Stages of a run, and about the share of its time that each takes with the built-in model at scale quick."""
 
 
 def run(config: Config, console: Console | None = None) -> claims.Tables:
