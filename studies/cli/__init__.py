@@ -23,7 +23,7 @@
 
 `app.py` puts the verbs together and turns errors into exit codes, `errors.py` says which errors are about input, and
 `shadowing.py` checks that the packages are ours. `verbs.py` gives every verb `--json`, `--quiet` and `--verbose`: a
-verb prints for people, and returns an `Outcome` for programs. `options.py` holds the options that verbs share,
+verb prints for people, and returns a `VerbResult` for programs. `options.py` holds the options that verbs share,
 `arguments.py` checks what was typed, `grid_options.py`, `judge_options.py`, `benchmark_options.py` and
 `preset_options.py` read options with a syntax of their own, and `messages.py` prints paths.
 Verb files import heavy modules inside functions, so that `vlm-guard --help` answers at once.

@@ -10,7 +10,7 @@ from studies.cli import arguments
 from studies.cli.lists import JUDGES, print_list
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import HarmfulValues, JudgeSetting, Label, Loading, loads_judges
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs()
 
@@ -56,7 +56,7 @@ def judges(
     label: Label = None,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Show how far judges agree with people, and with each other: kappa, confusion, precision and recall.
 
     `vlm-guard judges list` lists the judges.
@@ -82,4 +82,4 @@ def judges(
     for line in summary_lines(table):
         print(f"- {line}")
     print_paths(plain_console(), [written])
-    return Outcome({"counted_once": files.repeated}, [written])
+    return VerbResult({"counted_once": files.repeated}, [written])

@@ -4,7 +4,7 @@ from collections import Counter
 
 from studies.cli.messages import quieten
 from studies.cli.options import DEFAULT_MODEL, Loading, Model, loads_model
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs()
 
@@ -15,7 +15,7 @@ def check(
     model: Model = DEFAULT_MODEL,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Verify on a model that the toolkit reads and changes what it claims to. Run it before you trust a new model.
 
     Prints one line per property: ok, degraded (rounding), silently wrong, error, or not applicable; then how many are
@@ -37,4 +37,4 @@ def check(
     others = "".join(f", {n} {verdict}" for verdict, n in counts.items())
     print(f"{n_ok} of {len(findings)} ok{others}")
     is_ok = all(finding.is_accepted for finding in findings)
-    return Outcome({"model": loaded.name, "findings": findings, "n_ok": n_ok}, is_ok=is_ok)
+    return VerbResult({"model": loaded.name, "findings": findings, "n_ok": n_ok}, is_ok=is_ok)

@@ -9,7 +9,7 @@ import typer
 from studies.bookkeeping.console import plain_console
 from studies.cli.arguments import ArgumentError
 from studies.cli.messages import print_paths, quieten
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs()
 
@@ -26,7 +26,7 @@ def compare(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the table and the figures.")] = Path(
         "results/compare"
     ),
-) -> Outcome:
+) -> VerbResult:
     """Show which of the paper's claims hold on which model, as a table and figures."""
     folders = dict(_named(entry) for entry in results)
     if len(folders) < len(results) or not all(chain(*folders.items())):
@@ -51,7 +51,7 @@ def compare(
     for row in mismatches.itertuples():
         console.print(f"- {row.model}: {row.claim}: {row.outcome}, planted: {row.planted}", soft_wrap=True)
     print_paths(console, paths)
-    return Outcome({"mismatches": mismatches}, paths)
+    return VerbResult({"mismatches": mismatches}, paths)
 
 
 def _named(entry: str) -> tuple[str, str]:

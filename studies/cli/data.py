@@ -7,19 +7,19 @@ import typer
 
 from studies.cli import arguments
 from studies.cli.options import ColumnNames, HarmfulValues, StandIn
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs(help="Check files of published benchmarks, or of your own; list benchmarks.", no_args_is_help=True)
 
 
 @app.command("list")
-def data_list() -> Outcome:
+def data_list() -> VerbResult:
     """List the benchmarks that can be read: what each is, its source, its licence, and how to get its files."""
     from studies.datasets.catalogue import catalogue_lines
 
     lines = list(catalogue_lines())
     print("\n".join(lines))
-    return Outcome({"benchmarks": lines})
+    return VerbResult({"benchmarks": lines})
 
 
 @app.command("check")
@@ -52,7 +52,7 @@ def data_check(
     ] = None,
     columns: ColumnNames = "",
     harmful_values: HarmfulValues = "",
-) -> Outcome:
+) -> VerbResult:
     """Show what a benchmark's files hold: how many requests of which class, what is missing, repeated or damaged.
 
     Ends with exit code 1 if a picture is damaged, or missing without a stand-in.
@@ -76,4 +76,6 @@ def data_check(
             f"{len(findings.damaged_inside)} pictures inside the file can't be read, the first in {path}, "
             f"{findings.damaged_inside[0].partition('#')[2]}; expected bytes or base64 of a picture"
         )
-    return Outcome({"findings": [{"about": label, "found": text} for label, text in lines]}, is_ok=findings.is_usable)
+    return VerbResult(
+        {"findings": [{"about": label, "found": text} for label, text in lines]}, is_ok=findings.is_usable
+    )

@@ -25,7 +25,7 @@ from studies.cli.options import (
     loads_model,
     words,
 )
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs()
 DEFAULT_JUDGES = ("xstest", "keywords")
@@ -122,7 +122,7 @@ def defend(
     batch_size: BatchSize = 16,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Run every defence on published benchmarks: attack success, over-refusal and utility, with intervals.
 
     Answers are saved as they come (answers.jsonl): rerun the command to resume.

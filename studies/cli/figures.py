@@ -10,7 +10,7 @@ from rich.console import Console
 from studies.bookkeeping.console import plain_console
 from studies.cli.messages import print_paths
 from studies.cli.options import ResultFolders
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs()
 
@@ -21,7 +21,7 @@ def figures(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for figures, captions and tables.")] = Path(
         "results/figures"
     ),
-) -> Outcome:
+) -> VerbResult:
     """Draw every figure that the results allow, as PDF and PNG with captions, and tables as LaTeX and Markdown.
 
     Lists what is left out, with the reason.
@@ -29,7 +29,7 @@ def figures(
     return run(results, out, plain_console())
 
 
-def run(folders: Sequence[Path], out: Path, console: Console) -> Outcome:
+def run(folders: Sequence[Path], out: Path, console: Console) -> VerbResult:
     """Write every figure and table that the results allow; print their paths, and what is left out.
 
     Raises:
@@ -48,4 +48,4 @@ def run(folders: Sequence[Path], out: Path, console: Console) -> Outcome:
     print_paths(console, (*figure_files, *table_files))
     for entry in omitted:
         console.print(f"left out: {entry.name}: {entry.reason}", soft_wrap=True)
-    return Outcome({"left_out": omitted}, (*figure_files, *table_files))
+    return VerbResult({"left_out": omitted}, (*figure_files, *table_files))

@@ -30,7 +30,7 @@ from studies.cli.options import (
     loads_model,
     query_columns,
 )
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     from studies.cli.side_by_side import SideBySide
@@ -61,7 +61,7 @@ def guard_fit(
     limit: Limit = None,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Fit a guard to a model and save it: its direction on one part of the requests, its settings on another."""
     quieten()
     from studies import guard_choice
@@ -74,7 +74,7 @@ def guard_fit(
 
 
 @app.command("show")
-def guard_show(folder: Folder) -> Outcome:
+def guard_show(folder: Folder) -> VerbResult:
     """Show what a guard is, which model it is for, and what it did on the requests that it was chosen on."""
     return show(folder, plain_console())
 
@@ -114,7 +114,7 @@ def guard_apply(
     ] = None,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Show answers with and without the guard, side by side; by default to 5 built-in queries of each class."""
     quieten()
     from interp import Guard, read_guard_settings
@@ -131,10 +131,10 @@ def guard_apply(
     guard = Guard.from_pretrained(folder, vlm)
     answers = apply(vlm, guard, options, Generation(max_new_tokens))
     print_answers(answers, plain_console())
-    return Outcome({"guard": saved_in_words(saved), "answers": [answer.record() for answer in answers]})
+    return VerbResult({"guard": saved_in_words(saved), "answers": [answer.record() for answer in answers]})
 
 
-def show(folder: str, console: Console) -> Outcome:
+def show(folder: str, console: Console) -> VerbResult:
     """Print in some ten lines what a guard is, its model, and its numbers on validation; no model is needed.
 
     Raises:
@@ -154,7 +154,7 @@ def show(folder: str, console: Console) -> Outcome:
     ]
     for line in lines:
         console.print(line, soft_wrap=True)
-    return Outcome({"name": saved_in_words(saved), **saved})
+    return VerbResult({"name": saved_in_words(saved), **saved})
 
 
 def _validation_lines(measured: Mapping[str, float]) -> list[str]:

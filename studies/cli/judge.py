@@ -10,7 +10,7 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import quieten
 from studies.cli.options import HarmfulValues, JudgeSetting, Label, Loading, loads_judges
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     from studies.datasets import SavedAnswers
@@ -61,7 +61,7 @@ def judge(
     label: Label = None,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Judge saved answers with other judges; nothing is regenerated.
 
     Verdicts are added to the file of answers; of answers from elsewhere, a file is written next to the tables.
@@ -87,7 +87,7 @@ def judge(
         files = []
         for log in write_logs(saved, answers, folder, model, defence):
             files += print_result(benchmarks.judge_again(log, judges, log.parent), plain_console()).files
-    return Outcome({"n_without_answer": saved.n_without}, files)
+    return VerbResult({"n_without_answer": saved.n_without}, files)
 
 
 def summary_lines(saved: "SavedAnswers") -> list[str]:

@@ -1,6 +1,6 @@
 """Lists that `vlm-guard judges list` and `vlm-guard defences list` print: one line for each judge and defence."""
 
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs(help="The defences that `vlm-guard defend` can run.", no_args_is_help=True)
 
@@ -100,16 +100,18 @@ DEFENCES = {
 """Defence -> what it is, its source, its licence, and when it can be run."""
 
 
-def print_list(kind: str, listed: dict[str, tuple[str, ...]]) -> Outcome:
+def print_list(kind: str, listed: dict[str, tuple[str, ...]]) -> VerbResult:
     """Print a line for each name."""
     for name, parts in listed.items():
         print(f"{name:<20} {' | '.join(parts)}")
     fields = ("what", "source", "licence", "needs")
-    return Outcome({kind: [{"name": name, **dict(zip(fields, parts, strict=True))} for name, parts in listed.items()]})
+    return VerbResult(
+        {kind: [{"name": name, **dict(zip(fields, parts, strict=True))} for name, parts in listed.items()]}
+    )
 
 
 @app.command("list")
-def defences_list() -> Outcome:
+def defences_list() -> VerbResult:
     """List the defences: what each is, its source, its licence, and what it needs."""
     return print_list("defences", DEFENCES)
 

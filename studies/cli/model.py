@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from studies.cli.messages import quieten
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs(help="Get a model that the project provides.", no_args_is_help=True)
 
@@ -28,7 +28,7 @@ def get(
         Path | None,
         typer.Option(metavar="FILE", help="File of the LLM (GGUF), if you have it; nothing is downloaded then."),
     ] = None,
-) -> Outcome:
+) -> VerbResult:
     """Build a model: an LLM that is downloaded (491 or 98 MB), with the weights that were trained here."""
     quieten()
     from studies.experiment.built_models import BUILT_MODELS, built_model
@@ -42,4 +42,4 @@ def get(
         raise ConfigError(f"{name!r} can't be built; expected {known}, perhaps with a variant behind a colon")
     folder = build.get(model, variant_of(model, name), base)
     print(folder)
-    return Outcome({"model": name, "folder": folder})
+    return VerbResult({"model": name, "folder": folder})

@@ -28,7 +28,7 @@ from studies.cli.options import (
     query_columns,
     words,
 )
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +106,7 @@ def probe(
     limit: Limit = None,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Measure where harmful and harmless requests separate: probes with controls, by layer, modality, token, site.
 
     Rerun it to resume where it stopped.
@@ -127,12 +127,12 @@ def probe(
             model, path, scale, str(out), split or "test", seed, loading=loading, columns=mapped, limit=limit
         )
         probe_model(config, changes, plain_console())
-        return Outcome(files=_files(out))
+        return VerbResult(files=_files(out))
     if queries or limit:
         raise ConfigError("--store brings its own queries; leave --queries and --limit out")
     extent = separability.probe_settings(scale, changes)
     probe_store(store, str(out), extent, words(modality or ""), split or "", seed, plain_console())
-    return Outcome(files=_files(out))
+    return VerbResult(files=_files(out))
 
 
 def _files(out: Path) -> list[Path]:

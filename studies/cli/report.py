@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from studies.cli.options import ResultFolders
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs()
 
@@ -15,7 +15,7 @@ app = Verbs()
 def report(
     results: ResultFolders,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page, a single file.")] = Path("report.html"),
-) -> Outcome:
+) -> VerbResult:
     """Show results as one page that needs no network: verdicts, figures, tables, hidden states, provenance."""
     from studies import report as page
     from studies.bookkeeping.progress import phase
@@ -26,4 +26,4 @@ def report(
     with phase("figures", len(FIGURES)) as advance:
         written = page.write(loaded, out, lambda name: advance(note=name))
     print(f"  {written}")
-    return Outcome({"report": written}, [written])
+    return VerbResult({"report": written}, [written])

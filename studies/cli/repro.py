@@ -20,7 +20,7 @@ from studies.cli.options import (
     loads_model,
     query_columns,
 )
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs()
 
@@ -53,7 +53,7 @@ def repro(
     limit: Limit = None,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Run the paper's whole argument on one model: a verdict for each of its claims, tables, figures and a report.
 
     Does a picture blur harmful and harmless? Which guard is best? Does it bring refusals back, and at what cost?
@@ -78,4 +78,4 @@ def repro(
         limit=limit,
     )
     study.run(config, plain_console())
-    return Outcome({"report": out / study.REPORT}, study.files_of(out))
+    return VerbResult({"report": out / study.REPORT}, study.files_of(out))

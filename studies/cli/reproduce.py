@@ -8,7 +8,7 @@ import typer
 from studies.bookkeeping.console import plain_console
 from studies.cli.messages import quieten
 from studies.cli.options import BatchSize, Loading, choice, flag, loads_model
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs()
 
@@ -56,7 +56,7 @@ def reproduce(
     batch_size: BatchSize = 16,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Run a published experiment, and say which of its numbers come out.
 
     Prints first what the run takes, and what is missing for it.
@@ -68,7 +68,7 @@ def reproduce(
         titles = {name: read_preset(name).title for name in preset_names()}
         for name, title in titles.items():
             print(f"{name:<30} {title}")
-        return Outcome({"presets": [{"name": name, "title": title} for name, title in titles.items()]})
+        return VerbResult({"presets": [{"name": name, "title": title} for name, title in titles.items()]})
     from studies import reproduce as study
     from studies.presets.reproduction import Reproduction
 
@@ -81,6 +81,6 @@ def reproduce(
     if dry_run:
         lines = list(reproduction.plan().lines())
         plain_console().print("\n".join(lines), soft_wrap=True)
-        return Outcome({"preset": chosen.name, "plan": lines})
+        return VerbResult({"preset": chosen.name, "plan": lines})
     study.run(reproduction, plain_console())
-    return Outcome({"preset": chosen.name}, [folder / "targets.csv", folder / "targets.png"])
+    return VerbResult({"preset": chosen.name}, [folder / "targets.csv", folder / "targets.png"])

@@ -8,7 +8,7 @@ import typer
 from studies.bookkeeping.console import plain_console
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import Limit, Scale
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs()
 
@@ -27,7 +27,7 @@ def seeds(
         Path, typer.Option(metavar="FOLDER", help="Folder for the tables; each seed's results get one of their own.")
     ] = Path("results/seeds"),
     limit: Limit = None,
-) -> Outcome:
+) -> VerbResult:
     """Run every study on other trainings of the built-in model: is a result more than one lucky run?"""
     quieten()
 
@@ -44,4 +44,4 @@ def seeds(
         verdicts = ", ".join(f"seed {seed} {verdict}" for seed, verdict in by_seed.loc[claim].items())
         console.print(f"- {claim}: {verdicts}", soft_wrap=True)
     print_paths(console, paths)
-    return Outcome(files=paths)
+    return VerbResult(files=paths)

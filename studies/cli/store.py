@@ -8,7 +8,7 @@ import typer
 
 from studies.cli import arguments
 from studies.cli.options import flag
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 app = Verbs()
 
@@ -27,16 +27,16 @@ def store(
     mend: Annotated[
         bool, flag("--mend", "As --check, and mark damaged batches for the next run of the same trace to redo.")
     ] = False,
-) -> Outcome:
+) -> VerbResult:
     """Show what a folder of traced states holds. Ends with exit code 1 if --check finds damage."""
     found = summary(folder)
     for name, value in found.items():
         print(f"{name:<20} {value}")
     if not (check or mend):
-        return Outcome(found)
+        return VerbResult(found)
     batches = damaged(folder, mend)
     print(f"damaged batches: {', '.join(map(str, batches)) or 'none'}{'; forgotten' if batches and mend else ''}")
-    return Outcome(found | {"damaged": batches}, is_ok=not batches)
+    return VerbResult(found | {"damaged": batches}, is_ok=not batches)
 
 
 def summary(folder: Path) -> dict[str, str]:

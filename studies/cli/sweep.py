@@ -29,7 +29,7 @@ from studies.cli.options import (
     loads_model,
     query_columns,
 )
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     from studies.experiment.config import Config
@@ -171,7 +171,7 @@ def sweep(
     cpus_per_worker: CpusPerWorker = 1,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Find where and how to guard: rank every configuration by its first answer token, judge full answers of the best.
 
     Saves the chosen guard, and shows what other rules for choosing a layer would have picked. Rerun it to resume.
@@ -194,7 +194,7 @@ def sweep(
     run(config, grid, plain_console(), top, halving, ray, cpus_per_worker)
     names = ("layer_sweep.csv", "layer_selection.csv", "random_directions.csv", "pareto.png", "layer_selection.png")
     written = [out / name for name in (*names, "random_directions.png") if (out / name).exists()]
-    return Outcome({"guard": out / "guard", "chosen": read_guard_settings(out / "guard")}, written)
+    return VerbResult({"guard": out / "guard", "chosen": read_guard_settings(out / "guard")}, written)
 
 
 def run(

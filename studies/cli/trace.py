@@ -31,7 +31,7 @@ from studies.cli.options import (
     words,
 )
 from studies.cli.store import summary
-from studies.cli.verbs import Outcome, Verbs
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -82,7 +82,7 @@ def trace(
     cpus_per_worker: CpusPerWorker = 1,
     *,
     loading: Loading,
-) -> Outcome:
+) -> VerbResult:
     """Save a model's hidden states for a set of requests. Rerun it to resume where it stopped."""
     quieten()
     from studies.experiment.model_loading import load_model
@@ -92,7 +92,7 @@ def trace(
     vlm = load_model(model, **loading)
     run(vlm, chosen, options, out, ray, cpus_per_worker)
     print(f"{out} is complete; `vlm-guard store {out}` shows what it holds")
-    return Outcome({"store": out} | summary(out))
+    return VerbResult({"store": out} | summary(out))
 
 
 @dataclass(frozen=True)

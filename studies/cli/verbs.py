@@ -1,6 +1,6 @@
-"""What all verbs share: `--json`, `--quiet` and `--verbose`, and the exit code, by one wrapper around each of them.
+"""The options that all verbs share (`--json`, `--quiet`, `--verbose`) and their exit codes, by one wrapper.
 
-A verb prints for people and returns an `Outcome` for programs. With `--json` what it prints goes to stderr, and the
+A verb prints for people and returns a `VerbResult` for programs. With `--json` what it prints goes to stderr, and the
 outcome to stdout: the tables that were written, row by row, and what else was found.
 """
 
@@ -54,8 +54,8 @@ OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a verb found, as `--json` prints it."""
+class VerbResult:
+    """The result of a verb, as `--json` prints it."""
 
     found: Mapping[str, object] = field(default_factory=dict)
     """Values by name: texts, numbers, paths, dataclasses, data frames, and lists or mappings of these."""
@@ -66,7 +66,7 @@ class Outcome:
 
 
 class Verbs(typer.Typer):
-    """Verbs that return an `Outcome`."""
+    """Verbs that return a `VerbResult`."""
 
     def command(self, name: str | None = None, **settings) -> Callable[[Callable], Callable]:
         register = super().command
@@ -94,7 +94,7 @@ def with_parameters(command: Callable, wrapper: Callable, added: Sequence[Parame
     return wrapped
 
 
-def _reporting(verb: Callable[..., Outcome]) -> Callable:
+def _reporting(verb: Callable[..., VerbResult]) -> Callable:
     def reporting(as_json: bool, is_quiet: bool, is_verbose: bool, **values) -> None:
         VERBOSITY.set(QUIET if is_quiet else VERBOSE if is_verbose else NORMAL)
         if is_verbose:
@@ -135,7 +135,7 @@ def _traceback_shown(is_verbose: bool) -> Iterator[None]:
 # --- JSON --------------------------------------------------------------------------------------------------------
 
 
-def as_text(outcome: Outcome) -> str:
+def as_text(outcome: VerbResult) -> str:
     """Return an outcome as JSON."""
     content = {"vlm_guard": version("vlm-guard"), **outcome.found}
     if outcome.files:

@@ -14,7 +14,7 @@ from interp.verify import CHECKS
 from studies import repro, reproduce, seeds
 from studies.cli.app import app
 from studies.cli.lists import DEFENCES, JUDGES
-from studies.cli.verbs import OPTIONS, Outcome, as_text, plain
+from studies.cli.verbs import OPTIONS, VerbResult, as_text, plain
 from studies.llava_qwen import build
 from studies.presets.preset import preset_names
 
@@ -205,6 +205,6 @@ def test_tables_of_one_name_are_one_table(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "rates.csv").write_text(f"model,value\n{name},{value}\n")
     files = [tmp_path / name / "rates.csv" for name in ("a", "b")]
-    assert json.loads(as_text(Outcome(files=files)))["tables"] == {
+    assert json.loads(as_text(VerbResult(files=files)))["tables"] == {
         "rates": [{"model": "a", "value": 1}, {"model": "b", "value": 2}]
     }
