@@ -76,6 +76,5 @@ def data_check(
             f"{len(findings.damaged_inside)} pictures inside the file can't be read, the first in {path}, "
             f"{findings.damaged_inside[0].partition('#')[2]}; expected bytes or base64 of a picture"
         )
-    return VerbResult(
-        {"findings": [{"about": label, "found": text} for label, text in lines]}, is_ok=findings.is_usable
-    )
+    rows = [{"about": label, "found": text} for label, text in lines]
+    return VerbResult({"findings": rows}, is_ok=findings.is_usable)

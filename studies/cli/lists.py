@@ -105,9 +105,8 @@ def print_list(kind: str, listed: dict[str, tuple[str, ...]]) -> VerbResult:
     for name, parts in listed.items():
         print(f"{name:<20} {' | '.join(parts)}")
     fields = ("what", "source", "licence", "needs")
-    return VerbResult(
-        {kind: [{"name": name, **dict(zip(fields, parts, strict=True))} for name, parts in listed.items()]}
-    )
+    rows = [{"name": name, **dict(zip(fields, parts, strict=True))} for name, parts in listed.items()]
+    return VerbResult({kind: rows})
 
 
 @app.command("list")
