@@ -15,11 +15,13 @@ app = Verbs(help="Check files of published benchmarks, or of your own; list benc
 @app.command("list")
 def data_list() -> VerbResult:
     """List the benchmarks that can be read: what each is, its source, its licence, and how to get its files."""
-    from studies.datasets.catalogue import catalogue_lines
+    from studies.datasets.catalogue import catalogue
 
-    lines = list(catalogue_lines())
-    print("\n".join(lines))
-    return VerbResult({"benchmarks": lines})
+    benchmarks = list(catalogue())
+    for benchmark in benchmarks:
+        name, *parts = benchmark.values()
+        print(f"{name:<20} {' | '.join(parts)}")
+    return VerbResult({"benchmarks": benchmarks})
 
 
 @app.command("check")

@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from interp.verify import CHECKS
 from studies import repro, reproduce, seeds
+from studies.cli import sweep
 from studies.cli.app import app
 from studies.cli.lists import DEFENCES, JUDGES
 from studies.cli.verbs import OPTIONS, VerbResult, as_text, plain
+from studies.datasets.registry import ENTRIES
 from studies.llava_qwen import build
 from studies.presets.preset import preset_names
 
@@ -34,10 +36,10 @@ CALLS = {
     "repro": ("repro", "--out", "{out}"),
     "reproduce": ("reproduce", "list"),
     "check": ("check", "--model", "{model}"),
-    "trace": ("trace", "--modality", "text,blank", "--layers", "0,6", "--limit", "22", "--out", "{out}"),
+    "trace": ("trace", "--modality", "text,blank", "--layers", "0,6", "--limit", "6", "--out", "{out}"),
     "store": ("store", "{made}/store", "--check"),
     "probe": ("probe", "--store", "{made}/store", *SMALL, "--out", "{out}"),
-    "sweep": ("sweep", *SMALL, "--layers", "6", "--rules", "substitute", "--top", "1", "--out", "{out}"),
+    "sweep": ("sweep", "--out", "{out}"),
     "defend": (
         *("defend", "--data", "{made}/requests.csv", "--defences", "self_reminder", "--max-new-tokens", "8"),
         *("--modality", "text,blank", "--out", "{out}"),
@@ -61,10 +63,12 @@ EXPECTED = {
     "repro": lambda found: set(found["tables"]) == set(repro.TABLES) and found["report"].endswith("report.html"),
     "reproduce": lambda found: [preset["name"] for preset in found["presets"]] == preset_names(),
     "check": lambda found: len(found["findings"]) == found["n_ok"] == len(CHECKS),
-    "trace": lambda found: found["prompts"] == "264: 66 harmful text" or "text" in found["prompts"],
+    "trace": lambda found: found["prompts"].startswith("96: 24 harmful text, 24 harmless text, "),
     "store": lambda found: found["damaged"] == [] and "resid_post" in found["sites"],
     "probe": lambda found: {"auroc"} <= {row["metric"] for row in found["tables"]["separability"]},
-    "sweep": lambda found: found["chosen"]["guard"]["layers"] == [6] and set(found["tables"]) >= {"layer_sweep"},
+    "sweep": lambda found: (
+        found["chosen"]["guard"]["rule"] and {"layer_sweep", "layer_selection"} <= set(found["tables"])
+    ),
     "defend": lambda found: {"self_reminder", "unguarded"} == {row["defence"] for row in found["tables"]["defence"]},
     "judge": lambda found: found["judge"].startswith("gcg"),
     "judges": lambda found: "judges" in found["tables"],
@@ -73,9 +77,9 @@ EXPECTED = {
     "seeds": lambda found: set(found["tables"]) == {"seeds", "seed_claims"},
     "compare": lambda found: "claims_by_model" in found["tables"] and found["mismatches"] == [],
     "guard fit": lambda found: found["guard"]["rule"] and found["validation"],
-    "guard show": lambda found: found["name"].startswith("rule substitute, layer 6"),
+    "guard show": lambda found: found["name"].startswith("rule ") and found["guard"]["layers"],
     "guard apply": lambda found: [answer["harmful"] for answer in found["answers"]] == [True, False],
-    "data list": lambda found: any(line.startswith("XSTest ") for line in found["benchmarks"]),
+    "data list": lambda found: [each["name"] for each in found["benchmarks"]] == [entry.name for entry in ENTRIES],
     "data check": lambda found: any("harmful: 4" in finding["found"] for finding in found["findings"]),
     "defences list": lambda found: [each["name"] for each in found["defences"]] == list(DEFENCES),
     "model get": lambda found: found["model"] == "llava-qwen-0.5b" and found["folder"] == "built",
@@ -107,24 +111,25 @@ def made(tmp_path_factory):
     (folder / "results").mkdir()
     for name in ("readings.csv", "points.csv", "provenance.json", "config.json"):
         shutil.copy(REFERENCE / name, folder / "results")
-    call("trace", "--modality", "text,blank", "--layers", "0,6", "--limit", 22, "--out", folder / "store")
-    call(*(part.format(out=folder / "swept") for part in CALLS["sweep"]))
-    shutil.copytree(folder / "swept" / "guard", folder / "guard")
+    call("trace", "--modality", "text,blank", "--layers", "6", "--limit", 12, "--out", folder / "store")
+    call(*(part.format(made=folder, out=folder / "guard") for part in CALLS["guard fit"]))
     call(*(part.format(made=folder, out=folder / "defended") for part in CALLS["defend"]))
     return folder
 
 
 @pytest.fixture
-def earlier_results(monkeypatch):
+def earlier_results(monkeypatch, made):
     """Runs that take minutes write committed results instead."""
 
-    def copy_reference(config, console):
+    def copy_reference(config, *options):
         shutil.copytree(REFERENCE, config.out)
         (Path(config.out) / "report.html").write_text("")
+        shutil.copytree(made / "guard", Path(config.out) / "guard")
 
     tables = {name: pd.read_csv(repro.REFERENCE / "seeds" / f"{name}.csv") for name in ("seeds", "seed_claims")}
     result = seeds.SeedsResult(tables["seeds"], tables["seed_claims"], {})
     monkeypatch.setattr(repro, "run", copy_reference)
+    monkeypatch.setattr(sweep, "run", copy_reference)
     monkeypatch.setattr(seeds, "run", lambda *given: result)
     monkeypatch.setattr(build, "get", lambda *given: Path("built"))
 
