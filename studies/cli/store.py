@@ -62,7 +62,7 @@ def summary(folder: Path) -> dict[str, str]:
         "made with": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
     }
     arrays = {
-        f"  {name}": f"{' '.join(('prompt', *field.dims))}: {' x '.join(map(str, (len(prompts), *field.lengths)))}"
+        name: f"{' '.join(('prompt', *field.dims))}: {' x '.join(map(str, (len(prompts), *field.lengths)))}"
         for name, field in store.fields.items()
     }
     return lines | arrays

@@ -311,3 +311,9 @@ def test_choices_are_shown_whole(run, monkeypatch):
         assert ", ".join(names) in shown["sweep"]
     for names in (arguments.MODALITIES, arguments.SITES):
         assert ", ".join(names) in shown["trace"]
+
+
+def test_a_verbose_command_also_says_where_an_error_was_raised(run, tmp_path):
+    fails_clearly(run("store", tmp_path), "holds no store")
+    code, _, err = run("store", tmp_path, "--verbose")
+    assert code == 2 and "Traceback" in err and err.strip().splitlines()[-1].startswith("vlm-guard: ")

@@ -63,13 +63,13 @@ EXPECTED = {
     "repro": lambda found: set(found["tables"]) == set(repro.TABLES) and found["report"].endswith("report.html"),
     "reproduce": lambda found: [preset["name"] for preset in found["presets"]] == preset_names(),
     "check": lambda found: len(found["findings"]) == found["n_ok"] == len(CHECKS),
-    "trace": lambda found: found["prompts"].startswith("96: 24 harmful text, 24 harmless text, "),
+    "trace": lambda found: found["prompts"].startswith("72: 18 text harmful, 18 text harmless, 18 blank harmful"),
     "store": lambda found: found["damaged"] == [] and "resid_post" in found["sites"],
     "probe": lambda found: {"auroc"} <= {row["metric"] for row in found["tables"]["separability"]},
     "sweep": lambda found: (
         found["chosen"]["guard"]["rule"] and {"layer_sweep", "layer_selection"} <= set(found["tables"])
     ),
-    "defend": lambda found: {"self_reminder", "unguarded"} == {row["defence"] for row in found["tables"]["defence"]},
+    "defend": lambda found: {"self_reminder", "unguarded"} <= {row["defence"] for row in found["tables"]["defence"]},
     "judge": lambda found: found["judge"].startswith("gcg"),
     "judges": lambda found: "judges" in found["tables"],
     "figures": lambda found: {Path(name).suffix for name in found["files"]} >= {".png", ".pdf", ".tex"},
@@ -109,7 +109,7 @@ def made(tmp_path_factory):
     ]
     (folder / "labelled.csv").write_text(header + "".join(labelled))
     (folder / "results").mkdir()
-    for name in ("readings.csv", "points.csv", "provenance.json", "config.json"):
+    for name in ("judges.csv", "provenance.json", "config.json"):
         shutil.copy(REFERENCE / name, folder / "results")
     call("trace", "--modality", "text,blank", "--layers", "6", "--limit", 12, "--out", folder / "store")
     call(*(part.format(made=folder, out=folder / "guard") for part in CALLS["guard fit"]))
