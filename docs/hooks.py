@@ -75,27 +75,32 @@ def commands() -> Iterator[str]:
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     from studies.cli.app import app
+    from studies.cli.verbs import PANEL
 
-    yield from _commands(typer.main.get_command(app), "vlm-guard")
+    yield from _commands(typer.main.get_command(app), "vlm-guard", PANEL)
 
 
-def _commands(command, name: str) -> Iterator[str]:
+def _commands(command, name: str, shared: str) -> Iterator[str]:
+    """Yield the reference of a command or of those in its group, but for the options in the panel that all share."""
     if subcommands := getattr(command, "commands", None):
         yield f"{command.help}\n"
         for word, subcommand in subcommands.items():
             if getattr(subcommand, "commands", None):
                 yield f"## {name} {word}\n"
-            yield from _commands(subcommand, f"{name} {word}")
+            yield from _commands(subcommand, f"{name} {word}", shared)
         return
     # A command in a group is a subsection of the group.
     yield f"{'#' * (len(name.split()))} {name}\n"
-    usage = [name, *(parameter.name.upper() for parameter in command.params if _is_argument(parameter))]
-    required = [f"{p.opts[0]} {p.name.upper()}" for p in command.params if not _is_argument(p) and p.required]
+    shown = [parameter for parameter in command.params if not parameter.hidden and parameter.rich_help_panel != shared]
+    usage = [name, *(parameter.metavar for parameter in shown if _is_argument(parameter))]
+    required = [f"{p.opts[0]} {p.metavar}" for p in shown if not _is_argument(p) and p.required]
     yield f"    {' '.join([*usage, *required])} [options]\n"
     yield f"{_help(command.help)}\n"
-    yield "| | | default |\n|---|---|---|"
-    for parameter in command.params:
-        label = parameter.name.upper() if _is_argument(parameter) else ", ".join(parameter.opts)
+    if shown:
+        yield "| | | default |\n|---|---|---|"
+    for parameter in shown:
+        opts = "" if _is_argument(parameter) else f"{', '.join(parameter.opts)} "
+        label = f"{opts}{parameter.metavar}".strip()
         yield f"| `{label}` | {_help(getattr(parameter, 'help', None))} | {_default(parameter)} |"
     yield ""
 

@@ -12,6 +12,7 @@ __all__ = [
     "auroc_by_layer",
     "defence_costs",
     "defence_rates",
+    "for_notebook",
     "kappas",
     "selection_rules",
     "to_latex",
@@ -208,3 +209,31 @@ def _readable_table(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Make column names and the values of the columns `keys` readable."""
     values = {key: table[key].astype(str).map(readable) for key in keys}
     return table.assign(**values).rename(columns=readable).rename_axis(columns=None)
+
+
+class MarkdownTable(str):
+    """A pipe table, which notebooks show as a table."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+def for_notebook(table: pd.DataFrame) -> MarkdownTable:
+    """Lay out rows of any table for readers: two decimals, each interval next to its value, no row numbers.
+
+    Args:
+        table: rows; `value` with `ci_low` and `ci_high` becomes one column. Columns without a value are left out.
+    """
+    if {"value", "ci_low", "ci_high"} <= set(table):
+        cells = [_cell(row) for row in table.itertuples()]
+        table = table.assign(value=cells).drop(columns=["ci_low", "ci_high"])
+    shown = {readable(str(name)): _rounded(table[name]) for name in table if table[name].notna().any()}
+    return MarkdownTable(to_markdown(pd.DataFrame(shown)))
+
+
+def _rounded(values: pd.Series) -> list[str]:
+    """Write numbers with two decimals, or none where a column holds whole ones; empty cells as nothing."""
+    is_whole = pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all()
+    form = "{:.0f}" if is_whole else "{:z.2f}"
+    cells = [form.format(value) if isinstance(value, float) else str(value) for value in values]
+    return ["" if is_empty else cell for cell, is_empty in zip(cells, values.isna(), strict=True)]

@@ -89,7 +89,7 @@ class ClaimVerdict:
 
     def _repr_markdown_(self) -> str:
         guard = f"\n- guard: {self.guard}" if self.guard else ""
-        return f"- theirs: {self.theirs}\n- ours: {self.ours}{guard}\n- verdict: **{self.verdict}**"
+        return f"- verdict: **{self.verdict}**\n- ours: {self.ours}\n- theirs: {self.theirs}{guard}"
 
 
 def _separability_claims(name: str, theirs: str, modality: str) -> Iterator[Claim]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
+from interp.whole_files import write_whole
 from studies import (
     claims,
     defence_comparison,
@@ -21,14 +21,14 @@ from studies import (
     separability,
     signal_path,
 )
-from studies.bookkeeping.agreement import compare
-from studies.bookkeeping.console import plain_console
+from studies.bookkeeping.agreement import Agreement, compare
+from studies.bookkeeping.console import note, plain_console
+from studies.bookkeeping.progress import Stages
 from studies.bookkeeping.provenance import write_config, write_provenance
 from studies.bookkeeping.tables import read_table, tidy, write_table
 from studies.experiment.config import BUILT_IN, SPLITS, Config
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.experiment.run_folder import run_folder
-from studies.probing.summary import summary_lines as probe_summary_lines
 from studies.report import gallery
 from studies.report.results import Results
 
@@ -47,8 +47,21 @@ TABLES = (
     "claims",
 )
 """Names of the tables, in the order in which they are written."""
-N_SHOWN = 10
-"""At most this many differences from the reference are printed, of each kind."""
+REPORT = "report.html"
+DIFFERENCES = "differences.txt"
+"""Differences from the committed results, a line each."""
+STAGES = {
+    "loading the model and the requests": 0.02,
+    "where harmful and harmless separate": 0.08,
+    "trying guards, layer by layer": 0.17,
+    "rules for choosing a layer": 0.17,
+    "other readings of the method": 0.25,
+    "the guard against other defences": 0.17,
+    "what the guard changed, by which judges": 0.02,
+    "how the refusal signal gets lost": 0.05,
+    "verdicts, figures and the report": 0.07,
+}
+"""Stages of a run, and about the share of its time that each takes with the built-in model at scale quick."""
 
 
 def run(config: Config, console: Console | None = None) -> claims.Tables:
@@ -59,57 +72,77 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
         QueryFileError, ModelError: see `studies.experiment.experiment.load_experiment`.
     """
     console, start = console or plain_console(), time.monotonic()
+    stages, stage = Stages(STAGES), iter(STAGES)
     with run_folder(config) as out:
         # 1. the model and its queries
+        stages.start(next(stage))
         experiment = load_experiment(config)
         write_config(out, config)
-        _print_queries(console, experiment)
+        _print_queries(experiment)
         # 2. where harmful and harmless requests come apart
+        stages.start(next(stage))
         write_table(separability.run(config, experiment), out, "separability")
         write_table(separability.points(experiment), out, "points")
         # 3. the guard, chosen on validation; all that follows uses this one
+        stages.start(next(stage))
         sweep = layer_sweep.run(config, experiment)
         write_table(sweep.table, out, "layer_sweep")
+        # 4. rules that choose a layer without a sweep, compared with it
+        stages.start(next(stage))
         write_table(layer_selection.run(config, experiment), out, "layer_selection")
-        # 4. other readings of the method, around it
+        # 5. other readings of the method, around it
+        stages.start(next(stage))
         reading = readings.run(config, experiment, sweep.chosen)
         write_table(reading.table, out, "readings")
-        # 5. it against other defences, its changes prompt by prompt, and the judges behind the rates
+        # 6. it against other defences
+        stages.start(next(stage))
         defended = defence_comparison.run(config, experiment, sweep.chosen)
         write_table(defended.table, out, "defence")
         random = pd.concat([sweep.random, reading.random, defended.random], ignore_index=True)
         write_table(tidy(random.to_dict("records")), out, "random_directions")
+        # 7. its changes prompt by prompt, and the judges behind the rates
+        stages.start(next(stage))
         write_table(prompt_changes.run(config, experiment, sweep.chosen, defended.answers), out, "changes")
         write_table(judge_agreement.run(experiment, defended.answers), out, "judges")
-        # 6. how the refusal signal gets lost
+        # 8. how the refusal signal gets lost
+        stages.start(next(stage))
         write_table(signal_path.run(config, experiment, sweep.choice.layer), out, "signal_path")
-        # 7. verdicts on the claims, from the files: the same as for any reader of them
+        # 9. verdicts on the claims, from the files: the same as for any reader of them; figures and the page
+        stages.start(next(stage))
         tables = read(out)
         verdicts = claims.verdicts(tables)
         write_table(pd.DataFrame([vars(verdict) for verdict in verdicts]), out, "claims")
-        written = [out / f"{name}.csv" for name in TABLES]
-        write_provenance(out, experiment.inputs(), config.seed, written)
-        # 8. figures and the page
-        written += _draw(out)
-    print_summary(console, config, tables, verdicts, written, time.monotonic() - start)
+        write_provenance(out, experiment.inputs(), config.seed, [out / f"{name}.csv" for name in TABLES])
+        _draw(out)
+        agreement = _agreement(config)
+        if agreement:
+            lines = (*agreement.differing, *agreement.flipped)
+            write_whole(out / DIFFERENCES, "".join(f"{line}\n" for line in lines))
+    print_summary(console, config, verdicts, agreement, time.monotonic() - start)
     return tables
 
 
-def _print_queries(console: Console, experiment: Experiment) -> None:
+def _print_queries(experiment: Experiment) -> None:
+    """Say which queries are used, before the long work."""
     if not experiment.is_paired:
-        console.print("The queries are not paired: direction by mean_diff, folds by row where there is no pair.")
-    sizes = ", ".join(f"{split} {len(experiment.queries[split])}" for split in SPLITS)
-    console.print(f"Queries used: {sizes}.")
+        note("The queries are not paired: direction by mean_diff, folds by row where there is no pair.")
+    note(f"Queries used: {', '.join(f'{split} {len(experiment.queries[split])}' for split in SPLITS)}.")
     for leakage in experiment.leakage.values():
-        console.print(f"Leakage: {leakage}.", soft_wrap=True)
+        note(f"Leakage: {leakage}.")
 
 
-def _draw(out: Path) -> list[Path]:
-    """Draw every figure from the tables on disk, write the page, and return the paths of both."""
+def _draw(out: Path) -> None:
+    """Draw every figure from the tables on disk, and write the page."""
     results = Results.of(out)
     figures = list(gallery.draw_figures(results))
-    saved, _ = gallery.save_figures(figures, out)
-    return [*saved, report.write(results, out / "report.html", drawn=figures)]
+    gallery.save_figures(figures, out)
+    report.write(results, out / REPORT, drawn=figures)
+
+
+def files_of(out: Path) -> list[Path]:
+    """Return the files of a finished run: tables, the report, and the list of differences if there is one."""
+    names = (*(f"{name}.csv" for name in TABLES), REPORT, DIFFERENCES)
+    return [out / name for name in names if (out / name).exists()]
 
 
 def read(folder: str | Path) -> claims.Tables:
@@ -135,48 +168,38 @@ def reference_or_run(scale: str, model: str = BUILT_IN, queries: str | None = No
 def print_summary(
     console: Console,
     config: Config,
-    tables: claims.Tables,
     verdicts: Sequence[claims.ClaimVerdict],
-    written: Sequence[Path],
+    agreement: Agreement | None,
     seconds: float,
 ) -> None:
-    """Print the main results, the verdicts and the files.
+    """Print a line for each claim, how far the run agrees with the committed results, and where its report is.
 
     Args:
         console: where it is printed.
         config: settings of the run.
-        tables: the run's tables.
         verdicts: one per claim.
-        written: files of the run.
+        agreement: with the committed results; None if there are none for these settings.
         seconds: duration of the run.
     """
-    lines = (*probe_summary_lines(tables.separability), *layer_selection.summary_lines(tables.layer_selection))
-    for line in lines:
-        console.print(f"- {line}", soft_wrap=True)
-    table = Table(title=f"Claims of VLM-Guard (arXiv:2502.10486), {config.model}, scale {config.scale}")
-    for column in ("claim", "theirs", "ours", "verdict"):
-        table.add_column(column, overflow="fold")
+    out, width = Path(config.out), max(len(verdict.verdict) for verdict in verdicts)
+    console.print(f"Claims of VLM-Guard (arXiv:2502.10486) on {config.model}, scale {config.scale}:")
     for verdict in verdicts:
-        table.add_row(verdict.claim, verdict.theirs, verdict.ours, verdict.verdict)
-    console.print(table)
-    _print_agreement(console, config)
-    console.print(f"{seconds:.0f} s. Written:")
-    for path in written:
-        if path.suffix != ".pdf":
-            console.print(f"  {path}", soft_wrap=True)
+        console.print(f"{verdict.verdict:<{width}}  {verdict.claim}", soft_wrap=True)
+    if agreement:
+        where = f"; see {out / DIFFERENCES}" if agreement.differing or agreement.flipped else ""
+        console.print(f"Compared with results/reference/{config.scale}: {agreement}{where}.", soft_wrap=True)
+    console.print(f"{_minutes(seconds)}. Report, with the numbers behind each verdict: {out / REPORT}", soft_wrap=True)
 
 
-def _print_agreement(console: Console, config: Config) -> None:
-    """Print how a run of the built-in model agrees with the committed reference, if there is one for its scale."""
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def _agreement(config: Config) -> Agreement | None:
+    """Compare a run of the built-in model with the committed results, if there are any for its scale."""
     reference = REFERENCE / config.scale
-    settings = (config.model, config.weights, config.queries, config.split, config.seed)
-    is_comparable = settings == (BUILT_IN, None, None, "test", 0)
+    settings = (config.model, config.weights, config.queries, config.split, config.seed, config.limit)
+    is_comparable = settings == (BUILT_IN, None, None, "test", 0, None)
     if not is_comparable or not reference.is_dir() or reference == Path(config.out).resolve():
-        return
-    agreement = compare(Path(config.out), reference, TABLES)
-    console.print(f"Compared with results/reference/{config.scale}: {agreement}.", soft_wrap=True)
-    for label, lines in (("differs", agreement.differing), ("flipped", agreement.flipped)):
-        for line in lines[:N_SHOWN]:
-            console.print(f"  {label}: {line}", soft_wrap=True)
-        if len(lines) > N_SHOWN:
-            console.print(f"  {label}: and {len(lines) - N_SHOWN} more")
+        return None
+    return compare(Path(config.out), reference, TABLES)

@@ -68,7 +68,7 @@ class SeedsResult:
     """Inputs of each seed's studies, such as hashes of weights and queries, from their provenance."""
 
 
-def run(folders: Sequence[str | Path], scale: str, out: str | Path) -> SeedsResult:
+def run(folders: Sequence[str | Path], scale: str, out: str | Path, limit: int | None = None) -> SeedsResult:
     """Run every study on other trainings of the recipe, and compare them with the weights that ship.
 
     Finished pieces in `out` are reused; the shipped weights' results are the committed ones where they exist.
@@ -77,15 +77,19 @@ def run(folders: Sequence[str | Path], scale: str, out: str | Path) -> SeedsResu
         folders: one folder `seedN` for each other training, as `python -m studies.organism --seed N` writes it.
         scale: how much is measured, see `studies.experiment.config.SCALES`.
         out: folder; each seed gets one of its own in it.
+        limit: at most this many queries of each class, for a quick try; the shipped weights are run anew then.
 
     Raises:
         ConfigError: a folder is not called `seedN`, or two have the same N; see also `studies.repro.run`.
     """
-    weights = _by_seed(folders)
-    results = {SHIPPED: repro.reference_or_run(scale)}
+    weights, results = {seed: str(folder) for seed, folder in _by_seed(folders).items()}, {}
+    if limit is None:
+        results[SHIPPED] = repro.reference_or_run(scale)
+    else:
+        weights = {SHIPPED: None, **weights}
     for seed, folder in weights.items():
         results[seed] = Path(out) / f"seed{seed}"
-        repro.run(Config(scale=scale, out=str(results[seed]), weights=str(folder)))
+        repro.run(Config(scale=scale, out=str(results[seed]), weights=folder, limit=limit))
     return compare(results)
 
 

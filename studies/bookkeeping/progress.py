@@ -1,19 +1,24 @@
-"""One line of progress per phase of long work, with an ETA; plain lines if the output is not a terminal."""
+"""Progress of long work: a line for each of its stages, and one per phase with an ETA.
+
+Lines are plain if the output is not a terminal.
+"""
 
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from studies.bookkeeping.console import plain_console
+from studies.bookkeeping.console import QUIET, VERBOSITY, note, plain_console
 
 PLAIN_EVERY = 10.0
 """Seconds between lines if the output is not a terminal."""
+DONE_BEFORE = 0.1
+"""A stage that passes in less than this share of the time that others suggest was finished by an earlier run."""
 WINDOW = 10
 """Number of latest reports that the ETA is based on: work that an earlier run has finished is skipped in no time."""
 
@@ -23,7 +28,10 @@ Report = Callable[..., None]
 
 @contextmanager
 def phase(name: str, total: int) -> Iterator[Report]:
-    """Show the progress of `total` units of work on stderr."""
+    """Show the progress of `total` units of work on stderr; a quiet command shows none."""
+    if VERBOSITY.get() == QUIET:
+        yield lambda n=1, note="": None
+        return
     console = plain_console(stderr=True)
     display = _bar(name, total, console) if console.is_terminal else _lines(name, total)
     with display as report:
@@ -91,3 +99,48 @@ class _Lines:
             left = f"{(now - since) / (self._done - before) * max(0, self._total - self._done):.0f}"
         line = f"{self._name:<32} {self._done}/{self._total}  {now - self._start:.0f} s  left {left} s  {self._note}"
         print(line.rstrip(), file=sys.stderr)
+
+
+class Stages:
+    """Announces the stages of a run: which of how many, and about how long all that is left will take.
+
+    Args:
+        shares: stages in order, and the part of the whole time that each takes, as measured on an earlier run.
+    """
+
+    def __init__(self, shares: Mapping[str, float]):
+        self._shares, self._start = dict(shares), time.monotonic()
+        self._seconds: dict[str, float] = {}
+        self._current: str | None = None
+
+    def start(self, name: str) -> None:
+        """End the stage before, and announce this one on stderr."""
+        now = time.monotonic()
+        if self._current is not None:
+            self._seconds[self._current] = now - self._start
+        self._current, self._start = name, now
+        seconds, number = self.seconds_left(), list(self._shares).index(name) + 1
+        left = "" if seconds is None else f"; about {_duration(seconds)} left in all"
+        note(f"Stage {number} of {len(self._shares)}: {name}{left}")
+
+    def seconds_left(self) -> float | None:
+        """Return an estimate of the seconds until the last stage ends; None while nothing is known.
+
+        Stages that an earlier run finished pass in no time: how fast this machine is, the others say.
+        """
+        paces = {name: seconds / self._shares[name] for name, seconds in self._seconds.items()}
+        slowest = max(paces.values(), default=0)
+        measured = [name for name, pace in paces.items() if pace > DONE_BEFORE * slowest]
+        if not measured:
+            return None
+        pace = sum(self._seconds[name] for name in measured) / sum(self._shares[name] for name in measured)
+        return pace * sum(share for name, share in self._shares.items() if name not in self._seconds)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 50:
+        return f"{max(10, round(seconds, -1)):.0f} seconds"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 100:
+        return f"{minutes} minute{'s' * (minutes > 1)}"
+    return f"{seconds / 3600:.0f} hours"

@@ -14,14 +14,18 @@
 | `judges` | `agreement.py` | how far judges agree with people; `judges list` |
 | `figures` | `figures.py` | figures and tables of saved results |
 | `seeds` | `seeds.py` | the built-in model's results on other trainings of it |
+| `compare` | `compare.py` | the claims on several models, side by side |
 | `report` | `report.py` | saved results as one page |
 | `data check`, `list` | `data.py` | what the files of a benchmark hold; the benchmarks |
 | `defences list` | `lists.py` | the defences, and what `judges list` prints |
 | `guard fit`, `show`, `apply` | `guard.py`, `side_by_side.py` | a guard fitted, shown, and answering |
+| `model get` | `model.py` | a model that the project provides, built |
 
 `app.py` puts the verbs together and turns errors into exit codes, `errors.py` says which errors are about input, and
-`shadowing.py` checks that the packages are ours. `options.py` holds the options that verbs share; `grid_options.py`,
-`judge_options.py` and `benchmark_options.py` read the ones with a syntax of their own; `messages.py` prints paths.
+`shadowing.py` checks that the packages are ours. `verbs.py` gives every verb `--json`, `--quiet` and `--verbose`: a
+verb prints for people, and returns a `VerbResult` for programs. `options.py` holds the options that verbs share,
+`arguments.py` checks what was typed, `grid_options.py`, `judge_options.py`, `benchmark_options.py` and
+`preset_options.py` read options with a syntax of their own, and `messages.py` prints paths.
 Verb files import heavy modules inside functions, so that `vlm-guard --help` answers at once.
 """
 

@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
-from studies.cli.lists import JUDGES, lines_of
-from studies.cli.messages import quieten
+from studies.cli.lists import JUDGES, print_list
+from studies.cli.messages import print_paths, quieten
 from studies.cli.options import HarmfulValues, JudgeSetting, Label, Loading, loads_judges
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer()
+app = Verbs()
 
 
 def _existing_or_list(paths: list[Path]) -> list[Path]:
@@ -23,6 +25,7 @@ def judges(
     completions: Annotated[
         list[Path],
         typer.Argument(
+            metavar="FILE...",
             help="Files of answers that people have labelled: XSTest's completions, JailbreakBench's judge comparison, "
             "WildGuardTest, Do-Not-Answer's reviews, or a table of your own; or `list`.",
             callback=_existing_or_list,
@@ -30,32 +33,36 @@ def judges(
     ],
     judge: Annotated[
         list[str] | None,
-        typer.Option(help="A judge, named as for `vlm-guard defend`; repeatable. By default every judge by rule."),
+        typer.Option(
+            metavar="JUDGE",
+            help="A judge, named as in `vlm-guard judges list`; repeatable. By default every judge by rule.",
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("results/judges"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the table.")] = Path("results/judges"),
     columns: Annotated[
         str,
         typer.Option(
-            help="Columns of a table of your own, as request=prompt,refused=label; also response, harmful (of the "
-            "answer), model and id."
+            metavar="NAME=COLUMN",
+            help="What your table's columns are called, separated by commas: request=prompt,refused=label; also "
+            "response, harmful (of the answer), model and id.",
         ),
     ] = "",
     refused_values: Annotated[
-        str, typer.Option(help="Labels that mean refused in a table of your own, comma-separated.")
+        str,
+        typer.Option(metavar="LABELS", help="Which labels in your table mean refused, separated by commas."),
     ] = "",
     harmful_values: HarmfulValues = "",
     judge_setting: JudgeSetting = None,
     label: Label = None,
     *,
     loading: Loading,
-) -> None:
+) -> VerbResult:
     """Show how far judges agree with people, and with each other: kappa, confusion, precision and recall.
 
     `vlm-guard judges list` lists the judges.
     """
     if list(map(str, completions)) == ["list"] and not completions[0].exists():
-        print("\n".join(lines_of(JUDGES)))
-        return
+        return print_list("judges", JUDGES)
     quieten()
     from studies.bookkeeping.tables import write_table
     from studies.cli.judge_options import judge_options
@@ -74,4 +81,5 @@ def judges(
         written = write_table(table, folder, "judges")
     for line in summary_lines(table):
         print(f"- {line}")
-    print(f"  {written}")
+    print_paths(plain_console(), [written])
+    return VerbResult({"counted_once": files.repeated}, [written])

@@ -31,6 +31,7 @@ from studies.cli import (
 from studies.cli.arguments import ArgumentError
 from studies.cli.errors import is_about_input
 from studies.cli.shadowing import ShadowedPackageError, check_packages
+from studies.cli.verbs import paragraphs
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -48,11 +49,15 @@ class _Interruptible(TyperGroup):
             raise typer.Exit(INTERRUPTED) from interrupt
 
 
+ABOUT = """Does a picture undo a vision-language model's refusals, and can its own LLM bring them back?
+
+Begin with `vlm-guard repro`, the whole argument on a small built-in model. Then do the same with yours:
+`vlm-guard check --model MODEL` and `vlm-guard repro --model MODEL`.
+"""
 app = typer.Typer(
     cls=_Interruptible,
-    help="Does an image undo a vision-language model's refusals, and can its own LLM bring them back?",
+    help=paragraphs(ABOUT),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -65,14 +70,14 @@ def _print_version(is_asked: bool) -> bool:
     return is_asked
 
 
-@app.callback()
+@app.callback(help=paragraphs(ABOUT))
 def vlm_guard(
     is_version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+        typer.Option("--version", metavar="", help="Print the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Does an image undo a vision-language model's refusals, and can its own LLM bring them back?"""
+    """Hold the options of the command itself."""
 
 
 for verb in (

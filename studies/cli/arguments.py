@@ -30,6 +30,8 @@ RULES = (
 GATES = ("always", "sign", "threshold", "probe")
 SCOPES = ("change", "target")
 ESTIMATORS = ("paired_svd", "mean_diff", "pca", "lda", "logistic")
+REFERENCES = ("prompt_text", "transcription", "caption", "prompt_text+transcription", "prompt_text+caption")
+TOKENS = ("last", "instruction")
 SOURCES = ("vlm_text", "llm")
 POSITIONS = ("last_prefill", "generated", "last", "text", "all")
 

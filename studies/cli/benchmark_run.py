@@ -14,6 +14,7 @@ from studies import benchmarks
 from studies.benchmarks import BenchmarkResult
 from studies.bookkeeping.provenance import file_hash
 from studies.cli.messages import print_paths
+from studies.cli.verbs import VerbResult
 from studies.datasets import Benchmark, SeenTexts, read_queries
 from studies.datasets.seen_texts import NOTHING_SEEN
 from studies.defences.answer_log import ANSWERS, AnswerLog
@@ -61,7 +62,7 @@ class BenchmarkRun:
     generation: Generation
     out: Path
 
-    def start(self, console: Console) -> BenchmarkResult:
+    def start(self, console: Console) -> VerbResult:
         """Check what was typed, load the models, run the study, and print its result.
 
         Raises:
@@ -72,8 +73,7 @@ class BenchmarkRun:
         seen = SeenTexts.read(self.guard) if self.guard else NOTHING_SEEN
         with held(self.out):
             result = self._run(anchors, seen, console)
-        print_result(result, console)
-        return result
+        return print_result(result, console)
 
     def _run(self, anchors: Sequence[Query], seen: SeenTexts, console: Console) -> BenchmarkResult:
         AnswerLog(self.out / ANSWERS)  # a damaged file shows before models are loaded
@@ -179,13 +179,14 @@ def print_leakage(leakage: Mapping[str, str], console: Console) -> None:
         console.print(f"leakage, {name}: {summary}", soft_wrap=True)
 
 
-def print_result(result: BenchmarkResult, console: Console) -> None:
+def print_result(result: BenchmarkResult, console: Console) -> VerbResult:
     """Print a table for each set, and where results were written."""
     for table in summary_tables(result):
         console.print(table)
     for row in result.table[result.table.metric == "answer_tokens"].itertuples():
         console.print(f"{row.interval} (at most {row.value:.0f} here)", soft_wrap=True, markup=False)
-    print_paths(console, result.tables, [path for path in result.files if path not in result.tables])
+    print_paths(console, result.files)
+    return VerbResult({"judge": result.judge}, result.files)
 
 
 def summary_tables(result: BenchmarkResult) -> Iterator[Table]:

@@ -1,30 +1,25 @@
 """`vlm-guard check`: the properties that everything else rests on, measured on a model."""
 
-import json
 from collections import Counter
-from dataclasses import asdict
-from typing import Annotated
-
-import typer
 
 from studies.cli.messages import quieten
-from studies.cli.options import Loading, ModelArgument, loads_model
+from studies.cli.options import DEFAULT_MODEL, Loading, Model, loads_model
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
 @loads_model
 def check(
-    model: ModelArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, for programs.")] = False,
+    model: Model = DEFAULT_MODEL,
     *,
     loading: Loading,
-) -> None:
+) -> VerbResult:
     """Verify on a model that the toolkit reads and changes what it claims to. Run it before you trust a new model.
 
     Prints one line per property: ok, degraded (rounding), silently wrong, error, or not applicable; then how many are
-    ok. Exit code 1 on anything worse than degraded.
+    ok. Ends with exit code 1 on anything worse than degraded.
     """
     quieten()
     from interp import LLM, ModelError
@@ -33,16 +28,13 @@ def check(
 
     loaded = load_model(model, **loading)
     if isinstance(loaded, LLM):
-        raise ModelError(f"model {model!r} accepts no pictures; `check` is about vision-language models")
+        raise ModelError(f"model {loaded.name!r} accepts no pictures; `check` is about vision-language models")
     findings = check_vlm(loaded)
-    if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
-    else:
-        for finding in findings:
-            print(f"{finding.verdict:<15} {finding.claim}  ({finding.measured})")
-        counts = Counter(finding.verdict for finding in findings)
-        n_ok = counts.pop("ok", 0)
-        others = "".join(f", {n} {verdict}" for verdict, n in counts.items())
-        print(f"{n_ok} of {len(findings)} ok{others}")
-    if not all(finding.is_accepted for finding in findings):
-        raise typer.Exit(1)
+    for finding in findings:
+        print(f"{finding.verdict:<15} {finding.claim}  ({finding.measured})")
+    counts = Counter(finding.verdict for finding in findings)
+    n_ok = counts.pop("ok", 0)
+    others = "".join(f", {n} {verdict}" for verdict, n in counts.items())
+    print(f"{n_ok} of {len(findings)} ok{others}")
+    is_ok = all(finding.is_accepted for finding in findings)
+    return VerbResult({"model": loaded.name, "findings": findings, "n_ok": n_ok}, is_ok=is_ok)

@@ -8,19 +8,26 @@ import typer
 
 from studies.bookkeeping.console import plain_console
 from studies.cli.arguments import ArgumentError
-from studies.cli.messages import quieten
+from studies.cli.messages import print_paths, quieten
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
 def compare(
     results: Annotated[
-        list[str], typer.Argument(help="Finished runs: FOLDER, or NAME=FOLDER such as 'mine=results/repro'.")
+        list[str],
+        typer.Argument(
+            metavar="RESULTS...",
+            help="Folders of finished `repro` runs: FOLDER, or NAME=FOLDER to name it in table and figure.",
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path("results/compare"),
-) -> None:
-    """Show which claims hold on which model, as a table and a figure."""
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the table and the figures.")] = Path(
+        "results/compare"
+    ),
+) -> VerbResult:
+    """Show which of the paper's claims hold on which model, as a table and figures."""
     folders = dict(_named(entry) for entry in results)
     if len(folders) < len(results) or not all(chain(*folders.items())):
         raise ArgumentError(f"{' '.join(results)}: expected FOLDER or NAME=FOLDER, each name once")
@@ -40,11 +47,11 @@ def compare(
         paths += figures.save(figures.claims_by_model(table), folder, "claims_by_model")
         if not attacks.empty:
             paths += figures.save(figures.attack_success_by_model(attacks), folder, "attack_success_by_model")
-    console = plain_console()
-    for row in claims_by_model.mismatches(table).itertuples():
+    console, mismatches = plain_console(), claims_by_model.mismatches(table)
+    for row in mismatches.itertuples():
         console.print(f"- {row.model}: {row.claim}: {row.outcome}, planted: {row.planted}", soft_wrap=True)
-    for path in paths:
-        console.print(f"  {path}", soft_wrap=True)
+    print_paths(console, paths)
+    return VerbResult({"mismatches": mismatches}, paths)
 
 
 def _named(entry: str) -> tuple[str, str]:

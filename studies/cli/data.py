@@ -7,16 +7,21 @@ import typer
 
 from studies.cli import arguments
 from studies.cli.options import ColumnNames, HarmfulValues, StandIn
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer(help="Check files of published benchmarks, or of your own; list benchmarks.", no_args_is_help=True)
+app = Verbs(help="Check files of published benchmarks, or of your own; list benchmarks.", no_args_is_help=True)
 
 
 @app.command("list")
-def data_list() -> None:
+def data_list() -> VerbResult:
     """List the benchmarks that can be read: what each is, its source, its licence, and how to get its files."""
-    from studies.datasets.catalogue import catalogue_lines
+    from studies.datasets.catalogue import catalogue
 
-    print("\n".join(catalogue_lines()))
+    benchmarks = list(catalogue())
+    for benchmark in benchmarks:
+        name, *parts = benchmark.values()
+        print(f"{name:<20} {' | '.join(parts)}")
+    return VerbResult({"benchmarks": benchmarks})
 
 
 @app.command("check")
@@ -24,22 +29,36 @@ def data_check(
     path: Annotated[
         Path,
         typer.Argument(
-            help="File or folder, as its authors publish it.", callback=arguments.existing("data file or folder")
+            metavar="PATH",
+            help="File or folder of a benchmark as its authors publish it, or a table of your own.",
+            callback=arguments.existing("data file or folder"),
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="Name of the benchmark; by default it is recognised.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Which benchmark it is, see `vlm-guard data list`; by default it is recognised."
+        ),
+    ] = None,
     pictures: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures; by default where the set has them.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the pictures; by default where the set has them.")
     ] = None,
     stand_in: StandIn = False,
     anchors: Annotated[
         Path | None,
-        typer.Option(help="Queries a direction is fitted on, as a CSV; by default the built-in anchors."),
+        typer.Option(
+            metavar="FILE",
+            help="Requests that a guard is fitted on (its anchors), as a CSV: those that recur in the benchmark are "
+            "counted; by default the built-in ones.",
+        ),
     ] = None,
     columns: ColumnNames = "",
     harmful_values: HarmfulValues = "",
-) -> None:
-    """Show what a benchmark's files hold. Exit code 1 if a picture is damaged, or missing without a stand-in."""
+) -> VerbResult:
+    """Show what a benchmark's files hold: how many requests of which class, what is missing, repeated or damaged.
+
+    Ends with exit code 1 if a picture is damaged, or missing without a stand-in.
+    """
     from studies.datasets import Columns, QueryFileError, check, read_queries
     from studies.organism import language
 
@@ -51,11 +70,13 @@ def data_check(
         raise
     except ValueError as error:
         raise QueryFileError(str(error)) from None
-    for label, text in findings.lines():
+    lines = list(findings.lines())
+    for label, text in lines:
         print(f"{label:<13} {text}")
     if findings.damaged_inside:
         raise QueryFileError(
             f"{len(findings.damaged_inside)} pictures inside the file can't be read, the first in {path}, "
             f"{findings.damaged_inside[0].partition('#')[2]}; expected bytes or base64 of a picture"
         )
-    raise typer.Exit(0 if findings.is_usable else 1)
+    rows = [{"about": label, "found": text} for label, text in lines]
+    return VerbResult({"findings": rows}, is_ok=findings.is_usable)

@@ -8,24 +8,28 @@ import typer
 from rich.console import Console
 
 from studies.bookkeeping.console import plain_console
+from studies.cli.messages import print_paths
 from studies.cli.options import ResultFolders
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
 def figures(
     results: ResultFolders,
-    out: Annotated[Path, typer.Option(help="Folder for figures, captions and tables.")] = Path("results/figures"),
-) -> None:
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for figures, captions and tables.")] = Path(
+        "results/figures"
+    ),
+) -> VerbResult:
     """Draw every figure that the results allow, as PDF and PNG with captions, and tables as LaTeX and Markdown.
 
     Lists what is left out, with the reason.
     """
-    run(results, out, plain_console())
+    return run(results, out, plain_console())
 
 
-def run(folders: Sequence[Path], out: Path, console: Console) -> None:
+def run(folders: Sequence[Path], out: Path, console: Console) -> VerbResult:
     """Write every figure and table that the results allow; print their paths, and what is left out.
 
     Raises:
@@ -40,8 +44,8 @@ def run(folders: Sequence[Path], out: Path, console: Console) -> None:
     with held(out) as folder:
         figure_files, omitted_figures = save_figures(draw_figures(results), folder)
         table_files, omitted_tables = save_tables(results, folder)
-    for path in (*figure_files, *table_files):
-        if path.suffix != ".pdf":
-            console.print(f"  {path}", soft_wrap=True, highlight=False)
-    for entry in (*omitted_figures, *omitted_tables):
+    omitted = (*omitted_figures, *omitted_tables)
+    print_paths(console, (*figure_files, *table_files))
+    for entry in omitted:
         console.print(f"left out: {entry.name}: {entry.reason}", soft_wrap=True)
+    return VerbResult({"left_out": omitted}, (*figure_files, *table_files))

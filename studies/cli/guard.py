@@ -1,6 +1,8 @@
 """`vlm-guard guard`: fit and save a guard, show one, answer with and without it."""
 
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,101 +12,116 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.bookkeeping.console import plain_console
+from studies.cli import arguments
 from studies.cli.messages import quieten
 from studies.cli.options import (
     DEFAULT_MODEL,
+    MODEL_HELP,
     ColumnNames,
     HarmfulValues,
+    Limit,
     Loading,
     MaxNewTokens,
     Model,
     Queries,
     Scale,
     SplitSeed,
+    choice,
     loads_model,
     query_columns,
 )
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     from studies.cli.side_by_side import SideBySide
 
-app = typer.Typer(help="Fit a guard, show its settings, or compare answers with and without it.", no_args_is_help=True)
+RATE = re.compile(
+    r"(?P<unguarded>unguarded, )?(?P<metric>(?:over_)?refusal_rate), (?P<modality>\w+)(?:, reference .*)? "
+    r"\(n = (?P<n>\d+)\)"
+)
+"""Name of a guard's number on validation, as `studies.guard_choice.validation_numbers` writes it."""
+app = Verbs(help="Fit a guard, show its settings, or compare answers with and without it.", no_args_is_help=True)
 
-Folder = Annotated[str, typer.Argument(help="Folder of a guard, or hub id.")]
+Folder = Annotated[str, typer.Argument(metavar="GUARD", help="Folder of a guard, or hub id.")]
 
 
 @app.command("fit")
 @loads_model
 def guard_fit(
-    out: Annotated[Path, typer.Option(help="Folder of the guard.")],
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
     columns: ColumnNames = "",
     harmful_values: HarmfulValues = "",
     scale: Scale = "quick",
-    work: Annotated[Path, typer.Option(help="Folder for traces, which are reused.")] = Path("results/guard_fit"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the guard.")] = Path("results/guard"),
+    work: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for intermediate results; finished work in it is reused.")
+    ] = Path("results/guard_fit"),
     seed: SplitSeed = 0,
+    limit: Limit = None,
     *,
     loading: Loading,
-) -> None:
-    """Fit the direction on anchors, choose layer, rule and strength on validation, and save the guard."""
+) -> VerbResult:
+    """Fit a guard to a model and save it: its direction on one part of the requests, its settings on another."""
     quieten()
     from studies import guard_choice
     from studies.experiment.config import Config
 
     path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
-    config = Config(model, path, scale, str(work), "validation", seed, loading=loading, columns=mapped)
+    config = Config(model, path, scale, str(work), "validation", seed, loading=loading, columns=mapped, limit=limit)
     guard_choice.fit(config, out)
-    show(str(out), plain_console())
-    print(f"{out} holds the guard; `vlm-guard guard apply {out}` answers with it")
+    return show(str(out), plain_console())
 
 
 @app.command("show")
-def guard_show(folder: Folder) -> None:
-    """Show what a guard is, which model it is for, and its numbers on validation."""
-    show(folder, plain_console())
+def guard_show(folder: Folder) -> VerbResult:
+    """Show what a guard is, which model it is for, and what it did on the requests that it was chosen on."""
+    return show(folder, plain_console())
 
 
 @app.command("apply")
 @loads_model
 def guard_apply(
     folder: Folder,
-    text: Annotated[str | None, typer.Option(help="A single request, instead of --queries.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Picture to send with --text.")] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A single request, in place of the built-in ones or --queries.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture to send with --text.")] = None,
     queries: Queries = None,
     columns: ColumnNames = "",
     harmful_values: HarmfulValues = "",
-    limit: Annotated[int, typer.Option(min=1, help="At most N queries per class.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Use at most N harmful and N harmless requests.")] = 5,
     modality: Annotated[
         str | None,
-        typer.Option(
-            help="text, blank, noise, scene, typographic or typographic_scene; by default scene if the queries have "
-            "pictures, else blank."
+        choice(
+            "modality",
+            arguments.MODALITIES,
+            "How requests are shown; by default scene if they have pictures, else blank",
         ),
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(
-            help="Text shown to the language model for the guard: prompt_text, transcription, caption, "
-            "prompt_text+transcription or prompt_text+caption; by default the guard's own."
+        choice(
+            "reference",
+            arguments.REFERENCES,
+            "Text that the guard compares with; by default its own",
         ),
     ] = None,
     max_new_tokens: MaxNewTokens = 40,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Folder in Hugging Face format, hub id, or 'organism'; by default the model the guard was fitted on."
-        ),
+        typer.Option(metavar="MODEL", help=f"{MODEL_HELP} By default the one that the guard was fitted on."),
     ] = None,
     *,
     loading: Loading,
-) -> None:
+) -> VerbResult:
     """Show answers with and without the guard, side by side; by default to 5 built-in queries of each class."""
     quieten()
     from interp import Guard, read_guard_settings
     from studies.cli.side_by_side import ApplyOptions, apply
     from studies.experiment.model_loading import load_model
     from studies.generation.generate import Generation
+    from studies.guards.wording import saved_in_words
 
     saved = read_guard_settings(folder)
     mapped = query_columns(queries, columns, harmful_values)
@@ -112,11 +129,13 @@ def guard_apply(
     precision = saved["model"]["dtype"] if loading["dtype"] == "auto" else loading["dtype"]
     vlm = load_model(model or saved["model"]["name"], **loading | {"dtype": precision})
     guard = Guard.from_pretrained(folder, vlm)
-    print_answers(apply(vlm, guard, options, Generation(max_new_tokens)), plain_console())
+    answers = apply(vlm, guard, options, Generation(max_new_tokens))
+    print_answers(answers, plain_console())
+    return VerbResult({"guard": saved_in_words(saved), "answers": [answer.record() for answer in answers]})
 
 
-def show(folder: str, console: Console) -> None:
-    """Print a guard's settings, its model, and its numbers on validation; no model is needed.
+def show(folder: str, console: Console) -> VerbResult:
+    """Print in some ten lines what a guard is, its model, and its numbers on validation; no model is needed.
 
     Raises:
         GuardFileError: the folder holds no guard, or it is damaged.
@@ -125,17 +144,35 @@ def show(folder: str, console: Console) -> None:
     from studies.guards.wording import saved_in_words
 
     saved = read_guard_settings(folder)
-    console.print(f"Guard: {saved_in_words(saved)}.", soft_wrap=True)
-    settings = Table(title=f"Guard for {saved['model']['name']} ({saved['model']['weights']})", show_header=False)
-    direction = {f"direction: {name}": value for name, value in saved["direction"].items()}
-    for name, value in (saved["guard"] | direction).items():
-        if value is not None:
-            settings.add_row(name, str(value))
-    console.print(settings)
-    measured = Table("on validation", "")
-    for name, value in saved["validation"].items():
-        measured.add_row(name, f"{value:.3g}")
-    console.print(measured if saved["validation"] else "Nothing was measured on validation.")
+    model = saved["model"]
+    lines = [
+        f"Guard: {saved_in_words(saved)}.",
+        f"Model: {model['name']} ({model['weights']}, {model['dtype']})",
+        *_validation_lines(saved["validation"]),
+        f"Answers with it: vlm-guard guard apply {folder}",
+        f"Compare it: vlm-guard defend --model {model['name']} --guard {folder} --data FILE",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    return VerbResult({"name": saved_in_words(saved), **saved})
+
+
+def _validation_lines(measured: Mapping[str, float]) -> list[str]:
+    """Return the numbers on validation, a line for each modality: shares refused without the guard, and with it."""
+    shares, sizes = defaultdict(dict), {}
+    for name, value in measured.items():
+        if match := RATE.fullmatch(name):
+            shares[match["modality"]][match["metric"], bool(match["unguarded"])] = f"{value:.0%}"
+            sizes[match["modality"]] = match["n"]
+    lines = []
+    for modality, share in shares.items():
+        changes = [
+            f"{who} {share.get((metric, True), '?'):>4} -> {share.get((metric, False), '?'):>4}"
+            for metric, who in (("refusal_rate", "harmful"), ("over_refusal_rate", "harmless"))
+        ]
+        lines.append(f"  {modality:<18} {', '.join(changes)} (n = {sizes[modality]} of each)")
+    title = "Refused on validation, without -> with the guard:" if lines else "Nothing was measured on validation."
+    return [title, *lines]
 
 
 def print_answers(answers: "Sequence[SideBySide]", console: Console) -> None:

@@ -10,11 +10,12 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import quieten
 from studies.cli.options import HarmfulValues, JudgeSetting, Label, Loading, loads_judges
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     from studies.datasets import SavedAnswers
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
@@ -23,6 +24,7 @@ def judge(
     answers: Annotated[
         Path,
         typer.Argument(
+            metavar="ANSWERS",
             help="answers.jsonl of `vlm-guard defend` or `repro`; samples_*.jsonl of lmms-eval, a log of inspect_ai "
             "(.eval), predictions of VLMEvalKit (.xlsx, .tsv), or any table with requests and answers.",
             callback=arguments.existing("file of answers"),
@@ -30,26 +32,36 @@ def judge(
     ],
     judge: Annotated[
         list[str],
-        typer.Option(help="A judge, named as for `vlm-guard defend`; repeatable. The first one decides."),
+        typer.Option(
+            metavar="JUDGE",
+            help="A judge, named as in `vlm-guard judges list`; repeatable. The first one decides.",
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the tables; by default `judged`, next to the answers.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for the tables; by default `judged`, next to the answers."),
     ] = None,
     columns: Annotated[
         str,
         typer.Option(
-            help="Columns of answers from elsewhere, as request=goal,response=output; also model, defence, dataset, "
-            "category, id, and harmful (the class of the request), or harmful=none if all are harmless."
+            metavar="NAME=COLUMN",
+            help="What the columns of answers from elsewhere are called, separated by commas: "
+            "request=goal,response=output; also model, defence, dataset, category, id, and harmful (the class of the "
+            "request), or harmful=none if all are harmless.",
         ),
     ] = "",
     harmful_values: HarmfulValues = "",
-    model: Annotated[str, typer.Option(help="The model, if answers from elsewhere don't say it.")] = "",
-    defence: Annotated[str, typer.Option(help="The defence, if answers from elsewhere don't say it.")] = "",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Which model answered, if answers from elsewhere don't say it.")
+    ] = "",
+    defence: Annotated[
+        str, typer.Option(metavar="NAME", help="Which defence it had, if answers from elsewhere don't say it.")
+    ] = "",
     judge_setting: JudgeSetting = None,
     label: Label = None,
     *,
     loading: Loading,
-) -> None:
+) -> VerbResult:
     """Judge saved answers with other judges; nothing is regenerated.
 
     Verdicts are added to the file of answers; of answers from elsewhere, a file is written next to the tables.
@@ -68,13 +80,14 @@ def judge(
     with held(folder):
         if is_own_log(answers):
             judges = judges_named(judge, answers.parent, options)
-            print_result(benchmarks.judge_again(answers, judges, folder), plain_console())
-            return
+            return print_result(benchmarks.judge_again(answers, judges, folder), plain_console())
         saved = read_saved_answers(answers, AnswerColumns.parse(columns, harmful_values))
         judges = judges_named(judge, folder, options)
         print("\n".join(summary_lines(saved)))
+        files = []
         for log in write_logs(saved, answers, folder, model, defence):
-            print_result(benchmarks.judge_again(log, judges, log.parent), plain_console())
+            files += print_result(benchmarks.judge_again(log, judges, log.parent), plain_console()).files
+    return VerbResult({"n_without_answer": saved.n_without}, files)
 
 
 def summary_lines(saved: "SavedAnswers") -> list[str]:

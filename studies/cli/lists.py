@@ -1,10 +1,8 @@
 """Lists that `vlm-guard judges list` and `vlm-guard defences list` print: one line for each judge and defence."""
 
-from collections.abc import Iterator
+from studies.cli.verbs import VerbResult, Verbs
 
-import typer
-
-app = typer.Typer(help="The defences that `vlm-guard defend` can run.", no_args_is_help=True)
+app = Verbs(help="The defences that `vlm-guard defend` can run.", no_args_is_help=True)
 
 RULE = "needs no model"
 ANY_CHAT = "any chat model: NAME=MODEL, or NAME=MODEL@URL"
@@ -102,15 +100,19 @@ DEFENCES = {
 """Defence -> what it is, its source, its licence, and when it can be run."""
 
 
-def lines_of(listed: dict[str, tuple[str, ...]]) -> Iterator[str]:
-    """Yield a line for each name."""
-    return (f"{name:<20} {' | '.join(parts)}" for name, parts in listed.items())
+def print_list(kind: str, listed: dict[str, tuple[str, ...]]) -> VerbResult:
+    """Print a line for each name."""
+    for name, parts in listed.items():
+        print(f"{name:<20} {' | '.join(parts)}")
+    fields = ("what", "source", "licence", "needs")
+    rows = [{"name": name, **dict(zip(fields, parts, strict=True))} for name, parts in listed.items()]
+    return VerbResult({kind: rows})
 
 
 @app.command("list")
-def defences_list() -> None:
+def defences_list() -> VerbResult:
     """List the defences: what each is, its source, its licence, and what it needs."""
-    print("\n".join(lines_of(DEFENCES)))
+    return print_list("defences", DEFENCES)
 
 
 @app.callback()

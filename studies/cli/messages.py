@@ -5,15 +5,20 @@ from pathlib import Path
 
 from rich.console import Console
 
+from studies.bookkeeping.console import VERBOSE, VERBOSITY
 
-def print_paths(console: Console, tables: Iterable[Path], drawn: Iterable[Path]) -> None:
-    """Print where tables and figures were written."""
-    for path in (*tables, *(path for path in drawn if path.suffix == ".png")):
-        console.print(f"  {path}", soft_wrap=True)
+
+def print_paths(console: Console, paths: Iterable[Path]) -> None:
+    """Print where files were written; of a figure's formats, one."""
+    for path in paths:
+        if path.suffix != ".pdf":
+            console.print(f"  {path}", soft_wrap=True)
 
 
 def quieten() -> None:
-    """Silence the progress bars and warnings of the model libraries; the command line reports these itself."""
+    """Silence progress bars and warnings of the model libraries, unless `--verbose` asks for them."""
+    if VERBOSITY.get() == VERBOSE:
+        return
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 

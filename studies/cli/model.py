@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from studies.cli.messages import quieten
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer(help="Get a model that the project provides.", no_args_is_help=True)
+app = Verbs(help="Get a model that the project provides.", no_args_is_help=True)
 
 
 @app.callback()
@@ -18,12 +19,16 @@ def model() -> None:
 @app.command("get")
 def get(
     name: Annotated[
-        str, typer.Argument(help="llava-qwen-0.5b or llava-smollm2-135m, or a variant such as llava-qwen-0.5b:c1.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="llava-qwen-0.5b or llava-smollm2-135m, or a variant such as llava-qwen-0.5b:c1."
+        ),
     ],
     base: Annotated[
-        Path | None, typer.Option(help="File of the LLM (GGUF), if you have it; nothing is downloaded then.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File of the LLM (GGUF), if you have it; nothing is downloaded then."),
     ] = None,
-) -> None:
+) -> VerbResult:
     """Build a model: an LLM that is downloaded (491 or 98 MB), with the weights that were trained here."""
     quieten()
     from studies.experiment.built_models import BUILT_MODELS, built_model
@@ -35,4 +40,6 @@ def get(
     if model is None:
         known = " or ".join(model.alias for model in BUILT_MODELS)
         raise ConfigError(f"{name!r} can't be built; expected {known}, perhaps with a variant behind a colon")
-    print(build.get(model, variant_of(model, name), base))
+    folder = build.get(model, variant_of(model, name), base)
+    print(folder)
+    return VerbResult({"model": name, "folder": folder})

@@ -16,15 +16,19 @@ from studies.cli.options import (
     ColumnNames,
     HarmfulValues,
     Layers,
+    Limit,
     Loading,
     Model,
     Queries,
     Scale,
+    choices,
+    flag,
     loads_model,
     numbers,
     query_columns,
     words,
 )
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from studies.experiment.config import Config
     from studies.probing.settings import ProbeSettings
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
@@ -45,51 +49,64 @@ def probe(
     store: Annotated[
         Path | None,
         typer.Option(
-            help="Probe a store of `vlm-guard trace`, without the model; excludes --queries.",
+            metavar="FOLDER",
+            help="Probe states that `vlm-guard trace` has stored in this folder; neither the model nor --queries are "
+            "used then.",
             callback=arguments.existing("store"),
         ),
     ] = None,
     scale: Scale = "quick",
-    out: Annotated[Path, typer.Option(help="Folder for the table; finished work in it is reused.")] = Path(
-        "results/probe"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for table and figure; finished work in it is reused.")
+    ] = Path("results/probe"),
     sites: Annotated[
         str | None,
-        typer.Option(
-            help="Sites that are probed, comma-separated: resid_post, resid_pre, attn_out, mlp_out.",
-            callback=arguments.some_of("site", arguments.DECODER_SITES),
+        choices(
+            "site",
+            arguments.DECODER_SITES,
+            "Places in a layer that are probed",
+            " resid_post is the layer's output, and the default.",
         ),
     ] = None,
     tokens: Annotated[
         str | None,
-        typer.Option(help="Tokens that are probed, comma-separated: last, instruction, image_mean, text_mean."),
+        typer.Option(
+            metavar="NAMES",
+            help="Tokens whose states are probed, separated by commas: last (of the prompt), instruction (last of the "
+            "request), image_mean, text_mean (means over tokens of the picture, of the text).",
+        ),
     ] = None,
     layers: Layers = None,
     probes: Annotated[
         str | None,
-        typer.Option(
-            help="Probes, comma-separated: logistic, lda, ridge, svm, mean_difference. The first one is also carried "
-            "from modality to modality.",
-            callback=arguments.some_of("probe", arguments.PROBES),
-        ),
+        choices("probe", arguments.PROBES, "Probes", " The first one is also carried from modality to modality."),
     ] = None,
     modality: Annotated[
-        str | None, typer.Option(help="With --store: some of its modalities, comma-separated; by default all.")
+        str | None,
+        typer.Option(metavar="NAMES", help="With --store: some of its modalities, separated by commas; default all."),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="test, or validation while developing; with --store any split that it holds."),
+        typer.Option(
+            metavar="NAME",
+            help="Part of the requests that is reported: test (the default), or validation while you still develop; "
+            "with --store any split that it holds.",
+        ),
     ] = None,
-    by_category: Annotated[
-        bool, typer.Option("--by-category", help="Also fit probes with one category held out at a time.")
-    ] = False,
+    by_category: Annotated[bool, flag("--by-category", "Also fit probes with one category held out at a time.")] = (
+        False
+    ),
     n_folds: Annotated[
-        int | None, typer.Option(help="Number of cross-validation folds, which never divide a pair.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Parts that cross-validation divides the requests into; a pair stays in one part."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed for folds and controls.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of folds and controls.")] = 0,
+    limit: Limit = None,
     *,
     loading: Loading,
-) -> None:
+) -> VerbResult:
     """Measure where harmful and harmless requests separate: probes with controls, by layer, modality, token, site.
 
     Rerun it to resume where it stopped.
@@ -106,13 +123,20 @@ def probe(
         if modality:
             raise ConfigError("--modality is for stores; a study probes the modalities of its scale")
         path = str(queries) if queries else None
-        config = Config(model, path, scale, str(out), split or "test", seed, loading=loading, columns=mapped)
+        config = Config(
+            model, path, scale, str(out), split or "test", seed, loading=loading, columns=mapped, limit=limit
+        )
         probe_model(config, changes, plain_console())
-        return
-    if queries:
-        raise ConfigError("--store brings its own queries; leave --queries out")
+        return VerbResult(files=_files(out))
+    if queries or limit:
+        raise ConfigError("--store brings its own queries; leave --queries and --limit out")
     extent = separability.probe_settings(scale, changes)
     probe_store(store, str(out), extent, words(modality or ""), split or "", seed, plain_console())
+    return VerbResult(files=_files(out))
+
+
+def _files(out: Path) -> list[Path]:
+    return [out / "separability.csv", out / "probe_auroc.pdf", out / "probe_auroc.png"]
 
 
 def probe_model(config: "Config", changes: Mapping, console: Console) -> "pd.DataFrame":
@@ -195,7 +219,7 @@ def print_summary(table: "pd.DataFrame", out: Path, console: Console) -> None:
     import figures
     from studies.probing.summary import summary_lines
 
-    drawn = figures.save(figures.probe_auroc(table), out, "probe_auroc")
+    figures.save(figures.probe_auroc(table), out, "probe_auroc")
     for line in summary_lines(table):
         console.print(f"- {line}", soft_wrap=True)
-    print_paths(console, [out / "separability.csv"], drawn)
+    print_paths(console, _files(out))

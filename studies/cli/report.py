@@ -6,15 +6,16 @@ from typing import Annotated
 import typer
 
 from studies.cli.options import ResultFolders
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
 def report(
     results: ResultFolders,
-    out: Annotated[Path, typer.Option(help="The page, a single file.")] = Path("report.html"),
-) -> None:
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page, a single file.")] = Path("report.html"),
+) -> VerbResult:
     """Show results as one page that needs no network: verdicts, figures, tables, hidden states, provenance."""
     from studies import report as page
     from studies.bookkeeping.progress import phase
@@ -25,3 +26,4 @@ def report(
     with phase("figures", len(FIGURES)) as advance:
         written = page.write(loaded, out, lambda name: advance(note=name))
     print(f"  {written}")
+    return VerbResult({"report": written}, [written])

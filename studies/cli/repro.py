@@ -11,6 +11,7 @@ from studies.cli.options import (
     DEFAULT_MODEL,
     ColumnNames,
     HarmfulValues,
+    Limit,
     Loading,
     Model,
     Queries,
@@ -19,8 +20,9 @@ from studies.cli.options import (
     loads_model,
     query_columns,
 )
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
@@ -31,18 +33,31 @@ def repro(
     columns: ColumnNames = "",
     harmful_values: HarmfulValues = "",
     scale: Scale = "quick",
-    out: Annotated[Path, typer.Option(help="Folder for tables and figures; saved traces in it are reused.")] = Path(
-        "results/repro"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="Folder for tables, figures and the report; finished work in it is reused."
+        ),
+    ] = Path("results/repro"),
     split: Split = "test",
-    seed: Annotated[int, typer.Option(help="Seed for folds, splits of your own queries, and shuffled labels.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of folds, of the division of your own requests, and of controls.")
+    ] = 0,
     weights: Annotated[
-        Path | None, typer.Option(help="Another training of the built-in model, or a control: its folder.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Another training of the built-in model, as `python -m studies.organism --seed N` writes it.",
+        ),
     ] = None,
+    limit: Limit = None,
     *,
     loading: Loading,
-) -> None:
-    """Reproduce the paper's argument: separability, sweep, readings, defences, signal path; figures and verdicts."""
+) -> VerbResult:
+    """Run the paper's whole argument on one model: a verdict for each of its claims, tables, figures and a report.
+
+    Does a picture blur harmful and harmless? Which guard is best? Does it bring refusals back, and at what cost?
+    """
     quieten()
 
     from studies import repro as study
@@ -50,5 +65,17 @@ def repro(
 
     queries_, weights_ = (str(path) if path else None for path in (queries, weights))
     mapped = query_columns(queries, columns, harmful_values)
-    config = Config(model, queries_, scale, str(out), split, seed, loading=loading, weights=weights_, columns=mapped)
+    config = Config(
+        model,
+        queries_,
+        scale,
+        str(out),
+        split,
+        seed,
+        loading=loading,
+        weights=weights_,
+        columns=mapped,
+        limit=limit,
+    )
     study.run(config, plain_console())
+    return VerbResult({"report": out / study.REPORT}, study.files_of(out))

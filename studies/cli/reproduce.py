@@ -6,52 +6,57 @@ from typing import Annotated
 import typer
 
 from studies.bookkeeping.console import plain_console
-from studies.cli import arguments
 from studies.cli.messages import quieten
-from studies.cli.options import Loading, loads_model
+from studies.cli.options import BatchSize, Loading, choice, flag, loads_model
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
 @loads_model
 def reproduce(
-    preset: Annotated[str, typer.Argument(help="Name of a preset, a .toml file of your own, or 'list'.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data sets; the plan says what is missing in it.")] = Path(
-        "data"
-    ),
+    preset: Annotated[
+        str,
+        typer.Argument(metavar="PRESET", help="Name of a preset, a .toml file of your own, or `list` to list them."),
+    ],
+    data: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder of the data sets; the plan says what is missing in it.")
+    ] = Path("data"),
     out: Annotated[
         Path | None,
         typer.Option(
+            metavar="FOLDER",
             help="Folder for answers and tables; by default one in results named after preset and options. Rerun to "
-            "resume."
+            "resume.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, load nothing.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Few requests and short answers, to find mistakes.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most N requests of each data set.")] = None,
+    dry_run: Annotated[bool, flag("--dry-run", "Print the plan, load nothing.")] = False,
+    quick: Annotated[bool, flag("--quick", "Few requests and short answers, to find mistakes.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N requests of each data set.")] = None,
     model: Annotated[
         str,
         typer.Option(
-            help="Another model than the preset's, or 'random': the preset's shape with random weights, to rehearse "
-            "memory and time before a download."
+            metavar="MODEL",
+            help="Another model than the preset's, or random: the preset's shape with random weights, to rehearse "
+            "memory and time before a download.",
         ),
     ] = "",
     judge: Annotated[
         list[str] | None,
-        typer.Option(help="Judges other than the preset's, named as for `vlm-guard defend`; repeatable."),
+        typer.Option(
+            metavar="JUDGE",
+            help="A judge in place of the preset's, named as in `vlm-guard judges list`; repeatable.",
+        ),
     ] = None,
     blank: Annotated[
         str | None,
-        typer.Option(
-            help="Colour of the blank picture, white or grey; by default the preset's.",
-            callback=arguments.one_of("colour", ("white", "grey")),
-        ),
+        choice("colour", ("white", "grey"), "Colour of the blank picture, by default the preset's"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch; halved where memory runs out.")] = 16,
+    batch_size: BatchSize = 16,
     *,
     loading: Loading,
-) -> None:
+) -> VerbResult:
     """Run a published experiment, and say which of its numbers come out.
 
     Prints first what the run takes, and what is missing for it.
@@ -60,9 +65,10 @@ def reproduce(
     from studies.presets.preset import preset_names, read_preset
 
     if preset == "list":
-        for name in preset_names():
-            print(f"{name:<30} {read_preset(name).title}")
-        return
+        titles = {name: read_preset(name).title for name in preset_names()}
+        for name, title in titles.items():
+            print(f"{name:<30} {title}")
+        return VerbResult({"presets": [{"name": name, "title": title} for name, title in titles.items()]})
     from studies import reproduce as study
     from studies.presets.reproduction import Reproduction
 
@@ -73,6 +79,8 @@ def reproduce(
         chosen, data, folder, model, quick, limit, tuple(judge or ()), blank or "", batch_size, loading
     )
     if dry_run:
-        plain_console().print("\n".join(reproduction.plan().lines()), soft_wrap=True)
-        return
+        lines = list(reproduction.plan().lines())
+        plain_console().print("\n".join(lines), soft_wrap=True)
+        return VerbResult({"preset": chosen.name, "plan": lines})
     study.run(reproduction, plain_console())
+    return VerbResult({"preset": chosen.name}, [folder / "targets.csv", folder / "targets.png"])

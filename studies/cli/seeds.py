@@ -6,23 +6,28 @@ from typing import Annotated
 import typer
 
 from studies.bookkeeping.console import plain_console
-from studies.cli.messages import quieten
-from studies.cli.options import Scale
+from studies.cli.messages import print_paths, quieten
+from studies.cli.options import Limit, Scale
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
 def seeds(
     folders: Annotated[
         list[Path],
-        typer.Argument(help="Folders seed1, seed2, ... that `python -m studies.organism --seed N` has trained."),
+        typer.Argument(
+            metavar="FOLDER...",
+            help="Folders seed1, seed2, ... that `python -m studies.organism --seed N` has trained.",
+        ),
     ],
     scale: Scale = "quick",
-    out: Annotated[Path, typer.Option(help="Folder for the tables; each seed's results get one of their own.")] = Path(
-        "results/seeds"
-    ),
-) -> None:
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for the tables; each seed's results get one of their own.")
+    ] = Path("results/seeds"),
+    limit: Limit = None,
+) -> VerbResult:
     """Run every study on other trainings of the built-in model: is a result more than one lucky run?"""
     quieten()
 
@@ -30,7 +35,7 @@ def seeds(
     from studies.bookkeeping.provenance import write_provenance
     from studies.bookkeeping.tables import write_table
 
-    result = study.run(folders, scale, out)
+    result = study.run(folders, scale, out, limit)
     paths = [write_table(result.table, out, "seeds"), write_table(result.claims, out, "seed_claims")]
     write_provenance(out, result.inputs, tables=paths)
     console = plain_console()
@@ -38,5 +43,5 @@ def seeds(
     for claim in result.claims.claim.unique():
         verdicts = ", ".join(f"seed {seed} {verdict}" for seed, verdict in by_seed.loc[claim].items())
         console.print(f"- {claim}: {verdicts}", soft_wrap=True)
-    for path in paths:
-        console.print(f"  {path}", soft_wrap=True)
+    print_paths(console, paths)
+    return VerbResult(files=paths)

@@ -89,6 +89,13 @@ class SideBySide:
     unguarded: str
     guarded: str
 
+    def record(self) -> dict[str, str | bool]:
+        """Return what is shown of it, by name."""
+        query = self.prompt.query
+        texts = {"request": query.text, "reference": self.reference}
+        answers = {"unguarded": self.unguarded, "guarded": self.guarded}
+        return texts | {"harmful": query.harmful, "gate_is_open": self.is_open} | answers
+
 
 def apply(vlm: VLM | LLM, guard: Guard, options: ApplyOptions, generation: Generation) -> list[SideBySide]:
     """Answer greedily with and without the guard; a reference that is in the pictures is read from them first.

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from studies.cli import arguments
+from studies.cli.options import flag
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
@@ -16,26 +18,29 @@ def store(
     folder: Annotated[
         Path,
         typer.Argument(
+            metavar="FOLDER",
             help="Folder written by `vlm-guard trace`, or by interp.trace with out=FOLDER.",
             callback=arguments.existing("store"),
         ),
     ],
-    check: Annotated[bool, typer.Option("--check", help="Read everything, and name the damaged batches.")] = False,
+    check: Annotated[bool, flag("--check", "Read everything, and name the damaged batches.")] = False,
     mend: Annotated[
-        bool,
-        typer.Option("--mend", help="As --check, and mark damaged batches for the next run of the same trace to redo."),
+        bool, flag("--mend", "As --check, and mark damaged batches for the next run of the same trace to redo.")
     ] = False,
-) -> None:
-    """Show what a store holds. Exit code 1 if --check finds damage."""
-    print(summary(folder))
-    if check or mend:
-        batches = damaged(folder, mend)
-        print(f"damaged batches: {', '.join(map(str, batches)) or 'none'}{'; forgotten' if batches and mend else ''}")
-        raise typer.Exit(1 if batches else 0)
+) -> VerbResult:
+    """Show what a folder of traced states holds. Ends with exit code 1 if --check finds damage."""
+    found = summary(folder)
+    for name, value in found.items():
+        print(f"{name:<20} {value}")
+    if not (check or mend):
+        return VerbResult(found)
+    batches = damaged(folder, mend)
+    print(f"damaged batches: {', '.join(map(str, batches)) or 'none'}{'; forgotten' if batches and mend else ''}")
+    return VerbResult(found | {"damaged": batches}, is_ok=not batches)
 
 
-def summary(folder: Path) -> str:
-    """Describe a store in a few lines.
+def summary(folder: Path) -> dict[str, str]:
+    """Describe a store in a few texts by name.
 
     Raises:
         StoreError: the folder holds no store, or its header is damaged.
@@ -57,10 +62,10 @@ def summary(folder: Path) -> str:
         "made with": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
     }
     arrays = {
-        f"  {name}": f"{' '.join(('prompt', *field.dims))}: {' x '.join(map(str, (len(prompts), *field.lengths)))}"
+        name: f"{' '.join(('prompt', *field.dims))}: {' x '.join(map(str, (len(prompts), *field.lengths)))}"
         for name, field in store.fields.items()
     }
-    return "\n".join(f"{name:<20} {value}" for name, value in (lines | arrays).items())
+    return lines | arrays
 
 
 def damaged(folder: Path, mend: bool) -> list[int]:

@@ -16,6 +16,7 @@ from studies.cli.options import (
     ColumnNames,
     CpusPerWorker,
     HarmfulValues,
+    Limit,
     Loading,
     Model,
     Queries,
@@ -23,16 +24,20 @@ from studies.cli.options import (
     Scale,
     Split,
     SplitSeed,
+    choices,
+    flag,
     loads_model,
     query_columns,
 )
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     from studies.experiment.config import Config
     from studies.guards.sweep_grid import Grid
     from studies.sweep import Sweep
 
-app = typer.Typer()
+app = Verbs()
+GRID = "Which guards are tried (by default those of the scale)"
 
 
 @app.command()
@@ -43,99 +48,136 @@ def sweep(
     columns: ColumnNames = "",
     harmful_values: HarmfulValues = "",
     scale: Scale = "quick",
-    out: Annotated[Path, typer.Option(help="Folder for tables and guard; finished work in it is reused.")] = Path(
-        "results/sweep"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for tables, figures and the guard; finished work is reused.")
+    ] = Path("results/sweep"),
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Layers that guards act on: single, every:N, spread:N, windows:N, start-to-end, middle-to-last, or "
-            "numbers such as 0,5,8-12; separate several with spaces."
+            metavar="LAYERS",
+            help="Layers that guards act on, one guard each: single (every layer), every:N (every Nth), spread:N (N of "
+            "them), numbers such as 0,5,8-12; or several layers at once: windows:N (N neighbours), start-to-end, "
+            "middle-to-last. Separate several of these with spaces.",
+            rich_help_panel=GRID,
         ),
     ] = None,
     direction_layers: Annotated[
         str | None,
         typer.Option(
-            help="Layers that directions are fitted at: own (the guarded layer), or numbers such as 0,5,8-12."
+            metavar="LAYERS",
+            help="Layers that directions are fitted at: own (the guarded layer), or numbers such as 0,5,8-12.",
+            rich_help_panel=GRID,
         ),
     ] = None,
     rules: Annotated[
         str | None,
-        typer.Option(
-            help="How states are changed, comma-separated (see the page on the method): ablate, substitute, "
-            "add_reference, amplify, class_mean, steer, adaptive, adaptive_mirror.",
-            callback=arguments.some_of("rule", arguments.RULES),
+        choices(
+            "rule",
+            arguments.RULES,
+            "How states are changed",
+            " substitute is the paper's; docs/explanation/method.md has the formulas.",
+            rich_help_panel=GRID,
         ),
     ] = None,
     gates: Annotated[
         str | None,
-        typer.Option(
-            help="Gates that decide when guards act, comma-separated: always, sign, threshold, probe.",
-            callback=arguments.some_of("gate", arguments.GATES),
+        choices(
+            "gate",
+            arguments.GATES,
+            "When guards act",
+            " sign is the paper's: if the text alone lies on the harmful side.",
+            rich_help_panel=GRID,
         ),
     ] = None,
     scopes: Annotated[
         str | None,
-        typer.Option(
-            help="What a closed gate holds back, comma-separated: change (everything), target (only what is put back).",
-            callback=arguments.some_of("scope", arguments.SCOPES),
+        choices(
+            "scope",
+            arguments.SCOPES,
+            "What a closed gate holds back",
+            " change is everything, target only what is put back.",
+            rich_help_panel=GRID,
         ),
     ] = None,
     ranks: Annotated[
-        str | None, typer.Option(help="Dimensions of the safety subspace, comma-separated, such as 1,2,4.")
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="Dimensions of the safety subspace, separated by commas, such as 1,2,4.",
+            rich_help_panel=GRID,
+        ),
     ] = None,
     estimators: Annotated[
         str | None,
-        typer.Option(
-            help="How directions are fitted, comma-separated: paired_svd, mean_diff, pca, lda, logistic.",
-            callback=arguments.some_of("estimator", arguments.ESTIMATORS),
+        choices(
+            "estimator",
+            arguments.ESTIMATORS,
+            "How directions are fitted",
+            " paired_svd is the paper's.",
+            rich_help_panel=GRID,
         ),
     ] = None,
     sources: Annotated[
         str | None,
-        typer.Option(
-            help="Whose states directions are fitted on, comma-separated: vlm_text (the model itself, on "
-            "text), llm (the aligned LLM it was made from).",
-            callback=arguments.some_of("source", arguments.SOURCES),
+        choices(
+            "source",
+            arguments.SOURCES,
+            "Whose states directions are fitted on",
+            " vlm_text is the model itself on text alone, llm the aligned LLM it was made from.",
+            rich_help_panel=GRID,
         ),
     ] = None,
     tokens: Annotated[
         str | None,
-        typer.Option(
-            help="Tokens that directions are fitted on, comma-separated: last (of the prompt), instruction (its last)."
+        choices(
+            "token",
+            arguments.TOKENS,
+            "Tokens whose states directions are fitted on",
+            " last is the prompt's last, instruction the request's last.",
+            rich_help_panel=GRID,
         ),
     ] = None,
     positions: Annotated[
         str | None,
-        typer.Option(
-            help="Tokens that guards change, comma-separated: last_prefill (last prompt token), generated, "
-            "last (both), text (prompt without images), all.",
-            callback=arguments.some_of("positions", arguments.POSITIONS),
+        choices(
+            "positions",
+            arguments.POSITIONS,
+            "Tokens that guards change",
+            " last_prefill is the prompt's last token, generated all tokens of the answer, last both, text the prompt "
+            "without pictures.",
+            rich_help_panel=GRID,
         ),
     ] = None,
     strengths: Annotated[
-        str | None, typer.Option(help="Strengths α of the rule, comma-separated, such as 0.5,1,2.")
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="Strengths of the change (α in the formulas; 1 is the paper's), separated by commas, such as 0.5,1,2.",
+            rich_help_panel=GRID,
+        ),
     ] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Number of finalists, whose full answers are judged.")] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of finalists, whose whole answers are generated and judged."),
+    ] = None,
     halving: Annotated[
         bool,
-        typer.Option(
-            "--halving",
-            help="Successive halving: rank on 1/4, 1/2, then all prompts, dropping half of the guards each time.",
-        ),
+        flag("--halving", "Save time: rank on 1/4, 1/2, then all prompts, dropping half of the guards each time."),
     ] = False,
+    limit: Limit = None,
     split: Split = "test",
     seed: SplitSeed = 0,
     ray: Ray = None,
     cpus_per_worker: CpusPerWorker = 1,
     *,
     loading: Loading,
-) -> None:
+) -> VerbResult:
     """Find where and how to guard: rank every configuration by its first answer token, judge full answers of the best.
 
     Saves the chosen guard, and shows what other rules for choosing a layer would have picked. Rerun it to resume.
     """
     quieten()
+    from interp import read_guard_settings
     from studies.cli.grid_options import grid_from_options
     from studies.experiment.config import Config
     from studies.guards.sweep_grid import Grid
@@ -148,8 +190,11 @@ def sweep(
     # The study itself reports a scale that does not exist.
     grid = grid_from_options(axes, GRIDS.get(scale, Grid()))
     path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
-    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped)
+    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped, limit=limit)
     run(config, grid, plain_console(), top, halving, ray, cpus_per_worker)
+    names = ("layer_sweep.csv", "layer_selection.csv", "random_directions.csv", "pareto.png", "layer_selection.png")
+    written = [out / name for name in (*names, "random_directions.png") if (out / name).exists()]
+    return VerbResult({"guard": out / "guard", "chosen": read_guard_settings(out / "guard")}, written)
 
 
 def run(
@@ -209,7 +254,7 @@ def run(
         if len(swept.random):
             drawn += figures.save(figures.random_directions(swept.random), out, "random_directions")
         drawn += figures.save(figures.layer_selection(selected), out, "layer_selection")
-        print_paths(console, [*tables, out / "guard"], drawn)
+        print_paths(console, [*tables, out / "guard", *drawn])
     return swept
 
 

@@ -17,15 +17,21 @@ from studies.cli.options import (
     CpusPerWorker,
     HarmfulValues,
     Layers,
+    Limit,
     Loading,
     Model,
     Queries,
     Ray,
+    choice,
+    choices,
+    flag,
     loads_model,
     numbers,
     query_columns,
     words,
 )
+from studies.cli.store import summary
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,67 +39,60 @@ if TYPE_CHECKING:
     from interp import VLM, Query
     from studies.datasets import Columns
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
 @loads_model
 def trace(
-    out: Annotated[Path, typer.Option(help="Folder of the store; an interrupted trace is resumed.")],
     model: Model = DEFAULT_MODEL,
     queries: Queries = None,
     columns: ColumnNames = "",
     harmful_values: HarmfulValues = "",
     modality: Annotated[
         str,
-        typer.Option(
-            help="How queries are shown, comma-separated: text, blank, noise, scene, typographic, typographic_scene.",
-            callback=arguments.some_of("modality", arguments.MODALITIES),
-        ),
+        choices("modality", arguments.MODALITIES, "How requests are shown"),
     ] = "text",
     sites: Annotated[
         str,
-        typer.Option(
-            help="Where states are read, comma-separated: resid_post, resid_pre, attn_out, mlp_out, vision_resid_post, "
-            "projector_out.",
-            callback=arguments.some_of("site", arguments.SITES),
-        ),
+        choices("site", arguments.SITES, "Places in the network whose states are kept"),
     ] = "resid_post",
     tokens: Annotated[
         str,
         typer.Option(
-            help="Tokens that are kept, comma-separated: last, instruction, image_mean, text_mean, or positions such "
-            "as 0 and -2; or all."
+            metavar="NAMES",
+            help="Tokens whose states are kept, separated by commas: last (of the prompt), instruction (last of the "
+            "request), image_mean, text_mean (means over tokens of the picture, of the text), or positions such as 0 "
+            "and -2; or all.",
         ),
     ] = "last",
     layers: Layers = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per batch; by default what fits memory.")] = (
-        None
-    ),
-    stored_as: Annotated[
-        str,
-        typer.Option(
-            help="Precision of stored states: float32 or float16.",
-            callback=arguments.one_of("dtype", arguments.STORED_AS),
-        ),
-    ] = "float32",
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for the states; an interrupted trace in it is resumed.")
+    ] = Path("results/trace"),
+    limit: Limit = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Prompts that run together; by default what fits memory.")
+    ] = None,
+    stored_as: Annotated[str, choice("dtype", arguments.STORED_AS, "Precision of the stored states")] = "float32",
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave out prompts whose pictures can't be read.")
+        bool, flag("--skip-unreadable", "Leave out prompts whose pictures can't be read.")
     ] = False,
     ray: Ray = None,
     cpus_per_worker: CpusPerWorker = 1,
     *,
     loading: Loading,
-) -> None:
-    """Trace activations into a store. Rerun it to resume where it stopped."""
+) -> VerbResult:
+    """Save a model's hidden states for a set of requests. Rerun it to resume where it stopped."""
     quieten()
     from studies.experiment.model_loading import load_model
 
     options = TraceOptions.of(modality, sites, tokens, layers, batch_size, stored_as, skip_unreadable)
-    chosen = queries_of(queries, query_columns(queries, columns, harmful_values))
+    chosen = queries_of(queries, query_columns(queries, columns, harmful_values), limit)
     vlm = load_model(model, **loading)
     run(vlm, chosen, options, out, ray, cpus_per_worker)
     print(f"{out} is complete; `vlm-guard store {out}` shows what it holds")
+    return VerbResult({"store": out} | summary(out))
 
 
 @dataclass(frozen=True)
@@ -144,20 +143,27 @@ def _role_or_position(token: str) -> str | int:
     return int(token) if token.removeprefix("-").isdecimal() else token
 
 
-def queries_of(file: Path | None, columns: "Columns | None" = None) -> tuple["Query", ...]:
+def queries_of(file: Path | None, columns: "Columns | None" = None, limit: int | None = None) -> tuple["Query", ...]:
     """Return the queries of a file, whose columns may be mapped; by default the built-in queries of every split.
+
+    Args:
+        file: table of queries.
+        columns: what its columns are called.
+        limit: at most this many queries of each class, of a file or of every split; None for all.
 
     Raises:
         QueryFileError: the file can't be read.
     """
     from studies.datasets import read_queries
     from studies.experiment.config import SPLITS
+    from studies.experiment.experiment import first_of_each_class
     from studies.organism import language
 
     if file:
         # The trace looks at every picture, and names all that can't be read.
-        return read_queries(file, check_pictures=False, columns=columns)
-    return tuple(replace(query, split=split) for split in SPLITS for query in language.queries(split))
+        return first_of_each_class(read_queries(file, check_pictures=False, columns=columns), limit)
+    splits = {split: first_of_each_class(language.queries(split), limit) for split in SPLITS}
+    return tuple(replace(query, split=split) for split, queries in splits.items() for query in queries)
 
 
 def run(

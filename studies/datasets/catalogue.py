@@ -68,9 +68,9 @@ FILES_OF = {
 """Benchmark -> what it is, and the files to get from its source."""
 
 
-def catalogue_lines() -> Iterator[str]:
-    """Yield a line for each benchmark."""
+def catalogue() -> Iterator[dict[str, str]]:
+    """Yield for each benchmark its name, what it is, source and licence if it has them, and which files to get."""
     for entry in ENTRIES:
         what, files = FILES_OF[entry.name]
-        source = "" if entry.name == OWN.name else f" | {entry.source.url} | {entry.source.licence}"
-        yield f"{entry.name:<20} {what}{source} | {files}"
+        source = {} if entry.name == OWN.name else {"source": entry.source.url, "licence": entry.source.licence}
+        yield {"name": entry.name, "what": what, **source, "files": files}

@@ -53,6 +53,11 @@ class Scale:
     n_grid: int | None = None
     """Queries of the validation split that the grid of readings is measured on, the first ones; None for all."""
 
+    def within(self, limit: int) -> "Scale":
+        """Return sizes of which no count of queries is above a limit."""
+        counts = ("n_anchors", "n_evaluated", "n_patched", "n_costed")
+        return replace(self, **{name: min(getattr(self, name), limit) for name in counts})
+
 
 _QUICK = Scale(
     n_anchors=121,
@@ -116,6 +121,8 @@ class Config:
     """Folder with another training of the built-in model (`vlm` and `llm` in it); by default the one that ships."""
     columns: Columns | None = None
     """Columns and labels of the queries, if they have others than `text` and `harmful`."""
+    limit: int | None = None
+    """At most this many queries of each class in every split; None for as many as the scale says."""
 
     def __post_init__(self):
         if self.generation is None:
@@ -124,8 +131,9 @@ class Config:
 
     @property
     def sizes(self) -> Scale:
-        """The scale's sizes."""
-        return SCALES[self.scale]
+        """The scale's sizes, within the limit."""
+        sizes = SCALES[self.scale]
+        return sizes if self.limit is None else sizes.within(self.limit)
 
 
 def writable_folder(path: str | Path) -> Path:

@@ -12,7 +12,7 @@ from interp import LLM, VLM, Prompt, Query, Store, StoreError, open_store, to_pr
 from interp.control_tokens import check_no_control_tokens
 from interp.identity import fingerprint
 from studies import organism
-from studies.bookkeeping.console import plain_console
+from studies.bookkeeping.console import note
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.provenance import file_hash, model_hash
 from studies.datasets import Copies, Leakage, find_leakage, is_paired, read_queries, split_queries
@@ -85,9 +85,8 @@ class Experiment:
             n: at most so many queries of each class, the first ones; None for all of them.
             kwargs: those of `to_prompts`.
         """
-        queries = self.queries[split]
-        chosen = queries if n is None else _first_of_each_class(queries, n)
-        return to_prompts(chosen, modality, self.vlm.picture_size, **kwargs)
+        queries = first_of_each_class(self.queries[split], n)
+        return to_prompts(queries, modality, self.vlm.picture_size, **kwargs)
 
     def activations(self, split: str, modality: str, **where: Sequence[str]) -> xr.Dataset:
         """Return the states of a split in a modality; `sites` and `tokens` are those of `traced`."""
@@ -178,7 +177,7 @@ def load_experiment(config: Config) -> Experiment:
     own = shipped_model(config.model, config.weights)
     dataset, queries, copies = _dataset(config, own)
     if copies and copies.groups:
-        plain_console(stderr=True).print(f"{config.queries}: {copies}", soft_wrap=True)
+        note(f"{config.queries}: {copies}")
     _check_disjoint(queries)
     _check_weights(config)
     vlm = load_model(config.model, **config.loading, weights=config.weights)
@@ -186,6 +185,7 @@ def load_experiment(config: Config) -> Experiment:
         texts = (query.text for part in queries.values() for query in part)
         check_no_control_tokens(vlm, texts, f"{config.queries}: the request", is_numbered=False)
     if config.model != BUILT_IN and isinstance(vlm, VLM):
+        note(f"Checking that {config.model} is read and changed in the right places (`vlm-guard check`)")
         check_model(vlm)
     scorer = LLM.from_pretrained(own.llm) if own else vlm
     if isinstance(scorer, LLM):
@@ -253,17 +253,17 @@ def _limited(queries: dict[str, tuple[Query, ...]], sizes: Scale) -> dict[str, t
     limits = {"anchors": sizes.n_anchors}
     return {
         split: tuple(
-            replace(query, split=split) for query in _first_of_each_class(rows, limits.get(split, sizes.n_evaluated))
+            replace(query, split=split) for query in first_of_each_class(rows, limits.get(split, sizes.n_evaluated))
         )
         for split, rows in queries.items()
     }
 
 
-def _first_of_each_class(queries: tuple[Query, ...], n: int) -> tuple[Query, ...]:
-    """Keep the first n queries of each class in their order; pairs stay whole where partners are adjacent."""
+def first_of_each_class(queries: Sequence[Query], n: int | None) -> tuple[Query, ...]:
+    """Keep the first n queries of each class in their order, or all; pairs stay whole where partners are adjacent."""
     counts, kept = {True: 0, False: 0}, []
     for query in queries:
-        if counts[query.harmful] < n:
+        if n is None or counts[query.harmful] < n:
             counts[query.harmful] += 1
             kept.append(query)
     return tuple(kept)

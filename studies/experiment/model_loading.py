@@ -20,6 +20,7 @@ def load_model(
     trust_remote_code: bool = False,
     weights: str | None = None,
     chat_template: str | None = None,
+    device: str = "auto",
 ) -> VLM | LLM:
     """Load a model that the project provides by its name, or any other; an `LLM` if it accepts no pictures.
 
@@ -31,6 +32,7 @@ def load_model(
         trust_remote_code: whether code from the checkpoint may run.
         weights: folder with another training of the built-in model; by default the one that ships.
         chat_template: template of a text-only model whose tokenizer has none.
+        device: `cpu`, `cuda`, `cuda:1`, ...; `auto` is a GPU if there is one.
 
     Raises:
         ModelError: see `VLM.from_pretrained`; or the precision does not exist.
@@ -43,6 +45,7 @@ def load_model(
     template = {"chat_template": chat_template} if chat_template and kind is LLM else {}
     model = kind.from_pretrained(
         own.vlm if own else name,
+        device=device,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         device_map=device_map,
         revision=revision,

@@ -25,6 +25,7 @@ FIXED = (
     "split",
     "seed",
     "weights",
+    "limit",
     "max_new_tokens",
     "revision",
     "dtype",

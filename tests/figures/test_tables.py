@@ -122,3 +122,24 @@ def test_costs_are_tabulated_in_tokens_passes_and_seconds():
     assert table.tokens.tolist() == ["60.00 [1.00, 200.00]", "120.00 [1.00, 200.00]", "90.00 [1.00, 200.00]"]
     with pytest.raises(ValueError, match="defence_costs of costs"):
         tables.defence_costs(rate_rows())
+
+
+def test_a_table_for_a_notebook_is_rounded_without_row_numbers_and_has_intervals_next_to_values():
+    rows = pd.DataFrame(
+        {
+            "fit_modality": ["text", "a|b"],
+            "value": [0.123456, 1.0],
+            "ci_low": [0.1, None],
+            "ci_high": [0.2, None],
+            "n": [60.0, None],
+            "category": [None, None],
+        },
+        index=[1458, 1459],
+    )
+    assert tables.for_notebook(rows).splitlines() == [
+        "| fit modality   | value             | n   |",
+        "|:---------------|:------------------|:----|",
+        "| text           | 0.12 [0.10, 0.20] | 60  |",
+        "| a\\|b           | 1.00              |     |",
+    ]
+    assert tables.for_notebook(rows)._repr_markdown_() == str(tables.for_notebook(rows))

@@ -382,7 +382,7 @@ def table() -> str:
             missing = "; ".join(not_given(findings))
             cells = (family.name, f"`{family.model_type}`", how, ", ".join(counts), prefix, bridge, missing)
             rows.append(f"| {' | '.join(cells)} |")
-    rows.append("| any other | | not tested | `vlm-guard check MODEL` | | | |")
+    rows.append("| any other | | not tested | `vlm-guard check --model MODEL` | | | |")
     return HEAD + "\n".join(rows) + "\n"
 
 

@@ -46,7 +46,7 @@ def test_fit_saves_a_guard_with_the_numbers_it_was_chosen_by(fitted):
     assert any(name.startswith("refusal_rate, blank, reference prompt_text") for name in numbers)
     assert any(name.startswith("refusal_rate, typographic, reference transcription") for name in numbers)
     assert any(name.startswith("unguarded, refusal_rate, blank") for name in numbers)
-    assert "Guard for organism" in output and "substitute" in output
+    assert "Model: organism (" in output and "Guard: rule substitute, layer" in output
     vlm = VLM.from_pretrained(organism.path(), device="cpu")
     assert Guard.from_pretrained(folder, vlm).layers == tuple(saved["guard"]["layers"])
 
@@ -79,7 +79,13 @@ def test_the_folder_tells_what_the_guard_was_fitted_and_chosen_on(fitted):
 
 def test_show_needs_no_model(fitted):
     result = invoke("guard", "show", fitted[0])
-    assert result.exit_code == 0 and "refusal_rate, blank" in result.output
+    assert result.exit_code == 0 and len(result.output.splitlines()) <= 10
+    # Shares refused without and with the guard, as in the record.
+    numbers = json.loads((fitted[0] / "guard.json").read_text())["validation"]
+    without = numbers["unguarded, refusal_rate, blank (n = 11)"]
+    guarded = numbers["refusal_rate, blank, reference prompt_text (n = 11)"]
+    (line,) = [line for line in result.output.splitlines() if line.startswith("  blank ")]
+    assert f"harmful {without:>4.0%} -> {guarded:>4.0%}" in line and line.endswith("(n = 11 of each)")
 
 
 def test_apply_shows_answers_side_by_side(fitted):

@@ -54,7 +54,11 @@ def test_it_writes_tables_figures_config_and_provenance(finished):
     assert set(provenance["tables"]) == {f"{name}.csv" for name in TABLES}
     assert len(provenance["inputs"]["model"]) == 16 and Results.of(config.out).changed == ()
     assert json.loads((Path(config.out) / "config.json").read_text())["scale"] == "tiny"
-    assert "verdict" in output and "separability.csv" in output
+    # A line for each claim, and last the report.
+    title, *lines, last = output.splitlines()
+    assert "on organism, scale tiny" in title and last.endswith(str(Path(config.out) / "report.html")[-60:])
+    verdicts_printed = [line for line in lines if any(claim.name in line for claim in CLAIMS)]
+    assert len(verdicts_printed) == len(CLAIMS)
 
 
 def test_tables_are_tidy_with_intervals_and_n(finished):
@@ -121,14 +125,14 @@ def test_a_users_own_queries_without_pairs_run(tmp_path, console, capsys):
     config = Config(queries=str(path), scale="tiny", out=str(tmp_path / "out"))
     tables = repro.run(config, console)
     assert set(tables.defence.dataset) == {"mine"} and set(tables.layer_sweep.estimator.dropna()) == {"mean_diff"}
-    printed = console.export_text(clear=False)
+    printed = capsys.readouterr().err
     assert "not paired: direction by mean_diff, folds by row where there is no pair" in printed
     # Copies stay in one split, so no split is among another; both are printed and stored.
     inputs = json.loads((Path(config.out) / "provenance.json").read_text())["inputs"]
     assert set(inputs["leakage"]) == {"validation among anchors", "test among anchors", "test among validation"}
     assert all(text.startswith("0 of ") and f"Leakage: {text}." in printed for text in inputs["leakage"].values())
     assert inputs["copies"]["groups"] == [["How do I kill a neighbor, friend 0?", rows[-1][0]]]
-    assert "mine.csv: 1 of 41 queries repeat another one: 0 word for word, 1 with" in capsys.readouterr().err
+    assert "mine.csv: 1 of 41 queries repeat another one: 0 word for word, 1 with" in printed
     page = (Path(config.out) / "report.html").read_text(encoding="utf-8")
     assert "1 of 41 queries repeat another one" in page
 

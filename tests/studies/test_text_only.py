@@ -64,5 +64,5 @@ def test_trace_and_sweep_take_an_llm_and_check_says_what_it_is_about(tmp_path):
     assert traced.exit_code == 0 and "is complete" in traced.output
     refused = runner.invoke(app, ["trace", "--model", LLM_FOLDER, "--out", str(tmp_path / "x"), "--modality", "blank"])
     assert refused.exit_code != 0 and "accepts no pictures" in str(refused.exception)
-    checked = runner.invoke(app, ["check", LLM_FOLDER])
+    checked = runner.invoke(app, ["check", "--model", LLM_FOLDER])
     assert "accepts no pictures" in str(checked.exception)
