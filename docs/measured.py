@@ -2,7 +2,7 @@
 
 A measured number is followed by a comment that names where it comes from, an entry of `measured.toml`:
 
-    0.35 [0.24, 0.48]<!--asr blank-->
+    0.35 [0.24, 0.48]<!--asr blank-->       35 % [24, 48]<!--asr blank-->
 
 An entry names a table of `results/reference/quick` and the values of some of its columns, which only one row may have;
 with `results = "full"` or `"seeds"` it is a table of another folder.
@@ -38,7 +38,10 @@ PAGES = ("README.md", "docs/results.md", "docs/explanation/method.md", "docs/exp
 PAGES += ("docs/explanation/controls.md", "docs/explanation/real_llm.md", "docs/how-to/new_estimator.md")
 """Pages on which every number with decimals is measured, and so has a source."""
 NUMBER = r"[−-]?\d+(?:\.\d+)?"
-SOURCED = re.compile(rf"({NUMBER})( \[({NUMBER}), ({NUMBER})\])?<!--([^<>]+)-->")
+SOURCED = re.compile(
+    rf"(?P<value>{NUMBER})(?P<unit> %)?(?P<interval> \[(?P<low>{NUMBER}), (?P<high>{NUMBER})\])?"
+    r"<!--(?P<entry>[^<>]+)-->"
+)
 UNSOURCED = re.compile(rf"(?<![\w./:\[−-]){NUMBER}")
 BLOCK = re.compile(r"(<!--(claims|contradictions|guard|seeds)-->\n).*?(<!--end of \2-->)", re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
@@ -122,12 +125,13 @@ def _like(rows: pd.DataFrame, wanted: Mapping[str, object]) -> pd.DataFrame:
 
 def written(match: re.Match) -> str:
     """Return a number with its interval and source as it should be, in the form in which it is there."""
-    text, bracket, low, high, name = match.groups()
-    row = row_of(name)
-    value = _formatted(row[entries()[name].get("column", "value")], text)
-    if bracket:
-        value += f" [{_formatted(row.ci_low, low)}, {_formatted(row.ci_high, high)}]"
-    return f"{value}<!--{name}-->"
+    row, scale = row_of(match["entry"]), 100 if match["unit"] else 1
+    value = scale * row[entries()[match["entry"]].get("column", "value")]
+    text = _formatted(value, match["value"]) + (match["unit"] or "")
+    if match["interval"]:
+        limits = (_formatted(scale * row[f"ci_{side}"], match[side]) for side in ("low", "high"))
+        text += f" [{', '.join(limits)}]"
+    return f"{text}<!--{match['entry']}-->"
 
 
 def _formatted(value: float, like: str) -> str:
