@@ -45,6 +45,8 @@ SOURCED = re.compile(
 UNSOURCED = re.compile(rf"(?<![\w./:\[−-]){NUMBER}")
 BLOCK = re.compile(r"(<!--(claims|contradictions|guard|seeds)-->\n).*?(<!--end of \2-->)", re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
+NOT_RUN = "not measured"
+"""Cell of a claim of a setting that was not run."""
 NOT_MEASURED = "not measured"
 """Entry whose `literals` may have decimals without a source, such as versions."""
 SETTINGS = ("results", "table", "column")
@@ -148,21 +150,32 @@ def compared() -> dict[str, str]:
 
 
 def claims() -> str:
-    """Return the table of claims: what is known of theirs, and verdict and numbers on each model."""
+    """Return the verdict on each claim on each model, and, folded away, the numbers with what is known of theirs."""
     models = compared()
-    lines = [f"| claim | theirs | {' | '.join(models)} |", "|---|---|" + "---|" * len(models)]
     tables = [_table("claims", folder).fillna("").set_index("claim") for folder in models.values()]
+    verdicts, numbers = [], []
     for claim in dict.fromkeys(claim for table in tables for claim in table.index):
         rows = [table.loc[claim] if claim in table.index else None for table in tables]
         theirs = next(row.theirs for row in rows if row is not None)
-        lines.append(f"| {claim} | {theirs} | {' | '.join(map(_outcome, rows))} |")
-    return "\n".join(lines) + "\n"
+        verdicts.append(f"| {claim} | {' | '.join(map(_verdict, rows))} |")
+        numbers.append(f"| {claim} | {theirs} | {' | '.join(map(_outcome, rows))} |")
+    names = " | ".join(models)
+    return "\n".join(
+        [f"| claim | {names} |", "|---|" + "---|" * len(models), *verdicts, "", '<details markdown="1">']
+        + ["<summary>The numbers behind each verdict</summary>", "", f"| claim | theirs | {names} |"]
+        + ["|---|---|" + "---|" * len(models), *numbers, "", "</details>", ""]
+    )
+
+
+def _verdict(row: pd.Series | None) -> str:
+    """Return a verdict without the model that it is about, which heads its column."""
+    return NOT_RUN if row is None else row.verdict.partition(" on ")[0]
 
 
 def _outcome(row: pd.Series | None) -> str:
     """Return the cell of a claim on one model; a claim of a setting that was not run has no row."""
     if row is None:
-        return "not measured"
+        return NOT_RUN
     return f"**{row.verdict}**<br>{row.ours.replace('; ', '<br>').replace('|', chr(92) + '|')}"
 
 
