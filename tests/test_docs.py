@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from functools import cache
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import typer
@@ -228,10 +230,11 @@ def test_the_site_needs_no_network(site):
 
 @pytest.mark.parametrize("package", ["interp", "probes", "figures", "studies.datasets", "studies.judges"])
 def test_the_reference_has_every_public_name_of_a_package(site, package):
-    door = importlib.import_module(package)
-    named = {f"{getattr(door, name).__module__}.{name}" for name in door.__all__ if not name.isupper()}
+    # Constants that are assigned several at a time have no docstring of their own.
+    names = {name for name in importlib.import_module(package).__all__ if not name.isupper()}
     pages = "".join(path.read_text(encoding="utf-8") for path in site.glob("reference/*/index.html"))
-    assert {name for name in named if f'id="{name}"' not in pages} == set()
+    described = re.findall(rf'id="{re.escape(package)}\.[\w.]*?(\w+)"', pages)
+    assert names - set(described) == set()
 
 
 def test_the_reference_opens_with_the_four_names_that_carry_the_work(site):
@@ -249,9 +252,10 @@ def test_formulas_are_mathml_and_none_is_left_as_source(site):
 
 def test_guides_are_found_before_names(site):
     entries = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
-    weights = {entry["location"].startswith("reference/"): entry.get("boost", 1) for entry in entries}
-    assert len({(entry["location"].startswith("reference/"), entry.get("boost", 1)) for entry in entries}) == 2
-    assert weights[True] < weights[False]
+    weights = [(entry["location"].startswith("reference/"), entry.get("boost", 1)) for entry in entries]
+    assert max(weight for is_name, weight in weights if is_name) < min(
+        weight for is_name, weight in weights if not is_name
+    )
 
 
 def test_the_reference_has_every_command(site):
@@ -259,3 +263,67 @@ def test_the_reference_has_every_command(site):
     for word, command in command_line().commands.items():
         for name in [f"{word} {inner}" for inner in getattr(command, "commands", ())] or [word]:
             assert f'id="vlm-guard-{name.replace(" ", "-")}"' in page
+
+
+# --- the site, in a browser ------------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """The address of the site, served from this machine: its search does not run from files."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def phone(address):
+    """A page as wide as a phone, with the URLs that it requests."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on the path: apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
+        yield page, requests
+        browser.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_on_a_phone_a_page_does_not_scroll_sideways_and_asks_nobody_else(phone, address, name):
+    page, requests = phone
+    requests.clear()
+    page.goto(f"{address}/{name.removesuffix('index.md').removesuffix('.md')}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    code = "[...document.querySelectorAll('pre > code')].every(block => block.scrollWidth <= block.clientWidth + 1)"
+    assert page.evaluate(code)
+    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
+
+
+FOUND = {
+    "image patches": "how-to/image_patches/",
+    "batch single": "how-to/batches/",
+    "last token": "how-to/which_token/",
+    "threshold": "how-to/threshold/",
+    "save a guard": "how-to/guards/",
+    "gpu": "how-to/hardware/",
+}
+"""What a user types, and the guide that comes first."""
+
+
+@pytest.mark.parametrize("words", FOUND)
+def test_a_search_finds_the_guide_before_the_names(phone, address, words):
+    page, _ = phone
+    page.goto(f"{address}/?q={words.replace(' ', '+')}")
+    first = page.wait_for_selector(".md-search-result__item a", state="attached", timeout=60_000)
+    assert first.get_attribute("href").partition("#")[0].partition("?")[0].endswith(FOUND[words])
