@@ -21,6 +21,9 @@ import pytest
 import typer
 import yaml
 
+from studies.presets.plan import REQUEST_TOKENS, memory_of
+from studies.presets.preset import read_preset
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
@@ -139,6 +142,17 @@ def run_in_process(names: Sequence[str], root: Path, folder: Path) -> None:
     assert process.returncode == 0, process.stdout + process.stderr
     for expression in chosen:
         assert re.search(rf"{expression.split()[0]}.* PASSED", process.stdout), expression
+
+
+def test_the_computed_memory_is_that_of_the_plan():
+    preset = read_preset("llava-1.5-7b")
+    shape, new = preset.model.shape, preset.answers[0].max_new_tokens
+    for n in (1, 16):
+        memory = memory_of(shape, preset.model.dtype, n, REQUEST_TOKENS + shape.picture_tokens, new)
+        weights, cache, peak = (f"{size / 1e9:.1f} GB" for size in (memory.weights, memory.cache, memory.peak))
+        assert f"| {n} | {weights} | {cache} | {peak} |" in PAGES["how-to/hardware.md"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{weights} of weights" in readme and f"{peak} with batches of 16" in readme
 
 
 # --- the names exist -------------------------------------------------------------------------------------------
