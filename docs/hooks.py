@@ -1,7 +1,8 @@
-"""Hooks of the site: they generate the reference, and adapt links that lead out of `docs/`.
+"""Hooks of the site: they generate the reference, draw formulas, and adapt links that lead out of `docs/`.
 
 The pages can be read in the repository, and link to its files. The site does not contain these files: pictures are
-copied into it, and other links are replaced by the name of the file.
+copied into it, and other links are replaced by the name of the file. Formulas become MathML when the site is built, so
+that a page needs no script to show them.
 """
 
 import ast
@@ -9,25 +10,41 @@ import posixpath
 import re
 import sys
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 import typer
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = re.compile(r"<!-- public: ([\w.]+) -->")
+PUBLIC = re.compile(r"<!-- public: ([\w.]+)(?: -> ([\w., ]+))? -->")
+"""Place of the public names of a package; after the arrow those of some of its modules, or of the `others`."""
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+REFERENCE = "reference/"
 COMMANDS = "<!-- commands -->"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)\)")
 PICTURES = (".png", ".svg")
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    markdown = PUBLIC.sub(lambda match: "\n".join(public(match[1])), markdown)
+    if page.file.src_uri.startswith(REFERENCE):
+        # Who searches for a word wants the guide that explains it before the names that contain it.
+        page.meta.setdefault("search", {"boost": 0.2})
+    markdown = PUBLIC.sub(lambda match: "\n".join(public(match[1], match[2])), markdown)
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(commands()))
     return LINK.sub(lambda match: _link(match, page.file.src_uri, config, files), markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    return FORMULA.sub(_drawn, html)
+
+
+def _drawn(match: re.Match) -> str:
+    return convert(unescape(match[2]), display="inline" if match[1] == "span" else "block")
 
 
 def _link(match: re.Match, page: str, config: MkDocsConfig, files: Files) -> str:
@@ -49,16 +66,42 @@ def _link(match: re.Match, page: str, config: MkDocsConfig, files: Files) -> str
 # --- the reference ---------------------------------------------------------------------------------------------
 
 
-def public(package: str) -> Iterator[str]:
+def public(package: str, chosen: str | None = None) -> Iterator[str]:
     """Yield the reference of the public names that a package imports, module by module, in the order of its file.
 
     A module that has an `__all__` of its own is listed with all of it.
+
+    Args:
+        package: name of the package.
+        chosen: modules of the package, in the order in which they are wanted; "others" are those that no page chooses.
     """
-    text = (ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.ImportFrom):
-            names = dict.fromkeys([*(name.name for name in node.names), *_exported(node.module)])
-            yield f"\n::: {node.module}\n    options:\n      members: [{', '.join(names)}]\n"
+    modules = dict(_imported(package))
+    if chosen == "others":
+        elsewhere = {f"{package}.{name}" for name in _chosen_anywhere(package)}
+        modules = {module: names for module, names in modules.items() if module not in elsewhere}
+    elif chosen:
+        modules = {f"{package}.{name}": modules[f"{package}.{name}"] for name in chosen.split(", ")}
+    for module, names in modules.items():
+        members = dict.fromkeys([*names, *_exported(module)])
+        yield f"\n::: {module}\n    options:\n      members: [{', '.join(members)}]\n"
+
+
+def _imported(package: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield every module that a package imports names from, with the names; some are imported late, by `everything`."""
+    folder = ROOT / package.replace(".", "/")
+    for path in (folder / "__init__.py", folder / "everything.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else ():
+            if isinstance(node, ast.ImportFrom) and node.module.startswith(f"{package}."):
+                yield node.module, [name.name for name in node.names]
+
+
+def _chosen_anywhere(package: str) -> Iterator[str]:
+    """Yield the modules of a package that some page of the reference chooses, or describes a part of."""
+    for path in sorted((ROOT / "docs" / REFERENCE).glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        for name, chosen in PUBLIC.findall(text):
+            yield from chosen.split(", ") if name == package else ()
+        yield from re.findall(rf"^::: {re.escape(package)}\.([a-z_.]+[a-z_])", text, re.MULTILINE)
 
 
 def _exported(module: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 A measured number is followed by a comment that names where it comes from, an entry of `measured.toml`:
 
-    0.35 [0.24, 0.48]<!--asr blank-->
+    0.35 [0.24, 0.48]<!--asr blank-->       35 % [24, 48]<!--asr blank-->
 
 An entry names a table of `results/reference/quick` and the values of some of its columns, which only one row may have;
 with `results = "full"` or `"seeds"` it is a table of another folder.
@@ -36,12 +36,18 @@ MODELS = {"the built-in model": DEFAULT, "a real aligned LLM (`llava-qwen-0.5b`)
 """Folders of the models that claims are compared on, if they have results."""
 PAGES = ("README.md", "docs/results.md", "docs/explanation/method.md", "docs/explanation/separability.md")
 PAGES += ("docs/explanation/controls.md", "docs/explanation/real_llm.md", "docs/how-to/new_estimator.md")
+PAGES += ("docs/how-to/guards.md", "docs/how-to/hardware.md", "docs/speed.md")
 """Pages on which every number with decimals is measured, and so has a source."""
 NUMBER = r"[−-]?\d+(?:\.\d+)?"
-SOURCED = re.compile(rf"({NUMBER})( \[({NUMBER}), ({NUMBER})\])?<!--([^<>]+)-->")
+SOURCED = re.compile(
+    rf"(?P<value>{NUMBER})(?P<unit> %)?(?P<interval> \[(?P<low>{NUMBER}), (?P<high>{NUMBER})\])?"
+    r"<!--(?P<entry>[^<>]+)-->"
+)
 UNSOURCED = re.compile(rf"(?<![\w./:\[−-]){NUMBER}")
 BLOCK = re.compile(r"(<!--(claims|contradictions|guard|seeds)-->\n).*?(<!--end of \2-->)", re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
+NOT_RUN = "not measured"
+"""Cell of a claim of a setting that was not run."""
 NOT_MEASURED = "not measured"
 """Entry whose `literals` may have decimals without a source, such as versions."""
 SETTINGS = ("results", "table", "column")
@@ -122,12 +128,13 @@ def _like(rows: pd.DataFrame, wanted: Mapping[str, object]) -> pd.DataFrame:
 
 def written(match: re.Match) -> str:
     """Return a number with its interval and source as it should be, in the form in which it is there."""
-    text, bracket, low, high, name = match.groups()
-    row = row_of(name)
-    value = _formatted(row[entries()[name].get("column", "value")], text)
-    if bracket:
-        value += f" [{_formatted(row.ci_low, low)}, {_formatted(row.ci_high, high)}]"
-    return f"{value}<!--{name}-->"
+    row, scale = row_of(match["entry"]), 100 if match["unit"] else 1
+    value = scale * row[entries()[match["entry"]].get("column", "value")]
+    text = _formatted(value, match["value"]) + (match["unit"] or "")
+    if match["interval"]:
+        limits = (_formatted(scale * row[f"ci_{side}"], match[side]) for side in ("low", "high"))
+        text += f" [{', '.join(limits)}]"
+    return f"{text}<!--{match['entry']}-->"
 
 
 def _formatted(value: float, like: str) -> str:
@@ -144,21 +151,32 @@ def compared() -> dict[str, str]:
 
 
 def claims() -> str:
-    """Return the table of claims: what is known of theirs, and verdict and numbers on each model."""
+    """Return the verdict on each claim on each model, and, folded away, the numbers with what is known of theirs."""
     models = compared()
-    lines = [f"| claim | theirs | {' | '.join(models)} |", "|---|---|" + "---|" * len(models)]
     tables = [_table("claims", folder).fillna("").set_index("claim") for folder in models.values()]
+    verdicts, numbers = [], []
     for claim in dict.fromkeys(claim for table in tables for claim in table.index):
         rows = [table.loc[claim] if claim in table.index else None for table in tables]
         theirs = next(row.theirs for row in rows if row is not None)
-        lines.append(f"| {claim} | {theirs} | {' | '.join(map(_outcome, rows))} |")
-    return "\n".join(lines) + "\n"
+        verdicts.append(f"| {claim} | {' | '.join(map(_verdict, rows))} |")
+        numbers.append(f"| {claim} | {theirs} | {' | '.join(map(_outcome, rows))} |")
+    names = " | ".join(models)
+    return "\n".join(
+        [f"| claim | {names} |", "|---|" + "---|" * len(models), *verdicts, "", '<details markdown="1">']
+        + ["<summary>The numbers behind each verdict</summary>", "", f"| claim | theirs | {names} |"]
+        + ["|---|---|" + "---|" * len(models), *numbers, "", "</details>", ""]
+    )
+
+
+def _verdict(row: pd.Series | None) -> str:
+    """Return a verdict without the model that it is about, which heads its column."""
+    return NOT_RUN if row is None else row.verdict.partition(" on ")[0]
 
 
 def _outcome(row: pd.Series | None) -> str:
     """Return the cell of a claim on one model; a claim of a setting that was not run has no row."""
     if row is None:
-        return "not measured"
+        return NOT_RUN
     return f"**{row.verdict}**<br>{row.ours.replace('; ', '<br>').replace('|', chr(92) + '|')}"
 
 

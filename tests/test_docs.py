@@ -1,6 +1,7 @@
 """The code on the pages of `docs/` runs, the names on them exist, and the site builds without a warning."""
 
-import ast
+import importlib
+import json
 import os
 import re
 import shlex
@@ -9,14 +10,19 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from functools import cache
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import typer
 import yaml
+
+from studies.presets.plan import REQUEST_TOKENS, memory_of
+from studies.presets.preset import read_preset
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -25,7 +31,7 @@ TESTED_ELSEWHERE = {"harnesses.md": 4} | {
     f"how-to/{name}.md": 1 for name in ("benchmarks", "guards", "probes_and_sweeps", "traces")
 }
 """Pages tested in `test_harnesses.py` and `test_readme.py`, with the number of their blocks."""
-NOT_RUN = {"how-to/ndif.md": 1}
+NOT_RUN = {"how-to/hardware.md": 1, "how-to/ndif.md": 1}
 """Number of blocks whose title says why they are not run."""
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CHANGING = [name for name, text in PAGES.items() if "```diff\n" in text]
@@ -138,6 +144,17 @@ def run_in_process(names: Sequence[str], root: Path, folder: Path) -> None:
         assert re.search(rf"{expression.split()[0]}.* PASSED", process.stdout), expression
 
 
+def test_the_computed_memory_is_that_of_the_plan():
+    preset = read_preset("llava-1.5-7b")
+    shape, new = preset.model.shape, preset.answers[0].max_new_tokens
+    for n in (1, 16):
+        memory = memory_of(shape, preset.model.dtype, n, REQUEST_TOKENS + shape.picture_tokens, new)
+        weights, cache, peak = (f"{size / 1e9:.1f} GB" for size in (memory.weights, memory.cache, memory.peak))
+        assert f"| {n} | {weights} | {cache} | {peak} |" in PAGES["how-to/hardware.md"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{weights} of weights" in readme and f"{peak} with batches of 16" in readme
+
+
 # --- the names exist -------------------------------------------------------------------------------------------
 
 
@@ -225,18 +242,34 @@ def test_the_site_needs_no_network(site):
         assert not re.findall(r'<link[^>]+rel="(?:stylesheet|preconnect|icon)"[^>]+href="(?:https?:)?//', text), page
 
 
-@pytest.mark.parametrize("package", ["interp", "probes", "figures", "studies/datasets", "studies/judges"])
+@pytest.mark.parametrize("package", ["interp", "probes", "figures", "studies.datasets", "studies.judges"])
 def test_the_reference_has_every_public_name_of_a_package(site, package):
-    text = (ROOT / package / "__init__.py").read_text(encoding="utf-8")
-    named = {
-        f"{node.module}.{alias.name}"
-        for node in ast.parse(text).body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    page = (site / "reference" / package.split("/")[0] / "index.html").read_text(encoding="utf-8")
     # Constants that are assigned several at a time have no docstring of their own.
-    assert {name for name in named if f'id="{name}"' not in page and not name.split(".")[-1].isupper()} == set()
+    names = {name for name in importlib.import_module(package).__all__ if not name.isupper()}
+    pages = "".join(path.read_text(encoding="utf-8") for path in site.glob("reference/*/index.html"))
+    described = re.findall(rf'id="{re.escape(package)}\.[\w.]*?(\w+)"', pages)
+    assert names - set(described) == set()
+
+
+def test_the_reference_opens_with_the_four_names_that_carry_the_work(site):
+    page = (site / "reference" / "interp" / "index.html").read_text(encoding="utf-8")
+    names = ("vlm.VLM", "trace.trace", "directions.SafetyDirection", "guard.Guard")
+    places = [page.index(f'<h2 id="interp.{name}"') for name in names]
+    assert places == sorted(places)
+
+
+def test_formulas_are_mathml_and_none_is_left_as_source(site):
+    method = (site / "explanation" / "method" / "index.html").read_text(encoding="utf-8")
+    assert method.count("<math ") > 10
+    assert [page for page in site.rglob("*.html") if "arithmatex" in page.read_text(encoding="utf-8")] == []
+
+
+def test_guides_are_found_before_names(site):
+    entries = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
+    weights = [(entry["location"].startswith("reference/"), entry.get("boost", 1)) for entry in entries]
+    assert max(weight for is_name, weight in weights if is_name) < min(
+        weight for is_name, weight in weights if not is_name
+    )
 
 
 def test_the_reference_has_every_command(site):
@@ -244,3 +277,67 @@ def test_the_reference_has_every_command(site):
     for word, command in command_line().commands.items():
         for name in [f"{word} {inner}" for inner in getattr(command, "commands", ())] or [word]:
             assert f'id="vlm-guard-{name.replace(" ", "-")}"' in page
+
+
+# --- the site, in a browser ------------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """The address of the site, served from this machine: its search does not run from files."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def phone(address):
+    """A page as wide as a phone, with the URLs that it requests."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on the path: apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
+        yield page, requests
+        browser.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_on_a_phone_a_page_does_not_scroll_sideways_and_asks_nobody_else(phone, address, name):
+    page, requests = phone
+    requests.clear()
+    page.goto(f"{address}/{name.removesuffix('index.md').removesuffix('.md')}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    code = "[...document.querySelectorAll('pre > code')].every(block => block.scrollWidth <= block.clientWidth + 1)"
+    assert page.evaluate(code)
+    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
+
+
+FOUND = {
+    "image patches": "how-to/image_patches/",
+    "batch single": "how-to/batches/",
+    "last token": "how-to/which_token/",
+    "threshold": "how-to/threshold/",
+    "save a guard": "how-to/guards/",
+    "gpu": "how-to/hardware/",
+}
+"""What a user types, and the guide that comes first."""
+
+
+@pytest.mark.parametrize("words", FOUND)
+def test_a_search_finds_the_guide_before_the_names(phone, address, words):
+    page, _ = phone
+    page.goto(f"{address}/?q={words.replace(' ', '+')}")
+    first = page.wait_for_selector(".md-search-result__item a", state="attached", timeout=60_000)
+    assert first.get_attribute("href").partition("#")[0].partition("?")[0].endswith(FOUND[words])

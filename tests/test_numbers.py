@@ -21,7 +21,7 @@ def test_every_number_has_a_source(page):
 
 
 def test_every_entry_is_used():
-    sources = {match[5] for page in measured.PAGES for match in measured.SOURCED.finditer(measured.text_of(page))}
+    sources = {match["entry"] for page in measured.PAGES for match in measured.SOURCED.finditer(measured.text_of(page))}
     assert len(sources) > 30 and sources == set(measured.entries()) - {measured.NOT_MEASURED}
 
 
@@ -38,11 +38,13 @@ def test_a_wrong_number_a_missing_source_and_an_ambiguous_one_are_found(tmp_path
     )
     for cached in (measured.entries, measured._table):
         cached.cache_clear()
-    page = "0.34 [0.20, 0.50]<!--blank-->, −7.0<!--kl-->, 0.00<!--low-->, 35 %<!--x-->, nnsight 0.8, `0.1`, and 0.9."
+    page = "0.34 [0.20, 0.50]<!--blank-->, −7.0<!--kl-->, 0.00<!--low-->, 35 % [21, 50]<!--blank-->, nnsight 0.8"
+    page += ", `0.1`, and 0.9."
     (tmp_path / "page.md").write_text(page)
     try:
         assert list(measured.differing("page.md")) == [
-            ("0.34 [0.20, 0.50]<!--blank-->", "0.35 [0.20, 0.50]<!--blank-->")
+            ("0.34 [0.20, 0.50]<!--blank-->", "0.35 [0.20, 0.50]<!--blank-->"),
+            ("35 % [21, 50]<!--blank-->", "35 % [20, 50]<!--blank-->"),
         ]
         assert measured.unsourced("page.md") == ["0.9"]
         for name, reason in (("text", "2 rows"), ("nothing", "is not in")):

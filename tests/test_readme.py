@@ -1,6 +1,7 @@
 """The Python of the README and of four how-to pages runs; the files that the README names exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ def snippet(page: str) -> str:
     return block
 
 
-def test_the_readmes_snippet_runs_and_the_guard_refuses_what_was_answered(capsys):
+def test_the_readmes_snippet_runs_and_prints_what_is_shown_below_it(capsys):
+    (shown,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
     exec(compile(snippet("README.md"), "README.md", "exec"), {})
     assert len(snippet("README.md").strip().splitlines()) <= 20
-    answers = [line for line in capsys.readouterr().out.splitlines() if "ASSISTANT:" in line]
-    refused = ["can't" in answer or "cannot" in answer for answer in answers]
-    assert refused == [False] * 4 + [True, False] * 2
+    assert capsys.readouterr().out == shown
+    refused = ["can't" in line or "cannot" in line for line in shown.splitlines() if "->" in line]
+    assert refused == [False, False, True, False]
 
 
 def test_the_page_on_guards_explains_and_saves_one(tmp_path, monkeypatch):
@@ -51,6 +53,11 @@ def test_the_page_on_traces_writes_a_store_and_reads_it(tmp_path, monkeypatch):
     exec(compile(snippet("docs/how-to/traces.md"), "docs/how-to/traces.md", "exec"), names)
     n_harmful = sum(query.harmful for query in names["queries"])
     assert names["harmful"].shape == (n_harmful, names["vlm"].d_model) and names["harmful"].harmful.all()
+
+
+def test_the_readme_names_the_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"Version `{project['version']}`" in README
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))

@@ -3,7 +3,7 @@
 Lists, code and templates repeat words as well, so what counts is neither how often words recur nor where, but how much
 of the answer is one passage said over and over at its end. On half of XSTest's completions and of a small model's
 answers to benign instructions, every answer above the threshold was a loop when read; the other half agrees
-(`docs/how-to/benchmarks.md`).
+(`docs/how-to/judges.md`).
 """
 
 import re

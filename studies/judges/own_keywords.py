@@ -1,7 +1,7 @@
 """This project's own keyword judges, in English.
 
 The first version is kept as it was, for results that carry its name. The second was developed on half of XSTest's
-prompts (`hashed_half` 0), and `docs/how-to/benchmarks.md` says how it does on the other half.
+prompts (`hashed_half` 0), and `docs/how-to/judges.md` says how it does on the other half.
 """
 
 import re
