@@ -14,8 +14,14 @@ app = typer.Typer()
 def report(
     results: ResultFolders,
     out: Annotated[Path, typer.Option(help="The page, a single file.")] = Path("report.html"),
+    harmful_answers: Annotated[
+        bool,
+        typer.Option(
+            "--harmful-answers", help="Show a real model's answers to harmful requests, which are withheld otherwise."
+        ),
+    ] = False,
 ) -> None:
-    """Show results as one page that needs no network: verdicts, figures, tables, hidden states, provenance."""
+    """Show results as one page that needs no network: headline, claims, samples, figures, tables, hidden states."""
     from studies import report as page
     from studies.bookkeeping.progress import phase
     from studies.report.gallery import FIGURES
@@ -23,5 +29,5 @@ def report(
 
     loaded = Results.of(*results)
     with phase("figures", len(FIGURES)) as advance:
-        written = page.write(loaded, out, lambda name: advance(note=name))
+        written = page.write(loaded, out, lambda name: advance(note=name), harmful_answers=harmful_answers)
     print(f"  {written}")
