@@ -56,6 +56,9 @@ def folder_of_results(folder: Path) -> Path:
     claims = pd.read_csv(REFERENCE / "claims.csv")
     claims.loc[1, "ours"] = MARKUP[1]
     claims.to_csv(folder / "claims.csv", index=False)
+    defence = pd.read_csv(REFERENCE / "defence.csv", low_memory=False)
+    kept = defence.metric.isin(["asr", "over_refusal_rate", "kl"])
+    defence[kept].assign(tuning=MARKUP[0]).to_csv(folder / "defence.csv", index=False)
     pd.read_csv(REFERENCE / "readings.csv").to_csv(folder / "readings.csv", index=False)
     pd.read_csv(REFERENCE / "separability.csv").head(300).to_csv(folder / "separability.csv", index=False)
     (folder / "config.json").write_bytes((REFERENCE / "config.json").read_bytes())
