@@ -1,6 +1,7 @@
 """Small results for the tests of the report, with markup wherever text from outside can occur."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from studies.report.gallery import DrawnFigure, OmittedFigure
 from studies.report.results import Results
 
 REFERENCE = Path(__file__).parents[3] / "results" / "reference" / "quick"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MARKUP = (
     "<script>alert(1)</script>",
     '</script><img src=x onerror="alert(2)">',
@@ -74,7 +76,7 @@ def draw_figures(results: Results):
     figure = Figure(figsize=(3.25, 2))
     figure.subplots().plot([0, 1], [1, 0], label="a line")
     yield DrawnFigure(
-        "line", "A line <b>", "separability", figures.style.add_caption(figure, f"What it shows, {MARKUP[1]}.")
+        "degradation", "A line <b>", "separability", figures.style.add_caption(figure, f"What it shows, {MARKUP[1]}.")
     )
     yield OmittedFigure("other", "Another figure", "readings", "readings needs `layer`; run `vlm-guard repro`")
     yield OmittedFigure("sweep", "A figure of the sweep", "layer_sweep", "layer_sweep.csv is missing; run `it`")

@@ -21,7 +21,7 @@ from studies.report.packing import packed
 from studies.report.pictures import data_url
 from studies.report.results import STUDIES, Results, ResultsError
 from studies.report.words import HEADINGS, ClaimEntry, evidence_for, in_percent, verdict_summary
-from tests.studies.report.report_results import MARKUP, REFERENCE, draw_figures, folder_of_results
+from tests.studies.report.report_results import MARKUP, REFERENCE, draw_figures
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -53,11 +53,6 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[dict]:
         return [attributes for name, attributes in self.elements if name == tag]
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return Results.of(folder_of_results(tmp_path_factory.mktemp("results")))
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +295,7 @@ def test_progress_is_reported_figure_by_figure(results, monkeypatch, tmp_path):
     monkeypatch.setattr(page, "draw_figures", draw_figures)
     names = []
     report.write(results, tmp_path / "report.html", names.append)
-    assert names == ["line", "other", "sweep"]
+    assert names == ["degradation", "other", "sweep"]
 
 
 def test_terms_are_explained_once_in_a_text_and_everything_else_is_escaped():
