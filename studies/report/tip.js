@@ -16,15 +16,23 @@ function hideTip() {
   tip.hidden = true;
 }
 
-for (const term of document.querySelectorAll(".term")) {
-  const meaning = term.title;
-  term.removeAttribute("title"); // without scripts, the browser shows it
-  term.setAttribute("aria-description", meaning);
-  const show = () => {
-    const { left, bottom } = term.getBoundingClientRect();
-    showTip([meaning], left, bottom + 6);
-  };
-  for (const [event, act] of Object.entries({ mouseenter: show, focus: show, mouseleave: hideTip, blur: hideTip })) term.addEventListener(event, act);
+const meanings = new Map();
+
+function showMeaning(term) {
+  const { left, bottom } = term.getBoundingClientRect();
+  showTip([meanings.get(term)], left, bottom + 6);
 }
-addEventListener("scroll", hideTip, { passive: true });
+
+for (const term of document.querySelectorAll(".term")) {
+  meanings.set(term, term.title);
+  term.setAttribute("aria-description", term.title);
+  term.removeAttribute("title"); // without scripts, the browser shows it
+  for (const event of ["mouseenter", "focus"]) term.addEventListener(event, () => showMeaning(term));
+  for (const event of ["mouseleave", "blur"]) term.addEventListener(event, hideTip);
+}
+// A term that gets the focus may be scrolled into view: its meaning comes along.
+addEventListener("scroll", () => {
+  if (meanings.has(document.activeElement) && !tip.hidden) showMeaning(document.activeElement);
+  else hideTip();
+}, { passive: true });
 addEventListener("keydown", ({ key }) => { if (key === "Escape") hideTip(); });

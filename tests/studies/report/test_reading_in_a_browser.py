@@ -168,7 +168,8 @@ def test_a_figure_is_downloaded_as_png_and_pdf(page, kind, start):
 def test_a_term_is_explained_on_focus_and_hidden_on_escape(page):
     term = page.locator("#summary .term").first
     term.focus()
-    assert "answers instead of refusing" in page.locator("#tip").inner_text()
+    page.wait_for_timeout(200)
+    assert "answers instead of refusing" in page.locator("#tip").inner_text(), "also after the page has scrolled to it"
     page.keyboard.press("Escape")
     page.locator("#tip").wait_for(state="hidden")
 
