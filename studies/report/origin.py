@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 
 from studies.report.results import Results
 
-NOT_RECORDED = "not recorded"
-
 
 def facts(results: Results, n: str = "") -> list[tuple[str, str]]:
     """Return terms and values for the top of the page, collected from all folders.
@@ -24,12 +22,11 @@ def facts(results: Results, n: str = "") -> list[tuple[str, str]]:
 
     versions = all_values("vlm-guard", [record.get("versions", {}) for record in provenance])
     listed = {
-        "Model": results.model,
         "Requests": n or None,
         "Split": all_values("split", records),
         "Scale": all_values("scale", records),
-        "Machine": all_values("machine", provenance) or (NOT_RECORDED if provenance else None),
-        "Date": all_values("date", provenance) or (NOT_RECORDED if provenance else None),
+        "Machine": all_values("machine", provenance),
+        "Date": all_values("date", provenance),
         "Toolkit": f"vlm-guard {versions}" if versions else None,
     }
     return [(term, value) for term, value in listed.items() if value is not None]
@@ -45,6 +42,7 @@ def origin(results: Results) -> Iterator[dict]:
             # Paths on the author's disk stay private; only folders of the same name need more than their last part.
             "folder": folder.name if names.count(folder.name) == 1 else str(folder),
             "config": list(_flat(config)),
+            "lacks": [name for name in ("date", "machine") if "inputs" in run and name not in run],
             "tables": _table_rows(run.pop("tables", {}), changed),
             "run": list(_flat(run)),
         }

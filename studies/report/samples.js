@@ -71,7 +71,7 @@ function browse() {
     for (const radio of byId("sample-show").querySelectorAll("input")) {
       radio.checked = radio.value === show;
       radio.parentElement.querySelector("b").textContent = count(radio.value).toLocaleString("en");
-      if (radio.value === "flipped") radio.nextSibling.textContent = `flipped by the ${inWords(defence.value)}`;
+      if (radio.value === "flipped") radio.nextSibling.textContent = `flipped by ${defence.value === "guard" ? "the guard" : inWords(defence.value)}`;
     }
   }
 

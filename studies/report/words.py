@@ -179,13 +179,13 @@ def in_percent(text: str) -> str:
     """
     if not any(words in text for words in ABOUT_RATES):
         return text
-    text = _DIFFERENCE.sub(lambda match: f"{match[1]} {_percent(match.groups()[1:], ' points')}", text)
-    return re.sub(_RATE, lambda match: _percent(match.groups(), " %"), text).replace("->", "→")
+    text = _DIFFERENCE.sub(lambda match: f"{match[1]} {_percent(match.groups()[1:], 'points')}", text)
+    return re.sub(_RATE, lambda match: _percent(match.groups(), "%"), text).replace("->", "→")
 
 
 def _percent(numbers: tuple[str | None, ...], unit: str) -> str:
     value, *ends = (f"{100 * float(number):z.0f}".replace("-", "−") for number in numbers if number)
-    return f"{value}{unit}" + (f" [{', '.join(ends)}]" if ends else "")
+    return f"{value}\N{NO-BREAK SPACE}{unit}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def verdict_summary(verdicts: list[str]) -> str:

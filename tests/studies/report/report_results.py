@@ -66,6 +66,7 @@ def folder_of_results(folder: Path) -> Path:
     (folder / "config.json").write_bytes((REFERENCE / "config.json").read_bytes())
     provenance = json.loads((REFERENCE / "provenance.json").read_text(encoding="utf-8"))
     provenance["inputs"]["queries"] = MARKUP[0]
+    provenance |= {"date": "2026-11-30", "machine": "2 CPU cores"}
     provenance["tables"] = {"points.csv": {"sha256": "of another file"}}
     (folder / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
     return folder

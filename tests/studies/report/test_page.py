@@ -26,6 +26,11 @@ from tests.studies.report.report_results import MARKUP, REFERENCE, draw_figures
 pytestmark = pytest.mark.filterwarnings("error")
 
 
+def in_text(text: str) -> str:
+    """Return a text with single ordinary spaces."""
+    return " ".join(text.split())
+
+
 class Page(HTMLParser):
     """A page as a browser would parse it: elements with their attributes, and the text outside of scripts."""
 
@@ -49,7 +54,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+        return in_text(" ".join(self.words))
 
     def all(self, tag: str) -> list[dict]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -82,8 +87,9 @@ def test_the_first_screen_has_the_numbers_of_the_tables(read, results):
     sentence = "With a blank picture, {} % of attacks succeed; with the guard, {} % [{}, {}].".format(*percent)
     first_screen = read.text[: read.text.index("Of 20 claims")]
     assert sentence in first_screen
-    for fact in ("Model organism", "Requests 60 harmful, 60 harmless", "Split test", "Machine not", "Date not"):
+    for fact in ("back on organism , the built-in model?", "Requests 60 harmful, 60 harmless", "Split test"):
         assert fact in first_screen
+    assert "Machine 2 CPU cores" in first_screen and "Date 2026-11-30" in first_screen
     assert "Weakest: written in the picture (guard, reads the prompt)" in first_screen
     assert "Simpler: without a change inside the model" in first_screen
 
@@ -91,7 +97,7 @@ def test_the_first_screen_has_the_numbers_of_the_tables(read, results):
 def test_claims_are_sentences_with_both_numbers_and_the_verdict(read, results):
     claim = results["claims"].iloc[3]
     assert f"{claim.claim[0].upper()}{claim.claim[1:]}." in read.text
-    assert claim.theirs in read.text and all(in_percent(part) in read.text for part in claim.ours.split("; "))
+    assert claim.theirs in read.text and all(in_text(in_percent(part)) in read.text for part in claim.ours.split("; "))
     verdicts = [attributes["title"] for attributes in read.all("div") if "verdict" in attributes.get("class", "")]
     assert Counter(verdicts) == Counter(results["claims"].verdict)
     assert verdicts[0] == NOT_SHOWN and verdicts[-1] == SHOWN, "what contradicts the paper comes first"
@@ -130,7 +136,7 @@ def test_missing_studies_are_listed_at_the_end_with_what_to_run(read):
 
 
 def test_rates_of_claims_are_in_percent_and_their_differences_in_points():
-    assert in_percent("attack success 0.35 -> 0.00 [0.00, 0.06], change -0.35 [-0.48, -0.24]") == (
+    assert in_text(in_percent("attack success 0.35 -> 0.00 [0.00, 0.06], change -0.35 [-0.48, -0.24]")) == (
         "attack success 35 % → 0 % [0, 6], change −35 points [−48, −24]"
     )
     for text in ("layer 6, AUROC: text 1.00 [0.95, 1.00]", "perplexity 3.04 [0.85, 10.85] times", "p = 0.005"):
@@ -213,6 +219,16 @@ def test_provenance_shows_versions_seed_settings_and_what_was_changed_since(read
     assert "Changed since the run that wrote them: points.csv" in read.text
     assert "sha256 of another file changed since the run" in read.text
     assert str(results.folders[0]) not in read.text, "paths on the author's disk stay private"
+
+
+def test_results_of_a_version_that_recorded_no_date_say_so(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "draw_figures", lambda results: iter(()))
+    runs = {
+        folder: {name: value for name, value in run.items() if name != "date"}
+        for folder, run in results.provenance.items()
+    }
+    text = Page(report.write(replace(results, provenance=runs), tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "Not recorded by the version that wrote these results: date." in text and "Date" not in text
 
 
 def test_results_without_a_config_say_that_their_origin_is_unknown(results, monkeypatch, tmp_path):
