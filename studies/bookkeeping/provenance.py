@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,6 +45,18 @@ def _commit() -> str:
         return "unknown"
 
 
+def _machine() -> str:
+    """Name the accelerator; without one, the number of CPU cores that this process may use."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    if torch.backends.mps.is_available():
+        return f"{platform.machine()}, Metal"
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{n_cores} CPU core{'s' if n_cores != 1 else ''}"
+
+
 def write_config(folder: Path, config, options: Mapping[str, object] | None = None) -> None:
     """Write `config.json` before anything is computed, so that no table is stored with the config of another run.
 
@@ -57,7 +71,7 @@ def write_config(folder: Path, config, options: Mapping[str, object] | None = No
 def write_provenance(
     folder: Path, inputs: Mapping[str, object], seed: int | None = None, tables: Iterable[Path] = ()
 ) -> None:
-    """Write `provenance.json`: versions, seed, commit, hashes of the inputs, and which run wrote each table.
+    """Write `provenance.json`: date, machine, versions, seed, commit, hashes of the inputs, and who wrote each table.
 
     Several studies may write into one folder, one after the other: entries of earlier tables are kept.
 
@@ -68,7 +82,14 @@ def write_provenance(
         tables: files that this run has written into the folder.
     """
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    run = {"versions": versions, "seed": seed, "inputs": dict(inputs), "commit": _commit()}
+    run = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": _machine(),
+        "versions": versions,
+        "seed": seed,
+        "inputs": dict(inputs),
+        "commit": _commit(),
+    }
     entry = {
         "versions": versions,
         "seed": seed,

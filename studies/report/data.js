@@ -31,5 +31,13 @@ function unpack(name) {
   };
 }
 
-// Numbers are shown with a typographic minus sign.
-const shownNumber = (value) => (typeof value === "number" ? String(value).replace("-", "−") : String(value));
+// Numbers are shown with four digits and a typographic minus sign; infinite ones are packed as words.
+const shownNumber = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))).replace("-", "−") : String(value));
+
+// What users call the names in the tables; a name without such words is its own.
+const { names: NAMES, places: PLACES } = JSON.parse(byId("names").textContent);
+const inWords = (name) => (Object.hasOwn(NAMES, name) ? NAMES[name] : String(name).replaceAll("_", " "));
+// How a request reaches the model.
+const placeInWords = (setting, modality) => PLACES[`${setting} ${modality}`] ?? `${inWords(setting)}, ${inWords(modality)}`;
+
+const percent = (value) => `${Math.round(100 * value)}`.replace("-", "−");

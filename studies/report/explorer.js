@@ -179,26 +179,18 @@ function explore() {
 
   // Custom properties return light-dark() unresolved; only a real property returns the colour in use.
   function colour(name) {
-    const probe = byId("tip");
-    probe.style.color = `var(${name})`;
-    const color = getComputedStyle(probe).color;
-    probe.style.color = "";
+    tip.style.color = `var(${name})`;
+    const color = getComputedStyle(tip).color;
+    tip.style.color = "";
     return color;
   }
 
   function listen() {
-    const tip = byId("tip");
     plot.on("plotly_hover", ({ points: [point], event }) => {
-      tip.replaceChildren(...described(point.customdata, modalities[point.data.meta]));
-      tip.hidden = false;
-      const { width, height } = tip.getBoundingClientRect();
-      const right = event.clientX + 14 + width < innerWidth;
-      tip.style.left = `${Math.max(4, right ? event.clientX + 14 : event.clientX - 14 - width)}px`;
-      tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - height - 4))}px`;
+      showTip(described(point.customdata, modalities[point.data.meta]), event.clientX + 14, event.clientY + 14);
     });
-    plot.on("plotly_unhover", () => { tip.hidden = true; });
+    plot.on("plotly_unhover", hideTip);
     plot.on("plotly_click", ({ points: [point] }) => { choose(point.customdata); });
-    addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
   }
 
   // --- the selected prompt -------------------------------------------------------------------------------------

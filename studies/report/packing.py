@@ -13,10 +13,10 @@ def packed(table: pd.DataFrame) -> dict:
     """Pack a table for `data.js`, which unpacks it.
 
     Returns:
-        `rows`: number of rows; `empty`: names of columns without values; `same`: pairs of name and value of columns
-        with the same value in every row; `columns`: the other columns, each with `name`, `numeric`, `values` and, for
-        columns that repeat themselves, `codes`: one index into `values` per row. Without `codes`, `values` has one
-        entry per row. Missing values are null.
+        `rows`: number of rows; `names`: all columns in the order of the CSV; `empty`: names of columns without values;
+        `same`: pairs of name and value of columns with the same value in every row; `columns`: the other columns, each
+        with `name`, `numeric`, `values` and, for columns that repeat themselves, `codes`: one index into `values` per
+        row. Without `codes`, `values` has one entry per row. Missing values are null.
     """
     columns = {str(name): _column(table[name]) for name in table.columns}
     distinct = {name: dict.fromkeys(values) for name, (_, values) in columns.items()}
@@ -24,6 +24,7 @@ def packed(table: pd.DataFrame) -> dict:
     same = {name: next(iter(values)) for name, values in distinct.items() if len(values) == 1 and name not in empty}
     return {
         "rows": len(table),
+        "names": list(columns),
         "empty": empty,
         "same": [[name, value] for name, value in same.items()],
         "columns": [

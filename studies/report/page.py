@@ -2,9 +2,8 @@
 
 import base64
 import gzip
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,14 +12,20 @@ from markupsafe import Markup, escape
 from interp.whole_files import write_whole
 from studies.experiment.config import BUILT_IN
 from studies.report.gallery import DrawnFigure, OmittedFigure, draw_figures
+from studies.report.glossary import NAMES, TERMS, all_places, with_terms
+from studies.report.headline import Headline
+from studies.report.origin import facts, origin
 from studies.report.packing import packed
-from studies.report.pictures import data_url
+from studies.report.pictures import data_url, pdf_base64
 from studies.report.results import STUDIES, Results, ResultsError
-from studies.report.words import ABOUT_THE_PAPER, HEADINGS, ClaimEntry, verdict_summary
+from studies.report.samples import samples, without_withheld
+from studies.report.words import ABOUT_THE_PAPER, HEADINGS, ORDER, ClaimEntry, verdict_summary
 
 HERE = Path(__file__).parent
-SCRIPTS = ("data", "theme", "tables", "zoom", "plot", "explorer")
+SCRIPTS = ("data", "address", "save", "theme", "tip", "tables", "pivot", "samples", "zoom", "plot", "explorer")
 """Files that are joined into one script in this order; all use what `data` defines."""
+STYLES = ("page", "parts")
+"""Files that are joined into one style sheet: the frame of the page, and its parts one by one."""
 PIXELS_PER_INCH = 128
 """Resolution at which letters of 8 points are as tall as those of the captions."""
 
@@ -34,6 +39,8 @@ class PagePicture:
     caption: str
     source: str
     """A `data:` URL."""
+    pdf: str
+    """The figure for papers, in base64."""
     width: int
     """Width in pixels; figures for one column stay narrow."""
 
@@ -49,9 +56,7 @@ class Section:
     omitted: tuple[OmittedFigure, ...]
     """Figures that could not be drawn."""
     table: dict | None
-    """Table of the study as returned by `packed`; None if it is not in the results."""
-    commands: tuple[str, ...]
-    """Commands that write the table."""
+    """Table of the study as returned by `packed`; None if it is not in the results, and the page has no such part."""
 
 
 def write(
@@ -59,6 +64,7 @@ def write(
     out: Path,
     progress: Callable[[str], object] = lambda name: None,
     drawn: Sequence[DrawnFigure | OmittedFigure] | None = None,
+    harmful_answers: bool = False,
 ) -> Path:
     """Write the report as one HTML file that needs no network. The same results give the same file.
 
@@ -67,6 +73,7 @@ def write(
         out: the file; an existing one is replaced when the new one is complete.
         progress: called with the name of each figure when it is on the page.
         drawn: figures of these results, if `studies.report.gallery.draw_figures` has drawn them already.
+        harmful_answers: True to show a real model's answers to harmful requests, which are withheld by default.
 
     Returns:
         The path of the file.
@@ -76,7 +83,7 @@ def write(
     """
     out = Path(out)
     _check_writable(out)
-    html = _environment().get_template("page.html").render(_content(results, drawn, progress))
+    html = _environment().get_template("page.html").render(_content(results, drawn, progress, harmful_answers))
     write_whole(out, html)
     return out
 
@@ -101,33 +108,58 @@ def _environment() -> Environment:
     # json escapes everything beyond ASCII by default, including line separators, which end a JavaScript string.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["with_code"] = _with_code
+    environment.filters["with_terms"] = with_terms
+    environment.filters["plain"] = _plain
     return environment
 
 
 def _content(
-    results: Results, drawn: Sequence[DrawnFigure | OmittedFigure] | None, progress: Callable[[str], object]
+    results: Results,
+    drawn: Sequence[DrawnFigure | OmittedFigure] | None,
+    progress: Callable[[str], object],
+    harmful_answers: bool,
 ) -> dict:
+    shown = replace(
+        results,
+        tables={
+            name: without_withheld(table, results.model, harmful_answers) for name, table in results.tables.items()
+        },
+    )
+    sections = {section.name: section for section in _sections(shown, drawn, progress)}
+    pictures = {picture.name: picture for section in sections.values() for picture in section.pictures}
+    answers = samples(results, harmful_answers)
+    headline = Headline.of(results)
     claims = _claims(results)
-    sections = {section.name: section for section in _sections(results, drawn, progress)}
     return {
         "model": results.model,
         "is_built_in": results.model == BUILT_IN,
-        "facts": _facts(results),
+        "headline": headline,
+        "guard": results.guard,
+        "terms": TERMS,
+        "names": {
+            "names": NAMES,
+            "places": all_places([*results.tables.values(), *([answers] if answers is not None else [])]),
+        },
+        "facts": facts(results, headline.n if headline else ""),
         "layer": results.guard_layer,
         "claims": claims,
         "about_the_paper": ABOUT_THE_PAPER,
         "verdicts": verdict_summary([claim.verdict for claim in claims]) if claims else "",
         "summary": sections.pop("claims"),
+        "samples": packed(answers) if answers is not None else None,
+        "judge": results.judge,
         "points": sections.pop("points"),
         "changes_missing": _commands("changes") if "changes" not in results else (),
-        "studies": list(sections.values()),
-        "missing_studies": [section for section in sections.values() if section.table is None],
-        "provenance": list(_provenance(results)),
+        "studies": [section for section in sections.values() if section.table is not None],
+        "figures": pictures,
+        "tables": set(results.tables),
+        "missing": [(HEADINGS[name][0], _commands(name)) for name in results.missing],
+        "origin": list(origin(results)),
         "changed": [path.name for path in results.changed],
-        "style": _package_file("page.css"),
+        "style": Markup("\n").join(_package_file(f"{name}.css") for name in STYLES),
         "early": _package_file("early.js"),
         "script": Markup("\n").join(_package_file(f"{name}.js") for name in SCRIPTS),
-        "plotly": _plotly(),
+        "plotly": _plotly() if "points" in results else "",
     }
 
 
@@ -138,7 +170,8 @@ def _claims(results: Results) -> list[ClaimEntry]:
     # Tables of earlier versions do not name the guard.
     guards = table.guard if "guard" in table else [""] * len(table)
     columns = (table[name] for name in ("claim", "theirs", "ours", "verdict"))
-    return [ClaimEntry.of(*row) for row in zip(*columns, guards, strict=True)]
+    claims = [ClaimEntry.of(*row) for row in zip(*columns, guards, strict=True)]
+    return sorted(claims, key=lambda claim: ORDER.index(claim.icon))
 
 
 def _sections(
@@ -148,71 +181,24 @@ def _sections(
     omitted: dict[str, list[OmittedFigure]] = {name: [] for name in STUDIES}
     for entry in draw_figures(results) if drawn is None else drawn:
         if isinstance(entry, DrawnFigure):
-            width = round(entry.figure.get_figwidth() * PIXELS_PER_INCH)
-            picture = PagePicture(entry.name, entry.title, entry.caption, data_url(entry.figure), width)
-            pictures[entry.table].append(picture)
+            pictures[entry.table].append(_picture(entry))
         else:
             omitted[entry.table].append(entry)
         progress(entry.name)
     for name in STUDIES:
         heading, question = HEADINGS.get(name, (name.replace("_", " ").capitalize(), ""))
         table = packed(results[name]) if name in results else None
-        yield Section(name, heading, question, tuple(pictures[name]), tuple(omitted[name]), table, _commands(name))
+        yield Section(name, heading, question, tuple(pictures[name]), tuple(omitted[name]), table)
+
+
+def _picture(drawn: DrawnFigure) -> PagePicture:
+    width = round(drawn.figure.get_figwidth() * PIXELS_PER_INCH)
+    source, pdf = data_url(drawn.figure), pdf_base64(drawn.figure)
+    return PagePicture(drawn.name, drawn.title, drawn.caption, source, pdf, width)
 
 
 def _commands(name: str) -> tuple[str, ...]:
     return tuple(STUDIES[name].split(", or "))
-
-
-def _facts(results: Results) -> list[tuple[str, str]]:
-    """Return terms and values for the top of the page, collected from all folders."""
-    provenance = list(results.provenance.values())
-    records = [*results.configs.values(), *provenance]
-    inputs = [record.get("inputs", {}) for record in provenance]
-
-    def all_values(key: str, records: list[dict]) -> str | None:
-        """Join the different values of several folders."""
-        return ", ".join(dict.fromkeys(str(record[key]) for record in records if record.get(key) is not None)) or None
-
-    facts = {
-        "Model": results.model,
-        "Weights": all_values("model", inputs),
-        "Queries": all_values("queries", inputs),
-        "Scale": all_values("scale", records),
-        "Split": all_values("split", records),
-        "Seed": all_values("seed", records),
-        "Guard": results.guard or None,
-        "Toolkit": all_values("vlm-guard", [record.get("versions", {}) for record in provenance]),
-    }
-    return [(term, str(value)) for term, value in facts.items() if value is not None]
-
-
-def _provenance(results: Results) -> Iterator[dict]:
-    """Yield for each folder its name, config and provenance, and its tables with a flag for those that changed."""
-    names = [folder.name for folder in results.folders]
-    for folder in results.folders:
-        config, run = results.configs.get(folder, {}), dict(results.provenance.get(folder, {}))
-        changed = {path.name for path in results.changed if path.parent == folder}
-        yield {
-            # Paths on the author's disk stay private; only folders of the same name need more than their last part.
-            "folder": folder.name if names.count(folder.name) == 1 else str(folder),
-            "config": list(_flat(config)),
-            "tables": _table_rows(run.pop("tables", {}), changed),
-            "run": list(_flat(run)),
-        }
-
-
-def _table_rows(tables: Mapping[str, Mapping], changed: set[str]) -> list[tuple[str, str, bool]]:
-    return [(name, str(entry.get("sha256", "unknown")), name in changed) for name, entry in sorted(tables.items())]
-
-
-def _flat(content: Mapping, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested settings one by one, with keys such as `a.b`."""
-    for key, value in sorted(content.items()):
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
 
 
 def _package_file(name: str) -> Markup:
@@ -231,3 +217,8 @@ def _with_code(text: str) -> Markup:
     """Turn text between backticks into code."""
     parts = enumerate(str(text).split("`"))
     return Markup("").join(Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in parts)
+
+
+def _plain(text: str) -> str:
+    """Return a caption without the marks of code, for readers who can't see the figure."""
+    return str(text).replace("`", "")

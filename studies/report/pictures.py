@@ -28,3 +28,11 @@ def data_url(figure: Figure) -> str:
         "data:image/svg+xml," + quote(" ".join(svg.getvalue().decode().split()), safe=SAFE),
         key=len,
     )
+
+
+def pdf_base64(figure: Figure) -> str:
+    """Return a figure as PDF in base64, without a date: the same figure gives the same text."""
+    pdf = io.BytesIO()
+    with paper_style():
+        figure.savefig(pdf, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
+    return base64.b64encode(pdf.getvalue()).decode()

@@ -114,6 +114,12 @@ class Results:
         return SweepChoice.read(self.tables["layer_sweep"]).single_layer if "layer_sweep" in self else None
 
     @property
+    def judge(self) -> str:
+        """Name of the deciding judge, which is the first in the table of defences; empty if there is none."""
+        judges = self.tables["defence"].get("judge") if "defence" in self else None
+        return "" if judges is None else next(iter(judges.dropna()), "")
+
+    @property
     def guard(self) -> str:
         """The guard that the sweep chose on validation, named in full; empty if none is marked."""
         return chosen_in_words(self.tables["layer_sweep"]) if "layer_sweep" in self else ""

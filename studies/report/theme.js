@@ -30,6 +30,13 @@ const reading = new IntersectionObserver((entries) => {
     if (!isIntersecting) continue;
     for (const link of links.values()) link.removeAttribute("aria-current");
     links.get(target.id)?.setAttribute("aria-current", "true");
+    follow(links.get(target.id));
   }
 }, { rootMargin: "-20% 0px -75%" });
 for (const section of document.querySelectorAll("main > section")) reading.observe(section);
+
+// On a phone the contents are a bar, which follows.
+function follow(link) {
+  const bar = document.querySelector(".contents");
+  if (link && bar.scrollWidth > bar.clientWidth) bar.scrollTo({ left: link.offsetLeft - (bar.clientWidth - link.offsetWidth) / 2 });
+}

@@ -1,6 +1,9 @@
 """Texts of the page: headings, questions, claims and the summary of verdicts."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from studies.bookkeeping.verdict_words import (
     CEILING,
@@ -68,11 +71,57 @@ ICONS = {
     NOT_TESTABLE: "none",
 }
 """Icon next to each verdict."""
+ORDER = ("no", "open", "yes", "none")
+"""Order of the claims on the page, by icon: what contradicts the paper is said first."""
+SHORT = {
+    SHOWN: "shown",
+    SHOWN_ALIGNED: "shown",
+    CEILING: "at its limit",
+    NOT_TESTABLE: "not testable",
+}
+"""Verdicts of more than two words, as they stand next to a claim. The model is named at the top of the page."""
 ABOUT_THE_PAPER = (
     "Only the abstract and the first paragraphs of the paper could be read. 15 % and 34 % come from one third-party "
     "note, which does not state the data set; the formulas come from two."
 )
 """Sources of the claims, in one line."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where a reader finds what a claim rests on."""
+
+    figure: str
+    """Name of a figure of the gallery."""
+    table: str
+    rows: Mapping[str, str]
+    """Columns of the table, and the value of each in the rows that count."""
+
+    @property
+    def link(self) -> str:
+        """Address of these rows on the page."""
+        return f"#{self.table}?{urlencode(self.rows)}"
+
+
+EVIDENCE = {
+    "separable as text": Evidence("probe_auroc", "separability", {"metric": "auroc", "modality": "text"}),
+    "an image blurs": Evidence("degradation", "separability", {"probe": "ssd", "modality": "blank"}),
+    "inside a picture is blurred": Evidence("degradation", "separability", {"probe": "ssd", "modality": "typographic"}),
+    "an image lowers refusal": Evidence("defence", "defence", {"metric": "asr", "defence": "unguarded"}),
+    "the guard lowers attack success": Evidence("defence", "defence", {"metric": "asr_change", "defence": "guard"}),
+    "below the baselines": Evidence("safety_tradeoff", "defence", {"metric": "asr", "standing": "ranked"}),
+    "its null models": Evidence("defence", "defence", {"metric": "asr", "standing": "bound"}),
+    "keeps fluency": Evidence("what_changed", "defence", {"metric": "changed_share", "defence": "guard"}),
+    "projecting out alone": Evidence("readings", "readings", {"metric": "refusal_score_gain", "rule": "ablate"}),
+    "own coordinate brings": Evidence("readings", "readings", {"metric": "refusal_score_gain", "rule": "substitute"}),
+    "more than random directions": Evidence("random_directions", "random_directions", {"control": "random"}),
+}
+"""Evidence for each claim, by words in it."""
+
+
+def evidence_for(claim: str) -> Evidence | None:
+    """Return where to look for what a claim rests on; None for a claim that is not known here."""
+    return next((evidence for words, evidence in EVIDENCE.items() if words in claim), None)
 
 
 @dataclass(frozen=True)
@@ -88,6 +137,7 @@ class ClaimEntry:
     verdict: str
     guard: str = ""
     """The guard that the claim is about, in full."""
+    evidence: Evidence | None = None
 
     @classmethod
     def of(cls, claim: str, theirs: str, ours: str, verdict: str, guard: str = "") -> "ClaimEntry":
@@ -103,13 +153,39 @@ class ClaimEntry:
         aside, sentence = "", claim.strip()
         if sentence.startswith("(") and ")" in sentence:
             aside, _, sentence = sentence[1:].partition(")")
-        parts = tuple(ours.split("; "))
-        return cls(_as_sentence(sentence), _upper(aside), theirs, parts, verdict, guard)
+        parts = tuple(map(in_percent, ours.split("; ")))
+        return cls(_as_sentence(sentence), _upper(aside), theirs, parts, verdict, guard, evidence_for(claim))
+
+    @property
+    def short(self) -> str:
+        """The verdict in one or two words."""
+        return SHORT.get(self.verdict, self.verdict)
 
     @property
     def icon(self) -> str:
         """Name of the icon next to the verdict."""
         return ICONS.get(self.verdict, "open")
+
+
+ABOUT_RATES = ("attack success", "over-refusal", "refused of")
+_RATE = r"(-?\d\.\d\d)(?: \[(-?\d\.\d\d), (-?\d\.\d\d)\])?(?![\d.])"
+_DIFFERENCE = re.compile(rf"(change|of over-refusal|by) {_RATE}")
+
+
+def in_percent(text: str) -> str:
+    """Write the rates of a claim in per cent, as the paper does, and differences of rates in points.
+
+    Only texts about attack success or refusals are changed, in which every number with two decimals is a rate.
+    """
+    if not any(words in text for words in ABOUT_RATES):
+        return text
+    text = _DIFFERENCE.sub(lambda match: f"{match[1]} {_percent(match.groups()[1:], 'points')}", text)
+    return re.sub(_RATE, lambda match: _percent(match.groups(), "%"), text).replace("->", "→")
+
+
+def _percent(numbers: tuple[str | None, ...], unit: str) -> str:
+    value, *ends = (f"{100 * float(number):z.0f}".replace("-", "−") for number in numbers if number)
+    return f"{value}\N{NO-BREAK SPACE}{unit}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def verdict_summary(verdicts: list[str]) -> str:

@@ -37,7 +37,15 @@ function enlarge(figure) {
   into.alt = from.alt;
   zoom.showModal();
   zoom.querySelector(".scroll").focus();
-  decoded(into).then(() => scaled(1));
+  decoded(into).then(() => openAt(Number(from.getAttribute("width"))));
+}
+
+// At least as large as on a wide page, where its letters can be read; from its top left corner if it does not fit.
+function openAt(readable) {
+  const box = zoom.querySelector(".scroll"), image = box.querySelector("img");
+  scaled(1);
+  scaled(readable / image.width);
+  box.scrollTo(0, 0);
 }
 
 for (const figure of document.querySelectorAll("figure")) {

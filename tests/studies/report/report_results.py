@@ -1,6 +1,7 @@
 """Small results for the tests of the report, with markup wherever text from outside can occur."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from studies.report.gallery import DrawnFigure, OmittedFigure
 from studies.report.results import Results
 
 REFERENCE = Path(__file__).parents[3] / "results" / "reference" / "quick"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MARKUP = (
     "<script>alert(1)</script>",
     '</script><img src=x onerror="alert(2)">',
@@ -56,11 +58,15 @@ def folder_of_results(folder: Path) -> Path:
     claims = pd.read_csv(REFERENCE / "claims.csv")
     claims.loc[1, "ours"] = MARKUP[1]
     claims.to_csv(folder / "claims.csv", index=False)
+    defence = pd.read_csv(REFERENCE / "defence.csv", low_memory=False)
+    kept = defence.metric.isin(["asr", "over_refusal_rate", "kl"])
+    defence[kept].assign(tuning=MARKUP[0]).to_csv(folder / "defence.csv", index=False)
     pd.read_csv(REFERENCE / "readings.csv").to_csv(folder / "readings.csv", index=False)
     pd.read_csv(REFERENCE / "separability.csv").head(300).to_csv(folder / "separability.csv", index=False)
     (folder / "config.json").write_bytes((REFERENCE / "config.json").read_bytes())
     provenance = json.loads((REFERENCE / "provenance.json").read_text(encoding="utf-8"))
     provenance["inputs"]["queries"] = MARKUP[0]
+    provenance |= {"date": "2026-11-30", "machine": "2 CPU cores"}
     provenance["tables"] = {"points.csv": {"sha256": "of another file"}}
     (folder / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
     return folder
@@ -71,7 +77,7 @@ def draw_figures(results: Results):
     figure = Figure(figsize=(3.25, 2))
     figure.subplots().plot([0, 1], [1, 0], label="a line")
     yield DrawnFigure(
-        "line", "A line <b>", "separability", figures.style.add_caption(figure, f"What it shows, {MARKUP[1]}.")
+        "degradation", "A line <b>", "separability", figures.style.add_caption(figure, f"What it shows, {MARKUP[1]}.")
     )
     yield OmittedFigure("other", "Another figure", "readings", "readings needs `layer`; run `vlm-guard repro`")
     yield OmittedFigure("sweep", "A figure of the sweep", "layer_sweep", "layer_sweep.csv is missing; run `it`")

@@ -1,62 +1,12 @@
 """The report in a real browser, without network access."""
 
-import shutil
-from types import SimpleNamespace
-
 import pandas as pd
 import pytest
 
-from studies import report
-from studies.report import page as page_of_report
-from studies.report.results import Results
-from tests.studies.report.report_results import MARKUP, draw_figures, folder_of_results
+from studies.report.glossary import NAMES
+from tests.studies.report.report_results import CHROMIUM, MARKUP
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return Results.of(folder_of_results(tmp_path_factory.mktemp("results")))
-
-
-@pytest.fixture(scope="module")
-def address(results, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page_of_report, "draw_figures", draw_figures)
-        return report.write(results, tmp_path_factory.mktemp("out") / "report.html").as_uri()
-
-
-@pytest.fixture(scope="module")
-def opened(browser, address):
-    """The page on a desktop, in the light theme, with all errors that it logged and all URLs that it requested."""
-    page = browser.new_page(viewport={"width": 1300, "height": 900}, color_scheme="light", reduced_motion="reduce")
-    session = SimpleNamespace(page=page, errors=[], requests=[])
-    page.on("console", lambda message: session.errors.append(message.text))
-    page.on("pageerror", lambda error: session.errors.append(str(error)))
-    page.on("dialog", lambda dialog: (session.errors.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: session.requests.append(request.url))
-    page.goto(address)
-    page.wait_for_selector("#plot .main-svg")
-    yield session
-    page.close()
-
-
-@pytest.fixture
-def page(opened):
-    """Check after each test that the page logged no error and requested nothing but itself."""
-    yield opened.page
-    assert opened.errors == []
-    assert [url for url in opened.requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def plotted(page, trace=0):
@@ -180,10 +130,11 @@ def test_markup_in_prompts_stays_text_wherever_it_is_shown(page, results):
     table.locator("input").fill("onerror")
     assert MARKUP[1] in table.locator("tbody").inner_text()
     table.locator("input").fill("")
-    assert (
-        page.locator("img[onerror], img[src=x], main script:not([type]), #chosen i, tbody i, figcaption img").count()
-        == 0
-    )
+    go(page, "#samples?show=all")
+    page.locator("#sample-words").fill(MARKUP[1][:20])
+    assert page.locator("#sample .prompt-text").evaluate("e => e.textContent") == MARKUP[1]
+    elements = "img[onerror], img[src=x], main script:not([type]), #chosen i, details.table tbody i, figcaption img"
+    assert page.locator(f"{elements}, #sample i").count() == 0
 
 
 def opened_table(page, name):
@@ -192,6 +143,13 @@ def opened_table(page, name):
         table.locator("summary").click()
         table.locator("tbody tr").first.wait_for()
     return table
+
+
+def go(page, address):
+    """Follow a link within the page."""
+    page.evaluate("hash => { location.hash = hash; }", address)
+    page.wait_for_function("hash => location.hash === hash", arg=address)
+    page.wait_for_timeout(50)
 
 
 def column(table, name):
@@ -208,8 +166,8 @@ def test_the_filter_keeps_the_rows_with_the_words_and_the_chosen_value(page, res
     table.get_by_label("Only where metric is").select_option("kl")
     n_kl = int((readings.metric == "kl").sum())
     assert row_count.inner_text() == f"{n_kl:,} of {len(readings):,} rows"
-    assert set(column(table, "metric")) == {"kl"}
-    table.locator("input").fill("  SUBSTITUTE blank ")
+    assert set(column(table, "metric")) == {NAMES["kl"]}
+    table.locator("input").fill("  SUBSTITUTE blank picture ")
     matching = readings[(readings.metric == "kl") & (readings.rule == "substitute") & (readings.modality == "blank")]
     assert row_count.inner_text() == f"{len(matching):,} of {len(readings):,} rows"
     table.locator("input").fill("no such word")
@@ -240,10 +198,10 @@ def test_a_header_sorts_numbers_as_numbers_both_ways_and_back(page, results):
     head.locator("button").focus()
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "ascending"
-    assert numbers() == values.sort_values().head(50).tolist()
+    assert numbers() == pytest.approx(values.sort_values().head(50).tolist(), rel=1e-3)
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "descending"
-    assert numbers() == values.sort_values(ascending=False).head(50).tolist()
+    assert numbers() == pytest.approx(values.sort_values(ascending=False).head(50).tolist(), rel=1e-3)
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "none" and column(table, "value") == as_it_was
 
@@ -259,7 +217,7 @@ def test_missing_values_come_last_in_both_directions(page, results):
 
 
 def test_a_figure_is_enlarged_and_closed_by_keyboard(page):
-    button, dialog = page.locator("#figure-line .zoom"), page.locator("dialog#zoom")
+    button, dialog = page.locator("#figure-degradation .zoom"), page.locator("dialog#zoom")
     button.focus()
     page.keyboard.press("Enter")
     dialog.wait_for(state="visible")
@@ -268,7 +226,7 @@ def test_a_figure_is_enlarged_and_closed_by_keyboard(page):
     fits = picture.bounding_box()
     inside = box.bounding_box()
     assert fits["width"] <= inside["width"] + 1 and fits["height"] <= inside["height"] + 1
-    assert picture.get_attribute("alt") == page.locator("#figure-line img").get_attribute("alt")
+    assert picture.get_attribute("alt") == page.locator("#figure-degradation img").get_attribute("alt")
     page.keyboard.press("+")
     assert picture.bounding_box()["width"] == pytest.approx(1.5 * fits["width"], abs=2)
     page.keyboard.press("0")
@@ -316,11 +274,11 @@ def test_the_theme_of_the_system_applies(page):
 
 
 def test_on_a_phone_the_page_fits_and_tables_scroll_in_their_box(browser, address):
-    page = browser.new_page(viewport={"width": 375, "height": 720}, has_touch=True)
+    page = browser.new_page(viewport={"width": 390, "height": 720}, has_touch=True, is_mobile=True)
     page.goto(address)
     page.wait_for_selector("#plot .main-svg")
     table = opened_table(page, "readings")
-    assert page.evaluate("document.documentElement.scrollWidth") == 375
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert table.locator(".scroll").evaluate("e => e.scrollWidth > e.clientWidth")
     page.close()
 

@@ -1,6 +1,8 @@
+import html as html_module
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -11,14 +13,22 @@ from matplotlib.figure import Figure
 
 from studies import report
 from studies.bookkeeping.verdict_words import CEILING, NOT_SHOWN, SHOWN, UNDECIDED
+from studies.claims import CLAIMS
 from studies.report import page
+from studies.report.gallery import FIGURES
+from studies.report.glossary import TERMS, with_terms
 from studies.report.packing import packed
 from studies.report.pictures import data_url
 from studies.report.results import STUDIES, Results, ResultsError
-from studies.report.words import HEADINGS, ClaimEntry, verdict_summary
-from tests.studies.report.report_results import MARKUP, REFERENCE, draw_figures, folder_of_results
+from studies.report.words import HEADINGS, ClaimEntry, evidence_for, in_percent, verdict_summary
+from tests.studies.report.report_results import MARKUP, REFERENCE, draw_figures
 
 pytestmark = pytest.mark.filterwarnings("error")
+
+
+def in_text(text: str) -> str:
+    """Return a text with single ordinary spaces."""
+    return " ".join(text.split())
 
 
 class Page(HTMLParser):
@@ -44,15 +54,10 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+        return in_text(" ".join(self.words))
 
     def all(self, tag: str) -> list[dict]:
         return [attributes for name, attributes in self.elements if name == tag]
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return Results.of(folder_of_results(tmp_path_factory.mktemp("results")))
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +72,35 @@ def read(html):
     return Page(html)
 
 
-def test_every_study_has_a_section_and_an_entry_in_the_contents(read):
+def test_every_table_has_a_section_and_an_entry_in_the_contents_and_nothing_else_has(read, results):
     sections = {attributes["id"] for attributes in read.all("section") if "id" in attributes}
-    assert sections == (set(STUDIES) - {"claims"}) | {"summary", "provenance"}
+    assert sections == set(results.tables) | {"summary", "samples", "provenance"}
     assert {f"#{name}" for name in sections} <= {attributes["href"] for attributes in read.all("a")}
     assert set(HEADINGS) >= set(STUDIES)
+
+
+def test_the_first_screen_has_the_numbers_of_the_tables(read, results):
+    rates = results["defence"].query("setting == 'plain' and modality == 'blank' and metric == 'asr'")
+    rates = rates[rates.category.isna() & rates.judge.eq(rates.judge.iloc[0])].set_index("defence")
+    without, guard = rates.loc["unguarded"], rates.loc["guard"]
+    percent = [f"{100 * number:.0f}" for number in (without.value, guard.value, guard.ci_low, guard.ci_high)]
+    sentence = "With a blank picture, {} % of attacks succeed; with the guard, {} % [{}, {}].".format(*percent)
+    first_screen = read.text[: read.text.index("Of 20 claims")]
+    assert sentence in first_screen
+    for fact in ("back on organism , the built-in model?", "Requests 60 harmful, 60 harmless", "Split test"):
+        assert fact in first_screen
+    assert "Machine 2 CPU cores" in first_screen and "Date 2026-11-30" in first_screen
+    assert "Weakest: written in the picture (guard, reads the prompt)" in first_screen
+    assert "Simpler: without a change inside the model" in first_screen
 
 
 def test_claims_are_sentences_with_both_numbers_and_the_verdict(read, results):
     claim = results["claims"].iloc[3]
     assert f"{claim.claim[0].upper()}{claim.claim[1:]}." in read.text
-    assert claim.theirs in read.text and all(part in read.text for part in claim.ours.split("; "))
+    assert claim.theirs in read.text and all(in_text(in_percent(part)) in read.text for part in claim.ours.split("; "))
+    verdicts = [attributes["title"] for attributes in read.all("div") if "verdict" in attributes.get("class", "")]
+    assert Counter(verdicts) == Counter(results["claims"].verdict)
+    assert verdicts[0] == NOT_SHOWN and verdicts[-1] == SHOWN, "what contradicts the paper comes first"
     assert verdict_summary(list(results["claims"].verdict)) in read.text
     assert read.text.count("Only the abstract and the first paragraphs of the paper could be read.") == 1
 
@@ -89,7 +112,7 @@ def test_the_guard_is_named_in_full_at_the_top_and_in_the_claims_about_it(result
     tables["claims"] = results["claims"].assign(guard=["rule <b>ablate</b>"] + [None] * (len(results["claims"]) - 1))
     path = report.write(replace(results, tables=tables), tmp_path / "report.html")
     text = Page(path.read_text(encoding="utf-8")).text
-    assert "Guard rule steer, layer 7, gate always; chosen on validation by least_kl_near_most_refusal" in text
+    assert "The guard: rule steer, layer 7, gate always; chosen on validation by least_kl_near_most_refusal" in text
     assert text.count("Guard rule <b>ablate</b>") == 1
 
 
@@ -105,14 +128,36 @@ def test_verdicts_are_counted_in_a_sentence_and_unknown_ones_are_open():
     assert verdict_summary([CEILING, UNDECIDED]) == f"Of 2 claims, 1 is {UNDECIDED} and 1 is {CEILING}."
 
 
-def test_a_missing_study_says_what_to_run_and_which_figures_need_it(read):
-    assert "layer_sweep.csv is not in these results. Run vlm-guard repro --model MODEL --out FOLDER" in read.text
-    assert "vlm-guard sweep --model MODEL --out FOLDER" in read.text and "make bench" in read.text
-    assert "It is needed for: A figure of the sweep" in read.text
+def test_missing_studies_are_listed_at_the_end_with_what_to_run(read):
+    assert read.text.count("Not in these results") == 1
+    listed = read.text[read.text.index("Not in these results") :]
+    assert "Layer sweep: run vlm-guard repro --model MODEL --out FOLDER or vlm-guard sweep --model MODEL" in listed
+    assert "Speed: run make bench" in listed and "Separability: run" not in listed
+
+
+def test_rates_of_claims_are_in_percent_and_their_differences_in_points():
+    assert in_text(in_percent("attack success 0.35 -> 0.00 [0.00, 0.06], change -0.35 [-0.48, -0.24]")) == (
+        "attack success 35 % → 0 % [0, 6], change −35 points [−48, −24]"
+    )
+    for text in ("layer 6, AUROC: text 1.00 [0.95, 1.00]", "perplexity 3.04 [0.85, 10.85] times", "p = 0.005"):
+        assert in_percent(text) == text
+
+
+def test_every_claim_leads_to_its_figure_and_to_rows_that_exist():
+    names = {spec.name for spec in FIGURES}
+    for claim in CLAIMS:
+        evidence = evidence_for(claim.name)
+        assert evidence, f"{claim.name!r} is not in studies.report.words.EVIDENCE"
+        table = pd.read_csv(REFERENCE / f"{evidence.table}.csv", low_memory=False)
+        found = (table[list(evidence.rows)].astype(str) == pd.Series(evidence.rows)).all(axis=1)
+        assert evidence.figure in names and found.any(), claim.name
+        assert evidence.link.startswith(f"#{evidence.table}?")
+    assert evidence_for("another claim") is None
 
 
 def test_a_figure_that_failed_says_why_in_its_section(read):
     assert "Another figure can't be drawn: readings needs layer ; run vlm-guard repro" in read.text
+    assert "A figure of the sweep" not in read.text, "nobody asked for it"
 
 
 def test_captions_are_shown_and_are_the_alt_text(read):
@@ -124,9 +169,10 @@ def test_captions_are_shown_and_are_the_alt_text(read):
 
 def test_text_from_outside_creates_no_element_and_ends_no_script(read, html):
     assert not [attributes for tag, attributes in read.elements if "onerror" in attributes]
-    assert not read.all("b") and all("mark" in attributes["class"] for attributes in read.all("i"))
+    assert all(not attributes for attributes in read.all("b")) and "<b>bold" not in html
+    assert all("mark" in attributes["class"] for attributes in read.all("i"))
     assert {name for name in read.scripts if name.startswith("table-")} == {
-        f"table-{name}" for name in ("claims", "points", "separability", "readings", "changes")
+        f"table-{name}" for name in ("claims", "points", "separability", "readings", "changes", "defence", "samples")
     }
     data = html[html.index('id="table-points"') :]
     data = data[: data.index("</script>")]
@@ -155,6 +201,7 @@ def test_packing_keeps_missing_infinite_whole_and_mixed_values():
     )
     result = packed(table)
     assert (result["rows"], result["empty"], result["same"]) == (5, ["nothing"], [["one", "a"]])
+    assert result["names"] == list(table)
     value, layer, flag = result["columns"]
     assert value == {"name": "value", "numeric": True, "values": [0.5, None, "Infinity", "-Infinity", 2]}
     assert layer["values"] == [1, None, 1, 1, 1] and layer["numeric"]
@@ -172,6 +219,16 @@ def test_provenance_shows_versions_seed_settings_and_what_was_changed_since(read
     assert "Changed since the run that wrote them: points.csv" in read.text
     assert "sha256 of another file changed since the run" in read.text
     assert str(results.folders[0]) not in read.text, "paths on the author's disk stay private"
+
+
+def test_results_of_a_version_that_recorded_no_date_say_so(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "draw_figures", lambda results: iter(()))
+    runs = {
+        folder: {name: value for name, value in run.items() if name != "date"}
+        for folder, run in results.provenance.items()
+    }
+    text = Page(report.write(replace(results, provenance=runs), tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "Not recorded by the version that wrote these results: date." in text and "Date" not in text
 
 
 def test_results_without_a_config_say_that_their_origin_is_unknown(results, monkeypatch, tmp_path):
@@ -194,7 +251,7 @@ def test_without_points_the_page_has_no_plot_and_no_plotting_library(results, mo
     path = report.write(replace(results, tables=tables), tmp_path / "r.html")
     read = Page(path.read_text(encoding="utf-8"))
     assert path.stat().st_size < 1e6
-    assert "points.csv is not in these results" in read.text and "claims.csv is not in these results" in read.text
+    assert "Hidden states: run" in read.text and "Claims: run" in read.text
     assert "explorer" not in [attributes.get("id") for attributes in read.all("div")]
 
 
@@ -254,4 +311,10 @@ def test_progress_is_reported_figure_by_figure(results, monkeypatch, tmp_path):
     monkeypatch.setattr(page, "draw_figures", draw_figures)
     names = []
     report.write(results, tmp_path / "report.html", names.append)
-    assert names == ["line", "other", "sweep"]
+    assert names == ["degradation", "other", "sweep"]
+
+
+def test_terms_are_explained_once_in_a_text_and_everything_else_is_escaped():
+    marked = str(with_terms("Attack success <b>, attack success, gate"))
+    assert marked.count("<abbr") == 2 and "&lt;b&gt;" in marked and TERMS["gate"] in html_module.unescape(marked)
+    assert len(TERMS) == 5
