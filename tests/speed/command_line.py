@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from typer.main import get_command
@@ -27,12 +26,13 @@ BLANK = "python"
 
 def measure(rounds: int) -> list[dict]:
     """Measure the seconds until each verb's help is shown, and until wrong arguments are answered."""
-    command = str(Path(sys.executable).with_name("vlm-guard"))
-    calls = {BLANK: _call([sys.executable, "-c", ""], 0), "--help": _call([command, "--help"], 0)}
+    # The script `vlm-guard` does the same, but may belong to another checkout.
+    command = [sys.executable, "-m", "studies.cli"]
+    calls = {BLANK: _call([sys.executable, "-c", ""], 0), "--help": _call([*command, "--help"], 0)}
     for verb in sorted(get_command(app).commands):
-        calls[f"{verb} --help"] = _call([command, verb, "--help"], 0)
+        calls[f"{verb} --help"] = _call([*command, verb, "--help"], 0)
     for verb, arguments in MISTYPED.items():
-        calls[f"{verb} {' '.join(arguments)}"] = _call([command, verb, *arguments], 2)
+        calls[f"{verb} {' '.join(arguments)}"] = _call([*command, verb, *arguments], 2)
     seconds = by_turns(calls, rounds)
     labels = {"model": "none", "pictures": "none", "n": rounds}
     rows = [labels | {"contender": name, "measure": "seconds"} | quartiles(values) for name, values in seconds.items()]
