@@ -219,6 +219,8 @@ def _run_name(prompts: str, max_new_tokens: int, run: GuardRun, hashes: dict[int
         settings = {field.name: getattr(run.guard, field.name) for field in fields(run.guard) if field.compare}
         direction, probe = settings.pop("direction"), settings.pop("probe")
         tensors = [direction.basis, direction.harmful, direction.harmless, direction.centre, run.states]
+        # Most directions have none, and their runs keep the names that they have on disk.
+        tensors += [] if direction.readout is None else [direction.readout]
         tensors += [getattr(probe, field.name) for field in fields(probe)] if probe else []
         parts += [str(sorted(settings.items(), key=str)), *(_hash_of(tensor, hashes) for tensor in tensors)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
