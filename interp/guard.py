@@ -19,6 +19,7 @@ from interp.bare import bare
 from interp.directions import SafetyDirection, random_basis
 from interp.inputs import Prompt, text_prompt
 from interp.projection import GATE_SCOPES, GATES, ProbeGate, check_rule, coordinates, rule_named, sign_gate
+from interp.stage_times import stage
 from interp.tracing.forward import last_resid_post
 from interp.vlm import LLM, VLM
 
@@ -172,7 +173,7 @@ class Guard:
 
         The model runs bare: no guard that is on it changes these states.
         """
-        with bare(model.model):
+        with bare(model.model), stage("reference"):
             return last_resid_post(model, [text_prompt(text) for text in references])
 
     def opens(self, states: Float[Tensor, "batch layer d_model"], layer: int | None = None) -> Bool[Tensor, " batch"]:

@@ -62,8 +62,9 @@ def defend(
         typer.Option(
             help="Defences to run, comma-separated: self_reminder, goal_priority, adashield_s, safety_prompt, ecso, "
             "caption_only, text_verdict, text_score_verdict; with --guard also guard, gate_refuser, guard_always, "
-            "guard_full_state; with known anchors also shift_dc, cmrm, infer_aligner, astra (untuned). By default all "
-            "that can be run."
+            "guard_full_state; with known anchors also shift_dc, cmrm, infer_aligner, astra, tbop, alpha_steer, "
+            "null_steer, re_gap, angular_steering, and with --cone refusal_cone (untuned). By default all that can be "
+            "run."
         ),
     ] = None,
     judge: Annotated[
@@ -81,6 +82,13 @@ def defend(
         Path | None,
         typer.Option(help="Queries the guard was fitted on, as a CSV; by default those saved in the guard's folder."),
     ] = None,
+    cone: Annotated[
+        Path | None,
+        typer.Option(
+            help="Vectors of a refusal cone, as safetensors: (rank, d_model), or (layer, rank, d_model).",
+            callback=arguments.existing("cone"),
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -91,7 +99,9 @@ def defend(
     costs: Annotated[
         int,
         typer.Option(
-            min=0, help="Also measure tokens, passes and seconds of an answer, on N prompts of each set, one by one."
+            min=0,
+            help="Also measure tokens, passes and seconds of an answer, and the seconds of each stage (p50, p95), on N "
+            "prompts of each set, one by one.",
         ),
     ] = 0,
     pictures: Annotated[
@@ -120,6 +130,7 @@ def defend(
     from studies.cli.judge_options import judge_options
     from studies.datasets import Columns
     from studies.defences.benchmark_sets import BenchmarkOptions
+    from studies.defences.cone import read_cone
     from studies.generation.generate import Generation
 
     options = BenchmarkOptions.of(
@@ -145,4 +156,5 @@ def defend(
         judge_options(judge_setting, label, loading | {"revision": None}),
         Generation(max_new_tokens, batch_size),
         out,
+        read_cone(cone) if cone else None,
     ).start(plain_console())

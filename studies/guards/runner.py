@@ -175,7 +175,7 @@ class GuardRunner:
 
     def _run_names(self, batch: RunBatch) -> list[str]:
         prompts, hashes = fingerprint(self.experiment.vlm, batch.prompts), {}
-        return [_run_name(prompts, batch.max_new_tokens, run, hashes) for run in batch.runs]
+        return [run_name(prompts, batch.max_new_tokens, run, hashes) for run in batch.runs]
 
     def _missing(self, batch: RunBatch, names: Sequence[str]) -> list[_Unit]:
         """Group the runs that are not on disk into units of a suitable size."""
@@ -204,7 +204,7 @@ class GuardRunner:
             plain_console(stderr=True).print(message, soft_wrap=True)
 
 
-def _run_name(prompts: str, max_new_tokens: int, run: GuardRun, hashes: dict[int, str]) -> str:
+def run_name(prompts: str, max_new_tokens: int, run: GuardRun, hashes: dict[int, str]) -> str:
     """Hash everything that the outcome of a run depends on, apart from the model.
 
     Args:
