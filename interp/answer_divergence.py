@@ -106,7 +106,7 @@ def _separately(batch: GuardBatch) -> Float[Tensor, "guard prompt token"]:
     for rows, _ in prompt_batches(batch.prompts, batch.batch_size):
         inputs = collate(batch.vlm, [batch.prompts[i] for i in rows])
         generate = partial(_generated, batch.vlm, inputs, batch.max_new_tokens)
-        plain, answers = generate(torch.empty(1, 0, dtype=torch.long))
+        plain, answers = generate()
         counts = _counts(batch.vlm, answers)
         for i, (guard, states) in enumerate(zip(batch.guards, batch.references, strict=True)):
             with guard.on(batch.vlm, None if states is None else states[rows]):
@@ -119,7 +119,7 @@ def _separately(batch: GuardBatch) -> Float[Tensor, "guard prompt token"]:
 
 
 def _generated(
-    vlm: VLM | LLM, inputs: Inputs, n_tokens: int, forced: Int[Tensor, "batch step"]
+    vlm: VLM | LLM, inputs: Inputs, n_tokens: int, forced: Int[Tensor, "batch step"] | None = None
 ) -> tuple[Sequence[Float[Tensor, "batch d_vocab"]], Int[Tensor, "batch step"]]:
     """Return the logits at each token of greedy or forced answers, and the answers."""
     output = vlm.model.generate(
@@ -128,7 +128,7 @@ def _generated(
         do_sample=False,
         num_beams=1,
         pad_token_id=pad_token(vlm),
-        logits_processor=forced_beginning(forced),
+        logits_processor=forced_beginning(() if forced is None else forced),
         output_logits=True,
         return_dict_in_generate=True,
     )

@@ -57,9 +57,9 @@ from studies.guards.runner import GuardRun, GuardRunner, RunBatch, run_name
 from studies.guards.sweep_grid import Grid
 
 OWN_BEST = "own best"
-N_TOKENS = 8
-"""First tokens of an answer whose KL counts."""
-FINALISTS = {"tiny": 1, "brief": 4, "quick": 4, "full": 8}
+N_TOKENS, N_HARMLESS = 8, 20
+"""First tokens of an answer whose KL counts, and harmless prompts of each modality."""
+FINALISTS = {"tiny": 1, "brief": 4, "quick": 4, "full": 4}
 """Configurations of each method whose answers are judged, by scale."""
 N_STRENGTHS = 8
 """Strengths of a related method at each of its layers."""
@@ -178,7 +178,9 @@ class _KlMeter:
     @cached_property
     def prompts(self) -> dict[str, list[Prompt]]:
         by_modality = {name: self.experiment.prompts(self.split, name) for name in self.experiment.sizes.swept}
-        return {name: [each for each in own if not each.query.harmful] for name, own in by_modality.items()}
+        return {
+            name: [each for each in own if not each.query.harmful][:N_HARMLESS] for name, own in by_modality.items()
+        }
 
     @cached_property
     def checkpoints(self) -> Checkpoints:

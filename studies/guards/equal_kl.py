@@ -106,7 +106,9 @@ class _Curve:
 
     def match(self, target: float) -> Match:
         """Return the point that is nearest to a target, and why it isn't near enough if it isn't."""
-        strength = min((each for each in self.points if each > 0), key=lambda each: abs(self.points[each] - target))
+        # Of points that are equally near, the strongest: it is next to the place where the KL jumps.
+        positive = sorted((each for each in self.points if each > 0), reverse=True)
+        strength = min(positive, key=lambda each: abs(self.points[each] - target))
         kl = self.points[strength]
         if abs(kl - target) <= TOLERANCE * target:
             return Match(strength, kl)
