@@ -72,7 +72,7 @@ def seconds_by_stage(model: CachedModel, defence: Defence, prompts: Sequence[Pro
             answer_alone(own, prompt, defence)
         whole = time.perf_counter() - start
         for name in STAGES:
-            by_stage[name].append(times[name])
+            by_stage[name].append(float(times[name]))
         by_stage[ANSWER].append(whole - sum(times.values()))
         by_stage[WHOLE].append(whole)
     return by_stage
