@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         StoreError,
         TraceError,
         alignment,
+        answer_kl,
         caption_prompt,
         collate,
         coordinates,

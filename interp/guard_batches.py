@@ -49,7 +49,7 @@ References = Float[Tensor, "prompt layer d_model"] | Sequence[Float[Tensor, "pro
 """Reference states of the prompts: the same for all guards, or one entry per guard."""
 
 Runs = TypeVar("Runs")
-"""What a function returns that runs a batch of guards."""
+"""Results of a function that runs a batch of guards."""
 
 
 class GuardBatchError(ValueError):

@@ -28,9 +28,9 @@ __all__ = [
     "ProbeGate",
     "RELATED_RULES",
     "RULES",
-    "rule_named",
     "coordinates",
     "delta_norm",
+    "rule_named",
     "set_coordinates",
 ]
 

@@ -1,4 +1,4 @@
-"""Where the time of a guarded answer goes: its stages, timed only while somebody asks."""
+"""Timing of the stages of a guarded answer, done only while somebody asks for it."""
 
 import time
 from collections import Counter
