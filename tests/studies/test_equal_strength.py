@@ -13,6 +13,7 @@ from studies.defences.cone import check_cone, read_cone
 from studies.defences.related import grids
 from studies.experiment.config import Config, ConfigError
 from studies.experiment.experiment import load_experiment
+from studies.generation.generate import Generation
 from studies.guards import runner
 from studies.guards.equal_kl import QUANTILE, TOLERANCE
 
@@ -31,13 +32,15 @@ def few():
         patch.setattr(equal_strength, "grids", few_grids)
         patch.setattr(equal_strength, "N_HARMLESS", 3)
         patch.setattr(equal_strength, "N_TOKENS", 3)
+        patch.setattr(equal_strength, "N_STRENGTHS", 2)
         yield patch
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, few):
     """On validation: the test split is reserved for released results."""
-    config = Config(scale="tiny", split="validation", out=str(tmp_path_factory.mktemp("equal")))
+    out, short = str(tmp_path_factory.mktemp("equal")), Generation(max_new_tokens=6)
+    config = Config(scale="tiny", split="validation", out=out, generation=short)
     experiment = load_experiment(config)
     return config, experiment, equal_strength.run(config, experiment, TARGETS)
 
