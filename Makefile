@@ -10,7 +10,7 @@ WORKERS ?= 2
 keep_claims = mkdir -p $(2) && cp $(1)/claims.csv $(1)/provenance.json $(2)
 NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 
-.PHONY: repro test lint notebook docs organism reference seeds controls qwen qwen-reference models bench lock
+.PHONY: repro test lint notebook docs organism reference equal-strength seeds controls qwen qwen-reference models bench lock
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
@@ -42,6 +42,11 @@ organism: .venv/installed  ## trains the built-in model from scratch, and measur
 reference: .venv/installed  ## writes the committed results in results/reference/, and their numbers into the documentation
 	$(BIN)/vlm-guard repro --scale quick --out results/reference/quick
 	$(BIN)/vlm-guard repro --scale full --out results/reference/full
+	$(BIN)/python docs/measured.py
+
+equal-strength: .venv/installed  ## writes the committed table of methods at their own best and at equal KL
+	$(BIN)/vlm-guard equal-strength --scale full --out results/equal_strength
+	cp results/equal_strength/equal_strength.* results/reference/full/
 	$(BIN)/python docs/measured.py
 
 seeds: .venv/installed  ## trains two more seeds of the built-in model, and runs every study on them

@@ -5,6 +5,7 @@ from figures.by_model import attack_success_by_model
 from figures.claims import claims_by_model
 from figures.defence import attack_success_bars
 from figures.directions import directions
+from figures.equal_strength import equal_strength
 from figures.guard import gate_roc, guard_explained, what_changed
 from figures.judges import judge_agreement
 from figures.random_directions import random_directions
@@ -29,6 +30,7 @@ __all__ = [
     "coordinate_ridges",
     "degradation",
     "directions",
+    "equal_strength",
     "first_judge",
     "gate_roc",
     "guard_explained",

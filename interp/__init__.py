@@ -14,7 +14,8 @@ Only requests and prompts (`queries.py`) are imported with the package; everythi
 that data files can be read without the libraries that run models.
 
 These modules are public too; their `__all__` lists what they offer: `batches`, `display`, `errors`, `identity`, `lens`,
-`pictures`, `projection`, `related_methods`, `tracing.cluster`, `typography`, `verify`.
+`pictures`, `projection`, `related_directions`, `related_methods`, `stage_times`, `tracing.cluster`, `typography`,
+`verify`.
 """
 
 import sys
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         StoreError,
         TraceError,
         alignment,
+        answer_kl,
         caption_prompt,
         collate,
         coordinates,
@@ -126,6 +128,7 @@ __all__ = [
     "TraceError",
     "VLM",
     "alignment",
+    "answer_kl",
     "caption_prompt",
     "collate",
     "coordinates",

@@ -12,7 +12,7 @@ from interp.display import HARMFUL, HARMLESS, Line, card, chart, folded, formula
 from interp.errors import ModelError
 from interp.estimators import ESTIMATORS
 from interp.guard import Guard
-from interp.projection import RULES
+from interp.projection import rule_named
 from interp.tracing.forward import DECODER_SITES, VISION_SITES
 from interp.vlm import VLM
 
@@ -147,7 +147,7 @@ def guard_card(guard: Guard) -> str:
     if guard.needs_reference:
         reader = "the model itself, without the picture" if guard.source == "vlm_text" else "the aligned LLM"
         facts["reference q"] = f"{guard.reference}, read by {reader}"
-    if RULES[guard.rule].has_strength:
+    if rule_named(guard.rule).has_strength:
         facts["strength α"] = f"{guard.strength:g}"
     facts |= {"gate": _gate(guard)} | _extras(guard)
     measured = Markup("")
@@ -162,7 +162,7 @@ def guard_card(guard: Guard) -> str:
 
 def formula_of(guard: Guard) -> str:
     """Return the formula with the guard's rule, strength and control in it."""
-    target = RULES[guard.rule].formula
+    target = rule_named(guard.rule).formula
     # A factor of 1 is left out, except in a sum such as (1 + α).
     target = target.replace("α ", "") if guard.strength == 1 else target
     target = target.replace("α", f"{guard.strength:g}")

@@ -53,13 +53,16 @@ class SafetyDirection:
     harmless: Float[Tensor, "layer rank"] | None = None
     """Mean coordinates of the harmless anchors (mu-)."""
     centre: Float[Tensor, "layer d_model"] | None = None
-    """Midpoint of the class means: the reference state of the `adaptive` rules."""
+    """h_ref: the midpoint of the class means, from which the `adaptive` rules measure; directions with a `readout` have
+    the state in which that reads 0."""
     explained: Float[Tensor, "layer rank"] | None = None
     """Share of the anchors' variance that lies along each row."""
     token: str = "last"
     """Token position at which the anchors were read."""
     anchors: str = ""
     """Hash of the anchors' prompts."""
+    readout: Float[Tensor, "layer rank d_model"] | None = None
+    """W of the rules `linear` and `drift`: rows that read something in a state relative to `centre`."""
 
     @classmethod
     def fit(
@@ -89,9 +92,44 @@ class SafetyDirection:
         method = ESTIMATORS[estimator]
         classes = _aligned_by_pair(activations, token) if method.needs_pairs else (harmful, harmless)
         basis = orient(method(*classes, rank), harmful, harmless)
-        anchors = hashlib.sha256("".join(sorted(activations.prompt_hash.values)).encode()).hexdigest()[:16]
         statistics = _statistics(basis, harmful, harmless)
-        return cls(basis.float(), estimator, **statistics, token=token, anchors=anchors)
+        return cls(basis.float(), estimator, **statistics, token=token, anchors=_hash_of(activations))
+
+    @classmethod
+    def from_basis(
+        cls,
+        activations: xr.Dataset,
+        basis: Float[Tensor, "layer rank d_model"] | Float[Tensor, "rank d_model"],
+        estimator: str = "loaded",
+        token: str = "last",
+    ) -> "SafetyDirection":
+        """Return a direction along vectors that were found elsewhere, such as a refusal cone, described on anchors.
+
+        Args:
+            activations: `interp.trace` of the anchors, text only: they decide the signs and give the class means.
+            basis: vectors of any length, which are made orthonormal from the first on; without layers, the same at all.
+            estimator: where they come from, for tables and cards.
+            token: token position at which the anchors are read.
+
+        Raises:
+            ValueError: the vectors are not those of this model, or depend on each other.
+            AnchorError: see `fit`.
+        """
+        n_layers, d_model = (activations.sizes[name] for name in ("layer", "d_model"))
+        own = basis.double().expand(n_layers, -1, -1) if basis.dim() == 2 else basis.double()
+        if own.dim() != 3 or (own.shape[0], own.shape[2]) != (n_layers, d_model):
+            raise ValueError(
+                f"a basis of shape {tuple(basis.shape)}; expected (rank, {d_model}), or ({n_layers}, rank, {d_model}) "
+                "with vectors for each layer"
+            )
+        if not own.isfinite().all() or (torch.linalg.matrix_rank(own) < own.shape[1]).any():
+            raise ValueError(f"the {own.shape[1]} vectors of a basis depend on each other, or are not finite")
+        _check(activations, "mean_diff", 1, token, ())
+        harmful, harmless = _by_class(activations, token)
+        rows = rearrange(torch.linalg.qr(own.mT).Q, "layer d_model rank -> layer rank d_model")
+        oriented = orient(rows, harmful, harmless)
+        statistics = _statistics(oriented, harmful, harmless)
+        return cls(oriented.float(), estimator, **statistics, token=token, anchors=_hash_of(activations))
 
     def check_usable(self, layer: int) -> None:
         """Check that states can be projected at a layer.
@@ -133,6 +171,10 @@ class SafetyDirection:
         return ((self.harmful[layer, 0] + self.harmless[layer, 0]) / 2).item()
 
     _repr_html_ = display.html
+
+
+def _hash_of(anchors: xr.Dataset) -> str:
+    return hashlib.sha256("".join(sorted(anchors.prompt_hash.values)).encode()).hexdigest()[:16]
 
 
 def _statistics(

@@ -2,6 +2,7 @@
 
 import interp.cards  # noqa: F401  (registers what Jupyter shows)
 from interp.activations import Store, StoreError, open_store
+from interp.answer_divergence import answer_kl
 from interp.directions import SafetyDirection, alignment, fit_gate, random_basis, stability
 from interp.errors import ModelError
 from interp.estimators import ESTIMATORS, AnchorError
@@ -72,6 +73,7 @@ __all__ = [
     "TraceError",
     "VLM",
     "alignment",
+    "answer_kl",
     "caption_prompt",
     "collate",
     "coordinates",

@@ -33,24 +33,28 @@ def forced_tokens(scores: Iterable[object]) -> tuple[int, ...]:
     return tuple(sorted({token for score in scores if isinstance(score, ForcedScore) for token in score.tokens}))
 
 
-def forced_beginning(tokens: Sequence[int]) -> LogitsProcessorList:
-    """Return the `logits_processor` with which one call of `generate` begins every answer with these tokens."""
-    return LogitsProcessorList([_ForcedBeginning(tokens)] if tokens else [])
+def forced_beginning(tokens: Sequence[int] | Int[Tensor, "row step"]) -> LogitsProcessorList:
+    """Return the `logits_processor` with which one call of `generate` begins every answer with these tokens.
+
+    Args:
+        tokens: the same for all answers, or a row for each.
+    """
+    rows = tokens if isinstance(tokens, Tensor) else torch.tensor([list(tokens)], dtype=torch.long)
+    return LogitsProcessorList([_ForcedBeginning(rows)] if rows.numel() else [])
 
 
 class _ForcedBeginning(LogitsProcessor):
-    def __init__(self, tokens: Sequence[int]):
-        self.tokens, self.n_prompt = tuple(tokens), None
+    def __init__(self, tokens: Int[Tensor, "row step"]):
+        self.tokens, self.n_prompt = tokens, None
 
     def __call__(self, input_ids: Int[Tensor, "row pos"], scores: Float[Tensor, "row d_vocab"]) -> Tensor:
         if self.n_prompt is None:
             self.n_prompt = input_ids.shape[1]
         step = input_ids.shape[1] - self.n_prompt
-        if step >= len(self.tokens):
+        if step >= self.tokens.shape[1]:
             return scores
-        forced = torch.full_like(scores, -torch.inf)
-        forced[:, self.tokens[step]] = 0
-        return forced
+        column = self.tokens[:, step, None].to(scores.device).expand(len(scores), 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, column, 0)
 
 
 CACHED_BYTES = 2.5e6

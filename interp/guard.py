@@ -18,7 +18,8 @@ from interp import display, guard_change, guard_files, guard_hooks
 from interp.bare import bare
 from interp.directions import SafetyDirection, random_basis
 from interp.inputs import Prompt, text_prompt
-from interp.projection import GATE_SCOPES, GATES, RULES, ProbeGate, check_rule, coordinates, sign_gate
+from interp.projection import GATE_SCOPES, GATES, ProbeGate, check_rule, coordinates, rule_named, sign_gate
+from interp.stage_times import stage
 from interp.tracing.forward import last_resid_post
 from interp.vlm import LLM, VLM
 
@@ -119,8 +120,14 @@ class Guard:
         if (self.gate == "probe") != (self.probe is not None):
             raise ValueError(f"gate {self.gate!r} with probe={self.probe}; expected both, or neither")
         # `adaptive` rules need the centre, which is fitted together with the class means.
-        if {"harmful", "cosine"} & set(RULES[self.rule].needs) and self.direction.harmful is None:
+        needs = set(rule_named(self.rule).needs)
+        if {"harmful", "cosine"} & needs and self.direction.harmful is None:
             raise ValueError(f"rule {self.rule!r} needs the class means of a direction made by SafetyDirection.fit")
+        if "readout" in needs and (self.direction.readout is None or self.direction.centre is None):
+            raise ValueError(
+                f"rule {self.rule!r} needs a direction with a readout and a centre, as alpha_steer, null_steer and "
+                "re_gap of interp.related_methods fit it"
+            )
         # The unguarded run gives one state per prompt, that of its last token.
         if self.frozen_shift and self.positions != "last_prefill":
             raise ValueError(f"frozen_shift with positions {self.positions!r}; expected last_prefill")
@@ -146,7 +153,7 @@ class Guard:
     @property
     def needs_reference(self) -> bool:
         """True if the rule or the gate uses the state of a reference."""
-        return "reference" in RULES[self.rule].needs or self.gate != "always"
+        return "reference" in rule_named(self.rule).needs or self.gate != "always"
 
     @property
     def reads_prompts(self) -> bool:
@@ -166,7 +173,7 @@ class Guard:
 
         The model runs bare: no guard that is on it changes these states.
         """
-        with bare(model.model):
+        with bare(model.model), stage("reference"):
             return last_resid_post(model, [text_prompt(text) for text in references])
 
     def opens(self, states: Float[Tensor, "batch layer d_model"], layer: int | None = None) -> Bool[Tensor, " batch"]:

@@ -116,19 +116,30 @@ class PrefilledPrompts:
         return self._unguarded.logits[:, 0]
 
     def answer(
-        self, guards: Sequence[Guard | None], references: Sequence[Tensor | None], n_steps: int
+        self,
+        guards: Sequence[Guard | None],
+        references: Sequence[Tensor | None],
+        n_steps: int,
+        forced: Int[Tensor, "batch step"] | None = None,
     ) -> Iterator[tuple[Float[Tensor, "batch guard d_vocab"], Int[Tensor, "batch guard"]]]:
         """Yield the logits of each next token and the likeliest one, until every answer has ended.
 
         The cache holds the bare prompts again afterwards, so further guards can continue them.
+
+        Args:
+            guards: each acts on its own answer.
+            references: states of the prompts' references, one entry per guard.
+            n_steps: most tokens of an answer.
+            forced: tokens that every guard is fed and that are yielded, in place of the likeliest ones.
         """
         tokens = self.last.expand(-1, len(guards))
-        has_ended, ends, pad_id = torch.zeros_like(tokens, dtype=torch.bool), _end_tokens(self.vlm), pad_token(self.vlm)
+        has_ended, ends, pad_id = torch.zeros_like(tokens, dtype=torch.bool), end_tokens(self.vlm), pad_token(self.vlm)
         n_prompt = self.cache.get_seq_length()
         try:
             for step in range(n_steps):
                 logits = self._step(tokens, guards, references, step, self._unguarded if step == 0 else None)
-                tokens = _likeliest(logits).masked_fill(has_ended, pad_id)
+                likeliest = _likeliest(logits) if forced is None else forced[:, step, None].expand(-1, len(guards))
+                tokens = likeliest.masked_fill(has_ended, pad_id)
                 has_ended |= torch.isin(tokens, ends.to(tokens.device))
                 yield logits, tokens
                 if has_ended.all():
@@ -237,7 +248,7 @@ def _likeliest(logits: Float[Tensor, "batch guard d_vocab"]) -> Int[Tensor, "bat
     return torch.cat([part.float().argmax(-1) for part in parts]).view(logits.shape[:2])
 
 
-def _end_tokens(vlm: VLM | LLM) -> Int[Tensor, " token"]:
+def end_tokens(vlm: VLM | LLM) -> Int[Tensor, " token"]:
     ends = vlm.model.generation_config.eos_token_id
     return torch.tensor([ends] if isinstance(ends, int) else list(ends or []), dtype=torch.long)
 

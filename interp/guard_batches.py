@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from math import inf
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +48,9 @@ as a `ForcedScore`, from those of the first token and of the second one, both un
 References = Float[Tensor, "prompt layer d_model"] | Sequence[Float[Tensor, "prompt layer d_model"] | None] | None
 """Reference states of the prompts: the same for all guards, or one entry per guard."""
 
+Runs = TypeVar("Runs")
+"""Results of a function that runs a batch of guards."""
+
 
 class GuardBatchError(ValueError):
     """These guards can't share a prefill on this model; run them with `together=False`."""
@@ -65,7 +69,7 @@ class GuardRuns:
 
 
 @dataclass(frozen=True)
-class _GuardBatch:
+class GuardBatch:
     """The checked arguments of `run_guards`."""
 
     vlm: VLM | LLM
@@ -78,7 +82,7 @@ class _GuardBatch:
     batch_size: int
     advance: Advance
 
-    def subset(self, indices: Sequence[int]) -> "_GuardBatch":
+    def subset(self, indices: Sequence[int]) -> "GuardBatch":
         """Return the same batch with these guards only."""
         guards, references = ([values[i] for i in indices] for values in (self.guards, self.references))
         return replace(self, guards=guards, references=references)
@@ -181,16 +185,16 @@ def run_guards(
         if reason := next(filter(None, refused), None):
             raise GuardBatchError(f"{reason}; run the guards one at a time: together=False")
     # A missing reference is reported before anything runs on the model.
-    states = _per_guard(guards, references)
-    batch = _GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance)
+    states = states_per_guard(guards, references)
+    batch = GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance)
     with evaluation_mode(vlm.model):
         if together is not None:
-            return _in_smaller_passes(batch, _run_together if together else _run_separately)
+            return in_smaller_passes(batch, _run_together if together else _run_separately)
         reasons = {i: why for i, guard in enumerate(guards) if (why := why_not_together(vlm, guard, max_new_tokens))}
-        return _in_smaller_passes(batch, partial(_run_mixed, not_batched=reasons))
+        return in_smaller_passes(batch, partial(_run_mixed, not_batched=reasons))
 
 
-def _in_smaller_passes(batch: _GuardBatch, run: Callable[[_GuardBatch], GuardRuns]) -> GuardRuns:
+def in_smaller_passes(batch: GuardBatch, run: Callable[[GuardBatch], Runs]) -> Runs:
     """Run a batch in passes of its size, or of half of that, and so on, where memory runs out.
 
     Raises:
@@ -212,7 +216,7 @@ def _in_smaller_passes(batch: _GuardBatch, run: Callable[[_GuardBatch], GuardRun
         n_done, size = 0, size // 2
 
 
-def _run_mixed(batch: _GuardBatch, not_batched: Mapping[int, str]) -> GuardRuns:
+def _run_mixed(batch: GuardBatch, not_batched: Mapping[int, str]) -> GuardRuns:
     """Run all guards together but those that are named, which are run one at a time."""
     runs = replace(batch.empty_runs(), not_batched=not_batched)
     batched = [i for i in range(len(batch.guards)) if i not in not_batched]
@@ -225,14 +229,14 @@ def _run_mixed(batch: _GuardBatch, not_batched: Mapping[int, str]) -> GuardRuns:
     return runs
 
 
-def _run_together(batch: _GuardBatch) -> GuardRuns:
+def _run_together(batch: GuardBatch) -> GuardRuns:
     """Run all guards on one prefill of each prompt."""
     runs, n_layers = batch.empty_runs(), batch.vlm.n_layers
     if not batch.guards:
         return runs
     # Guards that first change the same layer run together: the blocks before it are not run again.
     order = sorted(range(len(batch.guards)), key=lambda i: first_change(batch.guards[i], n_layers))
-    for rows, prefilled in _prefilled(batch):
+    for rows, prefilled in prefilled_batches(batch):
         prefilled.run_unguarded(batch.forced)
         unguarded, n_per_pass = log_probabilities(prefilled.unguarded_logits), batch.n_per_pass(len(rows))
         for start in range(0, len(order), n_per_pass):
@@ -250,12 +254,12 @@ def _run_together(batch: _GuardBatch) -> GuardRuns:
     return runs
 
 
-def _run_separately(batch: _GuardBatch) -> GuardRuns:
+def _run_separately(batch: GuardBatch) -> GuardRuns:
     """Run one guard at a time, with a prefill of every prompt for each; works for any guard and any model."""
     vlm, runs = batch.vlm, batch.empty_runs()
     kwargs = {"do_sample": False, "num_beams": 1, "output_logits": True, "return_dict_in_generate": True}
     kwargs |= {"pad_token_id": pad_token(vlm), "max_new_tokens": batch.max_new_tokens}
-    for rows, _ in _batches(batch.prompts, batch.batch_size):
+    for rows, _ in prompt_batches(batch.prompts, batch.batch_size):
         inputs, unguarded = collate(vlm, [batch.prompts[i] for i in rows]), None
         if batch.scores:
             unguarded = logprobs_after(vlm, inputs, ())
@@ -272,7 +276,7 @@ def _run_separately(batch: _GuardBatch) -> GuardRuns:
     return runs
 
 
-def _per_guard(guards: Sequence[Guard | None], references: References) -> list[Tensor | None]:
+def states_per_guard(guards: Sequence[Guard | None], references: References) -> list[Tensor | None]:
     """Return one entry of reference states per guard.
 
     Raises:
@@ -287,7 +291,7 @@ def _per_guard(guards: Sequence[Guard | None], references: References) -> list[T
     return states
 
 
-def _batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[list[int], str]]:
+def prompt_batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[list[int], str]]:
     """Yield the rows of each batch, and the key of the prefix that its prompts share (empty if they share none).
 
     Prompts without a shared prefix have the same number of pictures within a batch.
@@ -309,10 +313,10 @@ def _batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[list[
     yield rows, plan.keys[rows[0]]
 
 
-def _prefilled(batch: _GuardBatch) -> Iterator[tuple[list[int], PrefilledPrompts]]:
+def prefilled_batches(batch: GuardBatch) -> Iterator[tuple[list[int], PrefilledPrompts]]:
     """Yield batches of prompts that have been run up to their last tokens, with the rows of the prompts."""
     vlm, last_prefix = batch.vlm, None
-    for rows, key in _batches(batch.prompts, batch.batch_size):
+    for rows, key in prompt_batches(batch.prompts, batch.batch_size):
         prompts = [batch.prompts[i] for i in rows]
         cut = CutPrompts.of(vlm, *collate_same_pictures(vlm, prompts)) if key and shares_prefixes(vlm) else None
         # A suffix of one token leaves nothing to run before the guards' own tokens.

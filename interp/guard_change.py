@@ -8,11 +8,11 @@ from torch import Tensor
 
 from interp.directions import SafetyDirection
 from interp.projection import (
-    RULES,
     RuleInputs,
     centred_cosine,
     coordinates,
     restore_norm,
+    rule_named,
     set_coordinates,
     target_coordinates,
 )
@@ -117,7 +117,7 @@ def _rule_inputs(
     guard: ChangeSettings, layer: int, resid: Tensor, basis: Tensor, reference: Tensor | None
 ) -> RuleInputs:
     """Return the inputs that the guard's rule needs, on the device of the states."""
-    needs, fitted_at, inputs = RULES[guard.rule].needs, guard.fitted_at(layer), {}
+    needs, fitted_at, inputs = rule_named(guard.rule).needs, guard.fitted_at(layer), {}
     if "reference" in needs and reference is not None:
         inputs["reference"] = coordinates(reference.to(resid.device).float(), basis)[:, None]
     if "harmful" in needs:
@@ -126,4 +126,9 @@ def _rule_inputs(
     if "cosine" in needs:
         inputs["length"] = resid.norm(dim=-1, keepdim=True)
         inputs["cosine"] = centred_cosine(resid, basis, guard.direction.centre[fitted_at].to(resid.device))
+    if "readout" in needs:
+        readout, centre = (
+            tensor[fitted_at].to(resid.device) for tensor in (guard.direction.readout, guard.direction.centre)
+        )
+        inputs["readout"] = coordinates(resid - centre, readout)
     return RuleInputs(**inputs)

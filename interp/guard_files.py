@@ -194,7 +194,10 @@ def _check_content(record: Mapping, tensors: Mapping[str, torch.Tensor]) -> None
             raise ValueError(f"layer {layer!r}; expected a whole number")
     n_layers, rank, d_model = tensors["basis"].shape
     shapes = dict.fromkeys(("harmful", "harmless", "explained"), (n_layers, rank))
-    shapes |= {"basis": (n_layers, rank, d_model), "centre": (n_layers, d_model), "probe_weight": (d_model,)}
+    shapes |= dict.fromkeys(("basis", "readout"), (n_layers, rank, d_model)) | {
+        "centre": (n_layers, d_model),
+        "probe_weight": (d_model,),
+    }
     for name, tensor in tensors.items():
         if name not in shapes or tensor.shape != shapes[name]:
             expected = f"the shape {shapes[name]}" if name in shapes else f"some of {', '.join(sorted(shapes))}"

@@ -20,6 +20,7 @@ from interp.position_tracker import PositionTracker
 from interp.projection import coordinates, delta_norm
 from interp.prompt_text import check_prompts_end
 from interp.residual_stream import residual_stream
+from interp.stage_times import stage
 from interp.vlm import LLM, VLM
 
 
@@ -232,7 +233,8 @@ class GuardHooks:
         self._ledger.record(_place(layer, part))
         mask = self._mask_of(resid)
         reference, is_open, unguarded = self._prompts.at(layer)
-        changed = self._guard.change(resid, layer, reference, mask, is_open, unguarded)
+        with stage("change"):
+            changed = self._guard.change(resid, layer, reference, mask, is_open, unguarded)
         if self._explanation is not None:
             self._explain(layer, resid[:1, -1].float(), changed[:1, -1].float(), reference, is_open)
         return changed

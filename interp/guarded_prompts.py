@@ -13,6 +13,7 @@ from interp.errors import ModelError
 from interp.inputs import text_batch
 from interp.position_tracker import PositionTracker, n_copies
 from interp.prompt_text import prompt_texts
+from interp.stage_times import stage
 from interp.vlm import LLM, VLM
 
 
@@ -92,7 +93,8 @@ class GuardedPrompts:
         elif self._passed:
             self._references = {layer: _repeated(states, tokens) for layer, states in self._passed.items()}
         if self._references and self._guard.gate != "always":
-            self._open = {layer: self._guard.opens_at(layer, self._references) for layer in self._guard.layers}
+            with stage("gate"):
+                self._open = {layer: self._guard.opens_at(layer, self._references) for layer in self._guard.layers}
 
     def at(self, layer: int) -> KnownAtLayer:
         """Return what is known at a guarded layer."""
@@ -173,7 +175,7 @@ class GuardedPrompts:
         """
         self._captured, self._captured_at, captured = {}, places, {}
         try:
-            with bare(self._vlm.model):
+            with bare(self._vlm.model), stage("reference"):
                 run()
         finally:
             self._captured, captured = None, self._captured

@@ -26,9 +26,11 @@ __all__ = [
     "GATES",
     "GATE_SCOPES",
     "ProbeGate",
+    "RELATED_RULES",
     "RULES",
     "coordinates",
     "delta_norm",
+    "rule_named",
     "set_coordinates",
 ]
 
@@ -76,6 +78,8 @@ class RuleInputs:
     """||h||."""
     cosine: Tensor | None = None
     """cos(h - h_ref, V), with h_ref a mean over the states of anchors."""
+    readout: Tensor | None = None
+    """W (h - h_ref): what a linear map that was fitted with the direction reads in the state."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,43 @@ RULES = {
         any_rank=False,
     ),
 }
-"""All rules by name, each with the c_target that it puts into the formula h* = h + (c_target - c) V."""
+"""Rules for any direction by name, each with the c_target that it puts into the formula h* = h + (c_target - c) V."""
+
+
+def _turned(c: Tensor, inputs: RuleInputs, alpha: Strength) -> Tensor:
+    """Turn coordinates towards the first row, by a share of the angle between them; their length stays the same."""
+    first, others = c[..., :1], c[..., 1:]
+    length, across = c.norm(dim=-1, keepdim=True), others.norm(dim=-1, keepdim=True)
+    angle = (1 - alpha) * torch.atan2(across, first)
+    sideways = others / across.clamp(min=torch.finfo(c.dtype).tiny)
+    return torch.cat([length * angle.cos(), length * angle.sin() * sideways], dim=-1)
+
+
+RELATED_RULES = {
+    # AlphaSteer (arXiv:2506.07022) and NullSteer (arXiv:2603.22094): W sees nothing in benign states.
+    "linear": Rule("c + α W (h − h_ref)", lambda c, inputs, alpha: c + alpha * inputs.readout, ("readout",)),
+    # ReGap (arXiv:2605.18104): the drift is taken back as far as the state would then look harmful.
+    "drift": Rule(
+        "c − α clamp(W (h − h_ref), 0, 1) (μ₊ − μ₋)",
+        lambda c, inputs, alpha: c - alpha * inputs.readout.clamp(0, 1) * (inputs.harmful - inputs.harmless),
+        ("harmful", "harmless", "readout"),
+        any_rank=False,
+    ),
+    # Angular steering (Vu and Nguyen, NeurIPS 2025): α = 1 turns the coordinates all the way, 0 not at all.
+    "rotate": Rule("c with its angle to V₁ times (1 − α)", _turned),
+}
+"""Rules of related methods, whose directions are fitted for them alone: see `interp.related_methods`."""
+
+
+def rule_named(name: str) -> Rule:
+    """Return a rule of `RULES` or `RELATED_RULES`.
+
+    Raises:
+        ValueError: the rule does not exist.
+    """
+    if name not in RULES and name not in RELATED_RULES:
+        raise ValueError(f"rule {name!r} does not exist; expected one of {', '.join((*RULES, *RELATED_RULES))}")
+    return RULES.get(name) or RELATED_RULES[name]
 
 
 def check_rule(rule: str, rank: int) -> None:
@@ -139,9 +179,7 @@ def check_rule(rule: str, rank: int) -> None:
     Raises:
         ValueError: the rule does not exist, or is not defined for this rank.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule {rule!r} does not exist; expected one of {', '.join(RULES)}")
-    if rank != 1 and not RULES[rule].any_rank:
+    if rank != 1 and not rule_named(rule).any_rank:
         raise ValueError(f"rule {rule!r} is defined for rank 1; got rank {rank}")
 
 
@@ -151,7 +189,7 @@ def target_coordinates(
     """Return the c_target of a rule.
 
     Args:
-        rule: one of `RULES`.
+        rule: one of `RULES` or `RELATED_RULES`.
         own: the coordinates c of the states.
         inputs: must hold what the rule needs; other fields may be None.
         strength: α. `ablate` ignores it.
@@ -160,12 +198,12 @@ def target_coordinates(
         ValueError: the rule does not exist, or an input that it needs is missing.
     """
     check_rule(rule, own.shape[-1])
-    missing = [name for name in RULES[rule].needs if getattr(inputs, name) is None]
+    missing = [name for name in rule_named(rule).needs if getattr(inputs, name) is None]
     if "reference" in missing:
         raise ValueError(f"rule {rule!r} needs the coordinates of a reference, but no reference was given")
     if missing:
         raise ValueError(f"rule {rule!r} needs {' and '.join(missing)}; given: {_names_of_set_fields(inputs)}")
-    return RULES[rule].target(own, inputs, strength).expand_as(own)
+    return rule_named(rule).target(own, inputs, strength).expand_as(own)
 
 
 def _names_of_set_fields(inputs: RuleInputs) -> str:

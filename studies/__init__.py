@@ -29,6 +29,7 @@ Around them:
     sweep.py            a finished layer sweep for notebooks: shows its finalists, saves its choice as a guard
     guard_choice.py     which guard a model gets: the choice of `layer_sweep`, saved (`vlm-guard guard fit`)
     benchmarks.py       published benchmarks, or your own files, under every defence (`vlm-guard defend`)
+    equal_strength.py   steering methods at their own best and at equal KL (`vlm-guard equal-strength`)
 
 Folders, from the bottom up; each imports only folders listed above it:
 

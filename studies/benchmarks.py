@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
 
 import figures
 from interp import LLM, TYPOGRAPHIC, VLM, Guard, Prompt, Query, to_prompts, trace
@@ -23,10 +24,11 @@ from studies.defences.benchmark_sets import BenchmarkOptions, prompt_sets_of
 from studies.defences.costs import cost_rows
 from studies.defences.defence import Defence
 from studies.defences.detours import TextScoreRule
-from studies.defences.lineup import RELATED_METHODS, LineUp
+from studies.defences.lineup import CONE, RELATED_METHODS, LineUp
 from studies.defences.prompt_sets import AnswerCollector, PromptSet, judge_all
 from studies.defences.ranking import table_rows
 from studies.defences.related import RelatedMethod, published
+from studies.defences.stage_costs import stage_rows
 from studies.experiment.config import ConfigError
 from studies.experiment.refusal_openings import RefusalOpenings, coverage_row, refusal_openings
 from studies.generation.cached_model import CachedModel
@@ -78,6 +80,7 @@ def run(
     report_leakage: Callable[[Mapping[str, str]], None] = lambda leakage: None,
     seen: SeenTexts = NOTHING_SEEN,
     extra: Sequence[Defence] = (),
+    cone: Tensor | None = None,
 ) -> BenchmarkResult:
     """Answer every prompt under every defence, judge the answers, and write the tables.
 
@@ -95,6 +98,7 @@ def run(
             name; empty if there is nothing to look for.
         seen: what the guard's folder says about the texts it was fitted and chosen on, all of which are looked for.
         extra: defences that answer everything, next to those that `options` names.
+        cone: vectors of a refusal cone, which is then one of the related methods.
 
     Raises:
         ConfigError: the folder holds answers of another model, or answers generated with other settings.
@@ -111,7 +115,7 @@ def run(
     _check_same_model(log, weights, model.generation_settings)
     text_anchors = to_prompts(anchors, "text", vlm.picture_size)
     text_score = TextScoreRule.fit(vlm, text_anchors, openings, generation)
-    related = _related(vlm, anchors, options.defences)
+    related = _related(vlm, anchors, options.defences, cone)
     line_up = LineUp(vlm.name, KEYWORDS, text_score, guard, related, options.defences)
     asked = [
         (prompt_set, [*line_up(prompt_set, [_reference(prompt_set, guard)]), *extra])
@@ -213,18 +217,21 @@ def _check_same_model(log: AnswerLog, weights: str, generation: dict) -> None:
             )
 
 
-def _related(vlm: VLM | LLM, anchors: Sequence[Query], names: Sequence[str]) -> list[RelatedMethod]:
+def _related(
+    vlm: VLM | LLM, anchors: Sequence[Query], names: Sequence[str], cone: Tensor | None
+) -> list[RelatedMethod]:
     """Fit the related methods, unless none of them is wanted or there is nothing to fit them on.
 
     They are untuned: only anchors are available here, so there is no validation split to choose on.
     """
-    if not anchors or not set(RELATED_METHODS) & set(names or RELATED_METHODS):
+    available = {*RELATED_METHODS, CONE}
+    if not anchors or not available & set(names or available):
         return []
     with phase("trace anchors", 2 * len(anchors)) as report:
         traced = {
             name: trace(vlm, to_prompts(anchors, name, vlm.picture_size), advance=report) for name in ("text", "blank")
         }
-    return published(vlm.n_layers, traced["text"], traced["blank"])
+    return published(vlm.n_layers, traced["text"], traced["blank"], cone)
 
 
 def _reference(prompt_set: PromptSet, guard: Guard | None) -> str:
@@ -240,6 +247,7 @@ def _cost_rows(
     with phase("costs", sum(len(defences) for _, defences in costed)) as report:
         for prompt_set, defences in costed:
             yield from cost_rows(model, prompt_set, defences, n_prompts, report)
+            yield from stage_rows(model, prompt_set, defences, n_prompts)
 
 
 def _write_results(

@@ -9,7 +9,7 @@ import pandas as pd
 
 TOLERANCE = 1e-3
 """Largest difference that counts as agreement, relative to values beyond 1: `|a - b| <= TOLERANCE * max(1, |b|)`."""
-MACHINE_DEPENDENT = ("seconds",)
+MACHINE_DEPENDENT = ("seconds", "seconds_p50", "seconds_p95")
 """Metrics that no two machines share; they are not compared."""
 MEASURED = ("value", "ci_low", "ci_high", "n")
 NUMBERS = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from interp import Guard, Query, read_guard_settings
 from studies import benchmarks
@@ -19,6 +20,7 @@ from studies.datasets import Benchmark, SeenTexts, read_queries
 from studies.datasets.seen_texts import NOTHING_SEEN
 from studies.defences.answer_log import ANSWERS, AnswerLog
 from studies.defences.benchmark_sets import BenchmarkOptions
+from studies.defences.cone import check_cone
 from studies.defences.lineup import check_names
 from studies.defences.ranking import RANKED
 from studies.experiment.config import ConfigError
@@ -61,6 +63,8 @@ class BenchmarkRun:
     judge_options: JudgeOptions
     generation: Generation
     out: Path
+    cone: Tensor | None = None
+    """Vectors of a refusal cone."""
 
     def start(self, console: Console) -> VerbResult:
         """Check what was typed, load the models, run the study, and print its result.
@@ -79,6 +83,8 @@ class BenchmarkRun:
         AnswerLog(self.out / ANSWERS)  # a damaged file shows before models are loaded
         judges = judges_named(self.judges, self.out, self.judge_options)
         vlm = load_model(self.model, **self.loading)
+        if self.cone is not None:
+            check_cone(self.cone, vlm)
         options = self.options.for_model(vlm)
         print_left_out(self.options, options, console)
         own = shipped_model(self.model)
@@ -101,6 +107,7 @@ class BenchmarkRun:
             description,
             partial(print_leakage, console=console),
             seen,
+            cone=self.cone,
         )
 
     def _checked_anchors(self) -> Sequence[Query]:
@@ -113,7 +120,7 @@ class BenchmarkRun:
             anchors = read_queries(self.anchors, check_pictures=False)
         else:
             anchors = anchors_of(self.guard) if self.guard else ()
-        check_names(self.options.defences, bool(self.guard), bool(anchors))
+        check_names(self.options.defences, bool(self.guard), bool(anchors), self.cone is not None)
         return anchors
 
     def _description(self, weights: str, options: BenchmarkOptions) -> dict:
@@ -127,6 +134,7 @@ class BenchmarkRun:
             "generation": asdict(self.generation),
             "sets": [describe_set(benchmark) for benchmark in options.benchmarks],
             "attacks": options.attacks,
+            "cone": None if self.cone is None else list(self.cone.shape),
             "anchors": str(self.anchors) if self.anchors else None,
             "judge options": judge_options,
             "modalities": options.modalities,

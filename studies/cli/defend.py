@@ -68,8 +68,9 @@ def defend(
             metavar="NAMES",
             help="Defences to run, separated by commas: self_reminder, goal_priority, adashield_s, safety_prompt, "
             "ecso, caption_only, text_verdict, text_score_verdict; with --guard also guard, gate_refuser, "
-            "guard_always, guard_full_state; with known anchors also shift_dc, cmrm, infer_aligner, astra (untuned). "
-            "By default all that can be run; `vlm-guard defences list` says what each is.",
+            "guard_always, guard_full_state; with known anchors also shift_dc, cmrm, infer_aligner, astra, tbop, "
+            "alpha_steer, null_steer, re_gap, angular_steering, and with --cone refusal_cone (untuned). By default "
+            "all that can be run; `vlm-guard defences list` says what each is.",
         ),
     ] = None,
     judge: Annotated[
@@ -92,6 +93,14 @@ def defend(
             "folder.",
         ),
     ] = None,
+    cone: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Vectors of a refusal cone, as safetensors: (rank, d_model), or (layer, rank, d_model).",
+            callback=arguments.existing("cone"),
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -105,7 +114,8 @@ def defend(
         typer.Option(
             min=0,
             metavar="N",
-            help="Also measure tokens, passes and seconds of an answer, on N prompts of each set, one by one.",
+            help="Also measure tokens, passes and seconds of an answer, and the seconds of each stage (p50, p95), on "
+            "N prompts of each set, one by one.",
         ),
     ] = 0,
     pictures: Annotated[
@@ -136,6 +146,7 @@ def defend(
     from studies.cli.judge_options import judge_options
     from studies.datasets import Columns
     from studies.defences.benchmark_sets import BenchmarkOptions
+    from studies.defences.cone import read_cone
     from studies.generation.generate import Generation
 
     options = BenchmarkOptions.of(
@@ -161,5 +172,6 @@ def defend(
         judge_options(judge_setting, label, {name: loading[name] for name in LOADING_DEFAULTS} | {"revision": None}),
         Generation(max_new_tokens, batch_size),
         out,
+        read_cone(cone) if cone else None,
     )
     return run.start(plain_console())

@@ -67,6 +67,7 @@ JUDGES = {
 """Judge -> what it is, its source, its licence, and how to get it."""
 
 ALWAYS, GUARD, ANCHORS = "always there", "needs --guard", "needs anchors, of the guard or --anchors"
+CONE = "needs --cone and anchors"
 OWN_WORDING = "own wording, MIT"
 DEFENCES = {
     "unguarded": ("the model alone", "this project", "MIT", "always run"),
@@ -96,6 +97,12 @@ DEFENCES = {
     "cmrm": ("CMRM, untuned", "arXiv:2410.09047", "rewritten, MIT", ANCHORS),
     "infer_aligner": ("InferAligner, untuned", "arXiv:2401.11206", "rewritten, MIT", ANCHORS),
     "astra": ("ASTRA, untuned", "arXiv:2411.16721", "rewritten, MIT", ANCHORS),
+    "tbop": ("TBOP, untuned", "arXiv:2603.14825", "after its description, MIT", ANCHORS),
+    "alpha_steer": ("AlphaSteer, untuned", "arXiv:2506.07022", "rewritten, MIT", ANCHORS),
+    "null_steer": ("NullSteer, untuned", "arXiv:2603.22094", "after its description, MIT", ANCHORS),
+    "re_gap": ("ReGap's correction, untuned", "arXiv:2605.18104", "after its description, MIT", ANCHORS),
+    "angular_steering": ("angular steering, untuned", "Vu and Nguyen, NeurIPS 2025", "rewritten, MIT", ANCHORS),
+    "refusal_cone": ("vectors of a refusal cone, untuned", "arXiv:2502.17420", "rewritten, MIT", CONE),
 }
 """Defence -> what it is, its source, its licence, and when it can be run."""
 

@@ -21,7 +21,19 @@ VARIANTS = {
 """Fields of the guard that are changed: the control whose gate is always open, so that it changes every answer; and the
 bound that copies the reference's whole state."""
 GUARDS = ("guard", "gate_refuser", *VARIANTS)
-RELATED_METHODS = ("shift_dc", "cmrm", "infer_aligner", "astra")
+RELATED_METHODS = (
+    "shift_dc",
+    "cmrm",
+    "infer_aligner",
+    "astra",
+    "tbop",
+    "alpha_steer",
+    "null_steer",
+    "re_gap",
+    "angular_steering",
+)
+CONE = "refusal_cone"
+"""The related method whose vectors are loaded from a file."""
 UNFITTED = ("unguarded", *WORDINGS, "ecso", "caption_only", "text_verdict", "text_score_verdict")
 """Defences that need neither a guard nor anchors."""
 CLAIMED = ("self_reminder", "goal_priority", "adashield_s", "safety_prompt")
@@ -88,17 +100,31 @@ class LineUp:
             yield guarded(method.guard, own, name=method.name, kind=NEIGHBOUR, **told)
 
 
-def check_names(names: Sequence[str], guard: bool, anchors: bool) -> None:
-    """Check the names of defences, given that there is a guard, or that there are anchors.
+def check_names(names: Sequence[str], guard: bool, anchors: bool, cone: bool = False) -> None:
+    """Check the names of defences, given what there is to fit them on.
+
+    Args:
+        names: as they were typed.
+        guard: whether there is a guard.
+        anchors: whether there are anchors.
+        cone: whether there are vectors of a refusal cone.
 
     Raises:
-        ConfigError: a defence does not exist, or needs a guard or anchors.
+        ConfigError: a defence does not exist, or needs a guard or anchors; or a cone has no anchors.
     """
-    available = [*UNFITTED, *(GUARDS if guard else ()), *(RELATED_METHODS if anchors else ())]
+    if cone and not anchors:
+        raise ConfigError(f"{CONE} needs the requests that its class means are measured on (--anchors)")
+    available = [
+        *UNFITTED,
+        *(GUARDS if guard else ()),
+        *(RELATED_METHODS if anchors else ()),
+        *([CONE] if cone else ()),
+    ]
     unknown = [name for name in names if name not in available]
     if unknown:
         suggestion = did_you_mean(unknown[0], available)
         raise ConfigError(
             f"defence {unknown[0]!r} does not exist here; expected any of {', '.join(available)}; guards need --guard, "
-            f"related methods need the requests that they are fitted on (--anchors){suggestion}"
+            f"related methods need the requests that they are fitted on (--anchors), {CONE} its vectors too (--cone)"
+            f"{suggestion}"
         )

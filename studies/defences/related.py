@@ -5,10 +5,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
 from interp import Guard, SafetyDirection
 from interp.display import layers_in_words
-from interp.related_methods import astra, cmrm, infer_aligner, shift_dc
+from interp.related_directions import angular_plane, drift_direction, modality_shift, null_space_direction
+from interp.related_methods import (
+    alpha_steer,
+    angular_steering,
+    astra,
+    cmrm,
+    infer_aligner,
+    re_gap,
+    refusal_cone,
+    shift_dc,
+    tbop,
+)
 from studies.defences.defence import UNTUNED
 from studies.guards.choice_rule import FALLBACK_RULE, Finalist
 from studies.guards.configuration import GuardConfiguration
@@ -19,6 +31,10 @@ SIGNED = ("cmrm", "astra")
 """Methods whose sign is tuned too: CMRM's is printed both ways, and ASTRA's direction is fitted on other data here."""
 STRENGTHS = (0.125, 8.0)
 """Least and greatest strength that is tried; the published one is 1."""
+TURNS = (0.125, 1.0)
+"""The same for angular steering, whose strength is a share of an angle."""
+ONE_LAYER = ("astra", "tbop")
+"""Methods that act at one layer."""
 MOST_STRENGTHS = 8
 """Most strengths at the same layers, for each sign: then the next one is at most 1.8 times as strong."""
 Layers = tuple[int, ...]
@@ -34,36 +50,43 @@ class RelatedMethod:
     """Settings that were chosen on validation, and from how many configurations."""
 
 
-def published(n_layers: int, text: xr.Dataset, blank: xr.Dataset) -> list[RelatedMethod]:
-    """Fit ShiftDC, CMRM, InferAligner and ASTRA at the layers of their papers, with strength 1; nothing is tuned.
+def published(n_layers: int, text: xr.Dataset, blank: xr.Dataset, cone: Tensor | None = None) -> list[RelatedMethod]:
+    """Fit every related method at the layers of its paper, with strength 1; nothing is tuned.
 
     Args:
         n_layers: number of layers of the model.
-        text: traced anchors as text; all but CMRM use their mean difference.
-        blank: the same anchors with a meaningless picture, which CMRM uses.
+        text: traced anchors as text.
+        blank: the same anchors with a meaningless picture, for methods that are about pictures.
+        cone: vectors of a refusal cone, see `SafetyDirection.from_basis`; None leaves that method out.
     """
-    methods, own_layers = _methods(text, blank), _published_layers(n_layers)
+    methods, own_layers = _methods(text, blank, cone), _published_layers(n_layers)
     return [RelatedMethod(name, method(own_layers[name])) for name, method in methods.items()]
 
 
 def grids(
-    text: xr.Dataset, blank: xr.Dataset, windows: Sequence[Layers], n_configurations: int
+    text: xr.Dataset,
+    blank: xr.Dataset,
+    windows: Sequence[Layers],
+    n_configurations: int,
+    cone: Tensor | None = None,
 ) -> Mapping[str, list[GuardConfiguration]]:
     """Return configurations of each method, by its name, the published one first.
 
     The budget is the guard's: layers are those that it was tried at, and strengths, evenly spaced in their logarithm,
     are as many as give its number of configurations, up to `MOST_STRENGTHS`. Rules and gates are part of a method, so
-    where the guard had several of them it was tried in more configurations. ASTRA acts at one layer.
+    where the guard had several of them it was tried in more configurations. ASTRA and TBOP act at one layer, and TBOP
+    has no strength.
 
     Args:
         text: traced anchors as text.
         blank: the same anchors with a meaningless picture.
         windows: layers of each configuration of the guard, without repetitions.
         n_configurations: number of configurations that the guard was chosen from.
+        cone: see `published`.
     """
     n_layers, by_name = text.sizes["layer"], {}
-    for name, method in _methods(text, blank).items():
-        own = [layers for layers in windows if name != "astra" or len(layers) == 1]
+    for name, method in _methods(text, blank, cone).items():
+        own = [layers for layers in windows if name not in ONE_LAYER or len(layers) == 1]
         guards = [method(_published_layers(n_layers)[name])]
         for layers in own:
             guard = method(layers)
@@ -91,29 +114,45 @@ def best_of(n_configurations: int) -> str:
     return f"best of {n_configurations} on validation"
 
 
-def _methods(text: xr.Dataset, blank: xr.Dataset) -> dict[str, Callable[[Layers], Guard]]:
-    """Return the methods as functions of their layers."""
-    direction = SafetyDirection.fit(text, "mean_diff")
-    return {
+def _methods(text: xr.Dataset, blank: xr.Dataset, cone: Tensor | None) -> dict[str, Callable[[Layers], Guard]]:
+    """Return the methods as functions of their layers; what they are fitted on is fitted once."""
+    direction, shift = SafetyDirection.fit(text, "mean_diff"), modality_shift(blank, text)
+    on_text, on_pictures = null_space_direction(text, text), null_space_direction(text, blank)
+    drift, plane = drift_direction(text, blank), angular_plane(text)
+    loaded = None if cone is None else SafetyDirection.from_basis(text, cone, "refusal cone")
+    methods = {
         "shift_dc": lambda layers: shift_dc(direction, layers),
         "cmrm": lambda layers: cmrm(text, blank, layers),
         "infer_aligner": lambda layers: infer_aligner(direction, layers),
         "astra": lambda layers: astra(direction, layers[0]),
+        "tbop": lambda layers: tbop(shift, layers[0]),
+        "alpha_steer": lambda layers: alpha_steer(on_text, layers),
+        "null_steer": lambda layers: alpha_steer(on_pictures, layers),
+        "re_gap": lambda layers: re_gap(drift, layers),
+        "angular_steering": lambda layers: angular_steering(plane, layers),
     }
+    return methods | ({} if loaded is None else {"refusal_cone": lambda layers: refusal_cone(loaded, layers)})
 
 
 def _published_layers(n_layers: int) -> dict[str, Layers]:
-    upper = tuple(range(n_layers // 2, n_layers))
+    upper, middle = tuple(range(n_layers // 2, n_layers)), tuple(range(n_layers // 4, max(1, 2 * n_layers // 3)))
     return {
         "shift_dc": upper,
         "cmrm": tuple(range(n_layers)),
         "infer_aligner": upper,
         "astra": (n_layers // 2,),
+        "tbop": (max(0, n_layers - 2),),
+        "alpha_steer": middle,
+        "null_steer": middle,
+        "re_gap": upper,
+        "angular_steering": tuple(range(n_layers)),
+        "refusal_cone": (n_layers // 2,),
     }
 
 
 def _strengths(name: str, n: int) -> list[float]:
     """Return about n strengths, half of them negative for methods whose sign is tuned."""
     n_each = min(MOST_STRENGTHS, max(1, round(n / 2) if name in SIGNED else n))
-    sizes = np.geomspace(*STRENGTHS, n_each).tolist() if n_each > 1 else [1.0]
+    tried = TURNS if name == "angular_steering" else STRENGTHS
+    sizes = np.geomspace(*tried, n_each).tolist() if n_each > 1 else [1.0]
     return [sign * size for sign in ((1, -1) if name in SIGNED else (1,)) for size in sizes]

@@ -11,6 +11,7 @@ from torch import Tensor
 from interp import LLM, VLM, Guard, Prompt, References, run_guards, text_prompt, trace
 from interp.identity import prompt_record
 from interp.pictures import LazyPicture
+from interp.stage_times import stage
 from studies.generation.first_token import first_token_refusal, first_token_scores, kl_divergence
 from studies.generation.generate import Generation, answer_texts, answers
 from studies.generation.openings import RefusalOpenings
@@ -173,7 +174,8 @@ class CachedModel:
             missing = list(dict.fromkeys(texts))
         if missing:
             model = self.vlm if source == "vlm_text" else self.llm
-            traced = trace(model, [text_prompt(text) for text in missing], batch_size=self.generation.batch_size)
+            with stage("reference"):
+                traced = trace(model, [text_prompt(text) for text in missing], batch_size=self.generation.batch_size)
             states = torch.from_numpy(traced.resid_post.sel(token="last").values)
             self._text_states |= {(source, text): state for text, state in zip(missing, states, strict=True)}
         return torch.stack([self._text_states[source, text] for text in texts])

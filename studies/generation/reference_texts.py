@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from interp import LLM, REFERENCES, TYPOGRAPHIC, VLM, Prompt, caption_prompt, transcription_prompt
 from interp.batches import Advance
+from interp.stage_times import stage
 from studies.generation.generate import Generation, answers, no_progress
 
 
@@ -47,7 +48,8 @@ def reference_texts(
         return [prompt.query.text for prompt in prompts]
     pictured = [i for i, prompt in enumerate(prompts) if prompt.pictures]
     ask = caption_prompt if reference.endswith("caption") else transcription_prompt
-    readings = answers(vlm, [ask(prompts[i]) for i in pictured], generation, advance)
+    with stage("transcription"):
+        readings = answers(vlm, [ask(prompts[i]) for i in pictured], generation, advance)
     for i, text in zip(pictured, readings, strict=True):
         if text:
             texts[i] = f"{texts[i]} {text}" if reference.startswith("prompt_text+") else text

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from interp import Guard
 from interp.display import is_window
-from interp.projection import RULES
+from interp.projection import rule_named
 from studies.generation.reference_texts import reference_for
 
 
@@ -34,7 +34,7 @@ def guard_columns(guard: Guard | None, reference: str, source: str = "vlm_text")
         "gate": guard.gate,
         "gate_scope": guard.gate_scope,
         "positions": guard.positions,
-        "strength": guard.strength if RULES[guard.rule].has_strength else None,
+        "strength": guard.strength if rule_named(guard.rule).has_strength else None,
         "control": guard.control,
     }
 

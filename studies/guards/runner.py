@@ -175,7 +175,7 @@ class GuardRunner:
 
     def _run_names(self, batch: RunBatch) -> list[str]:
         prompts, hashes = fingerprint(self.experiment.vlm, batch.prompts), {}
-        return [_run_name(prompts, batch.max_new_tokens, run, hashes) for run in batch.runs]
+        return [run_name(prompts, batch.max_new_tokens, run, hashes) for run in batch.runs]
 
     def _missing(self, batch: RunBatch, names: Sequence[str]) -> list[_Unit]:
         """Group the runs that are not on disk into units of a suitable size."""
@@ -204,7 +204,7 @@ class GuardRunner:
             plain_console(stderr=True).print(message, soft_wrap=True)
 
 
-def _run_name(prompts: str, max_new_tokens: int, run: GuardRun, hashes: dict[int, str]) -> str:
+def run_name(prompts: str, max_new_tokens: int, run: GuardRun, hashes: dict[int, str]) -> str:
     """Hash everything that the outcome of a run depends on, apart from the model.
 
     Args:
@@ -219,6 +219,8 @@ def _run_name(prompts: str, max_new_tokens: int, run: GuardRun, hashes: dict[int
         settings = {field.name: getattr(run.guard, field.name) for field in fields(run.guard) if field.compare}
         direction, probe = settings.pop("direction"), settings.pop("probe")
         tensors = [direction.basis, direction.harmful, direction.harmless, direction.centre, run.states]
+        # Most directions have none, and their runs keep the names that they have on disk.
+        tensors += [] if direction.readout is None else [direction.readout]
         tensors += [getattr(probe, field.name) for field in fields(probe)] if probe else []
         parts += [str(sorted(settings.items(), key=str)), *(_hash_of(tensor, hashes) for tensor in tensors)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]

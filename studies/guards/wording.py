@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from interp.display import layers_in_words
-from interp.projection import RULES
+from interp.projection import RELATED_RULES, RULES, rule_named
 from studies.guards.choice_rule import FALLBACK_RULE, SELECTION_RULE
 from studies.guards.configuration import layer_columns
 from studies.guards.sweep_result import SweepChoice
@@ -58,7 +58,8 @@ def _gate(value: Mapping) -> str:
 
 
 def _needs_reference(value: Mapping) -> bool:
-    needs = RULES[value["rule"]].needs if value.get("rule") in RULES else ("reference",)
+    is_known = value.get("rule") in RULES or value.get("rule") in RELATED_RULES
+    needs = rule_named(value["rule"]).needs if is_known else ("reference",)
     return "reference" in needs or value.get("gate", "always") != "always"
 
 
@@ -98,7 +99,7 @@ def saved_in_words(record: Mapping[str, Mapping]) -> str:
     guard, direction = record["guard"], record["direction"]
     columns = {
         **layer_columns(guard["layers"], guard["direction_layer"]),
-        "strength": guard["strength"] if RULES[guard["rule"]].has_strength else None,
+        "strength": guard["strength"] if rule_named(guard["rule"]).has_strength else None,
         # A guard that reads the prompt by default is shown what the picture says, if the request is there.
         "reference": None if guard["reference"] == "prompt_text" else guard["reference"],
         **{name: guard[name] for name in ("rule", "gate", "gate_scope", "positions", "source")},

@@ -26,6 +26,7 @@ from interp.tracing.forward import PassSpec, read
 from tests.speed import command_line, contenders, estimates, large_vocabulary, probing, seven_b
 from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, plain, raw_hooks, transformer_lens
 from tests.speed.guarding import guard, rows
+from tests.speed.matching import matching
 from tests.speed.model import Load, bench_vlm, built_in_vlm
 from tests.speed.timing import by_turns, peak, quartiles
 
@@ -176,7 +177,7 @@ def memory(rounds: int) -> list[dict]:
     return rows
 
 
-PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, rows, probes, memory)}
+PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, rows, matching, probes, memory)}
 PARTS["large_vocabulary"] = large_vocabulary.measure
 PARTS["command_line"] = command_line.measure
 PARTS["estimates"] = estimates.measure

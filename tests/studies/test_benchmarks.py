@@ -24,6 +24,7 @@ from studies.defences.benchmark_sets import BenchmarkFile, BenchmarkOptions, pro
 from studies.defences.defence import unguarded
 from studies.defences.lineup import check_names
 from studies.defences.prompt_sets import AT_ONCE
+from studies.defences.stage_costs import QUANTILES
 from studies.experiment.config import ConfigError
 from studies.experiment.model_loading import load_model
 from studies.generation.generate import Generation
@@ -184,7 +185,7 @@ def test_bounds_rivals_and_costs_are_in_the_table_of_a_published_set(vlm, guard,
     assert tuning["guard"] == tuning["gate_refuser"] == "as given"
     assert tuning["text_score_verdict"].endswith("midpoint of 30 anchors")
     costs = rows[rows.setting == "cost"]
-    assert {"tokens", "forward_passes", "seconds"} == set(costs.metric) and set(costs.n) == {2}
+    assert {"tokens", "forward_passes", "seconds", *QUANTILES} == set(costs.metric) and set(costs.n) == {2}
     assert set(costs.defence) == {"unguarded", *names}
     assert "mine, cost, text" in console.export_text()
     assert (result.table.metric == "opening_coverage").sum() == 1

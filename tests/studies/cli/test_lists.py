@@ -12,7 +12,7 @@ from studies.cli.lists import DEFENCES, JUDGES
 from studies.datasets.catalogue import FILES_OF
 from studies.datasets.registry import ENTRIES, entry_named
 from studies.defences.benchmark_sets import BenchmarkFile, BenchmarkOptions
-from studies.defences.lineup import GUARDS, RELATED_METHODS, UNFITTED, check_names
+from studies.defences.lineup import CONE, GUARDS, RELATED_METHODS, UNFITTED, check_names
 from studies.experiment.config import ConfigError
 from studies.judges import RUBRICS
 from studies.judges.by_name import CLASSIFIER, rule_judges
@@ -34,7 +34,7 @@ def test_every_benchmark_has_a_line_with_its_source_licence_and_files():
 
 def test_every_judge_and_every_defence_has_a_line():
     judges = {*rule_judges(), "exact", CLASSIFIER, *(name.split("@")[0] for name in RUBRICS)}
-    assert judges <= set(JUDGES) and set(DEFENCES) == {*UNFITTED, *GUARDS, *RELATED_METHODS}
+    assert judges <= set(JUDGES) and set(DEFENCES) == {*UNFITTED, *GUARDS, *RELATED_METHODS, CONE}
     for lines, listed in ((printed("judges", "list"), JUDGES), (printed("defences", "list"), DEFENCES)):
         assert [line.split()[0] for line in lines] == list(listed)
         assert all(line.count(" | ") == 3 for line in lines)
