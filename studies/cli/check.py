@@ -1,6 +1,9 @@
 """`vlm-guard check`: the properties that everything else rests on, measured on a model."""
 
 from collections import Counter
+from typing import Annotated
+
+import typer
 
 from studies.cli.messages import quieten
 from studies.cli.options import DEFAULT_MODEL, Loading, Model, loads_model
@@ -12,6 +15,8 @@ app = Verbs()
 @app.command()
 @loads_model
 def check(
+    # As in version 0.1: `vlm-guard check MODEL`.
+    positional: Annotated[str | None, typer.Argument(metavar="[MODEL]", hidden=True)] = None,
     model: Model = DEFAULT_MODEL,
     *,
     loading: Loading,
@@ -26,7 +31,7 @@ def check(
     from interp.verify import check_vlm
     from studies.experiment.model_loading import load_model
 
-    loaded = load_model(model, **loading)
+    loaded = load_model(positional or model, **loading)
     if isinstance(loaded, LLM):
         raise ModelError(f"model {loaded.name!r} accepts no pictures; `check` is about vision-language models")
     findings = check_vlm(loaded)

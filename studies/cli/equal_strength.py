@@ -13,6 +13,7 @@ from studies.cli.options import (
     DEFAULT_MODEL,
     ColumnNames,
     HarmfulValues,
+    Limit,
     Loading,
     Model,
     Queries,
@@ -23,8 +24,9 @@ from studies.cli.options import (
     query_columns,
     words,
 )
+from studies.cli.verbs import VerbResult, Verbs
 
-app = typer.Typer()
+app = Verbs()
 DEFAULT_TARGETS = "0.1,0.3,1"
 
 
@@ -48,13 +50,14 @@ def equal_strength(
     columns: ColumnNames = "",
     harmful_values: HarmfulValues = "",
     scale: Scale = "quick",
-    out: Annotated[Path, typer.Option(help="Folder for table and figure; finished work in it is reused.")] = Path(
-        "results/equal_strength"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for table and figure; finished work in it is reused.")
+    ] = Path("results/equal_strength"),
     targets: Annotated[
         str,
         typer.Option(
-            help="KL from the unguarded model that methods are matched at, in nats, comma-separated: the 95th "
+            metavar="NUMBERS",
+            help="KL from the unguarded model that methods are matched at, in nats, separated by commas: the 95th "
             "percentile over the first 8 tokens of the answers to harmless validation prompts.",
             callback=_targets,
         ),
@@ -62,14 +65,17 @@ def equal_strength(
     cone: Annotated[
         Path | None,
         typer.Option(
-            help="Also compare a refusal cone: its vectors, as safetensors.", callback=arguments.existing("cone")
+            metavar="FILE",
+            help="Also compare a refusal cone: its vectors, as safetensors.",
+            callback=arguments.existing("cone"),
         ),
     ] = None,
     split: Split = "test",
     seed: SplitSeed = 0,
+    limit: Limit = None,
     *,
     loading: Loading,
-) -> None:
+) -> VerbResult:
     """Compare steering methods at equal KL: which stops more, when all of them cost harmless answers the same?
 
     Each method is chosen on validation by the guard's rule; then its strength is matched to each target. Rerun it to
@@ -90,7 +96,7 @@ def equal_strength(
     study.check_targets(numbers)
     vectors = read_cone(cone) if cone else None
     path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
-    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped)
+    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped, limit=limit)
     options = {"targets": list(numbers), "cone": str(cone) if cone else None}
     with run_folder(config, options) as folder:
         experiment = load_experiment(config)
@@ -103,7 +109,9 @@ def equal_strength(
         console.print(_summary(result.table))
         for line in result.unreached:
             console.print(f"- {line}", soft_wrap=True)
-        print_paths(console, [table], figures.save(figures.equal_strength(result.table), folder, "equal_strength"))
+        written = [table, *figures.save(figures.equal_strength(result.table), folder, "equal_strength")]
+    print_paths(console, written)
+    return VerbResult({"unreached": result.unreached}, written)
 
 
 def _summary(table) -> Table:
