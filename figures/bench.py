@@ -5,7 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from figures.style import WIDE, add_caption, number_range, paper_style, require_values
+from figures.page import page_width, panels, wrapped
+from figures.style import add_caption, number_range, paper_style, require_values
 
 SHOWN = {
     "times_as_long_as_trace": "trace",
@@ -38,7 +39,7 @@ def bench_ratios(table: pd.DataFrame) -> Figure:
     groups = list(rows.groupby(["order", "model", "n_prompts", "pictures"], sort=False, dropna=False))
     n_lines = len(rows) + len(groups)
     with paper_style():
-        figure, axis = plt.subplots(figsize=(WIDE, 0.145 * n_lines + 0.7), layout="constrained")
+        figure, (axis,) = panels(1, page_width(), 0.15 * n_lines + 0.7)
         places, names, place = [], [], 0
         for (order, model, n_prompts, pictures), ratios in groups:
             places.append(place)
@@ -55,7 +56,7 @@ def bench_ratios(table: pd.DataFrame) -> Figure:
                     xytext=(5, 0),
                     textcoords="offset points",
                     va="center",
-                    fontsize=6,
+                    fontsize=7,
                 )
                 places.append(place)
                 names.append(f"{row.contender}   ")
@@ -63,13 +64,13 @@ def bench_ratios(table: pd.DataFrame) -> Figure:
         axis.axvline(1, color="0.3", linewidth=0.8)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_yticks(places, names, fontsize=6)
+        axis.set_yticks(places, names)
         for label in axis.get_yticklabels():
             label.set_fontweight("normal" if label.get_text().endswith("   ") else "bold")
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="y", visible=False)
         axis.set(
-            xlabel="time relative to ours (diamonds: time or memory with the guard, relative to without)",
+            xlabel=wrapped("times as long as ours; diamonds: with the guard against without", 0.5 * page_width()),
             ylim=(place, 1),
         )
         plt.close(figure)

@@ -91,7 +91,7 @@ FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("readings", "Every reading of the method", "readings", lambda t, r: figures.readings(t), True),
     FigureSpec("gate_roc", "The gate as a classifier", "changes", lambda t, r: figures.gate_roc(t), True),
     FigureSpec("what_changed", "What the guard changed", "changes", lambda t, r: figures.what_changed(t), True),
-    FigureSpec("defence", "Attack success", "defence", lambda t, r: figures.attack_success_bars(t), True),
+    FigureSpec("defence", "Attack success", "defence", lambda t, r: figures.attack_success_map(t), True),
     FigureSpec(
         "safety_tradeoff", "Safety against over-refusal", "defence", lambda t, r: figures.safety_tradeoff(t), True
     ),

@@ -224,7 +224,7 @@ def test_bars_carry_values_and_intervals():
                         "n": 60,
                     }
                 )
-    figure = figures.attack_success_bars(pd.DataFrame(rows))
+    figure = figures.attack_success_map(pd.DataFrame(rows))
     heights = [round(patch.get_height(), 6) for patch in figure.axes[0].patches]
     # The guard reads the user's text, or for a request inside a picture what the model transcribes; there it is shown
     # with the user's text as well, although it does worse.
@@ -256,7 +256,7 @@ def attack_rows(dataset="own", setting="plain", reference="prompt_text", asr=0.5
 def test_each_dataset_has_bars_of_its_own_whatever_its_setting_and_reference_are_called():
     rows = attack_rows() + attack_rows("other", "prefix_injection@1", "prompt_text+caption", 0.9)
     of_category = [row | {"category": "drugs", "value": 0.7, "n": 3} for row in attack_rows()]
-    figure = figures.attack_success_bars(pd.DataFrame(rows + of_category))
+    figure = figures.attack_success_map(pd.DataFrame(rows + of_category))
     assert [round(patch.get_height(), 6) for patch in figure.axes[0].patches] == [0.5, 0.5, 0.9, 0.9]
     labels = [text.get_text() for text in figure.axes[1].get_xticklabels()]
     assert labels == ["own\nplain\nblank", "other\nprefix\ninjection@1\nblank"]
@@ -281,7 +281,7 @@ def test_each_model_has_a_panel_of_its_own():
 
 @pytest.mark.parametrize(
     "draw",
-    [figures.probe_auroc, figures.layer_sweep, figures.pareto, figures.layer_selection, figures.attack_success_bars],
+    [figures.probe_auroc, figures.layer_sweep, figures.pareto, figures.layer_selection, figures.attack_success_map],
 )
 def test_missing_columns_and_empty_tables_are_named(draw):
     with pytest.raises(ValueError, match="missing: .*modality"):
