@@ -8,6 +8,7 @@ from figures.directions import directions
 from figures.guard import gate_roc, guard_explained, what_changed
 from figures.judges import judge_agreement
 from figures.page import PAGE_WIDTHS, page
+from figures.picture_maps import picture_map
 from figures.random_directions import random_directions
 from figures.readings import readings
 from figures.selection import layer_selection
@@ -42,6 +43,7 @@ __all__ = [
     "paper_style",
     "pareto",
     "patching_map",
+    "picture_map",
     "probe_auroc",
     "random_directions",
     "readings",

@@ -120,7 +120,7 @@ def _fits(text: Text) -> bool:
     width, height = axis.bbox.width / abs(right - left), axis.bbox.height / abs(high - low)
     box = text.get_window_extent()
     pixel = axis.figure.dpi / 72
-    return text.get_text() == MARK or (box.width <= width - 1.5 * pixel and box.height <= height + 2 * pixel)
+    return text.get_text() == MARK or bool(box.width <= width - 1.5 * pixel and box.height <= height + 2 * pixel)
 
 
 def _thin_columns(axis: Axes) -> None:

@@ -8,7 +8,7 @@ Figures are drawn at the width at which they are placed, and saved without cropp
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 
@@ -51,9 +51,8 @@ def page_width() -> float:
     return _width.get()
 
 
-@contextmanager
-def page(width: float) -> Iterator[None]:
-    """Draw figures at this width.
+def page(width: float | int) -> AbstractContextManager[None]:
+    """Return the context in which figures are drawn at this width.
 
     Raises:
         ValueError: a width that no text of 8 points fits, or that no page has.
@@ -63,14 +62,19 @@ def page(width: float) -> Iterator[None]:
             f"a page of {width:g} in; expected {NARROWEST:g} to {WIDEST:g}, such as "
             + ", ".join(f"{known:g} for {what}" for known, what in PAGE_WIDTHS.items())
         )
-    token = _width.set(float(width))
+    return _drawn_at(float(width))
+
+
+@contextmanager
+def _drawn_at(width: float) -> Iterator[None]:
+    token = _width.set(width)
     try:
         yield
     finally:
         _width.reset(token)
 
 
-def panels(n: int, least_width: float, height: float, **options) -> tuple[Figure, list[Axes]]:
+def panels(n: int, least_width: float | int, height: float | int, **options) -> tuple[Figure, list[Axes]]:
     """Return a figure with `n` panels, as many in a row as the page has room for.
 
     Args:
@@ -115,11 +119,11 @@ def legend_below(figure: Figure, handles: Sequence, labels: Sequence[str] | None
 
 
 @lru_cache(maxsize=4096)
-def _inches(text: str, size: float) -> float:
+def _inches(text: str, size: float | int) -> float:
     return TextPath((0, 0), text, size=size).get_extents().width / 72 if text.strip() else 0.0
 
 
-def wrapped(text: str, inches: float, size: float = FONT_SIZE) -> str:
+def wrapped(text: str, inches: float | int, size: float | int = FONT_SIZE) -> str:
     """Break a text into lines that are at most this wide; single words stay whole."""
     lines = []
     for line in text.split("\n"):

@@ -15,8 +15,8 @@ from figures.style import MODALITY_COLORS, add_caption, modalities_in, number_ra
 from figures.words import in_words
 
 PANELS = {
-    "refusal_score_gain": "harmful: gain in the\nrefusal score, nats",
-    "opening_refusal_rate": "harmful:\nbegins to refuse",
+    "refusal_score_gain": "harmful: gain in the refusal score, nats",
+    "opening_refusal_rate": "harmful: begins to refuse",
 }
 GUARD = ["dataset", "setting", "split", "rule", "gate", "strength", "layer", "last_layer", "layers"]
 """Columns that identify a guard in a part of the results."""
@@ -45,14 +45,16 @@ def random_directions(table: pd.DataFrame) -> Figure:
             for place, (_, rows) in enumerate(lines):
                 if not rows.empty:
                     _draw(axis, -place, rows[rows.metric == metric])
-            axis.set_title(title)
+            axis.set_title(wrapped(title, 0.34 * page_width() if axis is axes[0] else 0.22 * page_width()))
             axis.grid(axis="y", visible=False)
             axis.patch.set_visible(False)
         axes[0].axvline(0, color="0.3", linewidth=0.8)
         low, high = axes[0].get_xlim()
         # Room for the percentiles on the right of the stars.
         axes[0].set_xlim(low, high + (high - low) * ROOM / (0.42 * page_width()))
-        axes[1].set(xlim=(-0.06, 1.04 + ROOM / (0.26 * page_width())), xticks=[0, 0.5, 1])
+        axes[1].set(
+            xlim=(-0.06, 1.04 + ROOM / (0.26 * page_width())), xticks=[0, 0.5, 1] if page_width() > 5 else [0, 1]
+        )
         axes[1].xaxis.set_major_formatter(PercentFormatter(1))
         drawn = {-place: name for place, (name, rows) in enumerate(lines) if not rows.empty}
         axes[0].set_yticks(list(drawn), list(drawn.values()))
@@ -139,4 +141,5 @@ def _draw(axis: Axes, line: int, rows: pd.DataFrame) -> None:
             textcoords="offset points",
             va="center",
             fontsize=7,
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
         )

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from figures.page import legend_below, page_width
+from figures.page import legend_below, page_width, wrapped
 from figures.style import (
     MODALITY_COLORS,
     MODALITY_MARKERS,
@@ -25,10 +25,10 @@ from figures.words import in_words
 MODALITIES = ("blank", "scene", "typographic")
 """Modalities that are drawn."""
 PANELS = {
-    "refusal_score_gain": "harmful: gain in\nrefusal score, nats",
-    "answered": "harmless\nanswered well",
-    "refusal_rate": "harmful\nrefused",
-    "kl": "harmless:\nKL, nats",
+    "refusal_score_gain": "harmful: gain in refusal score, nats",
+    "answered": "harmless answered well",
+    "refusal_rate": "harmful refused",
+    "kl": "harmless: KL, nats",
 }
 NARROW_PANELS = 2
 """Panels of a narrow page, which has no room for all of them."""
@@ -99,11 +99,11 @@ def readings(table: pd.DataFrame) -> Figure:
         for metric, axis in panels.items():
             for place, (_, rows) in enumerate(lines):
                 _draw(axis, -place, rows, metric)
-            axis.set_title(PANELS[metric])
+            axis.set_title(wrapped(PANELS[metric], (0.2 if axis is axes[0] else 0.1) * page_width()))
             axis.grid(axis="y", visible=False)
         axes[0].axvline(0, color="0.3", linewidth=0.8)
         for metric in {"answered", "refusal_rate"} & {*panels}:
-            panels[metric].set(xlim=(-0.08, 1.08), xticks=[0, 0.5, 1])
+            panels[metric].set(xlim=(-0.08, 1.08), xticks=[0, 0.5, 1] if page_width() > 5 else [0, 1])
             panels[metric].xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
             panels[metric].set_xlabel("%")
         unguarded = table[(table.defence == "unguarded") & (table.metric == "refusal_rate")]

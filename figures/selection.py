@@ -37,7 +37,9 @@ def layer_selection(table: pd.DataFrame) -> Figure:
     names = [*by_rule.drop(bounds).sort_values().index, *bounds]
     titles = {"refusal_rate": "harmful\nrefused", "over_refusal_rate": "harmless\nrefused", "kl": "harmless:\nKL, nats"}
     with paper_style():
-        size = (page_width(), 0.3 * len(names) + 0.7)
+        rules = [wrapped(_rule_label(picks, name), 0.3 * page_width(), 7) for name in names]
+        row_height = max(0.3, 0.13 * max(1 + rule.count("\n") for rule in rules))
+        size = (page_width(), row_height * len(names) + 0.7)
         figure, axes = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained", width_ratios=(3, 2, 2))
         for axis, (metric, title) in zip(axes, titles.items(), strict=True):
             rows = picks[picks.metric == metric]
@@ -54,14 +56,12 @@ def layer_selection(table: pd.DataFrame) -> Figure:
             axis.set(title=title)
             axis.grid(axis="y", visible=False)
             # Even rates of 0 everywhere need a scale.
-            right = max(0.05 if metric != "kl" else 1e-3, 1.05 * rows.ci_high.fillna(rows.value).max())
+            right = max(0.05 if metric != "kl" else 1e-3, 1.03 * rows.ci_high.fillna(rows.value).max())
             axis.set_xlim(-0.03 * right, right)
-            axis.xaxis.set_major_locator(MaxNLocator(2 if metric != "refusal_rate" else 4))
+            axis.xaxis.set_major_locator(MaxNLocator(2 if metric != "refusal_rate" else 3))
             if metric != "kl":
                 axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        labels = [wrapped(_rule_label(picks, name), 0.3 * page_width()) for name in names]
-        axes[0].set_yticks(range(len(names)), labels)
-        axes[0].set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
+        axes[0].set_yticks(range(len(names)), rules)
         modalities = modalities_in(picks.modality)
         handles = [
             plt.Line2D([], [], marker=MODALITY_MARKERS[name], linestyle="", color=MODALITY_COLORS[name], markersize=4)

@@ -93,7 +93,9 @@ def layer_sweep(table: pd.DataFrame, chosen: str = "") -> Figure:
                 if best is not None:
                     _draw_star(axis, own, best)
             if metric != "kl":
-                row[0].set_ylim(-0.06, 1.06)
+                drawn = pd.concat([lines, unguarded])
+                top = max(0.1, min(1.0, 1.1 * drawn[drawn.metric == metric].value.max()))
+                row[0].set_ylim(-0.06 * top, 1.06 * top)
                 row[0].yaxis.set_major_formatter(PercentFormatter(1))
             else:
                 row[0].set_ylim(bottom=0)

@@ -24,7 +24,7 @@ RATES = {
 """Label, colour, marker and vertical shift of each rate."""
 MOST_PANELS = 9
 ROW_HEIGHT = 0.2
-LEAST_PANEL = 1.2
+LEAST_PANEL = 1.0
 """Inches of a panel without the names of defences."""
 RANKED = ("ranked", "baseline")
 BROKEN = "breaks answers"
@@ -125,7 +125,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, place: tuple[str, str, str], names: S
     """Draw both rates of each defence in one setting, with a grey line behind those on the front."""
     both = _both_rates(rows, place)
     for name in _front(both[both.marked_as.isin(RANKED)]):
-        axis.axhspan(names.index(name) - 0.5, names.index(name) + 0.5, color="0.9", zorder=0)
+        axis.axhspan(names.index(name) - 0.42, names.index(name) + 0.42, color="0.91", zorder=0)
     for row in both.itertuples():
         for (metric, (_, color, marker, shift)), end in zip(RATES.items(), ("", "_x"), strict=True):
             value, low, high = (getattr(row, f"{name}{end}") for name in ("value", "ci_low", "ci_high"))

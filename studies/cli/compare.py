@@ -18,9 +18,9 @@ def compare(
     results: Annotated[
         list[str], typer.Argument(help="Finished runs: FOLDER, or NAME=FOLDER such as 'mine=results/repro'.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the table and the figure.")] = Path("results/compare"),
+    out: Annotated[Path, typer.Option(help="Folder for the table and the figures.")] = Path("results/compare"),
 ) -> None:
-    """Show which claims hold on which model, as a table and a figure."""
+    """Show which claims hold on which model, as a table and figures."""
     folders = dict(_named(entry) for entry in results)
     if len(folders) < len(results) or not all(chain(*folders.items())):
         raise ArgumentError(f"{' '.join(results)}: expected FOLDER or NAME=FOLDER, each name once")
@@ -39,6 +39,7 @@ def compare(
         paths = [write_table(table, folder, "claims_by_model")]
         paths += figures.save(figures.claims_by_model(table), folder, "claims_by_model")
         if not attacks.empty:
+            paths += figures.save(figures.headline(attacks), folder, "headline")
             paths += figures.save(figures.attack_success_by_model(attacks), folder, "attack_success_by_model")
     console = plain_console()
     for row in claims_by_model.mismatches(table).itertuples():
