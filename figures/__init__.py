@@ -22,8 +22,8 @@ from figures.tradeoff import safety_tradeoff
 
 __all__ = [
     "PAGE_WIDTHS",
-    "attack_success_map",
     "attack_success_by_model",
+    "attack_success_map",
     "attribution",
     "bench_ratios",
     "caption",

@@ -23,6 +23,8 @@ PLANTED, MISMATCH = "0.1", (0.8, 0.0, 0.15)
 """Colours of the frames around planted outcomes: those that came out, and the others."""
 INCH_PER_LETTER = 0.058
 """Height of the upright names of models."""
+NAMES = 0.62
+"""Share of the width for the names of claims."""
 LINE = 0.115
 """Inches of a line of a claim."""
 NOTES = {"(beyond the paper) ": "†", "(against the abstract's wording) ": "‡"}
@@ -52,12 +54,12 @@ def claims_by_model(table: pd.DataFrame) -> Figure:
     mismatches = rows[is_planted & (rows.planted != rows.outcome)]
     with paper_style():
         head = 0.15 + INCH_PER_LETTER * max(map(len, models))
-        names = [wrapped(_short(claim), 0.46 * page_width(), 7) for claim in claims]
+        names = [wrapped(_short(claim), NAMES * page_width() - 0.25, 7) for claim in claims]
         foot = 0.25 if page_width() > 5 else 0.5
-        height = head + LINE * sum(max(2, name.count("\n") + 1.4) for name in names) + foot
+        height = head + LINE * (1.4 + max(name.count("\n") for name in names)) * len(names) + foot
         figure, axis = plt.subplots(figsize=(page_width(), height))
-        # Fixed margins: the names of claims take half of the width, which automatic layouts give up on.
-        figure.subplots_adjust(left=0.49, right=0.99, bottom=foot / height, top=1 - head / height)
+        # Fixed margins: the names of claims take more than half of the width, which automatic layouts give up on.
+        figure.subplots_adjust(left=NAMES, right=0.99, bottom=foot / height, top=1 - head / height)
         cmap = ListedColormap([color for color, _ in OUTCOMES.values()])
         style = {"vmin": -0.5, "vmax": len(words) - 0.5, "cmap": cmap, "cbar": False}
         sns.heatmap(wide, ax=axis, linewidths=1.2, linecolor="white", **style)

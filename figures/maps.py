@@ -20,7 +20,7 @@ MARK = "•"
 
 
 class CellNotes(NamedTuple):
-    """What a caption says about the cells of a map."""
+    """Words of a caption about the cells of a map."""
 
     intervals: str
     marks: str

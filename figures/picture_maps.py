@@ -1,4 +1,4 @@
-"""Where in the picture a model looks: maps drawn over the picture, layer by layer."""
+"""Maps of where a model looks, drawn over the picture, layer by layer."""
 
 from collections.abc import Sequence
 

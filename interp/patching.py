@@ -184,6 +184,12 @@ def replaced(
 ) -> Iterator[None]:
     """Replace some states in the block's output while the context is open.
 
+    Args:
+        block: a decoder block.
+        positions: positions in each row of the batch.
+        is_replaced: which of them are replaced.
+        states: what they are replaced by.
+
     Raises:
         ModelError: the block did not run through its hooks.
     """

@@ -1,12 +1,11 @@
-"""Where in the picture a model looks: attention, gradients and patches of each image token, as maps over the picture.
+"""Maps of where in a picture a model looks, by attention, gradients and patches of each image token.
 
 Four measures, each by layer and place. Attention says what is read; it does not say what that changes (Jain & Wallace,
 arXiv:1902.10186). Patching says what changes: it is the measure to believe, and the gradient is its first-order
 estimate, at the price of one pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isqrt
@@ -18,16 +17,15 @@ import xarray as xr
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
-from transformers import BatchFeature, PreTrainedModel
+from transformers import BatchFeature
 
+from interp.attention_maps import READ, attention_to, eager_copy, hooked
 from interp.directions import SafetyDirection
 from interp.errors import ModelError
 from interp.evaluation_mode import evaluation_mode
-from interp.families import decoder_blocks
 from interp.forced import ForcedScore
 from interp.inputs import Prompt, collate
 from interp.labels import labels
-from interp.lens import structural_copy
 from interp.patching import replaced
 from interp.pictures import open_picture
 from interp.vlm import VLM
@@ -35,8 +33,6 @@ from interp.vlm import VLM
 __all__ = ["MEASURES", "CoordinateScore", "MapScore", "picture_map", "to_table"]
 
 MEASURES = ("attention", "rollout", "gradient", "patching")
-READ = ("attention", "rollout")
-"""Measures of what is read; the others are about the score."""
 GREY = (127, 127, 127)
 
 
@@ -49,7 +45,7 @@ class CoordinateScore:
 
 
 MapScore = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]] | CoordinateScore
-"""What a map explains: a function of the next token's log-probabilities, such as a refusal score, or a coordinate."""
+"""Score that a map explains: a function of the next token's log-probabilities, such as refusal, or a coordinate."""
 
 
 def picture_map(
@@ -76,14 +72,12 @@ def picture_map(
         advance: called after each prompt with 1.
 
     Returns:
-        Each measure, `prompt layer row column`, and `score` and `donor` (`prompt`), in units of the score:
-
-        - `attention`: the share of the last token's attention, mean over heads.
-        - `rollout`: the same share through all layers up to this one, where half of each state stays in place (Abnar &
-          Zuidema, arXiv:2005.00928, sec. 3).
-        - `gradient`: gradient of the score times the difference of the token's `resid_post` from the donor's. Times the
-          state itself it would be 0 wherever the rest of the model reads through a norm, which ignores lengths.
-        - `patching`: the score that is lost if the donor's state replaces the token's.
+        Each measure, `prompt layer row column`, and `score` and `donor` (`prompt`), in units of the score. `attention`
+        is the share of the last token's attention, mean over heads. `rollout` is the same share through all layers up
+        to this one, where half of each state stays in place (Abnar & Zuidema, arXiv:2005.00928, sec. 3). `gradient` is
+        the gradient of the score times the difference of the token's `resid_post` from the donor's; times the state
+        itself it would be 0 wherever the rest of the model reads through a norm, which ignores lengths. `patching` is
+        the score that is lost if the donor's state replaces the token's.
 
     Raises:
         ValueError: a prompt without exactly one picture, an unknown measure or layer, donors that don't match, or
@@ -94,12 +88,12 @@ def picture_map(
     donors = [_emptied(prompt) for prompt in prompts] if donors is None else list(donors)
     _check(vlm, prompts, donors, score, measures, layers)
     with evaluation_mode(vlm.model):
-        eager = _eager_copy(vlm) if set(READ) & set(measures) else None
+        eager = eager_copy(vlm) if set(READ) & set(measures) else None
         maps, grids = [], []
         for prompt, donor in zip(prompts, donors, strict=True):
             pair = _Pair.of(vlm, prompt, donor)
             grids.append(pair.grid)
-            values = _attention(vlm, eager, pair) if eager else {}
+            values = attention_to(vlm, eager, pair.batch, pair.image) if eager else {}
             values |= _effects(pair, score, measures, layers, batch_size)
             maps.append(values)
             advance(1)
@@ -213,6 +207,7 @@ def _grid(vlm: VLM, batch: BatchFeature, image: Sequence[int]) -> tuple[int, int
         merged = isqrt(frames * height * width // max(n, 1))
         if frames == 1 and merged and (height // merged) * (width // merged) == n:
             return height // merged, width // merged
+    # Tiles come as further pictures, whose tokens might happen to make up a square.
     pixels = batch["pixel_values"]
     n_tiles = pixels.shape[:-3].numel() if pixels.dim() > 3 else 1
     # Families with a token at the end of each row put it between the tokens of the picture.
@@ -226,67 +221,6 @@ def _grid(vlm: VLM, batch: BatchFeature, image: Sequence[int]) -> tuple[int, int
     raise ModelError(f"{vlm.name!r} cuts a picture into {n} tokens that form no grid, such as tiles: no map over it")
 
 
-def _eager_copy(vlm: VLM) -> PreTrainedModel:
-    """Return a copy that shares the weights and computes its attention weights, which fused kernels do not.
-
-    Raises:
-        ModelError: the family has no such attention.
-    """
-    copied = structural_copy(vlm.model)
-    try:
-        copied.set_attn_implementation("eager")
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"attention of {vlm.name!r} can't be read ({error}); leave out {' and '.join(READ)}") from None
-    return copied
-
-
-@torch.no_grad()
-def _attention(vlm: VLM, eager: PreTrainedModel, pair: _Pair) -> dict[str, Float[np.ndarray, "layer token"]]:
-    """Return attention and rollout of the last token, for every layer.
-
-    Raises:
-        ModelError: a layer has no attention weights, as layers with linear attention.
-    """
-    n, image = pair.batch["input_ids"].shape[1], pair.image.cpu()
-    attended, rolled = [], []
-    total = torch.eye(n)
-
-    def read(module: nn.Module, args: tuple, output: tuple | Tensor) -> None:
-        nonlocal total
-        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-        if not isinstance(weights, Tensor) or weights.shape[-2:] != (n, n):
-            raise ModelError(
-                f"{type(module).__name__} of {vlm.name!r} has no attention weights; leave out {' and '.join(READ)}"
-            )
-        mean = weights[0].float().mean(0).cpu()
-        total = (mean + torch.eye(n)) / 2 @ total
-        attended.append(mean[-1, image])
-        rolled.append(total[-1, image])
-
-    with _hooks((_attention_module(block), read) for block in decoder_blocks(eager)):
-        eager(**pair.batch, use_cache=False)
-    return {"attention": torch.stack(attended).numpy(), "rollout": torch.stack(rolled).numpy()}
-
-
-def _attention_module(block: nn.Module) -> nn.Module:
-    parts = dict(block.named_children())
-    found = [part for name, part in parts.items() if ("attn" in name or "attention" in name) and "norm" not in name]
-    if not found:
-        raise ModelError(f"{type(block).__name__} has no attention among its parts {', '.join(parts)}")
-    return found[0]
-
-
-@contextmanager
-def _hooks(hooked) -> Iterator[None]:
-    """Register forward hooks on modules while the context is open."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooked]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _effects(
     pair: _Pair, score: MapScore, measures: Sequence[str], layers: Sequence[int], batch_size: int
 ) -> dict[str, np.ndarray]:
@@ -296,6 +230,7 @@ def _effects(
     with torch.enable_grad():
         value, states = _scored(pair.vlm, pair.batch, score, with_gradients="gradient" in measures)
     effects = {"score": np.array(value[0].item()), "donor": np.array(donor[0].item())}
+    # The two pictures are at the same positions, so a token's donor is the token in the same place.
     donor_states = [state[:, pair.image] for state in donor_states]
     if "gradient" in measures:
         slopes = torch.autograd.grad(value[0], [states[layer] for layer in layers], allow_unused=True)
@@ -324,6 +259,7 @@ def _patched(
 ) -> Float[np.ndarray, " token"]:
     """Return the score with each image token's state replaced by the donor's, one token at a time."""
     scores = []
+    # Each row of a batch is the whole prompt, with another image token replaced.
     for rows in torch.arange(len(pair.image)).split(batch_size):
         batch = collate(pair.vlm, [pair.prompt] * len(rows))
         here = pair.image[rows][:, None].cpu()
@@ -353,7 +289,7 @@ def _scored(
         states.append(state.detach().requires_grad_())
         return (states[0], *output[1:]) if isinstance(output, tuple) else states[0]
 
-    with _hooks((block, keep) for block in vlm.blocks):
+    with hooked((block, keep) for block in vlm.blocks):
         logits = vlm.model(**batch, use_cache=False).logits[:, -1]
     if isinstance(score, CoordinateScore):
         last = states[score.layer][:, -1].float()

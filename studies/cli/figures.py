@@ -35,6 +35,12 @@ def figures(
 def run(folders: Sequence[Path], out: Path, console: Console, width: float = 5.5) -> None:
     """Write every figure and table that the results allow; print their paths, and what is left out.
 
+    Args:
+        folders: finished results.
+        out: folder that is written to.
+        console: where paths are printed.
+        width: inches of the page that the figures are for.
+
     Raises:
         ResultsError: folders without results, or results that do not belong together.
         ConfigError: `out` can't be written to, or no page is that wide.

@@ -199,7 +199,7 @@ def test_layer_selection_orders_the_rules_from_the_worst_to_the_best():
         "middle layer (layer 1)",
         "random layer",
         "AutoSteer's rule (layer 2)",
-        "best on test (bound)\n(layer 2)",
+        "best on test (bound) (layer 2)",
     ]
     means = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_color() == "0.15"]
     np.testing.assert_allclose(means, [0.4, 0.6, 0.9, 0.9])

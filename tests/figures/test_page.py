@@ -141,7 +141,8 @@ def test_a_saved_file_is_as_wide_as_the_page(tmp_path):
     assert page_width() == 5.5
     box = re.search(rb"/MediaBox \[ *0 0 ([\d.]+) ", paths[0].read_bytes())
     assert float(box[1]) == pytest.approx(3.25 * 72, abs=0.01)
-    assert Image.open(paths[1]).width == 3.25 * 200
+    with Image.open(paths[1]) as picture:
+        assert picture.width == 3.25 * 200
 
 
 @pytest.mark.parametrize("width", [2.9, 11, float("nan")])

@@ -29,15 +29,16 @@ def score(logprobs):
 
 @contextmanager
 def planted(vlm, token, vector):
-    """Add a vector to one image token of each picture that is not of one colour."""
+    """Add a vector, as long as the token itself, to one image token of each picture that is not of one colour."""
     has_content = []
 
     def look(module, args, kwargs):
-        has_content[:] = [bool(pixels.flatten(1).std(1).max() > 0) for pixels in kwargs["pixel_values"]]
+        channels = kwargs["pixel_values"].flatten(2)
+        has_content[:] = (channels.amax(2) != channels.amin(2)).any(1).tolist()
 
     def plant(module, args, output):
         output = output.clone()
-        output[torch.tensor(has_content), token] += vector
+        output[torch.tensor(has_content), token] += vector * output[0, token].norm()
         return output
 
     hooks = [vlm.model.register_forward_pre_hook(look, with_kwargs=True), vlm.projector.register_forward_hook(plant)]
@@ -58,14 +59,14 @@ def test_a_planted_patch_is_found_where_it_is(tiny_vlm, queries, generator, plac
     basis = torch.nn.functional.normalize(torch.randn(3, 1, tiny_vlm.d_model, generator=generator), dim=-1)
     explained = score if of == "refusal" else CoordinateScore(SafetyDirection(basis, "mean_diff"), 2)
     token = 6 * place[0] + place[1]
-    with planted(tiny_vlm, token, torch.randn(tiny_vlm.d_model, generator=generator)):
+    with planted(tiny_vlm, token, basis[0, 0]):
         maps = picture_map(tiny_vlm, [prompt], explained)
     assert (maps.sizes["row"], maps.sizes["column"]) == (6, 6)
     for name in ("gradient", "patching"):
         found = np.abs(maps[name][0].sel(layer=0).values)
         assert np.unravel_index(found.argmax(), found.shape) == place, name
         # Later tokens have seen it in the first layer; earlier ones have not.
-        assert found.ravel()[:token].max(initial=0) < 0.05 * found.max(), name
+        assert found.ravel()[:token].max(initial=0) < 0.1 * found.max(), name
     # Nothing reads an image token after the last layer.
     assert not maps.gradient.sel(layer=2).any() and np.allclose(maps.patching.sel(layer=2), 0, atol=1e-6)
     assert not np.isclose(maps.score, maps.donor, atol=1e-6)
