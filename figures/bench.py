@@ -5,7 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from figures.style import WIDE, add_caption, number_range, paper_style, require_values
+from figures.page import page_width, panels, wrapped
+from figures.style import add_caption, number_range, paper_style, require_values
 
 SHOWN = {
     "times_as_long_as_trace": "trace",
@@ -36,14 +37,19 @@ def bench_ratios(table: pd.DataFrame) -> Figure:
         ["order", "model", "n_prompts", "pictures"], kind="stable"
     )
     groups = list(rows.groupby(["order", "model", "n_prompts", "pictures"], sort=False, dropna=False))
-    n_lines = len(rows) + len(groups)
+    headings = [
+        wrapped(_workload(list(SHOWN.values())[order], model, float(n_prompts), pictures), 0.5 * page_width(), 7)
+        for (order, model, n_prompts, pictures), _ in groups
+    ]
+    n_lines = len(rows) + sum(1 + heading.count("\n") for heading in headings)
     with paper_style():
-        figure, axis = plt.subplots(figsize=(WIDE, 0.145 * n_lines + 0.7), layout="constrained")
+        figure, (axis,) = panels(1, page_width(), 0.15 * n_lines + 0.7)
         places, names, place = [], [], 0
-        for (order, model, n_prompts, pictures), ratios in groups:
-            places.append(place)
-            names.append(_workload(list(SHOWN.values())[order], model, float(n_prompts), pictures))
-            place -= 1
+        for heading, (_, ratios) in zip(headings, groups, strict=True):
+            n_broken = heading.count("\n")
+            places.append(place - n_broken / 2)
+            names.append(heading)
+            place -= 1 + n_broken
             for row in ratios.itertuples():
                 is_cost = row.measure in GUARDED
                 color = "0.15" if is_cost else (0.0, 0.45, 0.7)
@@ -55,21 +61,23 @@ def bench_ratios(table: pd.DataFrame) -> Figure:
                     xytext=(5, 0),
                     textcoords="offset points",
                     va="center",
-                    fontsize=6,
+                    fontsize=7,
                 )
                 places.append(place)
                 names.append(f"{row.contender}   ")
                 place -= 1
+        # Room for the numbers on the right of the dots.
+        axis.margins(x=0.2 if page_width() > 5 else 0.5)
         axis.axvline(1, color="0.3", linewidth=0.8)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_yticks(places, names, fontsize=6)
+        axis.set_yticks(places, names)
         for label in axis.get_yticklabels():
             label.set_fontweight("normal" if label.get_text().endswith("   ") else "bold")
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="y", visible=False)
         axis.set(
-            xlabel="time relative to ours (diamonds: time or memory with the guard, relative to without)",
+            xlabel=wrapped("times as long as ours; diamonds: with the guard, against without", 0.36 * page_width()),
             ylim=(place, 1),
         )
         plt.close(figure)

@@ -1,26 +1,32 @@
-"""Attack success and over-refusal, model by model."""
-
-from textwrap import fill
+"""Attack success model by model: in full, and the headline."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
 
-from figures.defence import ARMS, PANELS, bar_style, defence_arms, draw_places
-from figures.style import WIDE, add_caption, paper_style, require_columns, sample_size
+from figures.defence import ROW_HEIGHT, defence_arms, draw_maps, label_height, least_map, with_places
+from figures.maps import fit_cells
+from figures.page import legend_below, page_width, panels, wrapped
+from figures.style import add_caption, modalities_in, paper_style, require_columns, require_values, sample_size
+from figures.words import in_words
 
-SHOWN = ("unguarded", "guard", "gate_refuser", "own_text")
+SHOWN = ("unguarded", "guard", "own_text", "gate_refuser")
 """Arms that are drawn, without the rivals: what happens without a guard, with it, and with its gate alone."""
-MOST_MODELS = 3
-"""Models in one row."""
-TITLE_WIDTH = 34
-"""Characters of a line."""
+_hues = sns.color_palette("colorblind")
+BARS = {
+    "unguarded": ("no guard", "0.55"),
+    "text_verdict": ("refused if its text is refused", _hues[9]),
+    "guard": ("guard", _hues[2]),
+}
+"""Arms of the headline, with labels and colours."""
 
 
 def attack_success_by_model(table: pd.DataFrame) -> Figure:
-    """Draw attack success and over-refusal without a guard, with it, and with its gate alone, in one panel a model.
+    """Write attack success and over-refusal without a guard, with it, and with its gate alone, model by model.
 
     Args:
         table: rows of `defence.csv` of several runs, with the name of the run in the column `model`.
@@ -28,50 +34,89 @@ def attack_success_by_model(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: columns that are missing, or nothing to draw.
     """
-    require_columns(table, ["model"], "attack_success_by_model")
-    rows, attacked = defence_arms(table.assign(dataset=table.model), "attack_success_by_model")
-    rows = rows[rows.arm.isin(SHOWN)]
-    if rows.empty:
-        raise ValueError(f"attack_success_by_model found none of {', '.join(SHOWN)}")
-    models = list(dict.fromkeys(rows.dataset))
-    n_columns = min(MOST_MODELS, len(models))
-    n_bands = -(-len(models) // n_columns)
+    rows, attacked = _arms_of_models(table, SHOWN, "attack_success_by_model")
+    models = list(dict.fromkeys(rows.model))
+    by_model = {model: with_places(rows[rows.model == model].assign(dataset="")) for model in models}
+    names = {model: list(dict.fromkeys(own.place)) for model, own in by_model.items()}
     arms = [arm for arm in SHOWN if arm in set(rows.arm)]
     with paper_style():
-        figure, grid = plt.subplots(
-            len(PANELS) * n_bands,
-            n_columns,
-            figsize=(WIDE, 3.4 * n_bands + 0.3),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-        for i in range(n_bands * n_columns):
-            axes = grid[2 * (i // n_columns) : 2 * (i // n_columns) + 2, i % n_columns]
-            if i < len(models):
-                _panel(axes, rows[rows.dataset == models[i]], models[i], arms)
-            for axis, title in zip(axes, PANELS.values(), strict=True):
-                axis.set_visible(i < len(models))
-                axis.set(ylabel=title if i % n_columns == 0 else "", ylim=(-0.03, 1.03))
-        handles = [Patch(label=ARMS[arm][0], **bar_style(*ARMS[arm][1:])) for arm in arms]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        height = ROW_HEIGHT * len(arms) + max(map(label_height, names.values())) + 0.4
+        figure, axes = panels(2 * len(models), max(least_map(max(names.values(), key=len)), page_width() / 2), height)
+        for i, model in enumerate(models):
+            own = axes[2 * i : 2 * i + 2]
+            draw_maps(own, by_model[model], arms, names[model])
+            for axis in own:
+                axis.set_title(f"{wrapped(model, page_width() / 2 - 0.8)}:\n{axis.get_title()}")
+        fit_cells(figure)
         plt.close(figure)
     return add_caption(
         figure,
-        f"""Attack success on harmful requests and over-refusal on harmless ones, model by model, with 95 % Wilson
-        intervals: without a guard, with the one that validation chose on that model, and refused wherever its gate
-        opens. In the picture, the guard reads a transcription; hatched white bars: the prompt's own text.
-        {sample_size(attacked)} of each class.""",
+        f"""Attack success on harmful requests and over-refusal on harmless ones, model by model, in per cent; intervals
+        are in the tables of the models: without a guard, with the one that validation chose on that model (where the
+        text is in the picture, it reads a transcription, or the prompt's own text), and refused wherever its gate
+        opens. {sample_size(attacked)} of each class.""",
     )
 
 
-def _panel(axes, rows: pd.DataFrame, model: str, arms: list[str]) -> None:
-    """Draw both measures of one model, one below the other."""
-    keys = ["setting", "modality"]
-    places = list(rows[keys].drop_duplicates().itertuples(index=False, name=None))
-    for axis, metric in zip(axes, PANELS, strict=True):
-        draw_places(axis, rows[rows.metric == metric], keys, places, arms)
-        axis.set_xticks(np.arange(len(places)), [])
-    axes[0].set_title(fill(model, TITLE_WIDTH))
-    names = ["\n".join(dict.fromkeys(place)).replace("_", "\n") for place in places]
-    axes[1].set_xticks(np.arange(len(places)), names, fontsize=5.5)
+def headline(table: pd.DataFrame) -> Figure:
+    """Draw three bars in each modality, model by model: attacks that succeed without a guard, and with two of them.
+
+    Args:
+        table: rows of `defence.csv` of several runs, with the name of the run in the column `model`.
+
+    Raises:
+        ValueError: columns that are missing, or nothing to draw.
+    """
+    rows, attacked = _arms_of_models(table, BARS, "headline")
+    # Jailbreaks are a setting of their own: the headline compares pictures.
+    rows = require_values(
+        rows[(rows.metric == "asr") & (rows.setting != "jailbreak")], ["value"], "headline of attacks"
+    )
+    models = list(dict.fromkeys(rows.model))
+    with paper_style():
+        figure, axes = panels(len(models), 2.6, 2.1, sharey=True)
+        for axis, model in zip(axes, models, strict=True):
+            _bars(axis, rows[rows.model == model], page_width() / min(len(models), max(1, int(page_width() / 2.6))))
+            axis.set_title(model, fontweight="bold")
+        for axis in axes:
+            axis.set(ylim=(0, 1.16), yticks=[0, 0.5, 1])
+            axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axes[0].set_ylabel("attacks that succeed")
+        legend_below(figure, *axes[0].get_legend_handles_labels())
+        plt.close(figure)
+    return add_caption(
+        figure,
+        f"""Harmful requests that are answered, by how the request reaches the model: without a guard, with a refusal
+        wherever the model refuses the request's text alone (a bound that costs a second answer), and with the guard
+        that validation chose on that model; 95 % Wilson intervals. Inside a picture, both read the model's own
+        transcription. {sample_size(attacked)} in each bar.""",
+    )
+
+
+def _bars(axis: Axes, rows: pd.DataFrame, width: float) -> None:
+    """Draw the bars of one model, each with its percentage above."""
+    names = modalities_in(rows.modality)
+    for j, (arm, (label, color)) in enumerate(BARS.items()):
+        own = rows[rows.arm == arm].set_index("modality").reindex(names)
+        x = np.arange(len(names)) + 0.28 * (j - 1)
+        axis.bar(x, own.value, 0.26, color=color, label=label)
+        errors = np.clip([own.value - own.ci_low, own.ci_high - own.value], 0, None)
+        axis.errorbar(x, own.value, yerr=errors, fmt="none", ecolor="0.25", elinewidth=0.7)
+        for place, value, high in zip(x, own.value, own.ci_high, strict=True):
+            if pd.notna(value):
+                axis.text(place, high + 0.02, f"{100 * value:.0f}", ha="center", va="bottom", fontsize=7)
+    axis.set_xticks(
+        range(len(names)), [wrapped(in_words(name, "modality"), width / len(names) - 0.2) for name in names]
+    )
+    axis.tick_params(axis="x", length=0)
+    axis.grid(axis="x", visible=False)
+
+
+def _arms_of_models(table: pd.DataFrame, arms, figure: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of these arms in all models, and all rows of attack success."""
+    require_columns(table, ["model"], figure)
+    rows, attacked = defence_arms(table.assign(dataset=table.model), figure)
+    rows = rows[rows.arm.isin(list(arms))]
+    if rows.empty:
+        raise ValueError(f"{figure} found none of {', '.join(arms)}")
+    return rows, attacked

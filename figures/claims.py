@@ -1,7 +1,5 @@
 """Claims by model."""
 
-from textwrap import fill
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -9,7 +7,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from figures.style import WIDE, add_caption, paper_style, require_values
+from figures.page import ink_on, page_width, wrapped
+from figures.style import add_caption, paper_style, require_values
 
 _hues = sns.color_palette("colorblind")
 OUTCOMES = {
@@ -22,12 +21,12 @@ OUTCOMES = {
 """Colour and mark of each outcome; marks are for readers who print in grey."""
 PLANTED, MISMATCH = "0.1", (0.8, 0.0, 0.15)
 """Colours of the frames around planted outcomes: those that came out, and the others."""
-CLAIM_WIDTH = 62
-"""Characters of a line."""
-INCH_PER_LETTER = 0.065
-"""Height of the slanted names of models."""
-FOOT = 0.35
-"""Inches below the map, for the legend."""
+INCH_PER_LETTER = 0.058
+"""Height of the upright names of models."""
+NAMES = 0.62
+"""Share of the width for the names of claims."""
+LINE = 0.115
+"""Inches of a line of a claim."""
 NOTES = {"(beyond the paper) ": "†", "(against the abstract's wording) ": "‡"}
 """Notes in front of claims, and the marks that stand for them in the figure."""
 
@@ -55,16 +54,18 @@ def claims_by_model(table: pd.DataFrame) -> Figure:
     mismatches = rows[is_planted & (rows.planted != rows.outcome)]
     with paper_style():
         head = 0.15 + INCH_PER_LETTER * max(map(len, models))
-        height = head + 0.31 * len(claims) + FOOT
-        figure, axis = plt.subplots(figsize=(WIDE, height))
-        # Fixed margins: the names of claims take nearly half of the width, which automatic layouts give up on.
-        figure.subplots_adjust(left=0.43, right=0.96, bottom=FOOT / height, top=1 - head / height)
+        names = [wrapped(_short(claim), NAMES * page_width() - 0.25, 7) for claim in claims]
+        foot = 0.25 if page_width() > 5 else 0.5
+        height = head + LINE * (1.4 + max(name.count("\n") for name in names)) * len(names) + foot
+        figure, axis = plt.subplots(figsize=(page_width(), height))
+        # Fixed margins: the names of claims take more than half of the width, which automatic layouts give up on.
+        figure.subplots_adjust(left=NAMES, right=0.99, bottom=foot / height, top=1 - head / height)
         cmap = ListedColormap([color for color, _ in OUTCOMES.values()])
         style = {"vmin": -0.5, "vmax": len(words) - 0.5, "cmap": cmap, "cbar": False}
         sns.heatmap(wide, ax=axis, linewidths=1.2, linecolor="white", **style)
         for row in codes.itertuples():
             corner = models.index(row.model), claims.index(row.claim)
-            color = "white" if row.code < 2 else "0.2"
+            color = ink_on(OUTCOMES[row.outcome][0])
             centre = [each + 0.5 for each in corner]
             axis.text(*centre, OUTCOMES[row.outcome][1], ha="center", va="center", fontsize=7, color=color)
             if row.planted:
@@ -72,17 +73,17 @@ def claims_by_model(table: pd.DataFrame) -> Figure:
                 inner = [each + 0.07 for each in corner]
                 axis.add_patch(Rectangle(inner, 0.86, 0.86, fill=False, edgecolor=frame, linewidth=1.6))
         axis.set(xlabel="", ylabel="")
-        axis.set_yticks([i + 0.5 for i in range(len(claims))], [fill(_short(claim), CLAIM_WIDTH) for claim in claims])
+        axis.set_yticks([i + 0.5 for i in range(len(claims))], names)
         axis.set_xticks([j + 0.5 for j in range(len(models))], models)
-        axis.tick_params(axis="y", labelsize=5.5, rotation=0, length=0)
-        axis.tick_params(axis="x", labelsize=6, length=0, labeltop=True, labelbottom=False)
-        plt.setp(axis.get_xticklabels(), rotation=60, ha="left", rotation_mode="anchor")
+        axis.tick_params(axis="y", rotation=0, length=0)
+        axis.tick_params(axis="x", length=0, labeltop=True, labelbottom=False, rotation=90)
         axis.grid(visible=False)
         handles = [
             Patch(facecolor=color, edgecolor="0.6", linewidth=0.4, label=f"{mark} {outcome}")
             for outcome, (color, mark) in OUTCOMES.items()
         ]
-        figure.legend(handles=handles, loc="lower center", ncols=len(handles))
+        n_columns = len(handles) if page_width() > 5 else 2
+        figure.legend(handles=handles, loc="lower center", ncols=n_columns, columnspacing=1.0, handlelength=1.2)
         plt.close(figure)
     n = int(is_planted.sum())
     n_right = n - len(mismatches)

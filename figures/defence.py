@@ -1,41 +1,34 @@
 """Attack success and over-refusal under each defence."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from figures.style import (
-    WIDE,
-    add_caption,
-    first_judge,
-    paper_style,
-    readable,
-    require_columns,
-    sample_size,
-    short_answers,
+from figures.maps import fit_cells, value_map
+from figures.page import panels
+from figures.style import add_caption, first_judge, paper_style, require_columns, sample_size, short_answers
+from figures.words import in_words, place_in_words
+
+ARMS = (
+    "unguarded",
+    "self_reminder",
+    "goal_priority",
+    "adashield_s",
+    "safety_prompt",
+    "guard",
+    "own_text",
+    "text_verdict",
+    "text_score_verdict",
+    "gate_refuser",
+    "guard_full_state",
+    "oracle",
 )
-
-_hues = sns.color_palette("colorblind")
-ARMS = {
-    "unguarded": ("unguarded", "0.35", ""),
-    "self_reminder": ("Self-Reminder", _hues[8], "////"),
-    "goal_priority": ("Goal Priority", _hues[7], "\\\\\\\\"),
-    "adashield_s": ("AdaShield-S", _hues[5], "||||"),
-    "safety_prompt": ("safety prompt", _hues[6], "////"),
-    "text_verdict": ("text verdict (bound)", _hues[9], "...."),
-    "text_score_verdict": ("text score (bound)", _hues[0], "...."),
-    "gate_refuser": ("gate alone (bound)", "0.8", "xxxx"),
-    "guard": ("guard", _hues[2], ""),
-    "own_text": ("guard, prompt text", "white", "////"),
-    "guard_full_state": ("full state (bound)", _hues[1], "----"),
-    "oracle": ("guard, oracle (bound)", _hues[4], "||||"),
-}
-"""Label, colour, and a hatch that shows in print without colours."""
+"""Defences that the claims are about, those that are compared first and bounds last."""
+BOUNDS = ("text_verdict", "text_score_verdict", "gate_refuser", "guard_full_state", "oracle")
 PREFERENCE = {
     "transcription": 0,
     "caption": 1,
@@ -45,11 +38,13 @@ PREFERENCE = {
 }
 PREFERENCE_IN_PICTURE = PREFERENCE | {"prompt_text": 0, "transcription": 3}
 """References, from the least to the most preferred: the one with the largest number is drawn."""
-PANELS = {"asr": "attack success (harmful)", "over_refusal_rate": "over-refusal (harmless)"}
+PANELS = {"asr": "attack success, %", "over_refusal_rate": "over-refusal, %"}
+ROW_HEIGHT = 0.185
+PANEL_COLORS = {"asr": "rocket_r", "over_refusal_rate": "mako_r"}
 
 
-def attack_success_bars(table: pd.DataFrame) -> Figure:
-    """Draw attack success and over-refusal under attack, for the defences that the claims are about.
+def attack_success_map(table: pd.DataFrame) -> Figure:
+    """Write attack success and over-refusal of each defence in each setting into a map: zeros are seen as zeros.
 
     A defence with several references is drawn with the one that contains the request: in the multimodal setting, where
     the user's own text is harmless, that is what the model reads in the picture. The guard is drawn there with the
@@ -58,36 +53,71 @@ def attack_success_bars(table: pd.DataFrame) -> Figure:
     Raises:
         ValueError: columns that are missing, or nothing to draw.
     """
-    table, attacked = defence_arms(table, "attack_success_bars")
-    keys = ["dataset", "setting", "modality"]
-    places = list(table[keys].drop_duplicates().itertuples(index=False, name=None))
-    is_single = table.dataset.nunique() == 1
+    table, attacked = defence_arms(table, "attack_success_map")
+    table = with_places(table)
+    places = list(dict.fromkeys(table.place))
+    arms = [arm for arm in ARMS if arm in set(table.arm)]
     with paper_style():
-        figure, axes = plt.subplots(2, 1, figsize=(WIDE, 4.2), sharex=True, sharey=True, layout="constrained")
-        for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
-            rows = table[table.metric == metric]
-            draw_places(axis, rows, keys, places)
-            axis.set(ylabel=title, ylim=(-0.03, 1.03))
-        labelled = [place[1:] if is_single else place for place in places]
-        names = ["\n".join(place).replace("_", "\n") for place in labelled]
-        axes[1].set_xticks(np.arange(len(places)), names)
-        arms = set(table.arm)
-        handles = [
-            Patch(label=label, **bar_style(color, hatch)) for arm, (label, color, hatch) in ARMS.items() if arm in arms
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        height = ROW_HEIGHT * len(arms) + label_height(places) + 0.3
+        figure, axes = panels(2, least_map(places), height)
+        draw_maps(axes, table, arms, places)
+        fit_cells(figure)
         plt.close(figure)
     guards = table[table.arm.isin(["guard", "text_verdict"])]
     pairs = guards[["modality", "reference"]].drop_duplicates().itertuples(index=False, name=None)
-    references = ", ".join(f"{readable(modality)} {readable(str(reference))}" for modality, reference in pairs)
-    own_text = "(the hatched white bars are the guard with the prompt's own text)" if "own_text" in arms else ""
+    words = [(in_words(modality, "modality"), in_words(reference, "reference")) for modality, reference in pairs]
+    read = ", ".join(f"{modality}: {reference}" for modality, reference in words)
     return add_caption(
         figure,
         f"""Attack success on harmful requests and over-refusal on harmless ones in each setting and modality, by
-        defence, with 95 % Wilson intervals. References of the guard and of the bounds: {references or "none"}
-        {own_text}; the bound `oracle` reads the true request. {sample_size(attacked)} of each class.
-        {short_answers(table)}""",
+        defence, in per cent; the intervals are in the table and in the figure of safety against over-refusal. † bounds,
+        of which the guard with the true request reads what no defence can know. What the guard and the bounds read:
+        {read or "nothing"}. {sample_size(attacked)} of each class. {short_answers(table)}""",
     )
+
+
+def draw_maps(axes: Sequence[Axes], table: pd.DataFrame, arms: Sequence[str], places: Sequence[str]) -> None:
+    """Draw a map of attack success and one of over-refusal, arm by place; the second goes without names if it is right
+    of the first.
+
+    Args:
+        axes: both.
+        table: rows of `defence_arms`, with `with_places`.
+        arms: rows of the maps.
+        places: columns of the maps.
+    """
+    for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
+        rows = table[table.metric == metric].drop(columns=["ci_low", "ci_high"])
+        rows = rows.assign(place=pd.Categorical(rows.place, places))
+        style = {"vmin": 0, "vmax": 1, "cmap": PANEL_COLORS[metric], "cbar": False, "number": _percent}
+        value_map(axis, rows, "arm", "place", arms, **style)
+        axis.set_title(title)
+        axis.set_xticks([i + 0.5 for i in range(len(places))], places, rotation=90)
+        is_beside = axis is axes[1] and axis.get_subplotspec().colspan.start > 0
+        names = [in_words(arm, "defence") + " †" * (arm in BOUNDS) for arm in arms]
+        axis.set_yticks([i + 0.5 for i in range(len(arms))], [] if is_beside else names)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:z.0f}"
+
+
+def with_places(table: pd.DataFrame) -> pd.DataFrame:
+    """Add a column that tells setting and modality in words, and the dataset if there are several."""
+    words = [place_in_words(*place) for place in zip(table.setting, table.modality, strict=True)]
+    if table.dataset.nunique() > 1:
+        words = [f"{dataset}: {place}" for dataset, place in zip(table.dataset, words, strict=True)]
+    return table.assign(place=words)
+
+
+def label_height(places: Sequence[str]) -> float:
+    """Return the inches that upright names of places take."""
+    return 0.062 * max(map(len, places)) + 0.1
+
+
+def least_map(places: Sequence[str]) -> float:
+    """Return the least width in inches of a map, with the names of its rows."""
+    return 1.2 + 0.24 * len(places)
 
 
 def defence_arms(table: pd.DataFrame, figure: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -127,37 +157,3 @@ def _arms(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(order=pd.Series(order, table.index).fillna(1)).sort_values("order", kind="stable")
     keys = ["dataset", "setting", "modality", "arm", "metric"]
     return table.drop_duplicates(keys, keep="last").sort_index()
-
-
-def draw_places(
-    axis, rows: pd.DataFrame, keys: Sequence[str], places: Sequence[tuple], drawn: Collection[str] = tuple(ARMS)
-) -> None:
-    """Draw the bars of each setting and modality, one place after the other.
-
-    Args:
-        axis: what is drawn on.
-        rows: one row per place and arm.
-        keys: columns that name a place.
-        places: their values, in order.
-        drawn: arms that there may be, which determine the width of the bars.
-    """
-    for i, place in enumerate(places):
-        _bars(axis, rows[(rows[list(keys)] == list(place)).all(axis=1)], i, drawn)
-    axis.grid(axis="x", visible=False)
-
-
-def _bars(axis, rows: pd.DataFrame, tick: int, drawn: Collection[str]) -> None:
-    """Draw the bars of one setting, centred on its tick, with a marker at each value so that zero has a colour too."""
-    width, arms = 0.86 / len(drawn), [arm for arm in drawn if arm in set(rows.arm)]
-    for i, arm in enumerate(arms):
-        row, (_, color, hatch) = rows[rows.arm == arm].iloc[0], ARMS[arm]
-        x = tick + (i - (len(arms) - 1) / 2) * width
-        errors = np.clip([[row.value - row.ci_low], [row.ci_high - row.value]], 0, None)
-        axis.bar(x, row.value, width * 0.92, **bar_style(color, hatch))
-        axis.errorbar(x, row.value, yerr=errors, fmt="none", ecolor="0.1", elinewidth=0.6, capsize=1)
-        axis.plot(x, row.value, marker="o", markersize=2.6, color=color, markeredgecolor="0.1", markeredgewidth=0.4)
-
-
-def bar_style(color, hatch: str) -> dict:
-    """Return the style of an arm's bars."""
-    return {"facecolor": color, "hatch": hatch, "edgecolor": "0.25", "linewidth": 0}

@@ -5,16 +5,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from figures.style import (
-    WIDE,
-    add_caption,
-    layer_ticks,
-    paper_style,
-    readable,
-    require_columns,
-    require_values,
-    sample_size,
-)
+from figures.page import legend_below, panels, wrapped
+from figures.style import add_caption, layer_ticks, paper_style, require_columns, require_values, sample_size
+from figures.words import in_words
 
 _hues = sns.color_palette("colorblind")
 ESTIMATORS = {
@@ -44,7 +37,7 @@ def directions(table: pd.DataFrame) -> Figure:
     cosines = rows[rows.metric == "cosine"].groupby("estimator", sort=False).value.min()
     reference = cosines.idxmax() if len(cosines) else rows.estimator.iloc[0]
     with paper_style():
-        figure, axes = plt.subplots(1, 3, figsize=(WIDE, 2.5), sharey=True, layout="constrained")
+        figure, axes = panels(3, 1.7, 1.9, sharey=True)
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
             of_metric = rows[rows.metric == metric]
             for name, (color, marker) in ESTIMATORS.items():
@@ -52,17 +45,17 @@ def directions(table: pd.DataFrame) -> Figure:
                 if own.empty or (metric == "cosine" and name == reference):
                     continue
                 style = {"color": color, "marker": marker, "markersize": 3, "linewidth": 1.1}
-                axis.plot(own.layer, own.value, label=readable(name), **style)
-            axis.set(title=title, xlabel="layer", ylim=(-0.03, 1.03))
-            layer_ticks(axis, rows.layer)
+                axis.plot(own.layer, own.value, label=in_words(name, "estimator"), **style)
+            axis.set(title=wrapped(title, 1.4), xlabel="layer", ylim=(-0.03, 1.03))
+            layer_ticks(axis)
         handles, labels = axes[2].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        legend_below(figure, handles, labels)
         plt.close(figure)
     return add_caption(
         figure,
         f"""Safety directions fitted on the anchors, by layer. Left: share of the data's squared length that the first
-        vector of {readable(reference)} explains. Middle: absolute cosine of the other estimators to that vector. Right:
-        mean absolute cosine between fits on resampled anchors, which takes the place of an interval; the other two
-        panels have none.
+        vector of {in_words(reference, "estimator")} explains. Middle: absolute cosine of the other estimators to that
+        vector. Right: mean absolute cosine between fits on resampled anchors, which takes the place of an interval; the
+        other two panels have none.
         {sample_size(rows, "anchors") if "n" in rows else "n not in the table"}.""",
     )

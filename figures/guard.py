@@ -11,20 +11,20 @@ from matplotlib.patches import Patch
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from figures.page import legend_below, page_width, panels, wrapped
 from figures.style import (
     CLASS_COLORS,
     CLASS_MARKERS,
     MODALITY_COLORS,
     MODALITY_MARKERS,
-    WIDE,
     add_caption,
     modalities_in,
     number_range,
     paper_style,
-    readable,
     require_columns,
     require_values,
 )
+from figures.words import in_words
 
 
 def guard_explained(table: pd.DataFrame) -> Figure:
@@ -38,7 +38,7 @@ def guard_explained(table: pd.DataFrame) -> Figure:
     )
     layers = table.layer.astype(str)
     with paper_style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 2.2), layout="constrained", width_ratios=(2, 1))
+        figure, (left, right) = panels(2, 1.6, 2.1)
         for layer, row in zip(layers, table.itertuples(), strict=True):
             arrow = {"arrowstyle": "-|>", "color": "0.35", "shrinkA": 3, "shrinkB": 3}
             left.annotate("", (layer, row.after), (layer, row.coordinate), arrowprops=arrow)
@@ -51,7 +51,7 @@ def guard_explained(table: pd.DataFrame) -> Figure:
         left.legend(loc="best")
         right.bar(layers, table.delta_norm, color="0.6", width=0.6)
         for layer, row in zip(layers, table.itertuples(), strict=True):
-            right.text(layer, row.delta_norm, " open" if row.gate else " shut", ha="center", va="bottom", fontsize=6)
+            right.text(layer, row.delta_norm, " open" if row.gate else " shut", ha="center", va="bottom", fontsize=7)
         right.set(xlabel="layer", ylabel="change, ‖Δh‖ / ‖h‖", title="gate")
         right.margins(y=0.15)
         plt.close(figure)
@@ -66,7 +66,7 @@ ROC_COLUMNS = ["modality", "reference", "harmful", "reference_coordinate", "gate
 
 
 def gate_roc(table: pd.DataFrame) -> Figure:
-    """Draw the gate as a classifier: ROC of the reference's coordinate in each modality, one panel per reference.
+    """Draw the gate as a classifier: ROC of the reference's coordinate, one panel per modality and reference.
 
     The large marker shows the rates of the guard's own gate with their intervals; only the gates `sign` and
     `threshold` have to be on the curve.
@@ -82,27 +82,27 @@ def gate_roc(table: pd.DataFrame) -> Figure:
     if (classes < 2).any():
         where = "modality {}, reference {}".format(*classes.index[classes < 2][0])
         raise ValueError(f"gate_roc needs harmful and harmless requests; got only one of the two in {where}")
-    references = list(dict.fromkeys(table.reference))
+    places = [
+        (name, reference)
+        for name in modalities_in(table.modality)
+        for reference in dict.fromkeys(table[table.modality == name].reference)
+    ]
     with paper_style():
-        figure, axes = plt.subplots(
-            1, len(references), figsize=(WIDE, 3.0), sharey=True, squeeze=False, layout="constrained"
-        )
-        for axis, reference in zip(axes[0], references, strict=True):
-            own = table[table.reference == reference]
-            for name in modalities_in(own.modality):
-                _roc(axis, own[own.modality == name], name)
+        figure, axes = panels(len(places), 1.55, 1.85, sharex=True, sharey=True)
+        for axis, (name, reference) in zip(axes, places, strict=True):
+            _roc(axis, table[(table.modality == name) & (table.reference == reference)], name)
             axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
-            axis.set(title=f"reference: {readable(reference)}", xlabel="harmless: gate opens", aspect="equal")
-            axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-            axis.legend(loc="lower right", title="AUROC", title_fontsize=7)
-        axes[0, 0].set_ylabel("harmful: gate opens")
+            axis.set(title=wrapped(f"{in_words(name, 'modality')}: reads {in_words(reference, 'reference')}", 1.35))
+            axis.set(aspect="equal", xlim=(-0.06, 1.06), ylim=(-0.06, 1.06), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        figure.supxlabel("harmless requests at which the gate opens", fontsize=8)
+        figure.supylabel("harmful requests at which it opens", fontsize=8)
         plt.close(figure)
     n = table.groupby(["modality", "reference", "harmful"]).size()
     return add_caption(
         figure,
         f"""The gate as a classifier of harmful requests: ROC over all thresholds of the reference's coordinate on the
-        safety direction. Large markers: rates of the guard's own gate, with 95 % Wilson intervals. Curves of modalities
-        with the same reference text coincide. n = {number_range(n)} requests of each class.""",
+        safety direction. Large markers: rates of the guard's own gate, with 95 % Wilson intervals.
+        n = {number_range(n)} requests of each class.""",
     )
 
 
@@ -115,7 +115,8 @@ def _roc(axis: Axes, rows: pd.DataFrame, name: str) -> None:
     style = {"color": color, "fmt": MODALITY_MARKERS[name], "markersize": 6, "elinewidth": 0.8, "alpha": 0.9}
     style |= {"markeredgecolor": "white", "clip_on": False}
     errors = {"xerr": [[x - x_low], [x_high - x]], "yerr": [[y - y_low], [y_high - y]]}
-    axis.errorbar(x, y, **errors, label=f"{readable(name)} {auroc:.2f}", **style)
+    axis.errorbar(x, y, **errors, **style)
+    axis.text(0.98, 0.06, f"AUROC {auroc:.2f}", ha="right", fontsize=7)
 
 
 def _open_rate(is_open: pd.Series) -> tuple[float, float, float]:
@@ -149,8 +150,8 @@ def what_changed(table: pd.DataFrame) -> Figure:
         figure, axes = plt.subplots(
             2 * len(names),
             2,
-            figsize=(WIDE, 1.05 * len(names) + 0.6),
-            height_ratios=[4, 1] * len(names),
+            figsize=(page_width(), 1.3 * len(names) + 0.5),
+            height_ratios=[3, 1.2] * len(names),
             squeeze=False,
             layout="constrained",
         )
@@ -164,16 +165,16 @@ def what_changed(table: pd.DataFrame) -> Figure:
             bounds = [bound for axis in axes[2 * i] for bound in axis.get_ylim()]
             for axis in axes[2 * i]:
                 axis.set_ylim(min(bounds), max(bounds))
-            axes[2 * i, 0].set_ylabel(readable(name).replace(" ", "\n"))
+            axes[2 * i, 0].set_ylabel(in_words(name, "modality").replace(" ", "\n", 1))
             axes[2 * i, 1].tick_params(labelleft=False)
         for axis, kind in zip(axes[0], CLASS_COLORS, strict=True):
             axis.set_title(f"{kind} requests")
         for axis in axes[-1]:
             axis.set_xlabel("prompts, by coordinate")
-        figure.legend(handles=_what_changed_handles(), loc="outside lower center", ncols=5)
+        legend_below(figure, _what_changed_handles())
         plt.close(figure)
     n = table.groupby(["modality", "harmful"]).size()
-    references = ", ".join(f"{readable(name)}: {readable(last[name])}" for name in names)
+    references = ", ".join(f"{in_words(name, 'modality')}: {in_words(last[name], 'reference')}" for name in names)
     return add_caption(
         figure,
         f"""Effect of the guard on each prompt, at layer {table.layer.iloc[0]:.0f}: the coordinate on the safety
@@ -186,8 +187,8 @@ def what_changed(table: pd.DataFrame) -> Figure:
 def _moves(axis: Axes, rows: pd.DataFrame, kind: str) -> None:
     x, color, marker = np.arange(len(rows)), CLASS_COLORS[kind], CLASS_MARKERS[kind]
     axis.vlines(x, rows.coordinate, rows.after, color=color, linewidth=0.8, alpha=0.45)
-    axis.plot(x, rows.coordinate, marker, color="white", markeredgecolor="0.4", markersize=2.8, markeredgewidth=0.6)
-    axis.plot(x, rows.after, marker, color=color, markersize=2.8, markeredgewidth=0)
+    axis.plot(x, rows.coordinate, marker, color="white", markeredgecolor="0.4", markersize=2.4, markeredgewidth=0.6)
+    axis.plot(x, rows.after, marker, color=color, markersize=2.4, markeredgewidth=0)
     axis.axhline(0, color="0.5", linewidth=0.7, linestyle="--")
     axis.set(xlim=(-0.8, len(rows) - 0.2), xticks=[])
 
@@ -198,7 +199,7 @@ def _verdicts(axis: Axes, rows: pd.DataFrame, with_labels: bool) -> None:
     axis.pcolormesh(refusals, cmap=colors, vmin=0, vmax=1, edgecolor="white", linewidth=0.25)
     axis.invert_yaxis()
     axis.set(xticks=[], xlim=(-0.3, len(rows) + 0.3))
-    axis.set_yticks([0.5, 1.5], ["without", "with"] if with_labels else [], fontsize=5)
+    axis.set_yticks([0.5, 1.5], ["without", "with"] if with_labels else [])
     axis.tick_params(length=0)
     axis.grid(visible=False)
     for side in axis.spines.values():

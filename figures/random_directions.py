@@ -7,27 +7,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import blended_transform_factory
 
-from figures.style import (
-    MODALITY_COLORS,
-    WIDE,
-    add_caption,
-    modalities_in,
-    number_range,
-    paper_style,
-    readable,
-    require_columns,
-)
+from figures.page import legend_below, page_width, wrapped
+from figures.style import MODALITY_COLORS, add_caption, modalities_in, number_range, paper_style, require_columns
+from figures.words import in_words
 
 PANELS = {
-    "refusal_score_gain": "refusal score, harmful:\nguarded − unguarded, nats",
-    "opening_refusal_rate": "harmful:\nbegins to refuse",
+    "refusal_score_gain": "harmful: gain in the refusal score, nats",
+    "opening_refusal_rate": "harmful: begins to refuse",
 }
 GUARD = ["dataset", "setting", "split", "rule", "gate", "strength", "layer", "last_layer", "layers"]
 """Columns that identify a guard in a part of the results."""
 COLUMNS = "setting split modality rule reference gate strength control seed metric value".split()
-ROW_HEIGHT = 0.17
+ROW_HEIGHT = 0.175
 """Height of a line in inches."""
+ROOM = 0.42
+"""Inches for the percentile next to a star."""
 GOLDEN = 0.618034
 """Step of the vertical scatter: neighbouring draws come apart, and the same table gives the same figure."""
 
@@ -42,25 +39,32 @@ def random_directions(table: pd.DataFrame) -> Figure:
     table = table.reindex(columns=list(dict.fromkeys([*table.columns, *GUARD])))
     lines = list(_lines(table))
     with paper_style():
-        size = (WIDE, ROW_HEIGHT * len(lines) + 1.0)
+        size = (page_width(), ROW_HEIGHT * len(lines) + 0.6)
         figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained", width_ratios=(3, 2))
         for axis, (metric, title) in zip(axes, PANELS.items(), strict=True):
             for place, (_, rows) in enumerate(lines):
                 if not rows.empty:
                     _draw(axis, -place, rows[rows.metric == metric])
-            axis.set_title(title)
+            axis.set_title(wrapped(title, 0.34 * page_width() if axis is axes[0] else 0.22 * page_width()))
             axis.grid(axis="y", visible=False)
             axis.patch.set_visible(False)
         axes[0].axvline(0, color="0.3", linewidth=0.8)
-        axes[1].set(xlim=(-0.04, 1.04), xticks=[0, 0.5, 1])
+        low, high = axes[0].get_xlim()
+        # Room for the percentiles on the right of the stars.
+        axes[0].set_xlim(low, high + (high - low) * ROOM / (0.42 * page_width()))
+        axes[1].set(
+            xlim=(-0.06, 1.04 + ROOM / (0.26 * page_width())), xticks=[0, 0.5, 1] if page_width() > 5 else [0, 1]
+        )
+        axes[1].xaxis.set_major_formatter(PercentFormatter(1))
         drawn = {-place: name for place, (name, rows) in enumerate(lines) if not rows.empty}
-        axes[0].set_yticks(list(drawn), list(drawn.values()), fontsize=6)
-        style = {"fontsize": 6, "fontweight": "bold", "va": "center", "bbox": {"facecolor": "white", "linewidth": 0}}
+        axes[0].set_yticks(list(drawn), list(drawn.values()))
+        axes[0].tick_params(axis="y", length=0)
+        across = blended_transform_factory(figure.transFigure, axes[0].transData)
+        style = {"fontsize": 7, "fontweight": "bold", "va": "center", "bbox": {"facecolor": "white", "linewidth": 0}}
         for place, (heading, rows) in enumerate(lines):
-            if rows.empty:
-                text = axes[0].text(0.01, -place, heading, transform=axes[0].get_yaxis_transform(), **style)
-                # A long heading may reach into the second panel, whose line is empty there.
-                text.set_in_layout(False)
+            if rows.empty and heading:
+                # Headings reach across both panels, whose lines are empty there.
+                axes[0].text(0.01, -place, heading, transform=across, **style).set_in_layout(False)
         axes[0].set_ylim(-len(lines) + 0.4, 0.6)
         dot, star = {"marker": "o", "color": "0.4", "markersize": 2}, {"marker": "*", "color": "0.1", "markersize": 8}
         handles = [
@@ -68,7 +72,7 @@ def random_directions(table: pd.DataFrame) -> Figure:
             Line2D([], [], color="0.4", linewidth=1.2, label="95 % of them"),
             Line2D([], [], linestyle="", label="the guard, with its percentile", **star),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        legend_below(figure, handles)
         plt.close(figure)
     sizes = _draws(table[table.metric.isin(PANELS)]).groupby([*GUARD, "modality", "reference", "metric"], dropna=False)
     n = number_range(sizes.size())
@@ -83,20 +87,27 @@ def random_directions(table: pd.DataFrame) -> Figure:
 
 
 def _lines(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the label of each line and its rows; guards begin with a heading, which has no rows."""
+    """Yield the label of each line and its rows; guards begin with lines of a heading, which have no rows."""
     has_datasets = table.dataset.nunique() > 1
     for key, rows in table.groupby(GUARD, sort=False, dropna=False):
-        yield _heading(dict(zip(GUARD, key, strict=True)), has_datasets), rows.iloc[:0]
+        heading = _heading(dict(zip(GUARD, key, strict=True)), has_datasets)
+        for line in wrapped(heading, 0.82 * page_width()).split("\n"):
+            yield line, rows.iloc[:0]
         has_several = rows.groupby("modality").reference.nunique().max() > 1
         for modality in modalities_in(rows.modality):
             of_modality = rows[rows.modality == modality]
             for reference, own in of_modality.groupby("reference", sort=False, dropna=False):
-                yield f"{readable(modality)}{f', {readable(str(reference))}' if has_several else ''}", own
+                yield _label(modality, reference if has_several else None), own
+
+
+def _label(modality: str, reference: str | None) -> str:
+    own = {None: "", "prompt_text": ", own text"}
+    return in_words(modality, "modality") + own.get(reference, f", {in_words(reference, 'reference')}")
 
 
 def _heading(guard: dict, has_datasets: bool) -> str:
-    part = readable(str(guard["setting"])).upper() + (f" ({guard['dataset']})" if has_datasets else "")
-    parts = [f"{part}, {guard['split']}: {readable(str(guard['rule']))}"]
+    part = in_words(guard["setting"], "setting").capitalize() + (f" ({guard['dataset']})" if has_datasets else "")
+    parts = [f"{part}, {guard['split']}: {in_words(guard['rule'], 'rule')}"]
     parts += [f"strength {guard['strength']:g}"] if pd.notna(guard["strength"]) else []
     parts.append(f"gate {guard['gate']}")
     if pd.notna(guard["layers"]):
@@ -124,10 +135,11 @@ def _draw(axis: Axes, line: int, rows: pd.DataFrame) -> None:
         # A gate that stays shut leaves every direction without effect.
         has_effect = draws.value.nunique() > 1 or (draws.value != value).any()
         axis.annotate(
-            f"{100 * percentile:.3g} %" if has_effect else "no change",
+            f"{100 * percentile:.3g}%" if has_effect else "no change",
             (value, line),
             (5, 0),
             textcoords="offset points",
             va="center",
-            fontsize=5.5,
+            fontsize=7,
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
         )

@@ -4,20 +4,19 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from figures.maps import fit_cells, value_map
+from figures.page import legend_below, page_width, panels, wrapped
 from figures.style import (
-    WIDE,
     add_caption,
     by_modality,
-    interval_note,
     layer_ticks,
     modalities_in,
     paper_style,
-    readable,
     require_columns,
     require_values,
     sample_size,
-    value_map,
 )
+from figures.words import in_words
 
 SIDE_SPLITS = ("train", "anchors")
 """Splits that are not reported: requests that the model was trained on, and those that directions are fitted on."""
@@ -31,6 +30,8 @@ WORDS = {
     "first_last_token": ("first and last token alone", (0, (5, 1, 1, 1))),
     "bag_of_words": ("bag of words", "-."),
 }
+FITTED = {"folds": "within the modality", "anchors": "fitted on anchors' text"}
+"""How a probe was fitted, by the setting of the table."""
 SIGNIFICANT = 0.05
 """Drops with a smaller p-value are bold."""
 
@@ -59,27 +60,26 @@ def probe_auroc(table: pd.DataFrame) -> Figure:
     table = _main_place(table, "probe_auroc")
     probe, plain = table[table.site.notna()].probe.iloc[0], table[table.control.isna() & table.layer.notna()]
     is_own = plain.fit_modality == plain.modality
-    panels = {
+    by_title = {
         f"{probe} probe, within the modality": plain[(plain.probe == probe) & (plain.setting == "folds") & is_own],
         f"{probe} probe, fitted on anchors' text": plain[(plain.probe == probe) & (plain.setting == "anchors")],
         "coordinate on the SSD": plain[plain.probe == "ssd"],
     }
-    panels = {title: rows for title, rows in panels.items() if len(rows)}
+    by_title = {title: rows for title, rows in by_title.items() if len(rows)}
     with paper_style():
-        size = {"figsize": (WIDE, 2.6), "layout": "constrained"}
-        figure, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, **size)
-        for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        figure, axes = panels(len(by_title), 1.7, 2.1, sharey=True)
+        for axis, (title, rows) in zip(axes, by_title.items(), strict=True):
             by_modality(axis, rows)
             axis.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
-            axis.set(title=title, xlabel="layer")
-            layer_ticks(axis, rows.layer)
-        for axis, setting in zip(axes[0], ("folds", "anchors", "anchors"), strict=False):
+            axis.set(title=wrapped(title, 1.4), xlabel="layer")
+            layer_ticks(axis)
+        for axis, setting in zip(axes, ("folds", "anchors", "anchors"), strict=False):
             _controls(axis, table[table.setting == setting])
-        axes[0, 0].set(ylabel="AUROC", ylim=(min(0.35, plain.value.min() - 0.05), 1.02))
-        handles = dict(pair[::-1] for axis in axes[0] for pair in zip(*axis.get_legend_handles_labels(), strict=True))
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
+        axes[0].set(ylabel="AUROC", ylim=(min(0.35, plain.value.min() - 0.05), 1.02))
+        handles = dict(pair[::-1] for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True))
+        legend_below(figure, list(handles.values()), list(handles))
         plt.close(figure)
-    drawn, place = pd.concat(panels.values()), table[table.site.notna()].iloc[0]
+    drawn, place = pd.concat(by_title.values()), table[table.site.notna()].iloc[0]
     return add_caption(
         figure,
         f"""AUROC of harmful against harmless requests by layer, for states of `{place.site}` at token `{place.token}`;
@@ -117,28 +117,31 @@ def degradation(table: pd.DataFrame) -> Figure:
     drops, p_values = (rows[rows.metric == name] for name in ("auroc_drop", "auroc_drop_p"))
     drops = drops.merge(p_values[[*keys, "value"]].rename(columns={"value": "p"}), on=keys, how="left")
     drops = drops.assign(is_significant=drops.p < SIGNIFICANT, layer=drops.layer.astype(int))
-    panels = {
-        "coordinate on the SSD" if probe == "ssd" else f"{readable(probe)} probe, {readable(setting)}": group
+    by_title = {
+        "coordinate on the SSD" if probe == "ssd" else f"{probe} probe, {FITTED.get(setting, setting)}": group
         for (probe, setting), group in drops.groupby(["probe", "setting"], sort=False)
     }
     names = modalities_in(drops.modality)
     if not names:
         raise ValueError("degradation found no drop; expected another modality besides text")
     with paper_style():
-        size = (WIDE, (0.3 * len(names) + 0.55) * len(panels))
-        figure, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+        figure, axes = panels(len(by_title), page_width(), 0.32 * len(names) + 0.45)
         bound = max(0.1, drops.value.max())
-        for axis, (title, cells) in zip(axes[:, 0], panels.items(), strict=True):
+        for axis, (title, cells) in zip(axes, by_title.items(), strict=True):
             style = {"vmin": 0, "vmax": bound, "cmap": "rocket_r", "cbar_kws": {"label": "AUROC lost"}}
             value_map(axis, cells, "modality", "layer", names, **style)
-            axis.set(title=title, xlabel="", ylabel="")
-        axes[-1, 0].set_xlabel("layer")
+            axis.set_yticklabels([in_words(name, "modality") for name in names])
+            axis.set_title(title)
+        for axis in axes[:-1]:
+            axis.set_xticks([])
+        axes[-1].set_xlabel("layer")
+        notes = fit_cells(figure)
         plt.close(figure)
     return add_caption(
         figure,
-        f"""AUROC of text minus that of each modality, on the same requests; {interval_note(drops)}. Bold (or marked by
-        a dot): fewer than {SIGNIFICANT:.0%} of random swaps within pairs give as large a drop at any layer.
-        {sample_size(drops)}.""",
+        f"""AUROC of text minus that of each modality, on the same requests; {notes.intervals}.
+        {notes.marks.capitalize()}: fewer than {SIGNIFICANT:.0%} of random swaps within pairs give as large a drop at
+        any layer. {sample_size(drops)}.""",
     )
 
 
@@ -164,17 +167,17 @@ def separation(table: pd.DataFrame) -> Figure:
     require_values(rows, ["value"], "separation along the SSD")
     metrics = [name for name in MEASURES if name in set(rows.metric)]
     with paper_style():
-        figure, axes = plt.subplots(1, len(metrics), figsize=(WIDE, 2.3), squeeze=False, layout="constrained")
-        for axis, metric in zip(axes[0], metrics, strict=True):
+        figure, axes = panels(len(metrics), 1.4, 1.8)
+        for axis, metric in zip(axes, metrics, strict=True):
             own = rows[rows.metric == metric]
             by_modality(axis, own)
             if metric in ("auroc", "accuracy"):
                 axis.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
             elif metric == "margin":
                 axis.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
-            axis.set(title=MEASURES[metric], xlabel="layer")
-            layer_ticks(axis, own.layer)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+            axis.set(title=wrapped(MEASURES[metric], 1.2), xlabel="layer")
+            layer_ticks(axis)
+        legend_below(figure, *axes[0].get_legend_handles_labels())
         plt.close(figure)
     return add_caption(
         figure,
@@ -204,25 +207,18 @@ def transfer(table: pd.DataFrame, layer: int) -> Figure:
         raise ValueError(f"transfer found no probes at layer {layer}; the table has layers {layers}")
     names = modalities_in(rows.modality)
     with paper_style():
-        figure, axis = plt.subplots(figsize=(0.75 * WIDE, 0.42 * len(names) + 1.0), layout="constrained")
+        figure, (axis,) = panels(1, page_width(), 0.36 * len(names) + 0.9)
         rows = rows.assign(modality=pd.Categorical(rows.modality, names))
-        value_map(
-            axis,
-            rows,
-            "fit_modality",
-            "modality",
-            names,
-            vmin=0.5,
-            vmax=1,
-            cmap="cividis",
-            xticklabels=[readable(name) for name in names],
-            cbar_kws={"label": "AUROC"},
-        )
+        style = {"vmin": 0.5, "vmax": 1, "cmap": "cividis", "cbar_kws": {"label": "AUROC"}}
+        value_map(axis, rows, "fit_modality", "modality", names, **style)
+        words = [in_words(name, "modality") for name in names]
+        axis.set_xticklabels([wrapped(name, 0.45) for name in words])
+        axis.set_yticklabels(words)
         axis.set(xlabel="tested in", ylabel="fitted in", title=f"{probe} probe, layer {layer}")
-        axis.tick_params(axis="x", rotation=20)
+        notes = fit_cells(figure)
         plt.close(figure)
     return add_caption(
         figure,
         f"""AUROC of a {probe} probe at layer {layer}, fitted in one modality and tested in another, on requests that
-        it has not seen; 95 % intervals below each value. {sample_size(rows)} of both classes.""",
+        it has not seen; {notes.intervals}. {sample_size(rows)} of both classes.""",
     )

@@ -5,30 +5,29 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from figures.maps import fit_cells, value_map
+from figures.page import legend_below, page_width, panels
 from figures.style import (
     CLASS_COLORS,
-    FEW_LAYERS,
     MODALITY_COLORS,
     MODALITY_MARKERS,
-    WIDE,
     add_caption,
     by_modality,
-    interval_note,
     layer_ticks,
     modalities_in,
     paper_style,
-    readable,
     require_columns,
     require_values,
     sample_size,
-    value_map,
 )
+from figures.words import in_words
 
 COLUMNS = ["category", "modality", "layer", "site", "token", "metric", "value", "ci_low", "ci_high", "n"]
 ROLES = ("image", "request", "instruction", "template", "last", "all")
 """Tokens whose states are patched, in the order of the prompt."""
 N_STRONGEST = 8
 KEYS = ["modality", "layer", "site"]
+MOST_LAYER_LABELS = 12
 SINGLE = "refusal_score_single"
 """Metric of a model whose refusals have openings of two tokens too."""
 
@@ -60,15 +59,15 @@ def refusal_lens(table: pd.DataFrame) -> Figure:
     rows = _rows_of(table, SINGLE if is_single else "refusal_score", "refusal_lens")
     openings = "refusal openings, those of one token," if is_single else "refusal openings"
     with paper_style():
-        figure, axes = plt.subplots(1, 2, figsize=(WIDE, 2.5), sharey=True, layout="constrained")
+        figure, axes = panels(2, 2.2, 2.0, sharey=True)
         for axis, name in zip(axes, CLASS_COLORS, strict=True):
             by_modality(axis, rows[rows.category == name])
             axis.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
             axis.set(title=f"{name} requests", xlabel="layer")
-            layer_ticks(axis, rows.layer)
+            layer_ticks(axis)
         axes[0].set_ylabel("refusal score, nats")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=6)
+        legend_below(figure, handles, labels)
         plt.close(figure)
     return add_caption(
         figure,
@@ -97,23 +96,33 @@ def attribution(table: pd.DataFrame, modalities: tuple[str, ...] = ("text", "bla
     strongest = strongest.loc[strongest.abs().nlargest(N_STRONGEST).index]
     sites = sorted(rows.site.unique(), key=lambda site: (site == "mlp_out", len(site), site))
     bound = float(differences.value.abs().max())
-    n_layers = rows.layer.nunique()
+    map_height = 0.13 * rows.layer.nunique() + 0.7
+    n_rows = -(-len(names) // max(1, int(page_width() / 1.6)))
     with paper_style():
-        figure = plt.figure(figsize=(WIDE, 0.13 * n_layers + 3.6), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(0.13 * n_layers + 1.2, 2.2))
-        maps = above.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        figure = plt.figure(figsize=(page_width(), n_rows * map_height + 2.2), layout="constrained")
+        above, below = figure.subfigures(2, 1, height_ratios=(n_rows * map_height, 2.2))
+        maps = above.subplots(n_rows, -(-len(names) // n_rows), sharey=True, squeeze=False).flat
+        for axis in maps[len(names) :]:
+            axis.remove()
+        maps = list(maps[: len(names)])
         for axis, name in zip(maps, names, strict=True):
-            _contribution_map(axis, differences[differences.modality == name], sites, bound, axis is maps[-1])
-            axis.set(title=readable(name), xlabel="head", ylabel="layer" if axis is maps[0] else "")
-        _strongest_writers(below.subplots(), rows[rows.modality.isin(names)], list(strongest.index), names)
+            _contribution_map(axis, differences[differences.modality == name], sites, bound)
+            axis.set(title=in_words(name, "modality"), xlabel="head")
+            if axis is maps[0]:
+                axis.set_ylabel("layer")
+        bar = above.colorbar(maps[0].collections[0], ax=maps, shrink=0.9, pad=0.02)
+        bar.set_label("harmful − harmless")
+        strip = below.subplots()
+        _strongest_writers(strip, rows[rows.modality.isin(names)], list(strongest.index), names)
+        fit_cells(figure)
         plt.close(figure)
     return add_caption(
         figure,
         f"""What heads and MLPs add to the coordinate on the safety direction of layer
-        {rows.direction_layer.dropna().iloc[0]:.0f} at the last prompt token. Maps: harmful minus harmless; bold: the
-        intervals of the two classes do not overlap. Below: the {len(strongest)} heads and MLPs with the largest
-        difference in {readable(names[0])}, filled for harmful and hollow for harmless requests, means with 95 %
-        intervals. {sample_size(rows)} of each class.""",
+        {rows.direction_layer.dropna().iloc[0]:.0f} at the last prompt token. Maps: harmful minus harmless; dots:
+        the intervals of the two classes do not overlap. Below: the {len(strongest)} heads and MLPs with the largest
+        difference in {in_words(names[0], "modality")}, filled for harmful and hollow for harmless requests, means with
+        95 % intervals. {sample_size(rows)} of each class.""",
     )
 
 
@@ -126,14 +135,18 @@ def _class_differences(rows: pd.DataFrame) -> pd.DataFrame:
     return pairs[KEYS].assign(value=value, is_significant=is_apart, layer=pairs.layer.astype(int))
 
 
-def _contribution_map(axis: Axes, cells: pd.DataFrame, sites: list[str], bound: float, with_bar: bool) -> None:
+def _contribution_map(axis: Axes, cells: pd.DataFrame, sites: list[str], bound: float) -> None:
     cells = cells.assign(site=pd.Categorical(cells.site, sites))
-    style = {"vmin": -bound, "vmax": bound, "cmap": "vlag", "cbar": with_bar}
-    value_map(axis, cells, "layer", "site", sorted(cells.layer.unique(), reverse=True), **style)
-    labels = [site.replace("head ", "").replace("mlp_out", "MLP") for site in sites]
-    # Labels of dozens of heads would overlap: label some of them, and always the MLP.
-    ticks = [*range(0, len(sites) - 1, 1 + len(sites) // FEW_LAYERS), len(sites) - 1]
-    axis.set_xticks([i + 0.5 for i in ticks], [labels[i] for i in ticks], rotation=0)
+    style = {"vmin": -bound, "vmax": bound, "cmap": "vlag", "cbar": False}
+    layers = sorted(cells.layer.unique(), reverse=True)
+    value_map(axis, cells, "layer", "site", layers, number=None, **style)
+    axis.set_xticks([i + 0.5 for i in range(len(sites))], [_site(site) for site in sites], rotation=0)
+    step = 1 + len(layers) // MOST_LAYER_LABELS
+    axis.set_yticks([i + 0.5 for i in range(0, len(layers), step)], layers[::step])
+
+
+def _site(site: str) -> str:
+    return site.replace("head ", "").replace("mlp_out", "MLP")
 
 
 def _strongest_writers(axis: Axes, rows: pd.DataFrame, places: list[tuple[int, str]], names: list[str]) -> None:
@@ -145,14 +158,13 @@ def _strongest_writers(axis: Axes, rows: pd.DataFrame, places: list[tuple[int, s
                 face = color if row.category == "harmful" else "white"
                 style = {"color": color, "marker": MODALITY_MARKERS[name], "markerfacecolor": face}
                 axis.plot([x, x], [row.ci_low, row.ci_high], color=color, linewidth=0.9)
-                label = readable(name) if i == 0 and row.category == "harmful" else None
+                label = in_words(name, "modality") if i == 0 and row.category == "harmful" else None
                 axis.plot(x, row.value, linestyle="", markersize=4, label=label, **style)
     axis.axhline(0, color="0.5", linewidth=0.8)
-    labels = [f"{layer}, {site.replace('mlp_out', 'MLP')}" for layer, site in places]
-    axis.set_xticks(range(len(places)), labels)
-    axis.set(xlabel="layer, head or MLP", ylabel="added to the coordinate")
+    axis.set_xticks(range(len(places)), [f"{layer}\n{_site(site)}" for layer, site in places])
+    axis.set(xlabel="layer, and head or MLP below it", ylabel="added to\nthe coordinate")
     axis.grid(axis="x", visible=False)
-    axis.legend(loc="best")
+    axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
 
 
 def patching_map(table: pd.DataFrame) -> Figure:
@@ -169,22 +181,25 @@ def patching_map(table: pd.DataFrame) -> Figure:
     roles = [role for role in ROLES if role in set(rows.token)]
     heights = [rows[rows.modality == name].token.nunique() for name in names]
     with paper_style():
-        size = (WIDE, 0.3 * sum(heights) + 0.42 * len(names) + 0.4)
-        figure, axes = plt.subplots(
-            len(names), 1, figsize=size, sharex=True, squeeze=False, height_ratios=heights, layout="constrained"
+        size = (page_width(), 0.28 * sum(heights) + 0.3 * len(names) + 0.4)
+        figure, grid = plt.subplots(
+            len(names), 1, figsize=size, squeeze=False, height_ratios=heights, layout="constrained"
         )
-        for axis, name in zip(axes[:, 0], names, strict=True):
+        axes = grid[:, 0]
+        for axis, name in zip(axes, names, strict=True):
             own = rows[rows.modality == name]
             order = [role for role in roles if role in set(own.token)]
-            style = {"vmin": 0, "vmax": 1, "cmap": "cividis", "cbar_kws": {"label": "recovered"}}
-            value_map(axis, own, "token", "layer", order, **style)
-            axis.set(title=readable(name), xlabel="", ylabel="")
-        axes[-1, 0].set_xlabel("layer")
+            value_map(axis, own, "token", "layer", order, vmin=0, vmax=1, cmap="cividis", cbar=False)
+            axis.set_title(in_words(name, "modality"))
+        figure.colorbar(axes[0].collections[0], ax=list(axes), shrink=0.6, pad=0.02, label="share recovered")
+        for axis in axes[:-1]:
+            axis.set_xticks([])
+        axes[-1].set_xlabel("layer")
+        notes = fit_cells(figure)
         plt.close(figure)
     return add_caption(
         figure,
         f"""Share of the lost refusal score that comes back when states from the request as text replace those of the
         run with the picture, at one layer and token role (harmful requests; for requests inside a picture, the donor is
-        the true request); {interval_note(rows)}, by bootstrap; bold (or marked by a dot): above 0.
-        {sample_size(rows)}.""",
+        the true request); {notes.intervals}, by bootstrap; {notes.marks}: above 0. {sample_size(rows)}.""",
     )

@@ -9,22 +9,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import chi2, gaussian_kde
 
+from figures.page import legend_below, page_width, panels
 from figures.style import (
     CLASS_COLORS,
     CLASS_LINES,
     CLASS_MARKERS,
-    WIDE,
     add_caption,
     modalities_in,
     number_range,
     paper_style,
-    readable,
     require_values,
 )
+from figures.words import in_words
 
-MOST_COLUMNS = 8
+LEAST_PANEL = 1.25
+"""Inches that a panel of one layer needs with its ticks."""
 COVERED = 0.9
 """Share of a normal distribution inside the ellipse of a class."""
 
@@ -34,8 +36,8 @@ def hidden_states(points: pd.DataFrame, layers: Sequence[int] | None = None) -> 
 
     Args:
         points: returned by `studies.separability.points`.
-        layers: layers that are drawn, counted from 0; by default all, or eight if there are more. A single layer gets
-            larger panels, next to each other.
+        layers: layers that are drawn, counted from 0; by default as many as fit the page, from the first to the
+            last. A single layer gets larger panels, next to each other.
 
     Raises:
         ValueError: columns or layers that are missing, by name.
@@ -47,32 +49,10 @@ def hidden_states(points: pd.DataFrame, layers: Sequence[int] | None = None) -> 
     if absent:
         raise ValueError(f"hidden_states has no layer {absent[0]}; expected some of {available[0]} to {available[-1]}")
     names = modalities_in(points.modality)
-    places = [(name, layer) for name in names for layer in layers]
-    n_columns = len(layers) if len(layers) > 1 else min(3, len(names))
-    n_rows = -(-len(places) // n_columns)
-    size = (WIDE, 0.95 * n_rows + 0.5 if len(layers) > 1 else 2.1 * n_rows)
-    shared = "col" if len(layers) > 1 else "all"
-    with paper_style():
-        figure, axes = plt.subplots(
-            n_rows, n_columns, figsize=size, sharex=shared, sharey=shared, squeeze=False, layout="constrained"
-        )
-        for axis, (name, layer) in zip(axes.flat, places, strict=False):
-            _scatter(
-                axis, points[(points.modality == name) & (points.layer == layer)], 4.0 if len(layers) > 1 else 14.0
-            )
-        for axis in axes.flat[len(places) :]:
-            axis.set_visible(False)
-        if len(layers) > 1:
-            for axis, layer in zip(axes[0], layers, strict=True):
-                axis.set_title(f"layer {layer}")
-            for axis, name in zip(axes[:, 0], names, strict=True):
-                axis.set_ylabel(readable(name).replace(" ", "\n"))
-        else:
-            for axis, name in zip(axes.flat, names, strict=False):
-                axis.set(title=readable(name), xlabel="PC 1 of text", ylabel="PC 2 of text")
-            figure.suptitle(f"Hidden states after layer {layers[0]}, last prompt token")
-        figure.legend(handles=_class_handles(), loc="outside lower center", ncols=2, handletextpad=0.3)
-        plt.close(figure)
+    if len(layers) == 1:
+        figure = _one_layer(points, names, layers[0])
+    else:
+        figure = _grid_of_layers(points, names, layers)
     first_layer = points[points.layer == layers[0]]
     return add_caption(
         figure,
@@ -85,10 +65,44 @@ def hidden_states(points: pd.DataFrame, layers: Sequence[int] | None = None) -> 
 
 
 def _evenly_spaced(layers: Sequence[int]) -> list[int]:
-    """Return all layers if there are few, otherwise evenly spaced ones from the first to the last."""
-    if len(layers) <= MOST_COLUMNS:
+    """Return all layers if they fit the page, otherwise evenly spaced ones from the first to the last."""
+    most = max(2, int(page_width() / LEAST_PANEL))
+    if len(layers) <= most:
         return list(layers)
-    return [layers[i] for i in np.linspace(0, len(layers) - 1, MOST_COLUMNS).round().astype(int)]
+    return [layers[i] for i in np.linspace(0, len(layers) - 1, most).round().astype(int)]
+
+
+def _grid_of_layers(points: pd.DataFrame, names: Sequence[str], layers: Sequence[int]) -> Figure:
+    """Draw a row for each modality and a column for each layer, whose axes are shared."""
+    with paper_style():
+        size = (page_width(), 1.05 * len(names) + 0.5)
+        options = {"sharex": "col", "sharey": "col", "squeeze": False, "layout": "constrained"}
+        figure, axes = plt.subplots(len(names), len(layers), figsize=size, **options)
+        for row, name in zip(axes, names, strict=True):
+            for axis, layer in zip(row, layers, strict=True):
+                _scatter(axis, points[(points.modality == name) & (points.layer == layer)], 4.0)
+            row[0].set_ylabel(in_words(name, "modality").replace(" ", "\n", 1))
+        for axis, layer in zip(axes[0], layers, strict=True):
+            axis.set_title(f"layer {layer}")
+        for axis in axes[-1]:
+            axis.set_xlabel("PC 1 of text")
+        figure.supylabel("PC 2 of text", fontsize=8)
+        legend_below(figure, _class_handles())
+        plt.close(figure)
+    return figure
+
+
+def _one_layer(points: pd.DataFrame, names: Sequence[str], layer: int) -> Figure:
+    with paper_style():
+        figure, axes = panels(len(names), 1.6, 1.8, sharex=True, sharey=True)
+        for axis, name in zip(axes, names, strict=True):
+            _scatter(axis, points[(points.modality == name) & (points.layer == layer)], 14.0)
+            axis.set(title=in_words(name, "modality"), xlabel="PC 1 of text")
+        figure.suptitle(f"Hidden states after layer {layer}, last prompt token")
+        figure.supylabel("PC 2 of text", fontsize=8)
+        legend_below(figure, _class_handles())
+        plt.close(figure)
+    return figure
 
 
 def _sample_size(points: pd.DataFrame) -> str:
@@ -108,8 +122,8 @@ def _scatter(axis: Axes, points: pd.DataFrame, size: float) -> None:
         axis.scatter(own.pc1, own.pc2, s=size, alpha=0.55, rasterized=True, label=name, **style)
         if len(own) > 2:
             axis.add_patch(_ellipse(own[["pc1", "pc2"]].to_numpy(), name))
-    axis.set(xticklabels=[], yticklabels=[])
-    axis.tick_params(length=0)
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(MaxNLocator(3))
 
 
 def _ellipse(points: np.ndarray, name: str) -> Ellipse:
@@ -161,7 +175,7 @@ def coordinate_ridges(points: pd.DataFrame, layer: int, threshold: float = 0.0) 
     low, high = chosen.coordinate.min(), chosen.coordinate.max()
     grid = np.linspace(low - 0.08 * (high - low), high + 0.08 * (high - low), 400)
     with paper_style():
-        figure, axis = plt.subplots(figsize=(WIDE, 0.42 * len(names) + 1.0), layout="constrained")
+        figure, (axis,) = panels(1, page_width(), 0.42 * len(names) + 0.8)
         for row, name in enumerate(reversed(names)):
             for kind, own in _classes(chosen[chosen.modality == name]):
                 _ridge(axis, own.coordinate.to_numpy(), kind, row, grid)
@@ -170,15 +184,15 @@ def coordinate_ridges(points: pd.DataFrame, layer: int, threshold: float = 0.0) 
             axis.axvline(chosen.border.iloc[0], color="0.2", linewidth=0.9, linestyle=":")
         axis.annotate(
             "gate opens →", (threshold, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
-            textcoords="offset points", fontsize=6.5, va="top", color="0.2",
+            textcoords="offset points", fontsize=7, va="top", color="0.2",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip
         axis.set(xlabel=f"coordinate on the SSD, layer {layer}", xlim=(grid[0], grid[-1]), ylim=(-0.25, None))
-        axis.set_yticks(range(len(names)), [readable(name) for name in reversed(names)])
+        axis.set_yticks(range(len(names)), [in_words(name, "modality") for name in reversed(names)])
         axis.grid(axis="y", visible=False)
         axis.spines["left"].set_visible(False)
         axis.tick_params(axis="y", length=0)
-        figure.legend(handles=_class_handles(), loc="outside lower center", ncols=2)
+        legend_below(figure, _class_handles())
         plt.close(figure)
     border = "Dotted: the border of text, half-way between the anchors' means. " if "border" in chosen else ""
     return add_caption(
@@ -186,7 +200,7 @@ def coordinate_ridges(points: pd.DataFrame, layer: int, threshold: float = 0.0) 
         f"""Coordinate on the safety direction after layer {layer}, at the last prompt token: density of each class,
         scaled to its own peak, and a tick for each request. Dashed: the threshold at which a gate opens,
         {threshold:g} (0 for the sign gate). The gate reads the reference, which is text, so compare with the first row.
-        {border}        {_sample_size(chosen)}""",
+        {border}{_sample_size(chosen)}""",
     )
 
 

@@ -1,7 +1,8 @@
 """Style shared by all figures: colours, fonts and captions, and checks of the table that is drawn.
 
-For papers: 8 points, widths of one column (`NARROW`) or both (`WIDE`), vector PDF with embedded fonts. Modalities and
-classes each have a colour, a marker and a line style, so they can be distinguished in grey and by the colour-blind.
+For papers: 8 points, 7 in legends and at ticks, and vector PDF with embedded fonts; `figures.page` has the widths.
+Modalities and classes each have a colour, a marker and a line style, so they can be distinguished in grey and by the
+colour-blind.
 """
 
 from collections.abc import Sequence
@@ -9,26 +10,24 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from figures.words import MODALITIES, in_words
 
 __all__ = [
     "CLASS_COLORS",
     "CLASS_LINES",
     "CLASS_MARKERS",
-    "FEW_LAYERS",
     "MODALITY_COLORS",
     "MODALITY_MARKERS",
-    "NARROW",
-    "WIDE",
     "add_caption",
     "by_modality",
     "caption",
     "first_judge",
-    "interval_note",
     "layer_ticks",
     "modalities_in",
     "number_range",
@@ -39,11 +38,7 @@ __all__ = [
     "sample_size",
     "save",
     "short_answers",
-    "value_map",
 ]
-
-WIDE, NARROW = 6.75, 3.25
-"""Widths in inches: both columns of a conference paper, and a single one."""
 
 _hues = sns.color_palette("colorblind")
 MODALITY_COLORS = {
@@ -65,14 +60,13 @@ MODALITY_MARKERS = {
 CLASS_COLORS = {"harmful": _hues[3], "harmless": _hues[0]}
 CLASS_MARKERS = {"harmful": "X", "harmless": "o"}
 CLASS_LINES = {"harmful": "-", "harmless": (0, (3, 1.5))}
-FEW_LAYERS = 12
-"""Up to this many layers, cells of a map are wide enough to show their value and interval."""
-
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "figure.titlesize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "axes.spines.top": False,
@@ -123,7 +117,7 @@ def first_judge(table: pd.DataFrame) -> pd.DataFrame:
 def modalities_in(values: pd.Series) -> list[str]:
     """Return the modalities that occur, in the order of the palette."""
     names = set(values.dropna())
-    return [name for name in MODALITY_COLORS if name in names]
+    return [name for name in MODALITIES if name in names]
 
 
 def readable(name: str) -> str:
@@ -149,69 +143,13 @@ def by_modality(axis: Axes, rows: pd.DataFrame, x: str = "layer", line="-", labe
     for name in modalities_in(rows.modality):
         own, color = rows[rows.modality == name].sort_values(x), MODALITY_COLORS[name]
         style = {"color": color, "linewidth": 1.2, "linestyle": line, "marker": MODALITY_MARKERS[name], "markersize": 3}
-        axis.plot(own[x], own.value, label=label.format(readable(name)), **style)
+        axis.plot(own[x], own.value, label=label.format(in_words(name, "modality")), **style)
         axis.fill_between(own[x], own.ci_low, own.ci_high, color=color, alpha=0.12, linewidth=0)
 
 
-def layer_ticks(axis: Axes, layers: pd.Series) -> None:
-    """Label every layer if there are few, otherwise about eight of them."""
-    ticks = sorted(layers.dropna().astype(int).unique())
-    axis.set_xticks(ticks if len(ticks) <= FEW_LAYERS else ticks[:: -(-len(ticks) // 8)])
-
-
-def value_map(axis: Axes, cells: pd.DataFrame, rows: str, columns: str, order: Sequence, **heatmap) -> None:
-    """Draw a heat map with the value in each cell, and its interval below if there is one and room for it.
-
-    Args:
-        axis: where to draw.
-        cells: columns `rows`, `columns`, `value`; optionally `ci_low` and `ci_high`, and `is_significant`, whose values
-            are bold, or marked by a dot if there is no room for values.
-        rows: column whose values are the rows of the map.
-        columns: column whose values are the columns of the map.
-        order: rows of the map, from the top.
-        **heatmap: arguments of `seaborn.heatmap`.
-    """
-    names = [name for name in ("value", "ci_low", "ci_high", "is_significant") if name in cells]
-    wide = {name: cells.pivot(index=rows, columns=columns, values=name).reindex(order) for name in names}
-    is_roomy = wide["value"].shape[1] <= FEW_LAYERS
-    is_significant = wide.get("is_significant", wide["value"] * 0) == 1
-    bar = {"shrink": 0.85, "pad": 0.015} | heatmap.pop("cbar_kws", {})
-    sns.heatmap(
-        wide["value"],
-        annot=_cell_labels(wide) if is_roomy else np.where(is_significant, "•", ""),
-        fmt="",
-        annot_kws={"size": 5.5},
-        linewidths=0.4 if is_roomy else 0,
-        cbar_kws=bar,
-        yticklabels=[readable(str(name)) for name in wide["value"].index],
-        ax=axis,
-        **heatmap,
-    )
-    # Seaborn writes row by row and skips cells without a value.
-    is_bold = is_significant.to_numpy()[wide["value"].notna().to_numpy()]
-    for text, bold in zip(axis.texts, is_bold, strict=True):
-        text.set_fontweight("bold" if bold else "normal")
-    axis.tick_params(axis="y", rotation=0)
-
-
-def _cell_labels(wide: dict[str, pd.DataFrame]) -> np.ndarray:
-    """Write each value, with its interval on the next line."""
-    values = wide["value"].map(_two_digits)
-    if "ci_low" in wide:
-        low, high = (wide[name].map(_two_digits) for name in ("ci_low", "ci_high"))
-        values = values.where(wide["ci_low"].isna(), values + "\n[" + low + ", " + high + "]")
-    return values.to_numpy()
-
-
-def _two_digits(value: float) -> str:
-    return f"{value:z.2f}"
-
-
-def interval_note(cells: pd.DataFrame, columns: str = "layer") -> str:
-    """Tell in the caption of a map where its intervals are, since many columns leave no room for them."""
-    if cells[columns].nunique() > FEW_LAYERS:
-        return "95 % intervals are in the table"
-    return "95 % intervals below each value"
+def layer_ticks(axis: Axes) -> None:
+    """Label as many layers as there is room for."""
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 4, 5, 10]))
 
 
 def number_range(numbers: pd.Series) -> str:
@@ -247,7 +185,8 @@ def caption(figure: Figure) -> str:
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Save a figure as PDF for papers and as PNG for screens, both with the caption in their metadata.
 
-    The folder is created. Files carry no date, so the same table gives the same files.
+    The folder is created. Files are as wide as the page that the figure was drawn for, and carry no date, so the same
+    table gives the same files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("pdf", "png")]
@@ -257,7 +196,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             # Drawn in memory, since on a full disk Matplotlib ends in an error of another kind; and written under
             # another name first, so that a file is never half a figure.
             drawn, new = BytesIO(), path.with_name(f".{path.name}.new")
-            figure.savefig(drawn, format=path.suffix[1:], metadata=about, bbox_inches="tight")
+            figure.savefig(drawn, format=path.suffix[1:], metadata=about)
             new.write_bytes(drawn.getvalue())
             new.replace(path)
     return paths

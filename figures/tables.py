@@ -1,19 +1,26 @@
 """Tables for papers, made from the same data as the figures, and written as LaTeX (booktabs) and Markdown.
 
-Each function turns a tidy table into a readable one: cells are strings, with a value and its interval in one cell.
-`to_latex` and `to_markdown` write either kind.
+Each function turns a tidy table into a readable one: cells are strings, with a value and its interval in one cell, and
+`**` around what is bold. `to_latex` and `to_markdown` write either kind.
 """
+
+import re
 
 import pandas as pd
 
+from figures.defence import ARMS, BOUNDS, defence_arms, with_places
+from figures.readings import FACTORS, on_validation, part_lines, value_and_interval
 from figures.style import first_judge, modalities_in, readable, require_columns, require_values
+from figures.words import in_words
 
 __all__ = [
     "auroc_by_layer",
     "defence_costs",
     "defence_rates",
+    "defence_summary",
     "for_notebook",
     "kappas",
+    "readings",
     "selection_rules",
     "to_latex",
     "to_markdown",
@@ -23,24 +30,40 @@ __all__ = [
 RATES = {"asr": "attack success", "over_refusal_rate": "over-refusal"}
 RANKS = {"rank": "rank", "over_refusal_rank": "over-refusal rank"}
 COSTS = {"tokens": "tokens", "forward_passes": "passes", "seconds": "seconds"}
+READINGS = {
+    "refusal_score_gain": "gain, nats",
+    "refusal_rate": "harmful refused",
+    "answered": "harmless answered well",
+    "kl": "KL, nats",
+}
+"""Measures of the table of readings."""
 PLACE = ["setting", "modality"]
 MOST_LETTERS, MOST_ROWS = 40, 40
 """Letters of a cell that stays on one line; rows of a table that stays on one page."""
+MOST_NARROW = 130
+"""Letters of a row that fits one of two columns in small type."""
+MOST_HEAD = 5
+"""Letters of the head of a narrow column that is not turned."""
+SMALL = r"\scriptsize\setlength{\tabcolsep}{2.5pt}"
 
 
 def to_latex(table: pd.DataFrame, caption: str, label: str) -> str:
     r"""Write a `table` environment with the rules of booktabs; LaTeX markup in cells is escaped.
 
-    It needs `\usepackage{booktabs}`, and `\usepackage{longtable}` for tables longer than a page.
+    It needs `\usepackage{booktabs}`, for tables longer than a page `\usepackage{longtable}`, and for tables of short
+    cells, which fit one of two columns, `\usepackage{graphicx}`.
     """
-    escaped = table.rename(columns=_escaped).map(_escaped)
     widths = {name: max(len(str(name)), int(table[name].astype(str).str.len().max() or 0)) for name in table}
     n_wide = sum(width > MOST_LETTERS for width in widths.values())
     # Columns of sentences break into lines and share the width of the page.
     wide = f"p{{{0.8 / max(1, n_wide):.2f}\\linewidth}}"
     column_format = "".join(wide if width > MOST_LETTERS else "l" for width in widths.values())
+    is_narrow = len(table) <= MOST_ROWS and not n_wide and sum(widths.values()) <= MOST_NARROW
+    heads = [_upright(str(name)) if is_narrow and name != table.columns[0] else _escaped(name) for name in table]
+    escaped = table.set_axis(heads, axis=1).map(_escaped)
     options = {"column_format": column_format, "caption": _escaped(caption), "label": label}
-    return escaped.to_latex(index=False, escape=False, longtable=len(table) > MOST_ROWS, **options)
+    text = escaped.to_latex(index=False, escape=False, longtable=len(table) > MOST_ROWS, **options)
+    return text.replace("\\begin{tabular}", f"{SMALL}\n\\begin{{tabular}}", 1) if is_narrow else text
 
 
 MARKUP = {
@@ -54,8 +77,16 @@ MARKUP = {
 }
 
 
+def _upright(name: str) -> str:
+    """Turn the head of a narrow column, which is longer than its cells."""
+    return _escaped(name) if len(name) <= MOST_HEAD else rf"\rotatebox{{90}}{{{_escaped(name)}}}"
+
+
+BOLD = re.compile(r"\*\*(.+?)\*\*")
+
+
 def _escaped(text) -> str:
-    return str(text).translate(str.maketrans(MARKUP))
+    return BOLD.sub(r"\\textbf{\1}", str(text).translate(str.maketrans(MARKUP)))
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -94,6 +125,74 @@ def defence_rates(table: pd.DataFrame) -> pd.DataFrame:
     n = rows[is_rate].groupby(keys, sort=False).n.max().astype(int)
     wide = wide.reindex(columns=[name for name in (RATES | RANKS).values() if name in wide])
     return _readable_table(wide.assign(n=n).reset_index(), keys)
+
+
+def defence_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate attack success/over-refusal in per cent, with a row for each defence and a column for each setting.
+
+    The best of the defences that are no bounds is bold in each column, attack success and over-refusal apart. It fits
+    one column of two; intervals are in `defence_rates`.
+
+    Args:
+        table: written by `studies.defence_comparison` or `studies.benchmarks`.
+
+    Returns:
+        A readable table.
+    """
+    rows = with_places(defence_arms(table, "defence_summary")[0])
+    rows = rows.assign(
+        place=rows.place.str.replace(r"(blank|noise|scene) picture", r"\1", regex=True),
+        percent=(100 * rows.value).round(),
+    )
+    arms, places = [arm for arm in ARMS if arm in set(rows.arm)], list(dict.fromkeys(rows.place))
+    cells = pd.DataFrame("", index=arms, columns=places)
+    for place in places:
+        own = rows[rows.place == place].pivot(index="arm", columns="metric", values="percent").reindex(arms)
+        is_best = own == own[~own.index.isin(BOUNDS)].min()
+        for arm, values in own.iterrows():
+            words = [
+                "–" if pd.isna(values.get(rate)) else f"**{values[rate]:.0f}**" if bold else f"{values[rate]:.0f}"
+                for rate in RATES
+                for bold in [arm not in BOUNDS and bool(is_best.loc[arm].get(rate, False))]
+            ]
+            cells.loc[arm, place] = "" if words == ["–", "–"] else "/".join(words)
+    cells.insert(0, "defence", [in_words(arm, "defence") + " †" * (arm in BOUNDS) for arm in arms])
+    return cells.reset_index(drop=True)
+
+
+def readings(table: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate all readings of the method on validation, for an appendix.
+
+    Args:
+        table: written by `studies.readings`.
+
+    Returns:
+        A readable table, with a row for each configuration and modality.
+    """
+    require_columns(table, ["setting", "split", "modality", "metric", "value"], "readings")
+    table = on_validation(table)
+    rows = []
+    for part in FACTORS:
+        for label, own in part_lines(part, table[table.setting == part]):
+            for (modality, control), seeds in own.groupby(["modality", own.control.fillna("")], sort=False):
+                flipped = ", sign flipped" * (control == "sign_flipped")
+                cells = {
+                    "factor": readable(part),
+                    "reading": label + flipped,
+                    "modality": in_words(modality, "modality"),
+                }
+                rows.append(
+                    cells | {name: _bracketed(*value_and_interval(seeds, key)) for key, name in READINGS.items()}
+                )
+    if not rows:
+        raise ValueError("readings found none on validation; run its study first")
+    return pd.DataFrame(rows)
+
+
+def _bracketed(value: float, low: float, high: float) -> str:
+    if pd.isna(value):
+        return "–"
+    return f"{value:z.2f}" if pd.isna(low) or low == high else f"{value:z.2f} [{low:z.2f}, {high:z.2f}]"
 
 
 def defence_costs(table: pd.DataFrame) -> pd.DataFrame:
@@ -163,8 +262,8 @@ def selection_rules(table: pd.DataFrame) -> pd.DataFrame:
     wide = rows.pivot_table("value", "selection_rule", "metric", aggfunc="mean")[list(names)].rename(columns=names)
     wide = wide.sort_values("harmful refused", ascending=False)
     cells = wide.map("{:.3f}".format)
-    cells = cells.rename(index={"best_on_test": "best on test (bound)"})
     cells.insert(0, "layer", [_layers(rows[rows.selection_rule == name].iloc[0]) for name in wide.index])
+    cells = cells.rename(index=lambda rule: in_words(rule, "selection_rule"))
     return _readable_table(cells.reset_index(), ["selection_rule"])
 
 
@@ -186,7 +285,8 @@ def kappas(table: pd.DataFrame) -> pd.DataFrame:
     """
     require_columns(table, ["setting", "judge", "judge_2", "metric", "value", "ci_low", "ci_high", "n"], "kappas")
     rows = require_values(table[table.metric == "kappa"], ["value"], "kappas of kappa")
-    rows = rows.assign(kappa=rows.apply(_cell, axis=1), n=rows.n.astype(int).astype(str))
+    names = {column: [in_words(judge, "judge") for judge in rows[column]] for column in ("judge", "judge_2")}
+    rows = rows.assign(kappa=rows.apply(_cell, axis=1), n=rows.n.astype(int).astype(str), **names)
     columns = ["setting", "judge", "judge_2", "kappa", "n"]
     return rows[columns].rename(columns={"judge_2": "other judge"}).reset_index(drop=True)
 

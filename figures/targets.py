@@ -5,7 +5,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from figures.style import WIDE, add_caption, paper_style, require_values
+from figures.page import legend_below, page_width, panels, wrapped
+from figures.style import add_caption, paper_style, require_values
 
 _THEIRS, _OURS = "0.35", sns.color_palette("colorblind")[0]
 
@@ -19,7 +20,7 @@ def targets(table: pd.DataFrame) -> Figure:
     rows = require_values(table, ["target", "theirs", "verdict"], "targets")
     n = len(rows)
     with paper_style():
-        figure, axis = plt.subplots(figsize=(WIDE, 0.8 + 0.28 * n), layout="constrained")
+        figure, (axis,) = panels(1, page_width(), 0.6 + 0.3 * n)
         places = range(n)
         measured = rows.ours.notna().to_numpy()
         axis.scatter(rows.theirs, places, marker="D", s=22, facecolors="none", edgecolors=_THEIRS, label="published")
@@ -35,13 +36,14 @@ def targets(table: pd.DataFrame) -> Figure:
             elinewidth=1,
             label="ours, 95 %",
         )
-        axis.set_yticks(list(places), rows.target)
+        axis.set_yticks(list(places), [wrapped(target, 0.34 * page_width(), 7) for target in rows.target])
         axis.invert_yaxis()
         right = axis.secondary_yaxis("right")
-        right.set_yticks(list(places), rows.verdict)
+        right.set_yticks(list(places), [wrapped(verdict, 0.16 * page_width(), 7) for verdict in rows.verdict])
         right.tick_params(length=0)
         axis.set_xlabel("rate, cosine or ratio")
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+        legend_below(figure, *axis.get_legend_handles_labels())
+        plt.close(figure)
     counts = ", ".join(f"{verdict} {count}" for verdict, count in rows.verdict.value_counts().items())
     add_caption(
         figure,

@@ -14,8 +14,8 @@ Only requests and prompts (`queries.py`) are imported with the package; everythi
 that data files can be read without the libraries that run models.
 
 These modules are public too; their `__all__` lists what they offer: `batches`, `display`, `errors`, `identity`, `lens`,
-`pictures`, `projection`, `related_directions`, `related_methods`, `stage_times`, `tracing.cluster`, `typography`,
-`verify`.
+`picture_maps`, `pictures`, `projection`, `related_directions`, `related_methods`, `stage_times`, `tracing.cluster`,
+`typography`, `verify`.
 """
 
 import sys

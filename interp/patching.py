@@ -162,7 +162,7 @@ def _patch(
             is_role = shared.roles[role]
             if not is_role.any():
                 continue
-            with _replaced(vlm.blocks[layer], shared.here, is_role, states[:, layer]):
+            with replaced(vlm.blocks[layer], shared.here, is_role, states[:, layer]):
                 patched[:, i, j] = np.where(is_role.any(1), score_of(batch), np.nan)
     n_tokens = torch.stack([shared.roles[role].sum(1) for role in roles], dim=1).numpy()
     return {"patched": patched, "unpatched": score_of(batch), "donor": score_of(donor_batch), "n_tokens": n_tokens}
@@ -176,13 +176,19 @@ def _score(vlm: VLM, batch: Mapping[str, Tensor], score: PatchScore) -> Float[Te
 
 
 @contextmanager
-def _replaced(
+def replaced(
     block: nn.Module,
     positions: Int[Tensor, "batch shared"],
     is_replaced: Bool[Tensor, "batch shared"],
     states: Float[Tensor, "batch shared d_model"],
 ) -> Iterator[None]:
     """Replace some states in the block's output while the context is open.
+
+    Args:
+        block: a decoder block.
+        positions: positions in each row of the batch.
+        is_replaced: which of them are replaced.
+        states: what they are replaced by.
 
     Raises:
         ModelError: the block did not run through its hooks.

@@ -27,7 +27,7 @@ def compare(
         "results/compare"
     ),
 ) -> VerbResult:
-    """Show which of the paper's claims hold on which model, as a table and figures."""
+    """Show which claims hold on which model, as a table and figures."""
     folders = dict(_named(entry) for entry in results)
     if len(folders) < len(results) or not all(chain(*folders.items())):
         raise ArgumentError(f"{' '.join(results)}: expected FOLDER or NAME=FOLDER, each name once")
@@ -46,6 +46,7 @@ def compare(
         paths = [write_table(table, folder, "claims_by_model")]
         paths += figures.save(figures.claims_by_model(table), folder, "claims_by_model")
         if not attacks.empty:
+            paths += figures.save(figures.headline(attacks), folder, "headline")
             paths += figures.save(figures.attack_success_by_model(attacks), folder, "attack_success_by_model")
     console, mismatches = plain_console(), claims_by_model.mismatches(table)
     for row in mismatches.itertuples():

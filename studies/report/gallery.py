@@ -91,7 +91,7 @@ FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("readings", "Every reading of the method", "readings", lambda t, r: figures.readings(t), True),
     FigureSpec("gate_roc", "The gate as a classifier", "changes", lambda t, r: figures.gate_roc(t), True),
     FigureSpec("what_changed", "What the guard changed", "changes", lambda t, r: figures.what_changed(t), True),
-    FigureSpec("defence", "Attack success", "defence", lambda t, r: figures.attack_success_bars(t), True),
+    FigureSpec("defence", "Attack success", "defence", lambda t, r: figures.attack_success_map(t), True),
     FigureSpec(
         "safety_tradeoff", "Safety against over-refusal", "defence", lambda t, r: figures.safety_tradeoff(t), True
     ),
@@ -126,7 +126,17 @@ PAPER_TABLES: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.DataFrame]]]
         "What the guard does on the reported split at the layer that each rule picks, means over modalities.",
         tables.selection_rules,
     ),
-    "defences": ("defence", "Attack success and over-refusal, with 95 % Wilson intervals.", tables.defence_rates),
+    "defences": (
+        "defence",
+        "Attack success/over-refusal in per cent; bold: the best of those that are no bounds (†), in each setting.",
+        tables.defence_summary,
+    ),
+    "defences_in_full": (
+        "defence",
+        "Attack success and over-refusal, with 95 % Wilson intervals.",
+        tables.defence_rates,
+    ),
+    "readings": ("readings", "All readings of the method on validation, with 95 % intervals.", tables.readings),
     "costs": (
         "defence",
         "What an answer costs under each defence: means over prompts that are answered one by one.",
@@ -183,11 +193,23 @@ def save_tables(results: Results, out: Path) -> tuple[list[Path], list[OmittedFi
         except (ValueError, LookupError) as error:
             omitted.append(OmittedFigure(name, caption, source, str(error)))
             continue
+        caption = f"{caption} {_about(results, source)}"
         texts = {"tex": tables.to_latex(table, caption, f"tab:{name}"), "md": tables.to_markdown(table)}
         for suffix, text in texts.items():
             files.append(out / f"{name}.{suffix}")
             write_whole(files[-1], text)
     return files, omitted
+
+
+def _about(results: Results, source: str) -> str:
+    """Return model, scale and deciding judge of a table, for its caption."""
+    table = results[source]
+    scales = {config["scale"] for config in results.configs.values() if config.get("scale")}
+    judges = table.judge.dropna() if "judge" in table else []
+    parts = [f"Model: {results.model}"]
+    parts += [f"scale: {', '.join(sorted(scales))}"] if scales else []
+    parts += [f"judge: {judges.iloc[0]}"] if len(judges) else []
+    return "; ".join(parts) + "."
 
 
 def _missing(table: str) -> str:

@@ -33,20 +33,20 @@ def changes():
 
 def test_the_roc_passes_through_the_rates_of_every_threshold(changes):
     figure = figures.gate_roc(changes)
-    prompt_text, transcription = figure.axes
-    assert (prompt_text.get_title(), transcription.get_title()) == (
-        "reference: prompt text",
-        "reference: transcription",
-    )
+    blank, own_text, transcription = figure.axes
+    assert [axis.get_title().replace("\n", " ") for axis in figure.axes] == [
+        "blank picture: reads the prompt's text",
+        "text in picture: reads the prompt's text",
+        "text in picture: reads transcription",
+    ]
     curve = next(line for line in transcription.lines if len(line.get_xdata()) > 2)
     corners = set(zip(np.round(curve.get_xdata(), 3), curve.get_ydata(), strict=True))
     assert (0.0, 0.5) in corners and (0.333, 0.5) in corners and (0.333, 1.0) in corners
-    labels = [text.get_text() for text in prompt_text.get_legend().get_texts()]
-    assert labels == ["blank 1.00", "typographic 0.50"]
+    assert [axis.texts[0].get_text() for axis in (blank, own_text)] == ["AUROC 1.00", "AUROC 0.50"]
 
 
 def test_the_gate_of_the_guard_is_drawn_at_its_rates_with_wilson_intervals(changes):
-    axis = figures.gate_roc(changes).axes[1]
+    axis = figures.gate_roc(changes).axes[2]
     (container,) = axis.containers
     line, _, (horizontal, vertical) = container
     assert (line.get_xdata()[0], line.get_ydata()[0]) == (pytest.approx(1 / 3), 1.0)
@@ -64,7 +64,7 @@ def test_a_gate_needs_both_classes(changes):
 def test_each_prompt_is_drawn_at_its_coordinates_with_its_verdicts_below(changes):
     figure = figures.what_changed(changes)
     panels = np.array(figure.axes).reshape(4, 2)
-    assert panels[0, 0].get_title() == "harmful requests" and panels[2, 0].get_ylabel() == "typographic"
+    assert panels[0, 0].get_title() == "harmful requests" and panels[2, 0].get_ylabel() == "text\nin picture"
     # Inside a picture the transcription is drawn, not the prompt's own text.
     before, after = (line.get_ydata() for line in panels[2, 1].lines[:2])
     np.testing.assert_allclose(before, [0.0, 0.1, 0.2])
@@ -72,7 +72,7 @@ def test_each_prompt_is_drawn_at_its_coordinates_with_its_verdicts_below(changes
     strip = panels[3, 1].collections[0].get_array().reshape(2, 3)
     np.testing.assert_array_equal(strip, [[0, 0, 0], [1, 0, 0]])
     assert "n = 2 to 3 of each class" in figures.caption(figure)
-    assert "typographic: transcription" in figures.caption(figure)
+    assert "text in picture: transcription" in figures.caption(figure)
 
 
 @pytest.mark.parametrize("draw", [figures.gate_roc, figures.what_changed])

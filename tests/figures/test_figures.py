@@ -47,15 +47,15 @@ def auroc_rows():
 
 def test_probe_auroc_draws_each_value_and_interval():
     figure = figures.probe_auroc(auroc_rows())
-    assert [axis.get_title() for axis in figure.axes] == [
+    assert [axis.get_title().replace("\n", " ") for axis in figure.axes] == [
         "logistic probe, within the modality",
         "logistic probe, fitted on anchors' text",
         "coordinate on the SSD",
     ]
     for axis in figure.axes:
         lines = {line.get_label(): line.get_ydata() for line in axis.lines}
-        np.testing.assert_allclose(lines["text"], [0.95, 0.96, 0.97])
-        np.testing.assert_allclose(lines["blank"], [0.7, 0.71, 0.72])
+        np.testing.assert_allclose(lines["text only"], [0.95, 0.96, 0.97])
+        np.testing.assert_allclose(lines["blank picture"], [0.7, 0.71, 0.72])
         band = axis.collections[1].get_paths()[0].vertices[:, 1]
         assert band.min() == pytest.approx(0.6) and band.max() == pytest.approx(0.76)
     controls = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
@@ -69,7 +69,7 @@ def test_probe_auroc_draws_each_value_and_interval():
 def test_transfer_has_the_fitted_modality_in_rows_and_the_tested_one_in_columns():
     figure = figures.transfer(auroc_rows(), 1)
     cells = [text.get_text() for text in figure.axes[0].texts]
-    assert cells == ["0.96\n[0.86, 1.00]", "0.60\n[0.61, 0.75]", "0.60\n[0.86, 1.00]", "0.71\n[0.61, 0.75]"]
+    assert cells == [".96\n.86, 1.00", ".60\n.61, .75", ".60\n.86, 1.00", ".71\n.61, .75"]
     with pytest.raises(ValueError, match=r"transfer found no probes at layer 9; the table has layers \[0, 1, 2\]"):
         figures.transfer(auroc_rows(), 9)
 
@@ -115,8 +115,8 @@ def test_layer_sweep_draws_each_rule_and_stars_exactly_the_choice():
     figure = figures.layer_sweep(table)
     for axis, base in zip(figure.axes, (0.5, 0.0, 1.0), strict=True):
         lines = {line.get_label(): line.get_ydata() for line in axis.lines}
-        np.testing.assert_allclose(lines["substitute, blank"], base + 0.1 * np.arange(4))
-        np.testing.assert_allclose(lines["ablate, blank"], [base] * 4)
+        np.testing.assert_allclose(lines["substitute"], base + 0.1 * np.arange(4))
+        np.testing.assert_allclose(lines["ablate"], [base] * 4)
         (((x, y),),) = stars(axis)
         assert x == 2 and y == pytest.approx(base + 0.2)
     assert "rule substitute, layer 2, strength 1, gate sign; chosen on validation by limit" in figures.caption(figure)
@@ -163,10 +163,10 @@ def test_random_directions_draws_every_draw_and_the_guard_with_its_percentile():
         assert [guard[0].tolist() for guard in guards] == [[5.0 * scale, -1.0], [0.5 * scale, -2.0]]
         assert all(np.abs(dots[:, 1] - guard[0, 1]).max() < 0.31 for dots, guard in zip(draws, guards, strict=True))
         percentiles = [text.get_text() for text in axis.texts if "%" in text.get_text()]
-        assert percentiles == ["100 %", "50 %"]
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["blank", "typographic"]
+        assert percentiles == ["100%", "50%"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["blank picture", "text in picture"]
     headings = [text.get_text() for text in figure.axes[0].texts if "%" not in text.get_text()]
-    assert headings == ["SWEEP, test: substitute, strength 2, gate sign, layer 3"]
+    assert headings == ["Sweep, test: substitute, strength 2, gate sign, layer 3"]
     assert "among 40 changes of the same size" in figures.caption(figure)
     with pytest.raises(ValueError, match="random_directions needs the columns"):
         figures.random_directions(random_rows().drop(columns="control"))
@@ -179,7 +179,9 @@ def test_pareto_shows_every_configuration_with_rings_on_the_front_and_a_star_on_
     assert [len(points) for points in by_rule] == [5, 5]
     np.testing.assert_allclose(np.sort(ringed, axis=0), [[1.0, 0.5], [1.2, 0.7]])
     np.testing.assert_allclose(star, [[1.2, 0.7]])
-    np.testing.assert_allclose(np.asarray(right.collections[-1].get_offsets()), [[0.2, 0.7]])
+    # Over-refusal is moved to the right, by less than one of 60 requests.
+    ((x, y),) = np.asarray(right.collections[-1].get_offsets())
+    assert 0.2 <= x < 0.2 + 1 / 60 and y == pytest.approx(0.7)
 
 
 def test_layer_selection_orders_the_rules_from_the_worst_to_the_best():
@@ -193,7 +195,12 @@ def test_layer_selection_orders_the_rules_from_the_worst_to_the_best():
                 rows.append(labels | {"modality": modality, "value": value + more * (metric != "kl")} | bounds)
     figure = figures.layer_selection(pd.DataFrame(rows))
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert names == ["fixed (layer 1)", "random", "sas (layer 2)", "best on test (layer 2)"]
+    assert names == [
+        "middle layer (layer 1)",
+        "random layer",
+        "AutoSteer's rule (layer 2)",
+        "best on test (bound) (layer 2)",
+    ]
     means = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_color() == "0.15"]
     np.testing.assert_allclose(means, [0.4, 0.6, 0.9, 0.9])
     # One interval per modality; for a layer drawn at random, the range is dotted.
@@ -203,7 +210,7 @@ def test_layer_selection_orders_the_rules_from_the_worst_to_the_best():
     assert len(spans) == 8 and sum(np.allclose(span, [0.7, 1.1]) for span in spans) == 4
 
 
-def test_bars_carry_values_and_intervals():
+def test_a_map_of_defences_shows_every_rate():
     rows = []
     for setting, modality in (("plain", "text"), ("multimodal", "typographic")):
         for metric in ("asr", "over_refusal_rate"):
@@ -224,15 +231,16 @@ def test_bars_carry_values_and_intervals():
                         "n": 60,
                     }
                 )
-    figure = figures.attack_success_bars(pd.DataFrame(rows))
-    heights = [round(patch.get_height(), 6) for patch in figure.axes[0].patches]
+    figure = figures.attack_success_map(pd.DataFrame(rows))
+    attacks, refusals = figure.axes
+    assert attacks.get_title() == "attack success, %" and refusals.get_title() == "over-refusal, %"
     # The guard reads the user's text, or for a request inside a picture what the model transcribes; there it is shown
     # with the user's text as well, although it does worse.
-    assert heights == [0.1, 0.3, 0.5, 0.1, 0.3, 0.7, 0.5]
-    spans = [part.get_segments()[0][:, 1] for part in figure.axes[0].collections]
-    np.testing.assert_allclose(spans[:3], [[0.0, 0.2], [0.2, 0.4], [0.4, 0.6]])
-    labels = [text.get_text() for text in figure.axes[1].get_xticklabels()]
-    assert labels == ["plain\ntext", "multimodal\ntypographic"]
+    for axis in figure.axes:
+        assert [text.get_text() for text in axis.texts] == ["10", "10", "30", "30", "50", "70", "50"]
+    names = [text.get_text() for text in attacks.get_yticklabels()]
+    assert names == ["unguarded", "Self-Reminder", "guard", "guard, own text"]
+    assert [text.get_text() for text in attacks.get_xticklabels()] == ["text only", "text in picture"]
 
 
 def attack_rows(dataset="own", setting="plain", reference="prompt_text", asr=0.5):
@@ -253,15 +261,16 @@ def attack_rows(dataset="own", setting="plain", reference="prompt_text", asr=0.5
     ]
 
 
-def test_each_dataset_has_bars_of_its_own_whatever_its_setting_and_reference_are_called():
+def test_each_dataset_has_columns_of_its_own_whatever_its_setting_and_reference_are_called():
     rows = attack_rows() + attack_rows("other", "prefix_injection@1", "prompt_text+caption", 0.9)
     of_category = [row | {"category": "drugs", "value": 0.7, "n": 3} for row in attack_rows()]
-    figure = figures.attack_success_bars(pd.DataFrame(rows + of_category))
-    assert [round(patch.get_height(), 6) for patch in figure.axes[0].patches] == [0.5, 0.5, 0.9, 0.9]
+    figure = figures.attack_success_map(pd.DataFrame(rows + of_category))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["50", "90", "50", "90"]
     labels = [text.get_text() for text in figure.axes[1].get_xticklabels()]
-    assert labels == ["own\nplain\nblank", "other\nprefix\ninjection@1\nblank"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unguarded", "guard"]
-    assert "blank prompt text+caption" in figures.caption(figure) and "n = 60 requests of" in figures.caption(figure)
+    assert labels == ["own: blank picture", "other: prefix injection@1, blank picture"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["unguarded", "guard"]
+    caption = figures.caption(figure)
+    assert "blank picture: prompt and caption" in caption and "n = 60 requests of" in caption
 
 
 def test_each_model_has_a_panel_of_its_own():
@@ -270,18 +279,36 @@ def test_each_model_has_a_panel_of_its_own():
     # A real model's answers are not judged by the exact judge, which knows the built-in model's sentences.
     rows = [row | {"judge": "keywords@1"} if row["model"] == "real" else row for row in rows]
     figure = figures.attack_success_by_model(pd.DataFrame(rows))
-    attacks = figure.axes[:2]
-    heights = [[round(patch.get_height(), 6) for patch in axis.patches] for axis in attacks]
-    assert heights == [[0.5, 0.5], [0.3, 0.3, 0.9, 0.9]]
-    assert [axis.get_title() for axis in attacks] == ["built-in", "real"]
-    assert [text.get_text() for text in figure.axes[3].get_xticklabels()] == ["plain\nblank", "jailbreak\nblank"]
+    built_in, _, real, _ = figure.axes
+    assert [text.get_text() for text in built_in.texts] == ["50", "50"]
+    assert [text.get_text() for text in real.texts] == ["30", "90", "30", "90"]
+    assert [axis.get_title() for axis in (built_in, real)] == [
+        "built-in:\nattack success, %",
+        "real:\nattack success, %",
+    ]
+    assert [text.get_text() for text in real.get_xticklabels()] == ["blank picture", "jailbreak, blank picture"]
     with pytest.raises(ValueError, match="missing: .*modality"):
         figures.attack_success_by_model(pd.DataFrame({"value": [1.0], "model": "x"}))
 
 
+def test_the_headline_has_three_bars_in_each_modality_and_their_percentages():
+    rows = [row | {"model": model} for model in ("built-in", "real") for row in attack_rows(asr=0.5)]
+    rows += [row | {"defence": "text_verdict", "value": 0.0} for row in rows if row["defence"] == "guard"]
+    # Jailbreaks are left to other figures.
+    rows += [row | {"model": "real"} for row in attack_rows(setting="jailbreak", asr=0.9)]
+    figure = figures.headline(pd.DataFrame(rows))
+    assert [axis.get_title() for axis in figure.axes] == ["built-in", "real"]
+    for axis in figure.axes:
+        assert [patch.get_height() for patch in axis.patches] == [0.5, 0.0, 0.5]
+        assert [text.get_text() for text in axis.texts] == ["50", "0", "50"]
+        assert [text.get_text() for text in axis.get_xticklabels()] == ["blank picture"]
+    with pytest.raises(ValueError, match="missing: model"):
+        figures.headline(pd.DataFrame(attack_rows()))
+
+
 @pytest.mark.parametrize(
     "draw",
-    [figures.probe_auroc, figures.layer_sweep, figures.pareto, figures.layer_selection, figures.attack_success_bars],
+    [figures.probe_auroc, figures.layer_sweep, figures.pareto, figures.layer_selection, figures.attack_success_map],
 )
 def test_missing_columns_and_empty_tables_are_named(draw):
     with pytest.raises(ValueError, match="missing: .*modality"):
@@ -320,9 +347,9 @@ def reading_rows():
 
 def test_readings_draw_each_value_on_its_own_line():
     figure = figures.readings(reading_rows())
-    gain, refused, answered, kl = figure.axes
+    gain, answered, refused, kl = figure.axes
     names = [label.get_text() for label in gain.get_yticklabels()]
-    assert names == ["RULE, SCOPE OF THE GATE", "ablate, change", "substitute, change", "CONTROL", "random"]
+    assert names == ["Rule", "ablate", "substitute", "Controls and bounds", "random directions"]
     marked = [line for line in gain.lines if line.get_marker() == "s"]
     points = {(line.get_xdata()[0], line.get_markerfacecolor() == "white") for line in marked}
     assert points == {(-7.0, False), (2.0, False), (-6.0, True), (0.5, False)}
@@ -376,21 +403,28 @@ def tradeoff_rows():
     return pd.DataFrame(rows)
 
 
-def test_the_tradeoff_draws_each_defence_hollow_if_it_is_not_ranked():
+def dots(axis, metric):
+    """Value and whether the dot is filled, by the name of the defence."""
+    names = [text.get_text() for text in axis.figure.axes[0].get_yticklabels()]
+    own = [line for line in axis.lines if line.get_gid() == metric and not np.isnan(line.get_xdata()[0])]
+    return {
+        names[round(line.get_ydata()[0])]: (line.get_xdata()[0], line.get_markerfacecolor() != "white") for line in own
+    }
+
+
+def test_the_tradeoff_draws_both_rates_of_each_defence_hollow_if_it_is_not_ranked():
     figure = figures.safety_tradeoff(tradeoff_rows())
-    first, second = (axis for axis in figure.axes if axis.get_visible())
-    for axis, label in ((first, "over-refusal"), (second, "over-refusal on pairs, blank")):
-        assert axis.get_xlabel() == label
-        marked = [line for line in axis.lines if line.get_marker() != "None"]
-        points = [(line.get_xdata()[0], line.get_ydata()[0], line.get_markerfacecolor()) for line in marked]
-        by_rate = {y: (x, face) for x, y, face in points}
-        assert {y: round(x, 1) for y, (x, _) in by_rate.items()} == {0.8: 0.0, 0.2: 0.1, 0.7: 0.3}
-        assert by_rate[0.7][1] == "white" and by_rate[0.2][1] != "white"
+    for axis in figure.axes:
+        assert dots(axis, "asr") == {"unguarded": (0.8, True), "guard": (0.2, True), "words": (0.7, False)}
+        assert dots(axis, "over_refusal_rate") == {
+            "unguarded": (0.0, True),
+            "guard": (0.1, True),
+            "words": (0.3, False),
+        }
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["unguarded", "guard", "words"]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    # Where a defence is tested depends on the setting, so the marker has an entry of its own.
-    assert labels == ["a  unguarded", "b  guard", "c  words", "not testable here"]
-    # Labels of defences with little over-refusal share a column, from the lowest attack success up.
-    assert [text.get_text().strip() for text in first.texts] == ["b", "a", "c"]
+    assert labels == ["attacks that succeed", "harmless requests refused", "not ranked"]
+    assert "Over-refusal of sets without harmless requests is that on pairs, blank picture" in figures.caption(figure)
 
 
 def test_the_tradeoff_draws_the_guard_with_the_papers_own_reference_too():
@@ -399,35 +433,21 @@ def test_the_tradeoff_draws_the_guard_with_the_papers_own_reference_too():
     guard = rows[rows.defence == "guard"]
     read = guard.assign(reference="transcription", value=guard.value.where(guard.metric != "asr", 0.05))
     figure = figures.safety_tradeoff(pd.concat([rows, read]))
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["a  unguarded", "b  guard prompt text", "c  words", "d  guard", "not testable here"]
-    axis = figure.axes[0]
-    heights = {round(line.get_ydata()[0], 2) for line in axis.lines if line.get_marker() != "None"}
-    assert {0.2, 0.05} <= heights
+    attacks = dots(figure.axes[0], "asr")
+    assert attacks["guard"][0] == 0.05 and attacks["guard, own text"][0] == 0.2
 
 
-def test_unmeasured_over_refusal_is_drawn_apart_and_the_front_joins_the_best():
+def test_unmeasured_over_refusal_has_no_dot_and_grey_lines_are_the_front():
     rows = tradeoff_rows()
-    rows = rows[(rows.metric == "asr") | (rows.defence != "guard")]
-    figure = figures.safety_tradeoff(rows)
-    for axis in (axis for axis in figure.axes if axis.get_visible()):
-        by_rate = {
-            round(line.get_ydata()[0], 1): line.get_xdata()[0] for line in axis.lines if line.get_marker() != "None"
-        }
-        assert (
-            by_rate[0.2] > 1.1
-            and by_rate[0.8] < 0.1
-            and "not\nmeasured" in [t.get_text() for t in axis.get_xticklabels()]
-        )
+    figure = figures.safety_tradeoff(rows[(rows.metric == "asr") | (rows.defence != "guard")])
+    for axis in figure.axes:
+        assert "guard" in dots(axis, "asr") and "guard" not in dots(axis, "over_refusal_rate")
     attacks_only = figures.safety_tradeoff(rows[rows.metric == "asr"])
-    assert all(
-        len([line for line in axis.lines if line.get_marker() != "None"]) == 3
-        for axis in attacks_only.axes
-        if axis.get_visible()
-    )
-    complete = figures.safety_tradeoff(tradeoff_rows())
-    (front,) = [line for line in complete.axes[0].lines if line.get_drawstyle() == "steps-post"]
-    assert front.get_xdata().tolist() == [0.0, 0.1, 1.0] and front.get_ydata().tolist() == [0.8, 0.2, 0.2]
+    assert not any(dots(axis, "over_refusal_rate") for axis in attacks_only.axes)
+    assert "Over-refusal was not measured" in figures.caption(attacks_only)
+    # `words` succeeds less often than without a guard, but is not ranked.
+    complete = figures.safety_tradeoff(rows).axes[0]
+    assert [round(patch.get_y() + patch.get_height() / 2) for patch in complete.patches] == [0, 1]
 
 
 def test_the_tradeoff_needs_attacks():
@@ -444,12 +464,11 @@ def test_the_tradeoff_marks_a_defence_that_breaks_answers():
     broken = columns.assign(metric="coherence", category="harmful", value=0.2, n=40)
     figure = figures.safety_tradeoff(pd.concat([rows, broken]))
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "breaks answers"
-    first, second = (axis for axis in figure.axes if axis.get_visible())
     markers = [
-        {round(line.get_ydata()[0], 1): line.get_marker() for line in axis.lines if line.get_marker() != "None"}
-        for axis in (first, second)
+        {line.get_xdata()[0]: line.get_marker() for line in axis.lines if line.get_gid() == "asr"}
+        for axis in figure.axes
     ]
-    assert markers[0][0.2] == "P" and markers[1][0.2] == "o"
+    assert markers[0][0.2] == "P" and markers[1][0.2] == "D"
 
 
 def test_separation_draws_each_measure_along_the_safety_direction():
@@ -471,7 +490,7 @@ def test_separation_draws_each_measure_along_the_safety_direction():
     assert len(figure.axes) == 4
     for axis, value in zip(figure.axes, values.values(), strict=True):
         lines = {line.get_label(): line.get_ydata() for line in axis.lines}
-        np.testing.assert_allclose(lines["text"], [value] * 2)
-        np.testing.assert_allclose(lines["blank"], [value - 0.2] * 2)
+        np.testing.assert_allclose(lines["text only"], [value] * 2)
+        np.testing.assert_allclose(lines["blank picture"], [value - 0.2] * 2)
     assert "n = 120 requests" in figures.caption(figure) and "right side of the border" in figures.caption(figure)
     assert len(figures.separation(pd.DataFrame(rows)[lambda table: table.metric != "margin"]).axes) == 3

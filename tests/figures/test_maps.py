@@ -28,10 +28,10 @@ def test_degradation_shows_each_drop_with_significant_ones_in_bold():
     figure = figures.degradation(drop_rows())
     assert figure.axes[0].get_title() == "coordinate on the SSD"
     assert texts_of(figure.axes[0]) == [
-        ("0.00\n[-0.05, 0.05]", "normal"),
-        ("0.00\n[-0.05, 0.05]", "normal"),
-        ("0.10\n[0.05, 0.15]", "bold"),
-        ("0.20\n[0.15, 0.25]", "bold"),
+        (".00\n−.05, .05", "normal"),
+        (".00\n−.05, .05", "normal"),
+        (".10\n.05, .15", "bold"),
+        (".20\n.15, .25", "bold"),
     ]
     assert "n = 60 requests" in figures.caption(figure)
 
@@ -75,30 +75,24 @@ def test_the_refusal_lens_draws_each_class_with_its_band():
     harmful, harmless = figure.axes
     assert harmful.get_title() == "harmful requests"
     lines = {line.get_label(): line.get_ydata() for line in harmful.lines}
-    np.testing.assert_allclose(lines["text"], [1.0, 2.0])
-    np.testing.assert_allclose(lines["blank"], [0.0, 1.0])
+    np.testing.assert_allclose(lines["text only"], [1.0, 2.0])
+    np.testing.assert_allclose(lines["blank picture"], [0.0, 1.0])
     band = harmful.collections[0].get_paths()[0].vertices[:, 1]
     assert band.min() == pytest.approx(0.9) and band.max() == pytest.approx(2.2)
     np.testing.assert_allclose(
-        next(line for line in harmless.lines if line.get_label() == "text").get_ydata(), [-1, -2]
+        next(line for line in harmless.lines if line.get_label() == "text only").get_ydata(), [-1, -2]
     )
 
 
 def test_attribution_maps_class_differences_and_lists_the_strongest_writers():
     figure = figures.attribution(path_rows())
-    maps = [axis for axis in figure.axes if axis.get_title() in ("text", "blank", "typographic")]
+    maps = [axis for axis in figure.axes if axis.get_title() in ("text only", "blank picture", "text in picture")]
     # From the last layer down; head 1's intervals of the two classes overlap.
-    assert texts_of(maps[0]) == [
-        ("4.00", "bold"),
-        ("0.40", "normal"),
-        ("12.00", "bold"),
-        ("2.00", "bold"),
-        ("0.20", "normal"),
-        ("6.00", "bold"),
-    ]
+    np.testing.assert_allclose(maps[0].collections[0].get_array().ravel(), [4.0, 0.4, 12.0, 2.0, 0.2, 6.0])
+    assert [text for text, _ in texts_of(maps[0])] == ["•", "", "•", "•", "", "•"]
     assert [label.get_text() for label in maps[0].get_xticklabels()] == ["0", "1", "MLP"]
-    strip = next(axis for axis in figure.axes if axis.get_ylabel() == "added to the coordinate")
-    assert [label.get_text() for label in strip.get_xticklabels()][:3] == ["1, MLP", "0, MLP", "1, head 0"]
+    strip = next(axis for axis in figure.axes if axis.get_ylabel() == "added to\nthe coordinate")
+    assert [label.get_text() for label in strip.get_xticklabels()][:3] == ["1\nMLP", "0\nMLP", "1\n0"]
     filled = {float(line.get_ydata()[0]) for line in strip.lines if line.get_marker() == "o"}
     assert {6.0, -6.0, 3.0, -3.0} <= filled
     spans = {tuple(np.round(line.get_ydata(), 6)) for line in strip.lines if len(line.get_ydata()) == 2}
@@ -107,13 +101,13 @@ def test_attribution_maps_class_differences_and_lists_the_strongest_writers():
 
 def test_the_patching_map_orders_tokens_as_in_the_prompt():
     figure = figures.patching_map(path_rows())
-    blank = next(axis for axis in figure.axes if axis.get_title() == "blank")
+    blank = next(axis for axis in figure.axes if axis.get_title() == "blank picture")
     assert [label.get_text() for label in blank.get_yticklabels()] == ["request", "last"]
     assert texts_of(blank) == [
-        ("0.02\n[-0.08, 0.12]", "normal"),
-        ("0.02\n[-0.08, 0.12]", "normal"),
-        ("0.50\n[0.40, 0.60]", "bold"),
-        ("0.90\n[0.80, 1.00]", "bold"),
+        (".02\n−.08, .12", "normal"),
+        (".02\n−.08, .12", "normal"),
+        (".50\n.40, .60", "bold"),
+        (".90\n.80, 1.00", "bold"),
     ]
 
 
@@ -146,9 +140,9 @@ def test_directions_draw_explained_variance_and_agreement_of_estimators():
     explained, cosine, stability = figures.directions(direction_rows()).axes
     np.testing.assert_allclose(explained.lines[0].get_ydata(), [0.0, 0.1, 0.2])
     (line,) = cosine.lines
-    assert line.get_label() == "mean diff"
+    assert line.get_label() == "mean difference"
     np.testing.assert_allclose(line.get_ydata(), [0.9, 0.8, 0.7])
-    assert [line.get_label() for line in stability.lines] == ["paired svd", "mean diff"]
+    assert [line.get_label() for line in stability.lines] == ["paired SVD", "mean difference"]
 
 
 def test_judges_are_compared_in_the_lower_half_with_intervals():
@@ -164,12 +158,14 @@ def test_judges_are_compared_in_the_lower_half_with_intervals():
     figure = figures.judge_agreement(table)
     refusal, harm = (axis for axis in figure.axes if axis.get_title())
     assert [text for text, _ in texts_of(refusal)] == [
-        "0.90\n[0.80, 0.95]",
-        "0.70\n[0.60, 0.75]",
-        "0.60\n[0.50, 0.65]",
+        ".90\n.80, .95",
+        ".70\n.60, .75",
+        ".60\n.50, .65",
     ]
-    assert [label.get_text() for label in refusal.get_yticklabels()] == ["gcg@1", "linear@1"]
-    assert [label.get_text() for label in harm.get_xticklabels()] == ["exact@1"]
+    assert [label.get_text() for label in refusal.get_yticklabels()] == ["GCG  2", "linear model  3"]
+    assert [label.get_text() for label in harm.get_xticklabels()] == [
+        "1"
+    ] and harm.get_xlabel() == "1 is exact sentences"
     assert "n = 90 answers" in figures.caption(figure)
 
 

@@ -1,9 +1,14 @@
 """Tables for papers show the numbers of the tidy tables, and escape the markup of LaTeX and Markdown."""
 
+import re
+
 import pandas as pd
 import pytest
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
-from figures import tables
+from figures import PAGE_WIDTHS, tables
+from tests.figures.test_figures import attack_rows, reading_rows
 
 
 def rate_rows():
@@ -56,7 +61,7 @@ def test_rules_are_sorted_from_the_best_to_the_worst():
         for metric in ("refusal_rate", "over_refusal_rate", "kl")
     ]
     table = tables.selection_rules(pd.DataFrame(rows))
-    assert table["selection rule"].tolist() == ["sas", "random", "fixed"]
+    assert table["selection rule"].tolist() == ["AutoSteer's rule", "random layer", "middle layer"]
     assert table.layer.tolist() == ["7", "several", "4"] and table["harmful refused"].tolist() == [
         "0.900",
         "0.600",
@@ -143,3 +148,60 @@ def test_a_table_for_a_notebook_is_rounded_without_row_numbers_and_has_intervals
         "| a\\|b           | 1.00              |     |",
     ]
     assert tables.for_notebook(rows)._repr_markdown_() == str(tables.for_notebook(rows))
+
+
+def many_arms():
+    """Two defences and a bound in the six settings of the study."""
+    rows = []
+    places = [("plain", name) for name in ("text", "blank", "scene")] + [
+        ("jailbreak", name) for name in ("text", "blank")
+    ]
+    for setting, modality in [*places, ("multimodal", "typographic")]:
+        for defence, asr in (("unguarded", 0.97), ("adashield_s", 0.42), ("guard", 0.03), ("guard_full_state", 0.0)):
+            own = [
+                row | {"defence": defence, "modality": modality} for row in attack_rows(setting=setting, asr=asr)[:2]
+            ]
+            rows += [
+                row | {"value": 1.0 if defence == "adashield_s" else 0.0} if row["metric"] != "asr" else row
+                for row in own
+            ]
+    return pd.DataFrame(rows)
+
+
+def test_the_summary_has_a_column_for_each_setting_and_the_best_in_bold():
+    table = tables.defence_summary(many_arms())
+    assert list(table.columns) == [
+        "defence", "text only", "blank", "scene", "jailbreak, text only", "jailbreak, blank", "text in picture"
+    ]  # fmt: skip
+    assert table.defence.tolist() == ["unguarded", "AdaShield-S", "guard", "full state patched †"]
+    # A bound is not the best, whatever it reaches.
+    assert table["blank"].tolist() == ["97/**0**", "42/100", "**3**/**0**", "0/0"]
+
+
+def test_the_summary_fits_one_of_two_columns_in_latex():
+    text = tables.to_latex(tables.defence_summary(many_arms()), "c", "t")
+    assert r"\textbf{3}/\textbf{0}" in text and r"\rotatebox{90}{jailbreak, blank}" in text
+    assert r"\scriptsize\setlength{\tabcolsep}{2.5pt}" in text
+    size, gap, font = 7, 2 * 2.5, FontProperties(family="cmr10")
+    body = [line.removesuffix(r"\\") for line in text.splitlines() if line.endswith(r"\\")]
+    cells = [[re.sub(r"\\textbf{(.*?)}", r"\1", cell).strip() for cell in line.split("&")] for line in body]
+
+    def width(cell: str) -> float:
+        # A head that is turned is as wide as it is high.
+        is_upright = cell.startswith(r"\rotatebox")
+        return 1.2 * size if is_upright else TextPath((0, 0), cell, size=size, prop=font).get_extents().width
+
+    widths = [max(width(row[j]) for row in cells if row[j]) for j in range(7)]
+    assert (sum(widths) + 7 * gap) / 72 <= min(PAGE_WIDTHS)
+
+
+def test_all_readings_are_in_the_table_for_appendices():
+    table = tables.readings(reading_rows())
+    assert table.reading.tolist() == ["ablate", "substitute", "substitute, sign flipped", "random directions"]
+    assert table["gain, nats"].tolist() == [
+        "-7.00 [-8.00, -6.00]",
+        "2.00 [1.00, 3.00]",
+        "-6.00 [-7.00, -5.00]",
+        "0.50 [-0.50, 1.50]",
+    ]
+    assert table["harmless answered well"].tolist() == ["0.40"] * 4
