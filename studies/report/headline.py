@@ -1,4 +1,4 @@
-"""The first screen of the page: attack success and over-refusal with and without the guard, from the defences' table."""
+"""The first screen of the page: attack success and over-refusal with and without the guard."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
