@@ -59,7 +59,7 @@ NAMES: Mapping[str, str] = {
     "transcription": "a transcription of the picture",
     "oracle": "the true request",
 }
-"""What users call the names in the tables. Search finds either."""
+"""Words of users for names in the tables. Search finds either."""
 
 TERMS: Mapping[str, str] = {
     "attack success": "Share of harmful requests that the model answers instead of refusing. Lower is better.",

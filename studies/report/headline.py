@@ -1,4 +1,4 @@
-"""What the page says first: attack success and over-refusal with and without the guard, from the table of defences."""
+"""The first screen of the page: attack success and over-refusal with and without the guard."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MOST_PLACES = 4
 ARMS = ("unguarded", "text_verdict", "gate_refuser", "guard")
 """Defences that are shown: none, the two that change no state, and the guard."""
 READS = {"prompt_text": "reads the prompt", "transcription": "reads the picture"}
-"""What a guard with several references reads."""
+"""Words for what a guard with several references reads."""
 OWN_REFERENCE, WRITTEN = "prompt_text", "transcription"
 
 
@@ -99,7 +99,7 @@ class Headline:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader has to know next: the cost, what does as well without the guard, and where it helps least."""
+        """The sentences that follow: the cost, what does as well without the guard, and where it helps least."""
         return list(self._notes())
 
     def _notes(self) -> Iterator[str]:

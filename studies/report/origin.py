@@ -1,4 +1,4 @@
-"""Where the numbers of the page come from: what it says at the top, and its last section."""
+"""Origin of the numbers: the facts at the top of the page, and its last section."""
 
 import json
 from collections.abc import Iterator, Mapping

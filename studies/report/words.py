@@ -89,7 +89,7 @@ ABOUT_THE_PAPER = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a reader finds what a claim rests on."""
+    """A figure and rows of a table that a claim rests on."""
 
     figure: str
     """Name of a figure of the gallery."""
