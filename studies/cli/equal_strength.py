@@ -78,8 +78,7 @@ def equal_strength(
 ) -> VerbResult:
     """Compare steering methods at equal KL: which stops more, when all of them cost harmless answers the same?
 
-    Each method is chosen on validation by the guard's rule; then its strength is matched to each target. Rerun it to
-    resume.
+    Each method is chosen on validation by the guard's rule, then matched to each target. Rerun it to resume.
     """
     quieten()
 
