@@ -1,0 +1,214 @@
+"""Does a guard hold against an attacker who knows it, and what helps? Attack success against queries spent.
+
+For each defence an attacker searches an input that lowers the refusal of its first answer token, through the whole
+defence (`objective` `own`), or through the unguarded model alone (`transferred`). Universal attacks are searched on
+validation requests and reported on others. The columns `setting` and `queries` are the attack and the queries spent;
+`no_attack` is what each defence costs and stops without one. This is an evaluation of defences: answers are judged and
+not kept, and what was found is kept for the built-in model alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from interp import Guard
+from interp.identity import fingerprint, text_hash, weights_identity
+from studies import layer_sweep
+from studies.attacks.attacks import ATTACKS, Attacker
+from studies.attacks.lineup import TRANSFERRED_FROM, Defended, check_defences, targets
+from studies.attacks.outcomes import Answering, JudgedAnswers, change_rows, over_refusal_rows, success_rows
+from studies.attacks.search import AttackError, Found, check_budget
+from studies.attacks.target import Target
+from studies.bookkeeping.checkpoints import Checkpoints
+from studies.bookkeeping.progress import phase
+from studies.bookkeeping.suggestions import did_you_mean
+from studies.bookkeeping.tables import tidy
+from studies.experiment.config import BUILT_IN, Config
+from studies.experiment.experiment import Experiment, load_experiment
+
+NO_ATTACK = "no_attack"
+OWN, TRANSFERRED = "own", "transferred"
+MARKS = (0, 10, 50, 100, 250, 500, 1000, 2500)
+"""Queries after which attack success is reported, as far as the budget goes; of transferred attacks first and last."""
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """What is attacked, and with how much."""
+
+    attacks: tuple[str, ...] = tuple(ATTACKS)
+    """Names of attacks."""
+    defences: tuple[str, ...] = ()
+    """Names of defences; all if there are none. The unguarded model is always attacked."""
+    budget: int = 500
+    """Queries of one search: candidates that are scored."""
+    n_searched: int = 11
+    """Harmful validation requests that a universal candidate is scored on."""
+    modality: str = "blank"
+    """Modality of the attacked prompts."""
+
+    def check(self) -> None:
+        """Check everything that can be checked without a model.
+
+        Raises:
+            AttackError: an attack or a defence does not exist, or there is nothing to spend.
+        """
+        check_budget(self.budget)
+        check_defences(self.defences)
+        for name in self.attacks:
+            if name not in ATTACKS:
+                suggestion = did_you_mean(name, ATTACKS)
+                raise AttackError(f"attack {name!r} does not exist; expected any of {', '.join(ATTACKS)}{suggestion}")
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveResult:
+    """Attack success of every defence, and what was found."""
+
+    table: pd.DataFrame = field(repr=False)
+    found: Sequence[dict] = field(repr=False)
+    """One record for each search: attack, defence, queries, score, and the hash of what was found."""
+
+
+def run(
+    config: Config,
+    settings: AttackSettings | None = None,
+    experiment: Experiment | None = None,
+    guard: Guard | None = None,
+) -> AdaptiveResult:
+    """Attack every defence with the same budget.
+
+    Args:
+        config: settings of the run.
+        settings: attacks, defences and budget.
+        experiment: loaded from the settings by default.
+        guard: by default the one that the sweep chooses on validation, which is run first.
+
+    Returns:
+        A table of attack success at `MARKS` with Wilson intervals, its paired change from no attack, over-refusal
+        without an attack, and the attacker's own loss on the requests searched on; and what was found.
+
+    Raises:
+        AttackError: the settings are invalid, or the model does not allow an attack.
+    """
+    settings = settings or AttackSettings()
+    settings.check()
+    experiment = experiment or load_experiment(config)
+    if guard is None:
+        chosen = layer_sweep.run(config, experiment).chosen
+        guard = replace(chosen.guard, source=chosen.source)
+    attacker, answering = _attacker(experiment, settings), Answering.of(experiment, Path(config.out))
+    attacked = targets(settings.defences, Defended(experiment, guard, settings.modality))
+    # 1. what each defence stops, and what it costs, without an attack
+    rows = _without_attack(experiment, settings, attacked, attacker, answering)
+    # 2. each attack: searched through each defence, then reported on other requests
+    found = []
+    for name in settings.attacks:
+        searched = _searches(name, attacker, attacked, settings)
+        rows += _attacked_rows(name, attacker, attacked, searched, answering)
+        found += _records(name, searched, experiment.config.model == BUILT_IN)
+    labels = experiment.labels | {"modality": settings.modality}
+    return AdaptiveResult(tidy({**labels, "split": config.split, **row} for row in rows), found)
+
+
+Searches = dict[str, list[Found]]
+"""What was found through each defence, by its name."""
+
+
+def _attacker(experiment: Experiment, settings: AttackSettings) -> Attacker:
+    searched, reported = (
+        [prompt for prompt in experiment.prompts(split, settings.modality, n) if prompt.query.harmful]
+        for split, n in (("validation", settings.n_searched), (experiment.config.split, None))
+    )
+    depends_on = {
+        "model": weights_identity(experiment.vlm),
+        "refusal_openings": experiment.refusal_openings.ids,
+        "prompts": [fingerprint(experiment.vlm, prompts) for prompts in (searched, reported)],
+        "seed": experiment.config.seed,
+    }
+    checkpoints = Checkpoints(Path(experiment.config.out) / "searches", depends_on)
+    return Attacker(experiment.cached_model, searched, reported, checkpoints, experiment.config.seed)
+
+
+def _without_attack(
+    experiment: Experiment,
+    settings: AttackSettings,
+    attacked: Sequence[Target],
+    attacker: Attacker,
+    answering: Answering,
+) -> list[dict]:
+    prompts = experiment.prompts(experiment.config.split, settings.modality)
+    harmless, rows = [prompt for prompt in prompts if not prompt.query.harmful], []
+    with phase("without an attack", len(attacked)) as report:
+        for target in attacked:
+            measured = success_rows(answering.judged(target, attacker.reported))
+            measured += over_refusal_rows(answering.judged(target, harmless))
+            labels = target.defence.columns | {"setting": NO_ATTACK, "queries": 0}
+            rows += [labels | row for row in measured]
+            report(1, note=target.name)
+    return rows
+
+
+def _searches(name: str, attacker: Attacker, attacked: Sequence[Target], settings: AttackSettings) -> Searches:
+    attack, searches = ATTACKS[name], {}
+    budget = attack.budget(settings.budget)
+    with phase(name, budget * len(attacked)) as report:
+        for target in attacked:
+            searches[target.name] = attack.search(attacker, target, budget, report)
+    return searches
+
+
+def _attacked_rows(
+    name: str, attacker: Attacker, attacked: Sequence[Target], searches: Searches, answering: Answering
+) -> list[dict]:
+    """Report each defence under what was found through it, at every mark, and under what was found without it."""
+    rows, marks = [], {OWN: MARKS, TRANSFERRED: MARKS[:1]}
+    with phase(f"{name}: answers", len(attacked)) as report:
+        for target in attacked:
+            before = answering.judged(target, attacker.reported)
+            for objective, found in _objectives(target, searches):
+                labels = target.defence.columns | {"setting": name, "objective": objective}
+                rows += [
+                    labels | row for row in _curve(name, target, attacker, found, before, answering, marks[objective])
+                ]
+            report(1, note=target.name)
+    return rows
+
+
+def _objectives(target: Target, searches: Searches) -> Iterator[tuple[str, list[Found]]]:
+    yield OWN, searches[target.name]
+    if target.name != TRANSFERRED_FROM:
+        yield TRANSFERRED, searches[TRANSFERRED_FROM]
+
+
+def _curve(
+    name: str,
+    target: Target,
+    attacker: Attacker,
+    found: Sequence[Found],
+    before: JudgedAnswers,
+    answering: Answering,
+) -> Iterator[dict]:
+    """Yield attack success after each mark, and its change at the end."""
+    apply: Callable = ATTACKS[name].apply
+    by_request = list(found) if len(found) > 1 else list(found) * len(attacker.reported)
+    n_queries, judged = max(each.n_queries for each in found), before
+    for mark in (*(mark for mark in MARKS if mark < n_queries), n_queries):
+        steps = [each.after(mark) for each in by_request]
+        if mark:
+            prompts = [apply(prompt, step.candidate) for prompt, step in zip(attacker.reported, steps, strict=True)]
+            judged = answering.judged(target, prompts)
+        yield from ({"queries": mark} | row for row in success_rows(judged))
+    yield from ({"queries": n_queries} | row for row in change_rows(judged, before))
+
+
+def _records(name: str, searches: Searches, is_published: bool) -> Iterator[dict]:
+    for defence, found in searches.items():
+        for i, each in enumerate(found):
+            best = each.after(each.n_queries)
+            text = ATTACKS[name].describe(best.candidate)
+            record = {"attack": name, "defence": defence, "search": i, "queries": each.n_queries}
+            record |= {"found_after": best.n_queries, "score": round(best.score, 4), "sha256": text_hash(text)}
+            yield record | ({"found": text} if is_published else {})
