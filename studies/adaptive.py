@@ -7,7 +7,7 @@ validation requests and reported on others. The columns `setting` and `queries` 
 not kept, and what was found is kept for the built-in model alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pandas as pd
 from interp import Guard
 from interp.identity import fingerprint, text_hash, weights_identity
 from studies import layer_sweep
-from studies.attacks.attacks import ATTACKS, Attacker
+from studies.attacks.attacks import ATTACKS, Attack, Attacker, applicable
 from studies.attacks.lineup import TRANSFERRED_FROM, Defended, check_defences, targets
 from studies.attacks.outcomes import Answering, JudgedAnswers, change_rows, over_refusal_rows, success_rows
 from studies.attacks.search import AttackError, Found, check_budget
@@ -38,8 +38,8 @@ MARKS = (0, 10, 50, 100, 250, 500, 1000, 2500)
 class AttackSettings:
     """What is attacked, and with how much."""
 
-    attacks: tuple[str, ...] = tuple(ATTACKS)
-    """Names of attacks."""
+    attacks: tuple[str, ...] = ()
+    """Names of attacks; all that can be made in the modality if there are none."""
     defences: tuple[str, ...] = ()
     """Names of defences; all if there are none. The unguarded model is always attacked."""
     budget: int = 500
@@ -61,6 +61,14 @@ class AttackSettings:
             if name not in ATTACKS:
                 suggestion = did_you_mean(name, ATTACKS)
                 raise AttackError(f"attack {name!r} does not exist; expected any of {', '.join(ATTACKS)}{suggestion}")
+            if self.modality not in ATTACKS[name].modalities:
+                possible = ", ".join(ATTACKS[name].modalities)
+                raise AttackError(f"attack {name!r} on modality {self.modality!r}; expected one of {possible}")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Names of the attacks that are made."""
+        return self.attacks or applicable(self.modality)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +113,7 @@ def run(
     rows = _without_attack(experiment, settings, attacked, attacker, answering)
     # 2. each attack: searched through each defence, then reported on other requests
     found = []
-    for name in settings.attacks:
+    for name in settings.chosen:
         searched = _searches(name, attacker, attacked, settings)
         rows += _attacked_rows(name, attacker, attacked, searched, answering)
         found += _records(name, searched, experiment.config.model == BUILT_IN)
@@ -129,7 +137,8 @@ def _attacker(experiment: Experiment, settings: AttackSettings) -> Attacker:
         "seed": experiment.config.seed,
     }
     checkpoints = Checkpoints(Path(experiment.config.out) / "searches", depends_on)
-    return Attacker(experiment.cached_model, searched, reported, checkpoints, experiment.config.seed)
+    is_built_in = experiment.config.model == BUILT_IN
+    return Attacker(experiment.cached_model, searched, reported, checkpoints, experiment.config.seed, is_built_in)
 
 
 def _without_attack(
@@ -154,7 +163,8 @@ def _without_attack(
 def _searches(name: str, attacker: Attacker, attacked: Sequence[Target], settings: AttackSettings) -> Searches:
     attack, searches = ATTACKS[name], {}
     budget = attack.budget(settings.budget)
-    with phase(name, budget * len(attacked)) as report:
+    n_searches = len(attacked) * (len(attacker.reported) if attack.is_per_request else 1)
+    with phase(name, budget * n_searches) as report:
         for target in attacked:
             searches[target.name] = attack.search(attacker, target, budget, report)
     return searches
@@ -184,21 +194,31 @@ def _objectives(target: Target, searches: Searches) -> Iterator[tuple[str, list[
 
 
 def _curve(
-    name: str,
+    attack: Attack,
     target: Target,
     attacker: Attacker,
     found: Sequence[Found],
     before: JudgedAnswers,
     answering: Answering,
+    marks: Sequence[int],
 ) -> Iterator[dict]:
-    """Yield attack success after each mark, and its change at the end."""
-    apply: Callable = ATTACKS[name].apply
+    """Yield attack success after each mark and at the end, and its change at the end.
+
+    Args:
+        attack: applies what was found.
+        target: answers.
+        attacker: knows the requests that are reported.
+        found: one for all of them, or one for each.
+        before: verdicts without the attack.
+        answering: judges the answers.
+        marks: queries spent.
+    """
     by_request = list(found) if len(found) > 1 else list(found) * len(attacker.reported)
     n_queries, judged = max(each.n_queries for each in found), before
-    for mark in (*(mark for mark in MARKS if mark < n_queries), n_queries):
-        steps = [each.after(mark) for each in by_request]
+    for mark in (*(mark for mark in marks if mark < n_queries), n_queries):
         if mark:
-            prompts = [apply(prompt, step.candidate) for prompt, step in zip(attacker.reported, steps, strict=True)]
+            steps = zip(attacker.reported, by_request, strict=True)
+            prompts = [attack.apply(prompt, each.after(mark).candidate) for prompt, each in steps]
             judged = answering.judged(target, prompts)
         yield from ({"queries": mark} | row for row in success_rows(judged))
     yield from ({"queries": n_queries} | row for row in change_rows(judged, before))

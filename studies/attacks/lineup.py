@@ -115,7 +115,7 @@ def _gate(on: Defended) -> Target:
 
 
 def _guard(on: Defended) -> Target:
-    return _as_target("guard", on.guard, on)
+    return _as_target(ATTACKED_GUARD, on.guard, on)
 
 
 def _stronger(on: Defended) -> Target:
@@ -193,6 +193,8 @@ TARGETS: dict[str, Callable[[Defended], Target]] = {
     "guard_text_score": _text_score,
 }
 """Defences that can be attacked, by name; `guard_...` are the guard with a countermeasure."""
+ATTACKED_GUARD = "guard"
+"""The guard as it was given or chosen, without a countermeasure."""
 TRANSFERRED_FROM = "unguarded"
 """The defence whose attacks are tried on all others."""
 

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from studies.cli import (
     agreement,
+    attack,
     check,
     compare,
     data,
@@ -84,6 +85,7 @@ for verb in (
     probe,
     sweep,
     defend,
+    attack,
     judge,
     agreement,
     figures,

@@ -45,14 +45,19 @@ def attack(
         ),
     ] = None,
     attacks: Annotated[
-        str | None, typer.Option(help="Attacks, comma-separated: universal_suffix. By default all.")
+        str | None,
+        typer.Option(
+            help="Attacks, comma-separated: universal_suffix, request_suffix (a tenth of the budget for each request), "
+            "wording, picture (blank; a fifth of the budget), reference_path (typographic modalities). By default all "
+            "that the modality allows."
+        ),
     ] = None,
     defences: Annotated[
         str | None,
         typer.Option(
             help="Defences to attack, comma-separated: self_reminder, safety_prompt, text_verdict, gate_refuser, "
-            "guard, guard_stronger, guard_more_layers, guard_references, guard_random_layer, guard_perplexity, "
-            "guard_detector, guard_text_score. By default all."
+            "guard; with a countermeasure guard_stronger, guard_more_layers, guard_references, guard_random_layer, "
+            "guard_perplexity, guard_bigrams, guard_detector, guard_text_score. By default all."
         ),
     ] = None,
     budget: Annotated[int, typer.Option(help="Queries per search: candidates that are scored.")] = 500,
@@ -86,8 +91,7 @@ def attack(
     from studies.experiment.experiment import load_experiment
     from studies.experiment.run_folder import run_folder
 
-    chosen = words(attacks or "") or adaptive.AttackSettings().attacks
-    settings = adaptive.AttackSettings(chosen, words(defences or ""), budget, requests, modality)
+    settings = adaptive.AttackSettings(words(attacks or ""), words(defences or ""), budget, requests, modality)
     settings.check()
     path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
     config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped)
