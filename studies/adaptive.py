@@ -14,13 +14,14 @@ from pathlib import Path
 import pandas as pd
 
 from interp import Guard
-from interp.identity import fingerprint, text_hash, weights_identity
+from interp.identity import fingerprint, weights_identity
+from interp.whole_files import hash_of
 from studies import layer_sweep
-from studies.attacks.attacks import ATTACKS, Attack, Attacker, applicable
+from studies.attacks.attacks import ATTACKS, AdaptiveAttack, Attacker, applicable
 from studies.attacks.lineup import TRANSFERRED_FROM, Defended, check_defences, targets
 from studies.attacks.outcomes import Answering, JudgedAnswers, change_rows, over_refusal_rows, success_rows
-from studies.attacks.search import AttackError, Found, check_budget
-from studies.attacks.target import Target
+from studies.attacks.search import AttackSetupError, Found, check_budget
+from studies.attacks.target import AttackTarget
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.suggestions import did_you_mean
@@ -36,7 +37,7 @@ MARKS = (0, 10, 50, 100, 250, 500, 1000, 2500)
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """What is attacked, and with how much."""
+    """The attacks, the defences and the budget."""
 
     attacks: tuple[str, ...] = ()
     """Names of attacks; all that can be made in the modality if there are none."""
@@ -53,17 +54,19 @@ class AttackSettings:
         """Check everything that can be checked without a model.
 
         Raises:
-            AttackError: an attack or a defence does not exist, or there is nothing to spend.
+            AttackSetupError: an attack or a defence does not exist, or there is nothing to spend.
         """
         check_budget(self.budget)
         check_defences(self.defences)
         for name in self.attacks:
             if name not in ATTACKS:
                 suggestion = did_you_mean(name, ATTACKS)
-                raise AttackError(f"attack {name!r} does not exist; expected any of {', '.join(ATTACKS)}{suggestion}")
+                raise AttackSetupError(
+                    f"attack {name!r} does not exist; expected any of {', '.join(ATTACKS)}{suggestion}"
+                )
             if self.modality not in ATTACKS[name].modalities:
                 possible = ", ".join(ATTACKS[name].modalities)
-                raise AttackError(f"attack {name!r} on modality {self.modality!r}; expected one of {possible}")
+                raise AttackSetupError(f"attack {name!r} on modality {self.modality!r}; expected one of {possible}")
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -99,7 +102,7 @@ def run(
         without an attack, and the attacker's own loss on the requests searched on; and what was found.
 
     Raises:
-        AttackError: the settings are invalid, or the model does not allow an attack.
+        AttackSetupError: the settings are invalid, or the model does not allow an attack.
     """
     settings = settings or AttackSettings()
     settings.check()
@@ -122,7 +125,7 @@ def run(
 
 
 Searches = dict[str, list[Found]]
-"""What was found through each defence, by its name."""
+"""Results of the searches through each defence, by its name."""
 
 
 def _attacker(experiment: Experiment, settings: AttackSettings) -> Attacker:
@@ -144,7 +147,7 @@ def _attacker(experiment: Experiment, settings: AttackSettings) -> Attacker:
 def _without_attack(
     experiment: Experiment,
     settings: AttackSettings,
-    attacked: Sequence[Target],
+    attacked: Sequence[AttackTarget],
     attacker: Attacker,
     answering: Answering,
 ) -> list[dict]:
@@ -160,7 +163,7 @@ def _without_attack(
     return rows
 
 
-def _searches(name: str, attacker: Attacker, attacked: Sequence[Target], settings: AttackSettings) -> Searches:
+def _searches(name: str, attacker: Attacker, attacked: Sequence[AttackTarget], settings: AttackSettings) -> Searches:
     attack, searches = ATTACKS[name], {}
     budget = attack.budget(settings.budget)
     n_searches = len(attacked) * (len(attacker.reported) if attack.is_per_request else 1)
@@ -171,7 +174,7 @@ def _searches(name: str, attacker: Attacker, attacked: Sequence[Target], setting
 
 
 def _attacked_rows(
-    name: str, attacker: Attacker, attacked: Sequence[Target], searches: Searches, answering: Answering
+    name: str, attacker: Attacker, attacked: Sequence[AttackTarget], searches: Searches, answering: Answering
 ) -> list[dict]:
     """Report each defence under what was found through it, at every mark, and under what was found without it."""
     rows, marks = [], {OWN: MARKS, TRANSFERRED: MARKS[:1]}
@@ -187,15 +190,15 @@ def _attacked_rows(
     return rows
 
 
-def _objectives(target: Target, searches: Searches) -> Iterator[tuple[str, list[Found]]]:
+def _objectives(target: AttackTarget, searches: Searches) -> Iterator[tuple[str, list[Found]]]:
     yield OWN, searches[target.name]
     if target.name != TRANSFERRED_FROM:
         yield TRANSFERRED, searches[TRANSFERRED_FROM]
 
 
 def _curve(
-    attack: Attack,
-    target: Target,
+    attack: AdaptiveAttack,
+    target: AttackTarget,
     attacker: Attacker,
     found: Sequence[Found],
     before: JudgedAnswers,
@@ -230,5 +233,9 @@ def _records(name: str, searches: Searches, is_published: bool) -> Iterator[dict
             best = each.after(each.n_queries)
             text = ATTACKS[name].describe(best.candidate)
             record = {"attack": name, "defence": defence, "search": i, "queries": each.n_queries}
-            record |= {"found_after": best.n_queries, "score": round(best.score, 4), "sha256": text_hash(text)}
+            record |= {
+                "found_after": best.n_queries,
+                "score": round(best.score, 4),
+                "sha256": hash_of(text.encode())[:16],
+            }
             yield record | ({"found": text} if is_published else {})

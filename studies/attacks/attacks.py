@@ -11,6 +11,7 @@ from interp.whole_files import hash_of
 from studies.attacks.pictures import (
     Descent,
     PixelGradient,
+    Pixels,
     descend,
     pixels_of,
     read_descent,
@@ -19,7 +20,7 @@ from studies.attacks.pictures import (
 )
 from studies.attacks.search import Advance, Found, Objective, best_of, random_search, remembered
 from studies.attacks.suffixes import Suffix, one_word_changed, ordinary_words, random_suffix, with_suffix
-from studies.attacks.target import Target, refusal_objective
+from studies.attacks.target import AttackTarget, refusal_objective
 from studies.attacks.typography import Rendering, rendered, renderings
 from studies.attacks.wordings import framed, frames
 from studies.bookkeeping.checkpoints import Checkpoints
@@ -31,7 +32,7 @@ ALONE_AT_ONCE = 16
 
 @dataclass(frozen=True, eq=False)
 class Attacker:
-    """What an attack has at hand."""
+    """Everything that an attack has at hand."""
 
     model: CachedModel
     searched: Sequence[Prompt]
@@ -49,7 +50,7 @@ class Attacker:
         return np.random.default_rng([self.seed, i])
 
     def objective(
-        self, target: Target, attacked: Callable[[Any], Sequence[Prompt]], attack: str, i: int = 0
+        self, target: AttackTarget, attacked: Callable[[Any], Sequence[Prompt]], attack: str, i: int = 0
     ) -> Objective:
         """Return the attacker's objective, which remembers the scores of a search that was stopped.
 
@@ -63,16 +64,16 @@ class Attacker:
         return remembered(objective, self.checkpoints, f"{_key(attack, target)}-{i}")
 
 
-def _key(attack: str, target: Target) -> str:
+def _key(attack: str, target: AttackTarget) -> str:
     return f"{attack}-{target.name}-{target.defence.id}"
 
 
-Search = Callable[[Attacker, Target, int, Advance], list[Found]]
+Search = Callable[[Attacker, AttackTarget, int, Advance], list[Found]]
 """Searches with a budget of queries for each: one for all requests, or one for each that is reported."""
 
 
 @dataclass(frozen=True)
-class Attack:
+class AdaptiveAttack:
     """One kind of attack."""
 
     search: Search
@@ -92,7 +93,7 @@ class Attack:
         return max(1, round(self.share * budget)) if budget > 0 else budget
 
 
-def _universal_suffix(attacker: Attacker, target: Target, budget: int, advance: Advance) -> list[Found]:
+def _universal_suffix(attacker: Attacker, target: AttackTarget, budget: int, advance: Advance) -> list[Found]:
     """Search one suffix for all requests, on requests that are not reported."""
     words, rng = ordinary_words(attacker.model.vlm), attacker.rng()
 
@@ -104,7 +105,7 @@ def _universal_suffix(attacker: Attacker, target: Target, budget: int, advance: 
     return [random_search(objective, start, one_word_changed(words), budget, rng, advance=advance)]
 
 
-def _request_suffix(attacker: Attacker, target: Target, budget: int, advance: Advance) -> list[Found]:
+def _request_suffix(attacker: Attacker, target: AttackTarget, budget: int, advance: Advance) -> list[Found]:
     """Search a suffix for each reported request."""
     words, found = ordinary_words(attacker.model.vlm), []
     for i, prompt in enumerate(attacker.reported):
@@ -119,7 +120,7 @@ def _request_suffix(attacker: Attacker, target: Target, budget: int, advance: Ad
     return found
 
 
-def _wording(attacker: Attacker, target: Target, budget: int, advance: Advance) -> list[Found]:
+def _wording(attacker: Attacker, target: AttackTarget, budget: int, advance: Advance) -> list[Found]:
     """Choose a frame for all requests, on requests that are not reported."""
 
     def attacked(frame: tuple[str, str]) -> list[Prompt]:
@@ -129,7 +130,7 @@ def _wording(attacker: Attacker, target: Target, budget: int, advance: Advance) 
     return [best_of(objective, frames(attacker.is_built_in), budget, attacker.rng(), advance=advance)]
 
 
-def _reference_path(attacker: Attacker, target: Target, budget: int, advance: Advance) -> list[Found]:
+def _reference_path(attacker: Attacker, target: AttackTarget, budget: int, advance: Advance) -> list[Found]:
     """Choose a rendering of typographic requests, on requests that are not reported."""
     size = attacker.model.vlm.picture_size
 
@@ -146,7 +147,7 @@ def _rendered(prompt: Prompt, rendering: Rendering) -> Prompt:
     return rendered(prompt, rendering, pixels_of(prompt).shape[1])
 
 
-def _picture(attacker: Attacker, target: Target, budget: int, advance: Advance) -> list[Found]:
+def _picture(attacker: Attacker, target: AttackTarget, budget: int, advance: Advance) -> list[Found]:
     """Change one picture for all requests, on requests that are not reported."""
     name = f"{_key('picture', target)}-{budget}"
     start = pixels_of(attacker.searched[0])
@@ -158,12 +159,18 @@ def _picture(attacker: Attacker, target: Target, budget: int, advance: Advance) 
     return [descend(gradient, start, budget, read_descent(attacker.checkpoints, name), save, advance)]
 
 
+def _hash(pixels: Pixels) -> str:
+    return hash_of(pixels.tobytes())
+
+
 ATTACKS = {
-    "universal_suffix": Attack(_universal_suffix, with_suffix, describe=" ".join),
-    "request_suffix": Attack(_request_suffix, with_suffix, share=0.1, is_per_request=True, describe=" ".join),
-    "wording": Attack(_wording, framed, describe="{request}".join),
-    "picture": Attack(_picture, with_pixels, ("blank",), 0.2, describe=lambda pixels: hash_of(pixels.tobytes())),
-    "reference_path": Attack(_reference_path, _rendered, TYPOGRAPHIC),
+    "universal_suffix": AdaptiveAttack(_universal_suffix, with_suffix, describe=" ".join),
+    "request_suffix": AdaptiveAttack(_request_suffix, with_suffix, share=0.1, is_per_request=True, describe=" ".join),
+    "wording": AdaptiveAttack(_wording, framed, describe="{request}".join),
+    "picture": AdaptiveAttack(
+        _picture, with_pixels, ("blank",), 0.2, describe=lambda pixels: hash_of(pixels.tobytes())
+    ),
+    "reference_path": AdaptiveAttack(_reference_path, _rendered, TYPOGRAPHIC),
 }
 """Attacks by name."""
 

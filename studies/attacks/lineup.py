@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import Guard, Prompt, coordinates, fit_gate
-from studies.attacks.search import AttackError
-from studies.attacks.target import Target
+from studies.attacks.search import AttackSetupError
+from studies.attacks.target import AttackTarget
 from studies.bookkeeping.suggestions import did_you_mean
 from studies.defences.countermeasures import (
     Screen,
@@ -94,65 +94,65 @@ class Defended:
         return (direction.harmful[at, 0] - direction.harmless[at, 0]).item()
 
 
-def _unguarded(on: Defended) -> Target:
-    return Target(unguarded())
+def _unguarded(on: Defended) -> AttackTarget:
+    return AttackTarget(unguarded())
 
 
-def _worded(name: str, on: Defended) -> Target:
+def _worded(name: str, on: Defended) -> AttackTarget:
     wording = (BUILT_IN_WORDINGS if on.experiment.config.model == BUILT_IN else WORDINGS)[name]
-    return Target(by_prompt(name, wording), shown=partial(reworded, wording))
+    return AttackTarget(by_prompt(name, wording), shown=partial(reworded, wording))
 
 
-def _text_verdict(on: Defended) -> Target:
+def _text_verdict(on: Defended) -> AttackTarget:
     judge = on.experiment.judges[0]
     defence = text_verdict(on.reference, judge.refuses, judge.name)
-    return Target(defence, screens=(text_score_screen(on.reference),))
+    return AttackTarget(defence, screens=(text_score_screen(on.reference),))
 
 
-def _gate(on: Defended) -> Target:
+def _gate(on: Defended) -> AttackTarget:
     screen = gate_screen(on.guard, on.states, on.gap)
-    return Target(gate_refuser(on.guard, on.reference, on.guard.source), screens=(screen,))
+    return AttackTarget(gate_refuser(on.guard, on.reference, on.guard.source), screens=(screen,))
 
 
-def _guard(on: Defended) -> Target:
+def _guard(on: Defended) -> AttackTarget:
     return _as_target(ATTACKED_GUARD, on.guard, on)
 
 
-def _stronger(on: Defended) -> Target:
+def _stronger(on: Defended) -> AttackTarget:
     return _as_target("guard_stronger", replace(on.guard, strength=STRONGER * on.guard.strength), on)
 
 
-def _more_layers(on: Defended) -> Target:
+def _more_layers(on: Defended) -> AttackTarget:
     return _as_target("guard_more_layers", on.at(on.neighbours), on)
 
 
-def _as_target(name: str, guard: Guard, on: Defended) -> Target:
-    return Target(guarded(guard, on.reference, guard.source, name), guards=(guard,), states=on.states)
+def _as_target(name: str, guard: Guard, on: Defended) -> AttackTarget:
+    return AttackTarget(guarded(guard, on.reference, guard.source, name), guards=(guard,), states=on.states)
 
 
-def _references(on: Defended) -> Target:
+def _references(on: Defended) -> AttackTarget:
     states: States = with_strictest_reference(on.guard, text_and_halves(on.reference), on.guard.source)
     guard = on.with_border_on_anchors(states)
-    return Target(with_states("guard_references", guard, on.reference, states), guards=(guard,), states=states)
+    return AttackTarget(with_states("guard_references", guard, on.reference, states), guards=(guard,), states=states)
 
 
-def _random_layer(on: Defended) -> Target:
+def _random_layer(on: Defended) -> AttackTarget:
     guards = tuple(on.at((layer,)) for layer in on.neighbours)
     defence = one_of("guard_random_layer", guards, on.reference, on.states)
-    return Target(defence, guards=guards, states=on.states)
+    return AttackTarget(defence, guards=guards, states=on.states)
 
 
-def _perplexity(on: Defended) -> Target:
+def _perplexity(on: Defended) -> AttackTarget:
     return _filtered("guard_perplexity", text_log_perplexities, on)
 
 
-def _bigrams(on: Defended) -> Target:
+def _bigrams(on: Defended) -> AttackTarget:
     experiment = on.experiment
     anchors = [prompt.text for prompt in experiment.prompts("anchors", on.modality)]
     return _filtered("guard_bigrams", bigram_surprise(experiment.vlm.tokenizer, anchors), on)
 
 
-def _filtered(name: str, surprise: Surprise, on: Defended) -> Target:
+def _filtered(name: str, surprise: Surprise, on: Defended) -> AttackTarget:
     """Return the guard behind a filter that all requests of validation pass, harmful or not: they are in use."""
     experiment = on.experiment
     texts = [prompt.text for prompt in experiment.prompts("validation", on.modality)]
@@ -160,23 +160,25 @@ def _filtered(name: str, surprise: Surprise, on: Defended) -> Target:
     return _behind(name, perplexity_screen(surprise, threshold), {"log_perplexity": threshold}, on)
 
 
-def _detector(on: Defended) -> Target:
+def _detector(on: Defended) -> AttackTarget:
     layer = on.guard.layers[0]
     probe = fit_gate(on.experiment.activations("anchors", on.modality), layer)
     return _behind("guard_detector", detector_screen(probe, layer), {"probe": "logistic", "layer": layer}, on)
 
 
-def _text_score(on: Defended) -> Target:
+def _text_score(on: Defended) -> AttackTarget:
     return _behind("guard_text_score", text_score_screen(on.reference), {"text_score": 0.0}, on)
 
 
-def _behind(name: str, screen: Screen, settings: dict, on: Defended) -> Target:
+def _behind(name: str, screen: Screen, settings: dict, on: Defended) -> AttackTarget:
     """Return the guard behind a screen."""
     inner = guarded(on.guard, on.reference, on.guard.source)
-    return Target(screened(name, screen, inner, settings), guards=(on.guard,), states=on.states, screens=(screen,))
+    return AttackTarget(
+        screened(name, screen, inner, settings), guards=(on.guard,), states=on.states, screens=(screen,)
+    )
 
 
-TARGETS: dict[str, Callable[[Defended], Target]] = {
+TARGETS: dict[str, Callable[[Defended], AttackTarget]] = {
     "unguarded": _unguarded,
     "self_reminder": partial(_worded, "self_reminder"),
     "safety_prompt": partial(_worded, "safety_prompt"),
@@ -199,7 +201,7 @@ TRANSFERRED_FROM = "unguarded"
 """The defence whose attacks are tried on all others."""
 
 
-def targets(names: Sequence[str], on: Defended) -> list[Target]:
+def targets(names: Sequence[str], on: Defended) -> list[AttackTarget]:
     """Return the defences with these names, all if there are none; the one that attacks transfer from always first."""
     check_defences(names)
     chosen = [name for name in TARGETS if name in names or not names or name == TRANSFERRED_FROM]
@@ -210,10 +212,10 @@ def check_defences(names: Sequence[str]) -> None:
     """Check the names of defences.
 
     Raises:
-        AttackError: one does not exist.
+        AttackSetupError: one does not exist.
     """
     for name in names:
         if name not in TARGETS:
-            raise AttackError(
+            raise AttackSetupError(
                 f"defence {name!r} can't be attacked; expected any of {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}"
             )

@@ -1,4 +1,4 @@
-"""What a defence answers to attacked prompts, judged: rates with intervals, and changes with exact p-values."""
+"""Judged answers to attacked prompts: rates with intervals, and changes with exact p-values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from interp import Prompt
-from interp.identity import fingerprint, text_hash, weights_identity
+from interp.identity import fingerprint, weights_identity
+from interp.whole_files import hash_of
 from probes import Measured, mcnemar
-from studies.attacks.target import Target
+from studies.attacks.target import AttackTarget
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.estimates import rate
 from studies.experiment.experiment import Experiment
@@ -23,7 +24,7 @@ class JudgedAnswers:
     """Verdicts on the answers to some prompts. The answers themselves are not kept."""
 
     succeeds: Mapping[str, Bool[np.ndarray, " prompt"]]
-    """By judge: whether the answer is a coherent answer that is not a refusal."""
+    """True, by judge, for a coherent answer that is not a refusal."""
     refused: Mapping[str, Bool[np.ndarray, " prompt"]]
 
 
@@ -44,9 +45,10 @@ class Answering:
         }
         return cls(experiment, Checkpoints(folder / "verdicts", depends_on))
 
-    def judged(self, target: Target, prompts: Sequence[Prompt]) -> JudgedAnswers:
+    def judged(self, target: AttackTarget, prompts: Sequence[Prompt]) -> JudgedAnswers:
         """Return the verdicts on a defence's answers."""
-        name = text_hash(f"{target.name} {target.defence.id} {fingerprint(self.experiment.vlm, prompts)}")
+        asked = f"{target.name} {target.defence.id} {fingerprint(self.experiment.vlm, prompts)}"
+        name = hash_of(asked.encode())[:16]
         judges = self.experiment.judges
         arrays = self.checkpoints.read(name)
         if arrays is None:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from interp import LLM, Prompt, collate, log_probabilities
 from interp.pictures import open_picture
-from studies.attacks.search import Advance, AttackError, Found, Improvement, check_budget
-from studies.attacks.target import Target, expected_refusal
+from studies.attacks.search import Advance, AttackSetupError, Found, Improvement, check_budget
+from studies.attacks.target import AttackTarget, expected_refusal
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.generation.cached_model import CachedModel
 from studies.generation.first_token import refusal_scores
@@ -44,7 +44,7 @@ class Descent:
     """The state of a descent."""
 
     pixels: Pixels
-    """Where the next step is taken."""
+    """The picture at which the next step is taken."""
     trace: tuple[Improvement[Pixels], ...]
     """The best pixels so far at every record."""
     n_queries: int
@@ -72,7 +72,7 @@ def descend(
         epsilon: largest change of a pixel, in 8-bit levels.
 
     Raises:
-        AttackError: the budget is 0.
+        AttackSetupError: the budget is 0.
     """
     check_budget(budget)
     low, high = (np.clip(start.astype(int) + sign * epsilon, 0, LEVELS) for sign in (-1, 1))
@@ -120,22 +120,30 @@ def read_descent(checkpoints: Checkpoints, name: str) -> Descent | None:
 class PixelGradient:
     """The gradient of a defence's refusal at the pixels of one picture that all prompts share."""
 
-    target: Target
+    target: AttackTarget
     model: CachedModel
     prompts: Sequence[Prompt]
     mean: Float[Tensor, "3 1 1"]
     std: Float[Tensor, "3 1 1"]
 
     @classmethod
-    def of(cls, target: Target, model: CachedModel, prompts: Sequence[Prompt], start: Pixels) -> "PixelGradient":
+    def of(cls, target: AttackTarget, model: CachedModel, prompts: Sequence[Prompt], start: Pixels) -> "PixelGradient":
         """Check that the processor does to the picture what is differentiated here: scale, shift, and nothing else.
 
+        Args:
+            target: the defence that the attacker goes through.
+            model: the attacked model.
+            prompts: one batch of requests; all of them get the picture.
+            start: a picture of the size that the model sees.
+
         Raises:
-            AttackError: a text-only model, or a processor that also resizes, cuts or rearranges pictures.
+            AttackSetupError: a text-only model, or a processor that also resizes, cuts or rearranges pictures.
         """
         vlm = model.vlm
         if isinstance(vlm, LLM):
-            raise AttackError(f"{vlm.name!r} is a text-only model; a picture attack needs a VLM: choose other attacks")
+            raise AttackSetupError(
+                f"{vlm.name!r} is a text-only model; a picture attack needs a VLM: choose other attacks"
+            )
         processor = vlm.processor.image_processor
         mean, std = (
             torch.tensor(getattr(processor, name, None) or [0.5] * 3).float()[:, None, None]
@@ -145,7 +153,7 @@ class PixelGradient:
         given = collate(vlm, [with_pixels(prompts[0], start)]).get("pixel_values")
         ours = gradient.pixel_values(torch.from_numpy(start.transpose(2, 0, 1).copy()).float() / LEVELS, 1)
         if given is None or given.shape != ours.shape or (given.float().cpu() - ours).abs().max() > SAME_PIXELS:
-            raise AttackError(
+            raise AttackSetupError(
                 f"the processor of {vlm.name!r} does more to a picture of {start.shape[0]} pixels than to scale it; a "
                 "picture attack can't be differentiated there: choose other attacks"
             )
@@ -164,14 +172,14 @@ class PixelGradient:
         differentiated. Where a guard is drawn at random, they take turns.
 
         Raises:
-            AttackError: the model gives no gradient.
+            AttackSetupError: the model gives no gradient.
         """
         pixels = pixels.clone().requires_grad_()
         total, slope = 0.0, torch.zeros_like(pixels)
         for start in range(0, len(self.prompts), ROWS):
             loss = self._loss(pixels, self.prompts[start : start + ROWS], step) / len(self.prompts)
             if not loss.requires_grad:
-                raise AttackError(
+                raise AttackSetupError(
                     f"{self.model.vlm.name!r} gives no gradient at its pixels, which a picture attack needs; choose "
                     "other attacks"
                 )

@@ -22,7 +22,7 @@ AT_ONCE = 4
 """Candidates of a random search that are scored together: more are faster, and spend more queries on old ideas."""
 
 
-class AttackError(ValueError):
+class AttackSetupError(ValueError):
     """An attack that can't be made with these settings, or on this model."""
 
 
@@ -38,7 +38,7 @@ class Improvement(Generic[C]):
 
 @dataclass(frozen=True)
 class Found(Generic[C]):
-    """What a search has found, and how."""
+    """Everything that a search has found."""
 
     trace: tuple[Improvement[C], ...]
     """Every improvement, the start first."""
@@ -58,10 +58,10 @@ def check_budget(budget: int) -> None:
     """Check that there is anything to spend.
 
     Raises:
-        AttackError: there is not.
+        AttackSetupError: there is not.
     """
     if budget < 1:
-        raise AttackError(f"a budget of {budget} queries; expected at least 1")
+        raise AttackSetupError(f"a budget of {budget} queries; expected at least 1")
 
 
 def random_search(
@@ -88,7 +88,7 @@ def random_search(
         advance: progress callback.
 
     Raises:
-        AttackError: the budget is 0.
+        AttackSetupError: the budget is 0.
     """
     check_budget(budget)
     trace = [Improvement(1, start, float(objective([start])[0]))]
@@ -119,11 +119,11 @@ def best_of(
         advance: progress callback.
 
     Raises:
-        AttackError: the budget is 0, or there is no candidate.
+        AttackSetupError: the budget is 0, or there is no candidate.
     """
     check_budget(budget)
     if not candidates:
-        raise AttackError("no candidates for the attack; expected at least one")
+        raise AttackSetupError("no candidates for the attack; expected at least one")
     order = [0, *(1 + rng.permutation(len(candidates) - 1))][:budget]
     trace: list[Improvement[C]] = []
     for n_spent in range(0, len(order), at_once):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from interp import LLM, VLM, Prompt
-from studies.attacks.search import AttackError
+from studies.attacks.search import AttackSetupError
 
 Suffix = tuple[str, ...]
 N_WORDS = 5
@@ -22,13 +22,13 @@ def ordinary_words(model: VLM | LLM) -> tuple[str, ...]:
     """Return the words in small letters that are one token of the model's tokenizer, sorted; some are parts of words.
 
     Raises:
-        AttackError: there are none, or too few.
+        AttackSetupError: there are none, or too few.
     """
     tokenizer = model.tokenizer
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     words = sorted({match[1] for token in tokens if token and (match := WORD.fullmatch(token))})
     if len(words) < FEWEST_WORDS:
-        raise AttackError(
+        raise AttackSetupError(
             f"the tokenizer of {model.name!r} has {len(words)} tokens that are a word after a space; a suffix is "
             f"searched among at least {FEWEST_WORDS}: choose other attacks"
         )

@@ -17,7 +17,7 @@ from studies.generation.cached_model import CachedModel
 from studies.generation.first_token import opening_score
 
 Shown = Callable[[VLM | LLM, Sequence[Prompt]], list[Prompt]]
-"""What a defence shows the model instead of the prompts."""
+"""The prompts that a defence shows the model instead of those it is given."""
 
 
 def as_they_are(vlm: VLM | LLM, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -30,7 +30,7 @@ def no_states(model: CachedModel, prompts: Sequence[Prompt]) -> None:
 
 
 @dataclass(frozen=True)
-class Target:
+class AttackTarget:
     """A defence under attack. Its parts are known to the attacker, all but what it draws at random."""
 
     defence: Defence
@@ -38,7 +38,7 @@ class Target:
     guards: tuple[Guard | None, ...] = (None,)
     """Guards of which one is drawn for each prompt; None for no guard."""
     states: States = no_states
-    """What the guards read."""
+    """Reads the references of the guards."""
     screens: tuple[Screen, ...] = ()
     """Each can refuse before the model is asked."""
 
@@ -69,7 +69,9 @@ def expected_refusal(margins: Float[Tensor, "draw prompt"]) -> Float[Tensor, " p
     return softplus(margins).mean(0)
 
 
-def refusal_objective(target: Target, model: CachedModel, attacked: Callable[[C], Sequence[Prompt]]) -> Objective[C]:
+def refusal_objective(
+    target: AttackTarget, model: CachedModel, attacked: Callable[[C], Sequence[Prompt]]
+) -> Objective[C]:
     """Return the attacker's objective: the mean of `expected_refusal` over the prompts that a candidate gives.
 
     Args:

@@ -21,7 +21,7 @@ class Rendering:
 
     contrast: float = 1.0
     layout: str = "whole"
-    """In one picture; its words divided over two; its letters apart; or upside down."""
+    """One of `LAYOUTS`: in one picture; its words divided over two; its letters apart; or upside down."""
 
     def __str__(self) -> str:
         return f"{self.layout}, contrast {self.contrast:g}"
