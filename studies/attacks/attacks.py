@@ -167,9 +167,7 @@ ATTACKS = {
     "universal_suffix": AdaptiveAttack(_universal_suffix, with_suffix, describe=" ".join),
     "request_suffix": AdaptiveAttack(_request_suffix, with_suffix, share=0.1, is_per_request=True, describe=" ".join),
     "wording": AdaptiveAttack(_wording, framed, describe="{request}".join),
-    "picture": AdaptiveAttack(
-        _picture, with_pixels, ("blank",), 0.2, describe=lambda pixels: hash_of(pixels.tobytes())
-    ),
+    "picture": AdaptiveAttack(_picture, with_pixels, ("blank",), 0.2, describe=_hash),
     "reference_path": AdaptiveAttack(_reference_path, _rendered, TYPOGRAPHIC),
 }
 """Attacks by name."""
