@@ -4,15 +4,15 @@ What is changed is the picture itself, in steps of 8 bits, so that the attacked 
 through the model's own processor.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp import LLM, Prompt, collate, log_probabilities
 from interp.pictures import open_picture
@@ -176,18 +176,26 @@ class PixelGradient:
         """
         pixels = pixels.clone().requires_grad_()
         total, slope = 0.0, torch.zeros_like(pixels)
-        for start in range(0, len(self.prompts), ROWS):
-            loss = self._loss(pixels, self.prompts[start : start + ROWS], step) / len(self.prompts)
-            if not loss.requires_grad:
-                raise AttackSetupError(
-                    f"{self.model.vlm.name!r} gives no gradient at its pixels, which a picture attack needs; choose "
-                    "other attacks"
-                )
-            slope += torch.autograd.grad(loss, pixels)[0]
-            total += loss.item()
+        with frozen(self.model.vlm.model):
+            for start in range(0, len(self.prompts), ROWS):
+                loss = self.loss(pixels, self.prompts[start : start + ROWS], step) / len(self.prompts)
+                if not loss.requires_grad:
+                    raise AttackSetupError(
+                        f"{self.model.vlm.name!r} gives no gradient at its pixels, which a picture attack needs; "
+                        "choose other attacks"
+                    )
+                slope += torch.autograd.grad(loss, pixels)[0]
+                total += loss.item()
         return total, slope
 
-    def _loss(self, pixels: Float[Tensor, "3 height width"], prompts: Sequence[Prompt], step: int) -> Float[Tensor, ""]:
+    def loss(self, pixels: Float[Tensor, "3 height width"], prompts: Sequence[Prompt], step: int) -> Float[Tensor, ""]:
+        """Return the sum of `expected_refusal` over some prompts that get these pixels.
+
+        Args:
+            pixels: from 0 to 1.
+            prompts: one batch.
+            step: decides which guard takes its turn.
+        """
         vlm, target = self.model.vlm, self.target
         batch = collate(vlm, target.shown(vlm, prompts))
         batch["pixel_values"] = self.pixel_values(pixels, len(prompts)).to(batch["pixel_values"])
@@ -196,6 +204,19 @@ class PixelGradient:
             logits = vlm.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
         scores = refusal_scores(log_probabilities(logits), first_tokens(self.model.openings))
         return expected_refusal(scores[None]).sum().cpu()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Keep nothing for gradients of weights inside the block; those need the states of every layer."""
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_()
 
 
 def first_tokens(openings: RefusalOpenings) -> RefusalOpenings:

@@ -23,7 +23,7 @@ import torch
 from interp import VLM
 from interp.inputs import text_batch
 from interp.tracing.forward import PassSpec, read
-from tests.speed import command_line, contenders, large_vocabulary, probing, seven_b
+from tests.speed import attacking, command_line, contenders, large_vocabulary, probing, seven_b
 from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, plain, raw_hooks, transformer_lens
 from tests.speed.guarding import guard, rows
 from tests.speed.model import Load, bench_vlm, built_in_vlm
@@ -179,6 +179,7 @@ def memory(rounds: int) -> list[dict]:
 PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, rows, probes, memory)}
 PARTS["large_vocabulary"] = large_vocabulary.measure
 PARTS["command_line"] = command_line.measure
+PARTS["picture_attack"] = attacking.measure
 LARGE = "seven_b"
 """The part that has to be asked for: it needs 20 GB of memory, or a GPU."""
 

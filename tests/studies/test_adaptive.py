@@ -1,4 +1,4 @@
-"""Adaptive attacks on the built-in model, at the smallest scale: every defence as the attacker sees it, and the table."""
+"""Adaptive attacks on the built-in model at the smallest scale: defences as their attacker sees them, and the table."""
 
 from dataclasses import replace
 
@@ -91,12 +91,12 @@ def test_a_guard_with_a_planted_weakness_is_broken_in_nearly_every_run(experimen
         ),
     )
     words = suffixes.ordinary_words(experiment.vlm)
-    target, search = weakened(set(words[::12]), 2), ATTACKS["universal_suffix"].search
+    target, search = weakened(set(words[::8]), 2), ATTACKS["universal_suffix"].search
     oracle = weakened(set(), 2)
-    broken = [search(attacker(seed), target, 300, lambda n: None)[0].trace[-1].score < 1 for seed in range(40)]
+    broken = [search(attacker(seed), target, 150, lambda n: None)[0].trace[-1].score < 1 for seed in range(20)]
     assert sum(broken) >= 0.95 * len(broken)
-    for seed in range(5):
-        (found,) = search(attacker(seed), oracle, 100, lambda n: None)
+    for seed in range(3):
+        (found,) = search(attacker(seed), oracle, 50, lambda n: None)
         assert len(found.trace) == 1 and found.trace[0].score > 10
 
 
