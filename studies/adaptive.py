@@ -183,9 +183,8 @@ def _attacked_rows(
             before = answering.judged(target, attacker.reported)
             for objective, found in _objectives(target, searches):
                 labels = target.defence.columns | {"setting": name, "objective": objective}
-                rows += [
-                    labels | row for row in _curve(name, target, attacker, found, before, answering, marks[objective])
-                ]
+                curve = _curve(ATTACKS[name], target, attacker, found, before, answering, marks[objective])
+                rows += [labels | row for row in curve]
             report(1, note=target.name)
     return rows
 

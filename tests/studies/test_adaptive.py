@@ -23,7 +23,7 @@ from studies.experiment.config import Config
 from studies.experiment.experiment import load_experiment
 from studies.generation.generate import answers
 
-FEW = adaptive.AttackSettings(defences=("gate_refuser", "guard"), budget=6, n_searched=2)
+FEW = adaptive.AttackSettings(defences=("guard",), budget=5, n_searched=1)
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +42,23 @@ def result(experiment, guard):
     return adaptive.run(experiment.config, FEW, experiment, guard)
 
 
-def test_margins_agree_with_the_answers_of_every_defence(experiment, guard):
+def test_margins_agree_with_the_answers(experiment, guard):
     model = experiment.cached_model
-    prompts = experiment.prompts("validation", "blank")
-    for target in targets((), Defended(experiment, guard, "blank")):
+    prompts = experiment.prompts("validation", "blank", 3)
+    names = ("text_verdict", "gate_refuser", "guard_references", "guard_random_layer", "guard_detector")
+    for target in targets(names, Defended(experiment, guard, "blank")):
         answered = target.defence.run(model, prompts).answers
         refused = torch.tensor([experiment.judges[0].refuses(answer) for answer in answered])
         margins = target.margins(model, prompts)
         assert margins.shape == (len(target.guards), len(prompts))
         # Guards that are drawn need not agree with each other; on most prompts they do.
         agreement = ((margins.mean(0) > 0) == refused).float().mean()
-        assert agreement >= 0.9, target.name
+        assert agreement >= 5 / 6, target.name
 
 
 def test_a_screen_decides_alone_where_it_refuses(experiment):
     """What a planted screen refuses gets the fixed refusal, and everything else the model's own answer."""
-    model, prompts = experiment.cached_model, experiment.prompts("validation", "blank")
+    model, prompts = experiment.cached_model, experiment.prompts("validation", "blank", 3)
 
     def odd(model, prompts):
         return torch.tensor([1.0 if i % 2 else -1.0 for i in range(len(prompts))])
@@ -103,7 +104,7 @@ def test_a_guard_with_a_planted_weakness_is_broken_in_nearly_every_run(experimen
 def test_a_table_has_every_defence_under_every_attack(result):
     rows = result.table[result.table.judge == "exact@1"]
     asr = rows[rows.metric == "asr"]
-    assert set(asr.defence) == {"unguarded", "gate_refuser", "guard"}
+    assert set(asr.defence) == {"unguarded", "guard"}
     assert set(asr.setting) == {"no_attack", "universal_suffix", "request_suffix", "wording", "picture"}
     for _, curve in asr[asr.setting != "no_attack"].groupby(["setting", "defence", "objective"]):
         assert curve.queries.min() == 0 and (curve.n == 11).all()
@@ -112,7 +113,7 @@ def test_a_table_has_every_defence_under_every_attack(result):
         assert curve[curve.queries == 0].value.iloc[0] == before.value.iloc[0]
     assert set(rows[rows.metric == "over_refusal_rate"].defence) == set(asr.defence)
     transferred = asr[asr.objective == "transferred"]
-    assert set(transferred.defence) == {"gate_refuser", "guard"}
+    assert set(transferred.defence) == {"guard"}
 
 
 def test_a_second_run_asks_the_model_nothing(result, experiment, guard, monkeypatch):
@@ -217,7 +218,7 @@ def test_a_figure_has_a_panel_for_each_attack_and_a_line_for_each_defence(result
     figure = attack_curves(result.table)
     panels = [axis for axis in figure.axes if axis.get_visible()]
     assert [axis.get_title() for axis in panels] == ["universal suffix", "request suffix", "wording", "picture"]
-    assert len(panels[0].containers) == 3
+    assert len(panels[0].containers) == 2
     with pytest.raises(ValueError, match="found no attack"):
         attack_curves(result.table[result.table.setting == "no_attack"])
 
