@@ -107,10 +107,13 @@ def run(
     settings = settings or AttackSettings()
     settings.check()
     experiment = experiment or load_experiment(config)
+    attacker, answering = _attacker(experiment, settings), Answering.of(experiment, Path(config.out))
+    # What the model does not allow is said before the sweep.
+    for name in settings.chosen:
+        ATTACKS[name].check(attacker)
     if guard is None:
         chosen = layer_sweep.run(config, experiment).chosen
         guard = replace(chosen.guard, source=chosen.source)
-    attacker, answering = _attacker(experiment, settings), Answering.of(experiment, Path(config.out))
     attacked = targets(settings.defences, Defended(experiment, guard, settings.modality))
     # 1. what each defence stops, and what it costs, without an attack
     rows = _without_attack(experiment, settings, attacked, attacker, answering)

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from interp import MODALITIES, TYPOGRAPHIC, Prompt
 from interp.whole_files import hash_of
 from studies.attacks.pictures import (
+    LEVELS,
     Descent,
     PixelGradient,
     Pixels,
@@ -24,6 +26,7 @@ from studies.attacks.target import AttackTarget, refusal_objective
 from studies.attacks.typography import Rendering, rendered, renderings
 from studies.attacks.wordings import framed, frames
 from studies.bookkeeping.checkpoints import Checkpoints
+from studies.defences.defence import unguarded
 from studies.generation.cached_model import CachedModel
 
 ALONE_AT_ONCE = 16
@@ -87,6 +90,8 @@ class AdaptiveAttack:
     """True if there is a search for each request that is reported."""
     describe: Callable[[Any], str] = str
     """Writes what was found, for its hash; only that of the built-in model is kept."""
+    check: Callable[[Attacker], object] = lambda attacker: None
+    """Raises an `AttackSetupError` at once where the model does not allow the attack."""
 
     def budget(self, budget: int) -> int:
         """Return the queries of one search."""
@@ -159,15 +164,29 @@ def _picture(attacker: Attacker, target: AttackTarget, budget: int, advance: Adv
     return [descend(gradient, start, budget, read_descent(attacker.checkpoints, name), save, advance)]
 
 
+def _words(attacker: Attacker) -> tuple[str, ...]:
+    return ordinary_words(attacker.model.vlm)
+
+
+def _gradient(attacker: Attacker) -> object:
+    """Take the gradient of one prompt, without a defence."""
+    prompts = attacker.searched[:1]
+    start = pixels_of(prompts[0])
+    pixels = torch.from_numpy(start.transpose(2, 0, 1)).float() / LEVELS
+    return PixelGradient.of(AttackTarget(unguarded()), attacker.model, prompts, start)(pixels, 0)
+
+
 def _hash(pixels: Pixels) -> str:
     return hash_of(pixels.tobytes())
 
 
 ATTACKS = {
-    "universal_suffix": AdaptiveAttack(_universal_suffix, with_suffix, describe=" ".join),
-    "request_suffix": AdaptiveAttack(_request_suffix, with_suffix, share=0.1, is_per_request=True, describe=" ".join),
+    "universal_suffix": AdaptiveAttack(_universal_suffix, with_suffix, describe=" ".join, check=_words),
+    "request_suffix": AdaptiveAttack(
+        _request_suffix, with_suffix, share=0.1, is_per_request=True, describe=" ".join, check=_words
+    ),
     "wording": AdaptiveAttack(_wording, framed, describe="{request}".join),
-    "picture": AdaptiveAttack(_picture, with_pixels, ("blank",), 0.2, describe=_hash),
+    "picture": AdaptiveAttack(_picture, with_pixels, ("blank",), 0.2, describe=_hash, check=_gradient),
     "reference_path": AdaptiveAttack(_reference_path, _rendered, TYPOGRAPHIC),
 }
 """Attacks by name."""
