@@ -1,5 +1,6 @@
 """Tidy table -> matplotlib figure. Runs nothing."""
 
+from figures.adaptive import attack_curves
 from figures.bench import bench_ratios
 from figures.by_model import attack_success_by_model, headline
 from figures.claims import claims_by_model
@@ -23,6 +24,7 @@ from figures.tradeoff import safety_tradeoff
 
 __all__ = [
     "PAGE_WIDTHS",
+    "attack_curves",
     "attack_success_by_model",
     "attack_success_map",
     "attribution",

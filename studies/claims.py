@@ -10,6 +10,7 @@ from functools import partial
 
 import pandas as pd
 
+from studies.attacks import attack_claims
 from studies.bookkeeping.verdict_rules import Decision, Holds
 from studies.bookkeeping.verdict_words import (
     CEILING,
@@ -234,3 +235,16 @@ def _verdict_word(holds: Holds, model: str, dataset: str) -> str:
     if QWEN.is_meant(model):
         return SHOWN_ALIGNED
     return REPRODUCED if model == LLAVA else f"shown on {model}"
+
+
+UNDER_ATTACK = "(beyond the paper) the guard holds against an attacker who knows it: attack success"
+
+
+def attack_verdict(table: pd.DataFrame) -> ClaimVerdict:
+    """Return the verdict on the claim that `vlm-guard attack` tests, from its table alone."""
+    row = table.iloc[0]
+    try:
+        decided, ours = attack_claims.holds(table)
+    except LookupError as error:
+        return ClaimVerdict(UNDER_ATTACK, "not reported", f"no such measurement ({error})", NOT_TESTABLE)
+    return ClaimVerdict(UNDER_ATTACK, "not reported", ours, _verdict_word(decided, str(row.model), str(row.dataset)))

@@ -21,6 +21,7 @@ LEVELS = (
     {"experiment"},
     {"guards", "probing"},
     {"defences"},
+    {"attacks"},
     {"presets", "report"},
 )
 """Folders of `studies`, from the bottom to the top: a folder imports its own level and those below it."""
@@ -31,6 +32,7 @@ TOP_LEVEL = {
     "layer_selection",
     "readings",
     "defence_comparison",
+    "adaptive",
     "prompt_changes",
     "judge_agreement",
     "benchmarks",

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from studies.cli import (
     agreement,
+    attack,
     check,
     compare,
     data,
@@ -91,6 +92,7 @@ for verb in (
     sweep,
     defend,
     equal_strength,
+    attack,
     judge,
     agreement,
     figures,

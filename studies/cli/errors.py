@@ -5,6 +5,7 @@ def is_about_input(error: Exception) -> bool:
     """Return whether an error is about input; all other errors are bugs, and keep their traceback."""
     # Imported when something has failed, so that `--help` answers at once.
     from interp import AnchorError, GuardFileError, ModelError, PictureError, StoreError, TraceError
+    from studies.attacks.search import AttackSetupError
     from studies.bookkeeping.tables import TableError
     from studies.datasets import QueryFileError
     from studies.defences.answer_log import AnswerLogError
@@ -18,5 +19,13 @@ def is_about_input(error: Exception) -> bool:
 
     about_models = (AnchorError, BaseModelError, GuardFileError, ModelError, PictureError, StoreError, TraceError)
     about_files = (OSError, QueryFileError, AnswerLogError, TableError)
-    about_settings = (ConfigError, GridError, PresetError, ProbeError, EndpointError, JudgeNameError)
+    about_settings = (
+        AttackSetupError,
+        ConfigError,
+        GridError,
+        PresetError,
+        ProbeError,
+        EndpointError,
+        JudgeNameError,
+    )
     return isinstance(error, about_models + about_files + about_settings)

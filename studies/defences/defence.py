@@ -88,8 +88,13 @@ class Defence:
         return self.settings.get("reference")
 
 
-def refuse_where(model: CachedModel, prompts: Sequence[Prompt], is_refused: Sequence[bool]) -> Outcome:
-    """Return `REFUSAL` for some prompts and the unguarded answer to the others.
+def refuse_where(
+    model: CachedModel,
+    prompts: Sequence[Prompt],
+    is_refused: Sequence[bool],
+    answer: Callable[[CachedModel, Sequence[Prompt]], Outcome] = CachedModel.outcome,
+) -> Outcome:
+    """Return `REFUSAL` for some prompts and another answer to the others.
 
     Nothing is scored: a refusal that is not generated has no first token.
 
@@ -97,11 +102,12 @@ def refuse_where(model: CachedModel, prompts: Sequence[Prompt], is_refused: Sequ
         model: answers the others.
         prompts: what is answered.
         is_refused: one for each prompt.
+        answer: answers the others; by default without a defence.
     """
     accepted = [i for i, refused in enumerate(is_refused) if not refused]
     texts = [REFUSAL] * len(prompts)
     if accepted:
-        for i, text in zip(accepted, model.outcome([prompts[i] for i in accepted]).answers, strict=True):
+        for i, text in zip(accepted, answer(model, [prompts[i] for i in accepted]).answers, strict=True):
             texts[i] = text
     return Outcome(texts, *torch.full((2, len(texts)), torch.nan), acted=list(is_refused))
 

@@ -52,9 +52,19 @@ def gate_refuser(guard: Guard, reference: str, source: str = "vlm_text", tuning:
 
 
 def _settings(setup: GuardSetup) -> dict:
-    """Return everything that a guard does, as JSON values."""
-    guard, settings = setup.guard, {"reference": setup.reference, "source": setup.source}
-    settings = {field: getattr(guard, field) for field in GUARD_SETTINGS} | settings
+    return guard_settings(setup.guard, setup.reference, setup.source)
+
+
+def guard_settings(guard: Guard, reference: str, source: str | None = None) -> dict:
+    """Return everything that a guard does with one kind of reference, as JSON values.
+
+    Args:
+        guard: the fitted guard.
+        reference: which text it reads.
+        source: whose states of that text; by default those that the guard names.
+    """
+    settings = {field: getattr(guard, field) for field in GUARD_SETTINGS}
+    settings |= {"reference": reference, "source": source or guard.source}
     return settings | {"control": guard.control, "tensors": _tensor_hash(guard)}
 
 

@@ -72,15 +72,19 @@ def by_prompt(name: str, wording: Wording) -> Defence:
 
 
 def _reworded(wording: Wording, model: CachedModel, prompts: Sequence[Prompt]) -> Outcome:
+    return model.outcome(reworded(wording, model.vlm, prompts), prompts)
+
+
+def reworded(wording: Wording, vlm: VLM | LLM, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return prompts with a wording around each request; without a system turn its words come before the request."""
     template, system = wording.template, wording.system
-    if system and not takes_system_turn(model.vlm, system):
+    if system and not takes_system_turn(vlm, system):
         template, system = f"{system} {template}", ""
     # Not str.format: requests may contain braces.
-    shown = [
+    return [
         replace(prompt, text=template.replace("{request}", prompt.text), system=system or prompt.system)
         for prompt in prompts
     ]
-    return model.outcome(shown, prompts)
 
 
 def takes_system_turn(vlm: VLM | LLM, system: str) -> bool:

@@ -23,7 +23,7 @@ import torch
 from interp import VLM
 from interp.inputs import text_batch
 from interp.tracing.forward import PassSpec, read
-from tests.speed import command_line, contenders, estimates, large_vocabulary, probing, seven_b
+from tests.speed import attacking, command_line, contenders, estimates, large_vocabulary, probing, seven_b
 from tests.speed.contenders import CAREFUL, Contender, OneByOne, eager, ours, plain, raw_hooks, transformer_lens
 from tests.speed.guarding import guard, rows
 from tests.speed.matching import matching
@@ -181,6 +181,7 @@ PARTS = {part.__name__: part for part in (tracing, built_in, nnsight, guard, row
 PARTS["large_vocabulary"] = large_vocabulary.measure
 PARTS["command_line"] = command_line.measure
 PARTS["estimates"] = estimates.measure
+PARTS["picture_attack"] = attacking.measure
 LARGE = "seven_b"
 """The part that has to be asked for: it needs 20 GB of memory, or a GPU."""
 

@@ -1,0 +1,115 @@
+"""`vlm-guard attack`: adaptive attacks on the guard and on other defences, to measure what they withstand."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studies.bookkeeping.console import plain_console
+from studies.cli import arguments
+from studies.cli.messages import print_paths, quieten
+from studies.cli.options import (
+    DEFAULT_MODEL,
+    ColumnNames,
+    HarmfulValues,
+    Limit,
+    Loading,
+    Model,
+    Queries,
+    Scale,
+    Split,
+    SplitSeed,
+    choice,
+    loads_model,
+    query_columns,
+    words,
+)
+from studies.cli.verbs import VerbResult, Verbs
+
+app = Verbs()
+
+
+@app.command()
+@loads_model
+def attack(
+    model: Model = DEFAULT_MODEL,
+    queries: Queries = None,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
+    scale: Scale = "quick",
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for table and figure; finished work in it is reused.")
+    ] = Path("results/attack"),
+    guard: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of a saved guard; by default the one that the sweep chooses on validation.",
+            callback=arguments.existing("guard"),
+        ),
+    ] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Attacks, separated by commas: universal_suffix, request_suffix (a tenth of the budget for each request), "
+            "wording, picture (blank; a fifth of the budget), reference_path (typographic modalities). By default all "
+            "that the modality allows.",
+        ),
+    ] = None,
+    defences: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Defences to attack, separated by commas: self_reminder, safety_prompt, text_verdict, gate_refuser, "
+            "guard; with a countermeasure guard_stronger, guard_more_layers, guard_references, guard_random_layer, "
+            "guard_perplexity, guard_bigrams, guard_detector, guard_text_score. By default all.",
+        ),
+    ] = None,
+    budget: Annotated[int, typer.Option(metavar="N", help="Queries per search: candidates that are scored.")] = 500,
+    requests: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Harmful validation requests that a universal candidate is scored on."),
+    ] = 11,
+    modality: Annotated[str, choice("modality", arguments.MODALITIES, "How the attacked requests are shown")] = "blank",
+    split: Split = "test",
+    seed: SplitSeed = 0,
+    limit: Limit = None,
+    *,
+    loading: Loading,
+) -> VerbResult:
+    """Attack the guard as somebody would who knows it: attack success against queries spent, for every defence.
+
+    An evaluation of defences: answers are judged and not kept. What was found is kept for the built-in model only.
+    Rerun it to resume.
+    """
+    quieten()
+
+    import figures
+    from interp import Guard
+    from studies import adaptive, claims
+    from studies.bookkeeping.provenance import write_config, write_json, write_provenance
+    from studies.bookkeeping.tables import write_table
+    from studies.experiment.config import Config
+    from studies.experiment.experiment import load_experiment
+    from studies.experiment.run_folder import run_folder
+
+    settings = adaptive.AttackSettings(words(attacks or ""), words(defences or ""), budget, requests, modality)
+    settings.check()
+    path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
+    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped, limit=limit)
+    options = vars(settings) | {"guard": guard and str(guard.resolve())}
+    console = plain_console()
+    with run_folder(config, options) as folder:
+        experiment = load_experiment(config)
+        saved = Guard.from_pretrained(guard, experiment.vlm) if guard else None
+        write_config(folder, config, options)
+        result = adaptive.run(config, settings, experiment, saved)
+        verdict = claims.attack_verdict(result.table)
+        tables = [write_table(result.table, folder, "adaptive")]
+        write_json(folder / "adaptive_found.json", {"searches": list(result.found)})
+        write_provenance(folder, experiment.inputs(), config.seed, tables)
+        written = [*tables, *figures.save(figures.attack_curves(result.table), folder, "adaptive")]
+    console.print(f"- {verdict.claim}: {verdict.verdict} ({verdict.ours})", soft_wrap=True)
+    print_paths(console, written)
+    return VerbResult({"claim": verdict, "searches": result.found}, written)
