@@ -5,13 +5,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from figures.style import WIDE, add_caption, first_judge, paper_style, readable, require_columns, sample_size
+from figures.page import legend_below, panels, wrapped
+from figures.style import add_caption, first_judge, paper_style, require_columns, sample_size
+from figures.words import in_words
 
 COLUMNS = "setting defence objective queries judge metric value ci_low ci_high n".split()
 NO_ATTACK = "no_attack"
 OWN, TRANSFERRED = "own", "transferred"
-MOST_COLUMNS = 2
 MARKERS = "osv^DPX*<>dph"
 OFFSET = 0.006
 """Horizontal offset between the points of a panel, as a share of its width, since many lie on each other."""
@@ -37,22 +39,22 @@ def attack_curves(table: pd.DataFrame) -> Figure:
         raise ValueError("attack_curves found no attack; expected rows of studies.adaptive")
     names = list(dict.fromkeys(attacked.defence))
     colors = dict(zip(names, sns.color_palette("husl", len(names)), strict=True)) | {"unguarded": (0.15, 0.15, 0.15)}
-    n_columns = min(MOST_COLUMNS, len(attacks))
-    n_lines = -(-len(attacks) // n_columns)
     with paper_style():
-        size = (WIDE, 0.9 + 2.3 * n_lines)
-        figure, axes = plt.subplots(n_lines, n_columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
-        for axis, attack in zip(axes.flat, attacks, strict=False):
+        figure, axes = panels(len(attacks), 2.5, 2.3, sharey=True)
+        for axis, attack in zip(axes, attacks, strict=True):
             _panel(axis, attacked[attacked.setting == attack], names, colors)
-            axis.set(title=readable(attack), xlabel="queries spent", ylim=(-0.03, 1.03))
-        for axis in axes.flat[len(attacks) :]:
-            axis.set_visible(False)
-        for line in axes:
-            line[0].set_ylabel("attack success")
-        handles, labels = axes.flat[0].get_legend_handles_labels()
+            axis.set(title=wrapped(in_words(attack, "setting"), 2.2), xlabel="queries spent", ylim=(-0.03, 1.03))
+            axis.yaxis.set_major_formatter(PercentFormatter(1, 0))
+            if axis.get_subplotspec().is_first_col():
+                axis.set_ylabel("attacks that succeed")
+        handles, labels = axes[0].get_legend_handles_labels()
         costs = _over_refusal(rows)
-        labels = [f"{readable(label)} ({costs[label]:.2f})" if label in costs else readable(label) for label in labels]
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        words = [in_words(label, "defence") for label in labels]
+        labels = [
+            f"{word} ({costs[label]:.0%})" if label in costs else word
+            for label, word in zip(labels, words, strict=True)
+        ]
+        legend_below(figure, handles, labels)
         plt.close(figure)
     return add_caption(
         figure,

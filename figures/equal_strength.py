@@ -1,22 +1,14 @@
 """Attack success of steering methods against how far they move the model."""
 
-import math
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from figures.style import (
-    WIDE,
-    add_caption,
-    first_judge,
-    modalities_in,
-    paper_style,
-    readable,
-    require_columns,
-    sample_size,
-)
+from figures.page import legend_below, panels
+from figures.style import add_caption, first_judge, modalities_in, paper_style, require_columns, sample_size
+from figures.words import in_words
 
 COLUMNS = "setting split modality defence judge metric value ci_low ci_high n".split()
 OWN_BEST = "own best"
@@ -44,25 +36,20 @@ def equal_strength(table: pd.DataFrame) -> Figure:
     modalities, names = modalities_in(attacked.modality), list(dict.fromkeys(attacked.defence))
     names = [name for name in names if name != "unguarded"]
     colors = dict(zip(names, sns.color_palette("husl", len(names)), strict=True))
-    n_columns = min(3, len(modalities))
-    n_lines = math.ceil(len(modalities) / n_columns)
     with paper_style():
-        figure, axes = plt.subplots(
-            n_lines, n_columns, figsize=(WIDE, 1.0 + 2.1 * n_lines), sharey=True, squeeze=False, layout="constrained"
-        )
-        for axis, modality in zip(axes.flat, modalities, strict=False):
+        figure, axes = panels(len(modalities), 1.7, 2.1, sharey=True)
+        for axis, modality in zip(axes, modalities, strict=True):
             _panel(axis, points[points.modality == modality], colors)
             plain = attacked[(attacked.modality == modality) & (attacked.defence == "unguarded")]
             axis.axhline(plain.value.iloc[0], color="0.3", linewidth=0.8, linestyle=(0, (4, 2)), label="unguarded")
-            axis.set(title=readable(modality), xscale="log", xlabel="KL, nats (95th percentile)", ylim=(-0.04, 1.04))
-        for axis in axes.flat[len(modalities) :]:
-            axis.set_visible(False)
-        for line in axes:
-            line[0].set_ylabel("attack success")
+            axis.set(title=in_words(modality, "modality"), xscale="log", xlabel="KL, nats", ylim=(-0.04, 1.04))
+            axis.yaxis.set_major_formatter(PercentFormatter(1, 0))
+            if axis.get_subplotspec().is_first_col():
+                axis.set_ylabel("attacks that succeed")
         handles = {
-            label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+            label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(handles.values(), map(readable, handles), loc="outside lower center", ncols=4)
+        legend_below(figure, list(handles.values()), [in_words(name, "defence") for name in handles])
         plt.close(figure)
     return add_caption(
         figure,

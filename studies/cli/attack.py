@@ -52,7 +52,7 @@ def attack(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Attacks, separated by commas: universal_suffix, request_suffix (a tenth of the budget for each request), "
+            help="Attacks, separated by commas: universal_suffix, request_suffix (a tenth of the budget for each), "
             "wording, picture (blank; a fifth of the budget), reference_path (typographic modalities). By default all "
             "that the modality allows.",
         ),
