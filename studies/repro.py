@@ -115,9 +115,11 @@ def run(config: Config, console: Console | None = None) -> claims.Tables:
         write_provenance(out, experiment.inputs(), config.seed, [out / f"{name}.csv" for name in TABLES])
         _draw(out)
         agreement = _agreement(config)
-        if agreement:
-            lines = (*agreement.differing, *agreement.flipped)
-            write_whole(out / DIFFERENCES, "".join(f"{line}\n" for line in lines))
+        differences = (*agreement.differing, *agreement.flipped) if agreement else ()
+        # A list of an earlier run would be out of date.
+        (out / DIFFERENCES).unlink(missing_ok=True)
+        if differences:
+            write_whole(out / DIFFERENCES, "".join(f"{line}\n" for line in differences))
     print_summary(console, config, verdicts, agreement, time.monotonic() - start)
     return tables
 

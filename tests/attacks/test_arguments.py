@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from interp.estimators import ESTIMATORS
-from interp.guard import POSITIONS, SOURCES
+from interp.guard import POSITIONS, REFERENCES, SOURCES
 from interp.inputs import MODALITIES
 from interp.projection import GATE_SCOPES, GATES, RULES
 from interp.trace import STORE_DTYPES
@@ -17,6 +17,7 @@ from studies.cli import arguments
 from studies.datasets.attacks import ATTACKS
 from studies.experiment.config import SCALES, SPLITS
 from studies.experiment.model_loading import MODEL_DTYPES
+from studies.guards.sweep_grid import FIT_TOKENS
 
 REGISTRIES = {
     "SCALES": SCALES,
@@ -34,6 +35,9 @@ REGISTRIES = {
     "ESTIMATORS": ESTIMATORS,
     "SOURCES": SOURCES,
     "POSITIONS": POSITIONS,
+    "TOKENS": FIT_TOKENS,
+    # The true request is a bound, not something to use.
+    "REFERENCES": set(REFERENCES) - {"oracle"},
 }
 WRONG = {
     "--help": "Commands",
