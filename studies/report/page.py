@@ -153,7 +153,7 @@ def _content(
         "studies": [section for section in sections.values() if section.table is not None],
         "figures": pictures,
         "tables": set(results.tables),
-        "missing": [(HEADINGS[name][0], _commands(name)) for name in results.missing],
+        "missing": [(_heading(name)[0], _commands(name)) for name in results.missing],
         "origin": list(origin(results)),
         "changed": [path.name for path in results.changed],
         "style": Markup("\n").join(_package_file(f"{name}.css") for name in STYLES),
@@ -186,7 +186,7 @@ def _sections(
             omitted[entry.table].append(entry)
         progress(entry.name)
     for name in STUDIES:
-        heading, question = HEADINGS.get(name, (name.replace("_", " ").capitalize(), ""))
+        heading, question = _heading(name)
         table = packed(results[name]) if name in results else None
         yield Section(name, heading, question, tuple(pictures[name]), tuple(omitted[name]), table)
 
@@ -195,6 +195,11 @@ def _picture(drawn: DrawnFigure) -> PagePicture:
     width = round(drawn.figure.get_figwidth() * PIXELS_PER_INCH)
     source, pdf = data_url(drawn.figure), pdf_base64(drawn.figure)
     return PagePicture(drawn.name, drawn.title, drawn.caption, source, pdf, width)
+
+
+def _heading(name: str) -> tuple[str, str]:
+    """Return the heading of a table's section, and its question."""
+    return HEADINGS.get(name, (name.replace("_", " ").capitalize(), ""))
 
 
 def _commands(name: str) -> tuple[str, ...]:

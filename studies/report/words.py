@@ -115,6 +115,8 @@ EVIDENCE = {
     "projecting out alone": Evidence("readings", "readings", {"metric": "refusal_score_gain", "rule": "ablate"}),
     "own coordinate brings": Evidence("readings", "readings", {"metric": "refusal_score_gain", "rule": "substitute"}),
     "more than random directions": Evidence("random_directions", "random_directions", {"control": "random"}),
+    "an attacker who knows it": Evidence("adaptive", "adaptive", {"metric": "asr"}),
+    "a detector": Evidence("detection_auroc", "detection", {"metric": "auroc"}),
 }
 """Evidence for each claim, by words in it."""
 
