@@ -50,7 +50,7 @@ def test_every_method_is_there_at_its_own_best_and_where_it_can_be_matched(study
     asr = table[(table.metric == "asr") & (table.judge == "exact@1")]
     assert set(asr[asr.setting == "own best"].defence) == {"unguarded", "guard", "guard_always", *METHODS}
     assert set(asr.setting) == {"own best", "0.05 nats"} and set(asr.modality) == {"blank", "typographic"}
-    assert set(asr[asr.setting == "0.05 nats"].defence) >= {"guard_always", "alpha_steer"}
+    assert "alpha_steer" in set(asr[asr.setting == "0.05 nats"].defence)
     assert {"over_refusal_rate", "coherence", "refusal_score", "kl"} <= set(table.metric)
 
 
@@ -58,7 +58,7 @@ def test_matched_strengths_have_the_kl_of_their_target(study):
     _, experiment, result = study
     kl = result.table[(result.table.metric == "kl_p95") & (result.table.n > 0)]
     matched = kl[kl.setting == "0.05 nats"]
-    assert len(matched) >= 2 and set(matched.n) == {2 * 3}
+    assert "alpha_steer" in set(matched.defence) and set(matched.n) == {2 * 3}
     assert (matched.value - 0.05).abs().max() <= TOLERANCE * 0.05
     # The same quantile, measured here.
     guard, parts = result.guards["alpha_steer", "0.05 nats"], []
