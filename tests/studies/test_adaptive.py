@@ -42,6 +42,7 @@ def result(experiment, guard):
     return adaptive.run(experiment.config, FEW, experiment, guard)
 
 
+@pytest.mark.slow
 def test_margins_agree_with_the_answers(experiment, guard):
     model = experiment.cached_model
     prompts = experiment.prompts("validation", "blank", 3)
@@ -101,6 +102,7 @@ def test_a_guard_with_a_planted_weakness_is_broken_in_nearly_every_run(experimen
         assert len(found.trace) == 1 and found.trace[0].score > 10
 
 
+@pytest.mark.slow
 def test_a_table_has_every_defence_under_every_attack(result):
     rows = result.table[result.table.judge == "exact@1"]
     asr = rows[rows.metric == "asr"]
@@ -116,6 +118,7 @@ def test_a_table_has_every_defence_under_every_attack(result):
     assert set(transferred.defence) == {"guard"}
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_the_model_nothing(result, experiment, guard, monkeypatch):
     def asked(*args, **kwargs):
         raise AssertionError("the model was asked")
@@ -129,6 +132,7 @@ def test_a_second_run_asks_the_model_nothing(result, experiment, guard, monkeypa
     pd.testing.assert_frame_equal(again.table, kept)
 
 
+@pytest.mark.slow
 def test_what_was_found_is_kept_for_the_built_in_model_alone(result, experiment, guard):
     assert all("found" in record for record in result.found)
     other = replace(experiment, config=replace(experiment.config, model=experiment.vlm.name))
@@ -138,6 +142,7 @@ def test_what_was_found_is_kept_for_the_built_in_model_alone(result, experiment,
     assert all(len(record["sha256"]) == 16 for record in hidden.found)
 
 
+@pytest.mark.slow
 def test_the_reference_path_is_attacked_in_pictures_of_text(experiment, guard):
     settings = replace(FEW, attacks=("reference_path",), defences=("guard",), modality="typographic", budget=4)
     table = adaptive.run(experiment.config, settings, experiment, guard).table
@@ -209,11 +214,13 @@ def test_the_guard_holds_if_no_attack_raises_success(changes, verdict):
     assert claims.attack_verdict(table_of(changes)).verdict == verdict
 
 
+@pytest.mark.slow
 def test_a_guard_that_was_not_attacked_is_not_judged(result):
     unattacked = result.table[result.table.defence != "guard"]
     assert claims.attack_verdict(unattacked).verdict == NOT_TESTABLE
 
 
+@pytest.mark.slow
 def test_a_figure_has_a_panel_for_each_attack_and_a_line_for_each_defence(result):
     figure = attack_curves(result.table)
     panels = [axis for axis in figure.axes if axis.get_visible()]
@@ -223,6 +230,7 @@ def test_a_figure_has_a_panel_for_each_attack_and_a_line_for_each_defence(result
         attack_curves(result.table[result.table.setting == "no_attack"])
 
 
+@pytest.mark.slow
 def test_every_defence_has_a_name_of_its_own(experiment, guard):
     on = Defended(experiment, guard, "blank")
     assert [target.name for target in targets((), on)] == list(TARGETS)
