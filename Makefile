@@ -10,7 +10,7 @@ WORKERS ?= 2
 keep_claims = mkdir -p $(2) && cp $(1)/claims.csv $(1)/provenance.json $(2)
 NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 
-.PHONY: repro test lint notebook docs organism reference seeds controls qwen qwen-reference models bench lock
+.PHONY: repro test lint notebook docs organism reference detection seeds controls qwen qwen-reference models bench lock
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
@@ -42,6 +42,13 @@ organism: .venv/installed  ## trains the built-in model from scratch, and measur
 reference: .venv/installed  ## writes the committed results in results/reference/, and their numbers into the documentation
 	$(BIN)/vlm-guard repro --scale quick --out results/reference/quick
 	$(BIN)/vlm-guard repro --scale full --out results/reference/full
+	$(BIN)/python docs/measured.py
+
+detection: .venv/installed  ## writes the committed comparison of detectors with the guard of scale quick, and its numbers
+	$(BIN)/vlm-guard guard fit --scale quick --work results/detection-guard/work --out results/detection-guard/guard
+	$(BIN)/vlm-guard detect --scale full --guard results/detection-guard/guard --out results/detection
+	mkdir -p results/reference/full/detection && cp results/detection/*.csv results/detection/*.json \
+		results/detection/detection_*.pdf results/detection/detection_*.png results/reference/full/detection/
 	$(BIN)/python docs/measured.py
 
 seeds: .venv/installed  ## trains two more seeds of the built-in model, and runs every study on them

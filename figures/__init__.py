@@ -4,6 +4,7 @@ from figures.bench import bench_ratios
 from figures.by_model import attack_success_by_model
 from figures.claims import claims_by_model
 from figures.defence import attack_success_bars
+from figures.detection import detection_auroc, detection_matrix
 from figures.directions import directions
 from figures.guard import gate_roc, guard_explained, what_changed
 from figures.judges import judge_agreement
@@ -28,6 +29,8 @@ __all__ = [
     "claims_by_model",
     "coordinate_ridges",
     "degradation",
+    "detection_auroc",
+    "detection_matrix",
     "directions",
     "first_judge",
     "gate_roc",

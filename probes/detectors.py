@@ -5,15 +5,14 @@ states through a network that is trained for the purpose, and replaces Ledoit an
 here states are used as they are given, so a map of them is the caller's, and the shrinkage is the published one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.neighbors import NearestNeighbors
 
-from probes.folds import as_groups
 from probes.linear import LogisticProbe
 
 NEIGHBOURS = 40
@@ -80,7 +79,10 @@ class MahalanobisContrast:
 
     @classmethod
     def fit(
-        cls, states: Float[np.ndarray, "n d"], is_harmful: Bool[np.ndarray, " n"], clusters: Sequence | None = None
+        cls,
+        states: Float[np.ndarray, "n d"],
+        is_harmful: Bool[np.ndarray, " n"],
+        clusters: Shaped[np.ndarray, " n"] | None = None,
     ) -> "MahalanobisContrast":
         """Fit one cluster per class and name.
 
@@ -93,7 +95,7 @@ class MahalanobisContrast:
             ValueError: a class is missing, or see `Cluster.fit`.
         """
         _check_classes(is_harmful)
-        names = np.zeros(len(states), int) if clusters is None else np.asarray(clusters)
+        names = np.zeros(len(states), int) if clusters is None else clusters
         rows = states.astype(float)
 
         def fitted(label: bool) -> tuple[Cluster, ...]:
@@ -161,20 +163,23 @@ def _check_classes(is_harmful: Bool[np.ndarray, " n"]) -> None:
         raise ValueError(f"a detector needs both classes; got {n} harmful and {len(is_harmful) - n} harmless rows")
 
 
-def _linear(states: np.ndarray, is_harmful: np.ndarray, groups: Sequence, clusters: Sequence) -> Detector:
+def _linear(states: np.ndarray, is_harmful: np.ndarray, groups: np.ndarray, clusters: np.ndarray) -> Detector:
     _check_classes(is_harmful)
-    names = np.asarray(as_groups(list(groups)))
-    return LogisticProbe().fit(states, is_harmful, names).decision_function
+    return LogisticProbe().fit(states, is_harmful, groups).decision_function
 
 
-def _mcd(states: np.ndarray, is_harmful: np.ndarray, groups: Sequence, clusters: Sequence) -> Detector:
+def _mcd(states: np.ndarray, is_harmful: np.ndarray, groups: np.ndarray, clusters: np.ndarray) -> Detector:
     return MahalanobisContrast.fit(states, is_harmful, clusters)
 
 
-def _kcd(states: np.ndarray, is_harmful: np.ndarray, groups: Sequence, clusters: Sequence) -> Detector:
-    return NeighbourContrast.fit(states, is_harmful)
+def _kcd(states: np.ndarray, is_harmful: np.ndarray, groups: np.ndarray, clusters: np.ndarray) -> Detector:
+    _check_classes(is_harmful)
+    # The k-th neighbour of as many rows would be the farthest one.
+    smallest = int(min(is_harmful.sum(), (~is_harmful).sum()))
+    return NeighbourContrast.fit(states, is_harmful, min(NEIGHBOURS, max(1, smallest // 3)))
 
 
 DETECTORS: dict[str, Callable[..., Detector]] = {"linear_probe": _linear, "mcd": _mcd, "kcd": _kcd}
 """Detectors by name: functions of states (`n d`), labels (`n`), groups that inner folds keep together (`n`), and names
-of clusters (`n`), which return a fitted `Detector` whose border is 0."""
+of clusters (`n`), which return a fitted `Detector` whose border is 0. `kcd` counts the 40th neighbour as
+its released code does, or that of a third of the smaller class."""

@@ -21,7 +21,7 @@ LEVELS = (
     {"experiment"},
     {"guards", "probing"},
     {"defences"},
-    {"presets", "report"},
+    {"detectors", "presets", "report"},
 )
 """Folders of `studies`, from the bottom to the top: a folder imports its own level and those below it."""
 TOP_LEVEL = {
@@ -31,6 +31,7 @@ TOP_LEVEL = {
     "layer_selection",
     "readings",
     "defence_comparison",
+    "detection",
     "prompt_changes",
     "judge_agreement",
     "benchmarks",

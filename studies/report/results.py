@@ -25,6 +25,7 @@ STUDIES = {
     "defence": f"{REPRO}, or vlm-guard defend --model MODEL --data NAME=PATH --out FOLDER",
     "judges": f"{REPRO}, or vlm-guard defend --model MODEL --data NAME=PATH --out FOLDER",
     "changes": REPRO,
+    "detection": "vlm-guard detect --model MODEL --out FOLDER",
     "targets": "vlm-guard reproduce PRESET --out FOLDER",
     "bench": "make bench",
 }

@@ -18,8 +18,8 @@ def normal_classes(rng, n, d, distance):
 
 
 def fitted(name, states, is_harmful):
-    names = [str(i) for i in range(len(states))]
-    return DETECTORS[name](states, is_harmful, names, ["one"] * len(states))
+    names = np.arange(len(states)).astype(str)
+    return DETECTORS[name](states, is_harmful, names, np.full(len(states), "one"))
 
 
 @pytest.mark.parametrize("name", ["linear_probe", "mcd"])
