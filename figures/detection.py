@@ -40,7 +40,7 @@ def detection_auroc(table: pd.DataFrame) -> Figure:
     panels = {
         "fitted on text": rows[rows.fit_modality == "text"],
         "fitted on all modalities": rows[rows.fit_modality == FITTED_ON_ALL],
-        "fitted on nothing": rows[rows.fit_modality.isna()],
+        "without a fit of their own": rows[rows.fit_modality.isna()],
     }
     panels = {title: part for title, part in panels.items() if len(part)}
     if not panels:

@@ -75,7 +75,7 @@ class Detection:
     defences: pd.DataFrame = field(repr=False)
     """Attack success and over-refusal with each detector, next to the guard's; empty if nothing was answered."""
     verdicts: claims.Verdicts
-    """Whether a detector does as well as the guard."""
+    """Verdicts on the claim that a detector does as well as the guard."""
 
 
 def run(

@@ -26,7 +26,7 @@ from studies.guards.configuration import GuardConfiguration
 from studies.judges import RuleJudge
 
 REFUSES, GATES = "detector_refuser", "detector_gate"
-"""What a detector is used for: to refuse what it detects, or as the gate of the guard."""
+"""Uses of a detector: to refuse what it detects, or as the gate of the guard."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ FITTED = {
     "text": "fitted on text alone, as the guard is",
     "all": "fitted in every modality",
 }
-"""What detectors are fitted on, and how claims about them say so."""
+"""Values of `fit_modality` that claims are about, and how their names say so."""
 
 
 def claimed(fits: Sequence[FitSet], validations: Sequence[Evidence]) -> Iterator[tuple[str, Preferred]]:

@@ -55,7 +55,7 @@ class FittedDetector:
 
 @dataclass(frozen=True, eq=False)
 class FitSet:
-    """What detectors were fitted on, and the detectors."""
+    """A set, or all sets together, and the detectors that were fitted on it."""
 
     dataset: str
     modality: str

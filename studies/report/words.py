@@ -48,6 +48,11 @@ HEADINGS = {
         "Defences",
         "Attack success and over-refusal under the guard, its controls and other defences, in each setting.",
     ),
+    "detection": (
+        "Detectors",
+        "Which requests does a detector find, where it was fitted and elsewhere? What defences that rest on one come to "
+        "is in detector_defences.csv.",
+    ),
     "judges": ("Judges", "Do the judges agree on what counts as a refusal?"),
     "changes": (
         "What the guard changed",
