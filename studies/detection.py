@@ -232,7 +232,7 @@ def _category_rows(experiment: Experiment, sets: Sequence[DetectionSet], applied
 def _is_large(evidence: Evidence, category: str) -> bool:
     """Tell whether there are enough prompts of both classes in a category to fit on, or to choose by."""
     harmful = evidence.is_harmful[np.array(evidence.labels.category) == category]
-    return bool(category) and min(harmful.sum(), (~harmful).sum()) >= LEAST_OF_CATEGORY
+    return bool(category and min(harmful.sum(), (~harmful).sum()) >= LEAST_OF_CATEGORY)
 
 
 def _category_measures(detector: FittedDetector, evidence: Evidence) -> Iterator[dict]:

@@ -50,8 +50,8 @@ HEADINGS = {
     ),
     "detection": (
         "Detectors",
-        "Which requests does a detector find, where it was fitted and elsewhere? What defences that rest on one come to "
-        "is in detector_defences.csv.",
+        "Which requests does a detector find, where it was fitted and elsewhere? Defences that rest on one are "
+        "in detector_defences.csv.",
     ),
     "judges": ("Judges", "Do the judges agree on what counts as a refusal?"),
     "changes": (

@@ -1,5 +1,7 @@
 """The table of detectors on the built-in model, with a set of the user's own next to its queries."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +26,10 @@ def found(tmp_path_factory):
     experiment = load_experiment(Config(scale="tiny", split="validation", out=str(folder / "out")))
     direction = SafetyDirection.fit(experiment.activations("anchors", "text"))
     guard = Guard(direction, (6,), gate="threshold", threshold=direction.midpoint(6), strength=2.0)
-    return detection.run(experiment.config, experiment, guard, files)
+    with pytest.MonkeyPatch.context() as patch:
+        # This scale has one pair per category.
+        patch.setattr(detection, "LEAST_OF_CATEGORY", 1)
+        return detection.run(experiment.config, experiment, guard, files)
 
 
 def rows(table, **columns):
@@ -44,7 +49,7 @@ def test_every_detector_is_applied_to_every_set_wherever_it_was_fitted(found):
 
 
 def test_a_set_of_one_class_is_applied_to_and_not_fitted_on(found):
-    names = set(found.table.dataset) - {"organism"}
+    names = set(found.table.dataset) - {"organism", detection.ALL}
     assert len(names) == 2
     harmful = next(name for name in names if name not in set(found.table.fit_dataset))
     own = rows(found.table, dataset=harmful)
@@ -61,9 +66,12 @@ def test_as_text_harmful_requests_are_detected_and_inside_a_picture_only_what_re
 
 
 def test_categories_are_a_matrix(found):
-    cells = rows(found.table, metric="auroc", detector="ssd_coordinate")
+    cells = rows(found.table, metric="auroc", detector="ssd_coordinate", modality="text")
     cells = cells[cells.fit_category.notna()]
-    assert len(cells) == 0 or set(cells.fit_category) - {"others"} <= set(cells.category)
+    names = {category.name for category in language.CATEGORIES}
+    single = cells[cells.fit_category != "others"]
+    assert set(zip(single.fit_category, single.category, strict=True)) == set(product(names, names))
+    assert set(cells[cells.fit_category == "others"].category) == names
 
 
 def test_detectors_are_compared_with_the_guard_on_the_same_prompts(found):
@@ -87,6 +95,6 @@ def test_the_figures_draw_what_the_table_says(found):
     matrix = figures.detection_matrix(found.table)
     assert "applied in another" in figures.caption(matrix)
     drawn = figures.detection_auroc(found.table)
-    shown = [line.get_xdata() for axis in drawn.axes for line in axis.lines if len(line.get_xdata())]
+    shown = [np.asarray(line.get_xdata(), dtype=float) for axis in drawn.axes for line in axis.lines]
     values = rows(found.table, metric="auroc", modality="blank", setting="plain", detector="mcd", fit_modality="text")
     assert any(np.isclose(values.value.iloc[0], x).any() for x in shown)
