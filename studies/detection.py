@@ -29,6 +29,7 @@ import pandas as pd
 from interp import Guard
 from probes import auroc, true_positive_rate_at
 from studies import claims, layer_sweep
+from studies.bookkeeping.console import plain_console
 from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
 from studies.bookkeeping.verdict_words import NOT_TESTABLE
@@ -49,8 +50,8 @@ from studies.detectors.fitted import (
     fitted_on,
     threshold_rows,
 )
-from studies.detectors.sets import DetectionSet, check_sets, own_sets, sets_of_files
-from studies.experiment.config import Config
+from studies.detectors.sets import DetectionSet, check_sets, leaks, own_sets, sets_of_files
+from studies.experiment.config import Config, ConfigError
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.guards.anchor_fits import AnchorFits
 from studies.guards.configuration import GuardConfiguration
@@ -93,13 +94,21 @@ def run(
         files: sets of the user's own, next to the run's queries.
 
     Raises:
-        ConfigError: no set holds both classes, or two sets have the same name.
+        ConfigError: no set holds both classes, two sets have the same name, or the guard reads a model that is not
+            loaded.
     """
     experiment = experiment or load_experiment(config)
+    if guard and guard.source == "llm" and experiment.scorer is experiment.vlm:
+        raise ConfigError(
+            f"the guard reads states of the aligned LLM (source llm), which {experiment.vlm.name!r} comes without; "
+            "expected a guard of source vlm_text"
+        )
     sets = own_sets(experiment)
     if files:
         sets += sets_of_files(files.for_model(experiment.vlm), experiment.vlm.picture_size, config.seed)
     check_sets(sets)
+    for leakage in leaks(sets):
+        plain_console(stderr=True).print(f"Leakage: {leakage}", soft_wrap=True)
     configuration = GuardConfiguration("given", guard, source=guard.source) if guard else _swept(experiment)
     # 1. detectors, fitted on every set; layers and thresholds come from its validation prompts
     fits, validations = _fits(experiment, sets, configuration.guard)

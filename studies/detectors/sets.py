@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from interp import TYPOGRAPHIC, Prompt
 from studies.bookkeeping.console import plain_console
-from studies.datasets import CAVEAT, QueryFileError, split_queries
+from studies.datasets import CAVEAT, Leakage, QueryFileError, find_leakage, split_queries
 from studies.defences.attack_sets import attack_sets
 from studies.defences.benchmark_sets import BenchmarkOptions, prompt_sets_of
 from studies.defences.prompt_sets import PromptSet
@@ -87,6 +87,21 @@ def check_sets(sets: Sequence[DetectionSet]) -> None:
     keys = [(own.name, own.applied.setting) for own in sets]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise ConfigError(f"{twice[0]} ({twice[1]}) is there twice; expected each set once, under a name of its own")
+
+
+def leaks(sets: Sequence[DetectionSet]) -> Iterator[Leakage]:
+    """Yield what recurs of the prompts that one data set is fitted on among those that another is applied to.
+
+    Within a data set, copies are in one split.
+    """
+    for own in sets:
+        others = [other for other in sets if other.applied.dataset != own.applied.dataset]
+        fitted = [prompt.query.text for other in others for prompt in (*other.anchors, *other.validation)]
+        applied = [prompt.query.text for prompt in own.applied.prompts]
+        if fitted:
+            found = find_leakage(list(dict.fromkeys(fitted)), applied, applied, "fitted", own.name)
+            if len(found.rows):
+                yield found
 
 
 def _without_caveats(prompt_set: PromptSet) -> PromptSet:

@@ -1,16 +1,18 @@
 """The table of detectors on the built-in model, with a set of the user's own next to its queries."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import figures
 from interp import Guard, SafetyDirection
 from studies import detection
 from studies.defences.benchmark_sets import BenchmarkFile, BenchmarkOptions
-from studies.experiment.config import Config
+from studies.experiment.config import Config, ConfigError
 from studies.experiment.experiment import load_experiment
 from studies.organism import language
 
@@ -30,6 +32,14 @@ def found(tmp_path_factory):
         # This scale has one pair per category.
         patch.setattr(detection, "LEAST_OF_CATEGORY", 1)
         return detection.run(experiment.config, experiment, guard, files)
+
+
+def test_a_guard_that_reads_another_model_needs_it(tmp_path):
+    experiment = load_experiment(Config(scale="tiny", split="validation", out=str(tmp_path)))
+    alone = replace(experiment, scorer=experiment.vlm)
+    guard = Guard(SafetyDirection(torch.eye(8, 192)[:, None], "given"), (6,), source="llm")
+    with pytest.raises(ConfigError, match="reads states of the aligned LLM"):
+        detection.run(alone.config, alone, guard)
 
 
 def rows(table, **columns):

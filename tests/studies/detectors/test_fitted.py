@@ -12,7 +12,7 @@ from studies.defences.prompt_sets import PromptSet
 from studies.detectors.acting import GATES, REFUSES, Answered, refused
 from studies.detectors.evidence import Evidence, pooled
 from studies.detectors.fitted import BORDER, SSD, FitSet, best_layers, best_window, fitted_on, preferred, threshold_rows
-from studies.detectors.sets import DetectionSet, check_sets
+from studies.detectors.sets import DetectionSet, check_sets, leaks
 from studies.experiment.config import ConfigError
 from studies.probing.settings import QueryLabels
 
@@ -129,6 +129,13 @@ def test_sets_of_one_class_fit_nothing_and_say_so():
     with pytest.raises(ConfigError, match="is there twice"):
         check_sets([a_set(2, 2), a_set(2, 2)])
     check_sets([a_set(2, 2), a_set(2, 2, "yours")])
+
+
+def test_requests_that_another_set_is_fitted_on_are_named():
+    mine, yours = a_set(2, 2), a_set(2, 2, "yours")
+    assert [str(found) for found in leaks([mine])] == []
+    (of_mine, _) = leaks([mine, yours])
+    assert len(of_mine.rows) == 4 and "mine, text" in str(of_mine)
 
 
 def test_a_detector_that_detects_all_refuses_all_or_gives_the_answers_of_the_open_guard():
