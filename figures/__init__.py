@@ -5,6 +5,7 @@ from figures.bench import bench_ratios
 from figures.by_model import attack_success_by_model, headline
 from figures.claims import claims_by_model
 from figures.defence import attack_success_map
+from figures.detection import detection_auroc, detection_matrix
 from figures.directions import directions
 from figures.equal_strength import equal_strength
 from figures.guard import gate_roc, guard_explained, what_changed
@@ -33,6 +34,8 @@ __all__ = [
     "claims_by_model",
     "coordinate_ridges",
     "degradation",
+    "detection_auroc",
+    "detection_matrix",
     "directions",
     "equal_strength",
     "first_judge",

@@ -11,6 +11,7 @@ from probes.degradation import (
     margin_drop,
     modality_gap,
 )
+from probes.detectors import DETECTORS, Cluster, Detector, MahalanobisContrast, NeighbourContrast
 from probes.fit_plan import FitPlan, PlaceScores, fit_place
 from probes.folds import (
     Fold,
@@ -39,19 +40,25 @@ from probes.linear import (
     RidgeProbe,
     SvmProbe,
 )
-from probes.metrics import Measured, accuracy, auroc, measure
+from probes.metrics import Measured, accuracy, auroc, d_prime, measure
+from probes.operating_points import threshold_at, true_positive_rate_at
 from probes.out_of_fold import FoldedProbe, refit_spread
 from probes.paired import Paired, cohen_kappa, holm, mcnemar, sign_test
 
 __all__ = [
+    "Cluster",
+    "DETECTORS",
+    "Detector",
     "FitPlan",
     "Fold",
     "FoldedProbe",
     "LdaProbe",
     "LinearProbe",
     "LogisticProbe",
+    "MahalanobisContrast",
     "MeanDifferenceProbe",
     "Measured",
+    "NeighbourContrast",
     "PENALTIES",
     "PROBES",
     "Paired",
@@ -70,6 +77,7 @@ __all__ = [
     "control_ceiling",
     "control_task",
     "cosine",
+    "d_prime",
     "d_prime_drop",
     "difference_interval",
     "drop_p_values",
@@ -89,6 +97,8 @@ __all__ = [
     "refit_spread",
     "shuffled_labels",
     "sign_test",
+    "threshold_at",
+    "true_positive_rate_at",
     "wilson_interval",
     "word_probe",
 ]

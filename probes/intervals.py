@@ -22,6 +22,7 @@ ROUNDING = 1e-6
 """Values this far below 0, relative to the largest, are 0 up to rounding: a KL divergence may come out at -1e-9."""
 
 
+@lru_cache(maxsize=4096)
 def wilson_interval(n_hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's score interval for a proportion (Wilson 1927), which keeps its width at 0 and 1.
 

@@ -216,11 +216,12 @@ def _verdict(claim: Claim, tables: Tables, model: str, dataset: str) -> ClaimVer
     except LookupError as error:
         ours, word = f"no such measurement ({error})", NOT_TESTABLE
     else:
-        word = _verdict_word(holds, model, dataset)
+        word = verdict_word(holds, model, dataset)
     return ClaimVerdict(claim.name, claim.theirs, ours, word, claim.guard(tables))
 
 
-def _verdict_word(holds: Holds, model: str, dataset: str) -> str:
+def verdict_word(holds: Holds, model: str, dataset: str) -> str:
+    """Return the verdict that a decision comes to on a model and a data set."""
     if model == BUILT_IN and dataset != BUILT_IN:
         # The built-in model knows only the words of its own queries, so numbers on other queries mean nothing.
         return NOT_TESTABLE
@@ -247,4 +248,4 @@ def attack_verdict(table: pd.DataFrame) -> ClaimVerdict:
         decided, ours = attack_claims.holds(table)
     except LookupError as error:
         return ClaimVerdict(UNDER_ATTACK, "not reported", f"no such measurement ({error})", NOT_TESTABLE)
-    return ClaimVerdict(UNDER_ATTACK, "not reported", ours, _verdict_word(decided, str(row.model), str(row.dataset)))
+    return ClaimVerdict(UNDER_ATTACK, "not reported", ours, verdict_word(decided, str(row.model), str(row.dataset)))

@@ -21,7 +21,7 @@ LEVELS = (
     {"experiment"},
     {"guards", "probing"},
     {"defences"},
-    {"attacks"},
+    {"attacks", "detectors"},
     {"presets", "report"},
 )
 """Folders of `studies`, from the bottom to the top: a folder imports its own level and those below it."""
@@ -33,6 +33,7 @@ TOP_LEVEL = {
     "readings",
     "defence_comparison",
     "adaptive",
+    "detection",
     "prompt_changes",
     "judge_agreement",
     "benchmarks",

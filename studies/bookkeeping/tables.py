@@ -8,10 +8,10 @@ import pandas as pd
 from interp.whole_files import replaced
 
 COLUMNS = (
-    "model dataset split setting category modality fit_modality layer last_layer layers direction_layer site token "
-    "source estimator rank rule reference gate gate_scope positions strength defence probe control selection_rule "
-    "judge judge_2 verdict verdict_2 standing tuning versus objective queries seed metric value ci_low ci_high "
-    "interval n"
+    "model dataset fit_dataset split setting category fit_category modality fit_modality layer last_layer layers "
+    "direction_layer site token source estimator rank rule reference gate gate_scope positions strength defence "
+    "detector probe control selection_rule judge judge_2 verdict verdict_2 standing tuning versus objective queries "
+    "seed metric value ci_low ci_high interval n"
 ).split()
 """Columns of result tables, one row per measurement; a table has those that apply, in this order."""
 

@@ -96,6 +96,8 @@ FIGURES: tuple[FigureSpec, ...] = (
         "safety_tradeoff", "Safety against over-refusal", "defence", lambda t, r: figures.safety_tradeoff(t), True
     ),
     FigureSpec("adaptive", "Attack success against queries", "adaptive", lambda t, r: figures.attack_curves(t), True),
+    FigureSpec("detection_auroc", "Detectors", "detection", lambda t, r: figures.detection_auroc(t)),
+    FigureSpec("detection_matrix", "Detectors elsewhere", "detection", lambda t, r: figures.detection_matrix(t)),
     FigureSpec("judge_agreement", "Agreement of the judges", "judges", lambda t, r: figures.judge_agreement(t)),
     FigureSpec("targets", "Published numbers and ours", "targets", lambda t, r: figures.targets(t)),
     FigureSpec("bench", "Speed", "bench", lambda t, r: figures.bench_ratios(t)),

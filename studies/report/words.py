@@ -51,6 +51,11 @@ HEADINGS = {
         "Defences",
         "Attack success and over-refusal under the guard, its controls and other defences, in each setting.",
     ),
+    "detection": (
+        "Detectors",
+        "Which requests does a detector find, where it was fitted and elsewhere? Defences that rest on one are "
+        "in detector_defences.csv.",
+    ),
     "judges": ("Judges", "Do the judges agree on what counts as a refusal?"),
     "changes": (
         "What the guard changed",

@@ -1,0 +1,148 @@
+"""`vlm-guard detect`: detectors of harmful requests, fitted on one set and applied to others, next to the guard."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from studies.bookkeeping.console import plain_console
+from studies.cli import arguments
+from studies.cli.messages import print_paths, quieten
+from studies.cli.options import (
+    DEFAULT_MODEL,
+    ColumnNames,
+    HarmfulValues,
+    Loading,
+    Model,
+    Queries,
+    Scale,
+    Split,
+    StandIn,
+    loads_model,
+    query_columns,
+    words,
+)
+
+if TYPE_CHECKING:
+    from studies.defences.benchmark_sets import BenchmarkOptions
+    from studies.detection import Detection
+    from studies.experiment.config import Config
+
+app = typer.Typer()
+
+
+@app.command()
+@loads_model
+def detect(
+    model: Model = DEFAULT_MODEL,
+    queries: Queries = None,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also fit on and apply to this set: NAME=PATH of a benchmark as published, or PATH of a file of your "
+            "own; repeatable. A set of one class is only applied to."
+        ),
+    ] = None,
+    modality: Annotated[
+        str,
+        typer.Option(
+            help="How requests of --data published as text are shown, comma-separated: text, blank, noise, scene, "
+            "typographic, typographic_scene.",
+            callback=arguments.some_of("modality", arguments.MODALITIES),
+        ),
+    ] = "text",
+    guard: Annotated[
+        str | None,
+        typer.Option(help="Folder of the guard to compare with, or hub id; by default the layer sweep chooses one."),
+    ] = None,
+    scale: Scale = "quick",
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures; finished work in it is reused.")] = Path(
+        "results/detect"
+    ),
+    split: Split = "test",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cut each set of --data: at most N rows of its largest class, pairs whole."),
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the pictures of --data; by default where the benchmark publishes them."),
+    ] = None,
+    stand_in: StandIn = False,
+    seed: Annotated[int, typer.Option(help="Seed for dividing your own queries and sets.")] = 0,
+    weights: Annotated[
+        Path | None, typer.Option(help="Another training of the built-in model, or a control: its folder.")
+    ] = None,
+    *,
+    loading: Loading,
+) -> None:
+    """Measure how well detectors find harmful requests, and what they do as refusers and as gates of the guard.
+
+    Layers and thresholds come from validation. Rerun it to resume where it stopped.
+    """
+    quieten()
+    from studies.cli.benchmark_options import benchmark_file
+    from studies.defences.benchmark_sets import BenchmarkOptions
+    from studies.experiment.config import Config
+
+    files = None
+    if data:
+        files = BenchmarkOptions.of(
+            [benchmark_file(text) for text in data],
+            words(modality),
+            limit=limit,
+            pictures=str(pictures) if pictures else None,
+            stand_in=stand_in,
+        )
+    queries_, weights_ = (str(path) if path else None for path in (queries, weights))
+    mapped = query_columns(queries, columns, harmful_values)
+    config = Config(model, queries_, scale, str(out), split, seed, loading=loading, weights=weights_, columns=mapped)
+    options = {"data": list(data or ()), "modality": modality, "guard": guard, "limit": limit}
+    run(config, guard, files, options, plain_console())
+
+
+def run(
+    config: "Config", guard: str | None, files: "BenchmarkOptions | None", options: dict, console: Console
+) -> "Detection":
+    """Run the study, write its tables and figures, and print what came out.
+
+    Args:
+        config: settings of the run.
+        guard: folder of a guard, or hub id; None for the sweep's choice.
+        files: sets of the user's own.
+        options: what was typed, which results depend on.
+        console: where the summary is printed.
+
+    Raises:
+        ConfigError, GuardFileError, QueryFileError, ModelError: input is wrong, or another process writes the folder.
+    """
+    import pandas as pd
+
+    import figures
+    from interp import Guard, read_guard_settings
+    from studies import detection
+    from studies.bookkeeping.provenance import write_config, write_provenance
+    from studies.bookkeeping.tables import write_table
+    from studies.experiment.experiment import load_experiment
+    from studies.experiment.run_folder import run_folder
+
+    if guard:
+        read_guard_settings(guard)  # a folder that holds none shows before the model is loaded
+    with run_folder(config, options) as out:
+        experiment = load_experiment(config)
+        write_config(out, config, options)
+        fitted = Guard.from_pretrained(guard, experiment.vlm) if guard else None
+        found = detection.run(config, experiment, fitted, files)
+        verdicts = pd.DataFrame([vars(verdict) for verdict in found.verdicts])
+        named = {"detection": found.table, "detector_defences": found.defences, "detector_claims": verdicts}
+        tables = [write_table(table, out, name) for name, table in named.items()]
+        write_provenance(out, experiment.inputs(), config.seed, tables)
+        drawn = figures.save(figures.detection_auroc(found.table), out, "detection_auroc")
+        drawn += figures.save(figures.detection_matrix(found.table), out, "detection_matrix")
+    for verdict in found.verdicts:
+        console.print(f"- {verdict.claim}: {verdict.verdict}. {verdict.ours}", soft_wrap=True)
+    print_paths(console, tables, drawn)
+    return found
