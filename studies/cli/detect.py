@@ -1,5 +1,6 @@
 """`vlm-guard detect`: detectors of harmful requests, fitted on one set and applied to others, next to the guard."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,18 +19,20 @@ from studies.cli.options import (
     Queries,
     Scale,
     Split,
+    SplitSeed,
     StandIn,
+    choices,
     loads_model,
     query_columns,
     words,
 )
+from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
     from studies.defences.benchmark_sets import BenchmarkOptions
-    from studies.detection import Detection
     from studies.experiment.config import Config
 
-app = typer.Typer()
+app = Verbs()
 
 
 @app.command()
@@ -42,43 +45,50 @@ def detect(
     data: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME=PATH",
             help="Also fit on and apply to this set: NAME=PATH of a benchmark as published, or PATH of a file of your "
-            "own; repeatable. A set of one class is only applied to."
+            "own; repeatable. A set of one class is only applied to.",
         ),
     ] = None,
     modality: Annotated[
-        str,
-        typer.Option(
-            help="How requests of --data published as text are shown, comma-separated: text, blank, noise, scene, "
-            "typographic, typographic_scene.",
-            callback=arguments.some_of("modality", arguments.MODALITIES),
-        ),
+        str, choices("modality", arguments.MODALITIES, "How requests of --data that are published as text are shown")
     ] = "text",
     guard: Annotated[
         str | None,
-        typer.Option(help="Folder of the guard to compare with, or hub id; by default the layer sweep chooses one."),
+        typer.Option(
+            metavar="GUARD",
+            help="Folder of the guard to compare with, or hub id; by default the layer sweep chooses one.",
+        ),
     ] = None,
     scale: Scale = "quick",
-    out: Annotated[Path, typer.Option(help="Folder for tables and figures; finished work in it is reused.")] = Path(
-        "results/detect"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for tables and figures; finished work in it is reused.")
+    ] = Path("results/detect"),
     split: Split = "test",
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Cut each set of --data: at most N rows of its largest class, pairs whole."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Use at most N harmful and N harmless requests of each part of the data, and N rows of the largest "
+            "class of each set of --data.",
+        ),
     ] = None,
     pictures: Annotated[
         Path | None,
-        typer.Option(help="Folder of the pictures of --data; by default where the benchmark publishes them."),
+        typer.Option(
+            metavar="FOLDER", help="Folder of the pictures of --data; by default where the benchmark publishes them."
+        ),
     ] = None,
     stand_in: StandIn = False,
-    seed: Annotated[int, typer.Option(help="Seed for dividing your own queries and sets.")] = 0,
+    seed: SplitSeed = 0,
     weights: Annotated[
-        Path | None, typer.Option(help="Another training of the built-in model, or a control: its folder.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Another training of the built-in model, or a control: its folder."),
     ] = None,
     *,
     loading: Loading,
-) -> None:
+) -> VerbResult:
     """Measure how well detectors find harmful requests, and what they do as refusers and as gates of the guard.
 
     Layers and thresholds come from validation. Rerun it to resume where it stopped.
@@ -100,13 +110,13 @@ def detect(
     queries_, weights_ = (str(path) if path else None for path in (queries, weights))
     mapped = query_columns(queries, columns, harmful_values)
     config = Config(model, queries_, scale, str(out), split, seed, loading=loading, weights=weights_, columns=mapped)
-    options = {"data": list(data or ()), "modality": modality, "guard": guard, "limit": limit}
-    run(config, guard, files, options, plain_console())
+    options = {"data": list(data or ()), "modality": modality, "guard": guard}
+    return run(replace(config, limit=limit), guard, files, options, plain_console())
 
 
 def run(
     config: "Config", guard: str | None, files: "BenchmarkOptions | None", options: dict, console: Console
-) -> "Detection":
+) -> VerbResult:
     """Run the study, write its tables and figures, and print what came out.
 
     Args:
@@ -144,5 +154,5 @@ def run(
         drawn += figures.save(figures.detection_matrix(found.table), out, "detection_matrix")
     for verdict in found.verdicts:
         console.print(f"- {verdict.claim}: {verdict.verdict}. {verdict.ours}", soft_wrap=True)
-    print_paths(console, tables, drawn)
-    return found
+    print_paths(console, [*tables, *drawn])
+    return VerbResult({"verdicts": found.verdicts}, [*tables, *drawn])
