@@ -5,19 +5,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from figures.maps import value_map
+from figures.page import legend_below, page_width, wrapped
 from figures.style import (
     MODALITY_COLORS,
     MODALITY_MARKERS,
-    WIDE,
     add_caption,
     modalities_in,
     paper_style,
-    readable,
     require_columns,
     require_values,
     sample_size,
-    value_map,
 )
+from figures.words import in_words
 
 FITTED_ON_ALL = "all"
 """Name in `fit_modality` of all sets together."""
@@ -48,7 +48,7 @@ def detection_auroc(table: pd.DataFrame) -> Figure:
     names = {title: list(dict.fromkeys(map(_label, *_columns(part)))) for title, part in panels.items()}
     with paper_style():
         heights = [len(own) for own in names.values()]
-        size = (WIDE, 0.36 * sum(heights) + 0.5 * len(panels) + 0.5)
+        size = (page_width(), 0.36 * sum(heights) + 0.5 * len(panels) + 0.2)
         figure, axes = plt.subplots(
             len(panels), 1, figsize=size, sharex=True, squeeze=False, layout="constrained", height_ratios=heights
         )
@@ -59,7 +59,7 @@ def detection_auroc(table: pd.DataFrame) -> Figure:
         handles = dict(
             pair[::-1] for axis in axes[:, 0] for pair in zip(*axis.get_legend_handles_labels(), strict=True)
         )
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=6)
+        legend_below(figure, list(handles.values()), list(handles))
         plt.close(figure)
     drawn = pd.concat(panels.values())
     return add_caption(
@@ -87,7 +87,8 @@ def _columns(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 
 
 def _label(detector: str, reference: str | float) -> str:
-    return f"{readable(detector)}, {readable(reference)}" if isinstance(reference, str) else readable(detector)
+    name = in_words(detector, "detector")
+    return f"{name},\n{in_words(reference, 'reference')}" if isinstance(reference, str) else name
 
 
 def _dots(axis, rows: pd.DataFrame, names: list[str]) -> None:
@@ -99,7 +100,9 @@ def _dots(axis, rows: pd.DataFrame, names: list[str]) -> None:
         places = [names.index(labels[index]) + SPREAD * (i - (len(modalities) - 1) / 2) for index in own.index]
         errors = np.clip([own.value - own.ci_low, own.ci_high - own.value], 0, None)
         style = {"color": MODALITY_COLORS[modality], "marker": MODALITY_MARKERS[modality], "linestyle": "none"}
-        axis.errorbar(own.value, places, xerr=errors, markersize=3, elinewidth=0.8, label=readable(modality), **style)
+        axis.errorbar(
+            own.value, places, xerr=errors, markersize=3, elinewidth=0.8, label=in_words(modality, "modality"), **style
+        )
     axis.axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
@@ -123,7 +126,7 @@ def detection_matrix(table: pd.DataFrame) -> Figure:
     order = [*modalities_in(rows.fit_modality), *([FITTED_ON_ALL] if FITTED_ON_ALL in set(rows.fit_modality) else [])]
     titles = {"true_positive_rate": "harmful detected", "false_positive_rate": "harmless detected"}
     with paper_style():
-        size = (WIDE, (0.24 * len(order) + 0.55) * len(detectors) + 0.3)
+        size = (page_width(), (0.15 * len(order) + 0.34) * len(detectors) + 0.5)
         figure, axes = plt.subplots(len(detectors), 2, figsize=size, sharex=True, squeeze=False, layout="constrained")
         for line, detector in zip(axes, detectors, strict=True):
             for axis, (metric, title) in zip(line, titles.items(), strict=True):
@@ -132,13 +135,17 @@ def detection_matrix(table: pd.DataFrame) -> Figure:
                 cells = cells.drop_duplicates(["fit_modality", "modality"])
                 style = {"vmin": 0, "vmax": 1, "cmap": "cividis", "cbar": False}
                 value_map(axis, cells.drop(columns=["ci_low", "ci_high"]), "fit_modality", "modality", order, **style)
-                axis.set(title=f"{readable(detector)}: {title}", xlabel="", ylabel="")
+                words = wrapped(f"{in_words(detector, 'detector')}: {title}", page_width() / 2 - 0.6)
+                axis.set(title=words, xlabel="", ylabel="")
+                axis.set_yticklabels([in_words(name, "modality") for name in order])
                 axis.grid(visible=False)
         for axis in axes[-1]:
             axis.set_xlabel("applied in")
-            axis.set_xticklabels([readable(label.get_text()) for label in axis.get_xticklabels()], rotation=20)
-        for axis in axes[:, 0]:
-            axis.set_ylabel("set in")
+            names = [in_words(label.get_text(), "modality") for label in axis.get_xticklabels()]
+            axis.set_xticklabels([wrapped(name, 0.3) for name in names], fontsize=7, rotation=0)
+        for line in axes:
+            line[0].set_ylabel("set in")
+            line[1].set_yticklabels([])
         plt.close(figure)
     return add_caption(
         figure,

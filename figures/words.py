@@ -25,7 +25,16 @@ NAMES: dict[str, dict[str, str]] = {
         "own_text": "guard, own text",
         "oracle": "guard, true request",
     },
+    "detector": {
+        "hidden_detect": "HiddenDetect",
+        "mcd": "MCD",
+        "kcd": "KCD",
+        "ssd_coordinate": "SSD coordinate",
+        "text_refusal_score": "refusal score of the text",
+        "gate": "the guard's gate",
+    },
     "reference": {
+        "request_text": "the request's text",
         "prompt_text": "the prompt's text",
         "prompt_text+transcription": "prompt and transcription",
         "prompt_text+caption": "prompt and caption",

@@ -16,7 +16,7 @@ app = Verbs()
 @loads_model
 def check(
     # As in version 0.1: `vlm-guard check MODEL`.
-    positional: Annotated[str | None, typer.Argument(metavar="[MODEL]", hidden=True)] = None,
+    positional: Annotated[str | None, typer.Argument(metavar="[MODEL]", hidden=True, help="As --model.")] = None,
     model: Model = DEFAULT_MODEL,
     *,
     loading: Loading,

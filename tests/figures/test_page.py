@@ -105,7 +105,15 @@ def explained() -> pd.DataFrame:
     return pd.DataFrame(columns | {"after": [4.0, 2.0], "delta_norm": [0.3, 0.0]})
 
 
+def full_table(name: str) -> pd.DataFrame:
+    return pd.read_csv(REFERENCE / "full" / f"{name}.csv", low_memory=False)
+
+
 OTHERS = {
+    "attack_curves": lambda: figures.attack_curves(full_table("adaptive")),
+    "equal_strength": lambda: figures.equal_strength(full_table("equal_strength")),
+    "detection_auroc": lambda: figures.detection_auroc(full_table("detection/detection")),
+    "detection_matrix": lambda: figures.detection_matrix(full_table("detection/detection")),
     "headline": lambda: figures.headline(attacks()),
     "attack_success_by_model": lambda: figures.attack_success_by_model(attacks()),
     "claims_by_model": lambda: figures.claims_by_model(claims_table()),

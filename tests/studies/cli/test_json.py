@@ -11,7 +11,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from interp.verify import CHECKS
-from studies import repro, reproduce, seeds
+from studies import adaptive, detection, equal_strength, repro, reproduce, seeds
+from studies.claims import ClaimVerdict
 from studies.cli import sweep
 from studies.cli.app import app
 from studies.cli.lists import DEFENCES, JUDGES
@@ -44,6 +45,9 @@ CALLS = {
         *("defend", "--data", "{made}/requests.csv", "--defences", "self_reminder", "--max-new-tokens", "8"),
         *("--modality", "text,blank", "--out", "{out}"),
     ),
+    "equal-strength": ("equal-strength", "--out", "{out}"),
+    "detect": ("detect", "--guard", "{made}/guard", "--out", "{out}"),
+    "attack": ("attack", "--guard", "{made}/guard", "--out", "{out}"),
     "judge": ("judge", "{made}/defended/answers.jsonl", "--judge", "gcg", "--out", "{out}"),
     "judges": ("judges", "{made}/labelled.csv", "--judge", "xstest", "--out", "{out}"),
     "figures": ("figures", "{made}/results", "--out", "{out}"),
@@ -70,6 +74,9 @@ EXPECTED = {
         found["chosen"]["guard"]["rule"] and {"layer_sweep", "layer_selection"} <= set(found["tables"])
     ),
     "defend": lambda found: {"self_reminder", "unguarded"} <= {row["defence"] for row in found["tables"]["defence"]},
+    "equal-strength": lambda found: set(found["tables"]) == {"equal_strength"} and found["unreached"] == ["a target"],
+    "detect": lambda found: set(found["tables"]) == {"detection", "detector_defences", "detector_claims"},
+    "attack": lambda found: found["claim"]["verdict"] and set(found["tables"]) == {"adaptive"},
     "judge": lambda found: found["judge"].startswith("gcg"),
     "judges": lambda found: "judges" in found["tables"],
     "figures": lambda found: {Path(name).suffix for name in found["files"]} >= {".png", ".pdf", ".tex"},
@@ -132,6 +139,17 @@ def earlier_results(monkeypatch, made):
     monkeypatch.setattr(sweep, "run", copy_reference)
     monkeypatch.setattr(seeds, "run", lambda *given: result)
     monkeypatch.setattr(build, "get", lambda *given: Path("built"))
+    full = {
+        name: pd.read_csv(path, low_memory=False)
+        for name in ("adaptive", "equal_strength", "detection/detection", "detection/detector_defences")
+        if (path := repro.REFERENCE / "full" / f"{name}.csv").exists()
+    }
+    verdict = ClaimVerdict("A detector does as well as the guard", "", "ours", "not shown")
+    detected = detection.Detection(full["detection/detection"], full["detection/detector_defences"], (verdict,))
+    monkeypatch.setattr(detection, "run", lambda *given: detected)
+    monkeypatch.setattr(adaptive, "run", lambda *given: adaptive.AdaptiveResult(full["adaptive"], ()))
+    matched = equal_strength.EqualStrength(full["equal_strength"], {}, ("a target",))
+    monkeypatch.setattr(equal_strength, "run", lambda *given: matched)
 
 
 def test_every_verb_is_called():
