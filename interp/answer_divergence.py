@@ -106,6 +106,7 @@ def _separately(batch: GuardBatch) -> Float[Tensor, "guard prompt token"]:
     for rows, _ in prompt_batches(batch.prompts, batch.batch_size):
         inputs = collate(batch.vlm, [batch.prompts[i] for i in rows])
         generate = partial(_generated, batch.vlm, inputs, batch.max_new_tokens)
+        # First the unguarded answer, then the same tokens under each guard.
         plain, answers = generate()
         counts = _counts(batch.vlm, answers)
         for i, (guard, states) in enumerate(zip(batch.guards, batch.references, strict=True)):

@@ -61,6 +61,7 @@ def attention_to(
             )
         # Summed up layer by layer: the weights of all layers and heads together would take gigabytes.
         mean = weights[0].float().mean(0).cpu()
+        # Rollout: half of each state is what attention brings, half stays where it was, layer upon layer.
         total = (mean + torch.eye(n)) / 2 @ total
         attended.append(mean[-1, image])
         rolled.append(total[-1, image])
@@ -72,6 +73,7 @@ def attention_to(
 
 def _attention_module(block: nn.Module) -> nn.Module:
     parts = dict(block.named_children())
+    # Names differ by family (self_attn, attention); norms before attention carry its name as well.
     found = [part for name, part in parts.items() if ("attn" in name or "attention" in name) and "norm" not in name]
     if not found:
         raise ModelError(f"{type(block).__name__} has no attention among its parts {', '.join(parts)}")

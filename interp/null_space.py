@@ -49,6 +49,7 @@ def _readout(
 ) -> Float[Tensor, " d_model"]:
     d_model = harmful.shape[1]
     sizes, directions = torch.linalg.svd(benign, full_matrices=False)[1:]
+    # The usual numerical rank; at most as many directions count as occupied as leave `share` of the space free.
     rank = int((sizes > sizes[0] * torch.finfo(sizes.dtype).eps * max(benign.shape)).sum())
     occupied = directions[: min(rank, d_model - max(1, int(share * d_model)))]
 

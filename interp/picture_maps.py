@@ -204,6 +204,7 @@ def _grid(vlm: VLM, batch: BatchFeature, image: Sequence[int]) -> tuple[int, int
     n = len(image)
     if "image_grid_thw" in batch:
         frames, height, width = batch["image_grid_thw"][0].tolist()
+        # Qwen-VL merges squares of patches into one token: the side of such a square.
         merged = isqrt(frames * height * width // max(n, 1))
         if frames == 1 and merged and (height // merged) * (width // merged) == n:
             return height // merged, width // merged

@@ -94,10 +94,12 @@ def angular_plane(text: xr.Dataset, angle: float = 0.0) -> SafetyDirection:
     """
     first = SafetyDirection.fit(text, "mean_diff").basis[:, 0].double()
     component = torch.linalg.svd(first - first.mean(0), full_matrices=False).Vh[:1]
+    # Gram-Schmidt: what the component has next to the mean difference of each layer.
     across = component - (component * first).sum(-1, keepdim=True) * first
     length = across.norm(dim=-1, keepdim=True)
     if len(first) < 2 or not (length > 1e-6).all():
         raise AnchorError("the mean differences of all layers are parallel, so they span no plane to turn in")
+    # Turn the plane's two axes together, so that the first row points at the angle.
     turn = math.radians(angle)
     plane = [first, across / length]
     rows = [

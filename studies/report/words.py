@@ -93,7 +93,7 @@ ABOUT_THE_PAPER = (
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ClaimEvidence:
     """A figure and rows of a table that a claim rests on."""
 
     figure: str
@@ -109,24 +109,30 @@ class Evidence:
 
 
 EVIDENCE = {
-    "separable as text": Evidence("probe_auroc", "separability", {"metric": "auroc", "modality": "text"}),
-    "an image blurs": Evidence("degradation", "separability", {"probe": "ssd", "modality": "blank"}),
-    "inside a picture is blurred": Evidence("degradation", "separability", {"probe": "ssd", "modality": "typographic"}),
-    "an image lowers refusal": Evidence("defence", "defence", {"metric": "asr", "defence": "unguarded"}),
-    "the guard lowers attack success": Evidence("defence", "defence", {"metric": "asr_change", "defence": "guard"}),
-    "below the baselines": Evidence("safety_tradeoff", "defence", {"metric": "asr", "standing": "ranked"}),
-    "its null models": Evidence("defence", "defence", {"metric": "asr", "standing": "bound"}),
-    "keeps fluency": Evidence("what_changed", "defence", {"metric": "changed_share", "defence": "guard"}),
-    "projecting out alone": Evidence("readings", "readings", {"metric": "refusal_score_gain", "rule": "ablate"}),
-    "own coordinate brings": Evidence("readings", "readings", {"metric": "refusal_score_gain", "rule": "substitute"}),
-    "more than random directions": Evidence("random_directions", "random_directions", {"control": "random"}),
-    "an attacker who knows it": Evidence("adaptive", "adaptive", {"metric": "asr"}),
-    "a detector": Evidence("detection_auroc", "detection", {"metric": "auroc"}),
+    "separable as text": ClaimEvidence("probe_auroc", "separability", {"metric": "auroc", "modality": "text"}),
+    "an image blurs": ClaimEvidence("degradation", "separability", {"probe": "ssd", "modality": "blank"}),
+    "inside a picture is blurred": ClaimEvidence(
+        "degradation", "separability", {"probe": "ssd", "modality": "typographic"}
+    ),
+    "an image lowers refusal": ClaimEvidence("defence", "defence", {"metric": "asr", "defence": "unguarded"}),
+    "the guard lowers attack success": ClaimEvidence(
+        "defence", "defence", {"metric": "asr_change", "defence": "guard"}
+    ),
+    "below the baselines": ClaimEvidence("safety_tradeoff", "defence", {"metric": "asr", "standing": "ranked"}),
+    "its null models": ClaimEvidence("defence", "defence", {"metric": "asr", "standing": "bound"}),
+    "keeps fluency": ClaimEvidence("what_changed", "defence", {"metric": "changed_share", "defence": "guard"}),
+    "projecting out alone": ClaimEvidence("readings", "readings", {"metric": "refusal_score_gain", "rule": "ablate"}),
+    "own coordinate brings": ClaimEvidence(
+        "readings", "readings", {"metric": "refusal_score_gain", "rule": "substitute"}
+    ),
+    "more than random directions": ClaimEvidence("random_directions", "random_directions", {"control": "random"}),
+    "an attacker who knows it": ClaimEvidence("adaptive", "adaptive", {"metric": "asr"}),
+    "a detector": ClaimEvidence("detection_auroc", "detection", {"metric": "auroc"}),
 }
-"""Evidence for each claim, by words in it."""
+"""ClaimEvidence for each claim, by words in it."""
 
 
-def evidence_for(claim: str) -> Evidence | None:
+def evidence_for(claim: str) -> ClaimEvidence | None:
     """Return where to look for what a claim rests on; None for a claim that is not known here."""
     return next((evidence for words, evidence in EVIDENCE.items() if words in claim), None)
 
@@ -144,7 +150,7 @@ class ClaimEntry:
     verdict: str
     guard: str = ""
     """The guard that the claim is about, in full."""
-    evidence: Evidence | None = None
+    evidence: ClaimEvidence | None = None
 
     @classmethod
     def of(cls, claim: str, theirs: str, ours: str, verdict: str, guard: str = "") -> "ClaimEntry":
