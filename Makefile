@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 WORKERS ?= 2
 # What is committed of a run of which only the verdicts are: from, to.
 keep_claims = mkdir -p $(2) && cp $(1)/claims.csv $(1)/provenance.json $(2)
-# Defences whose attack success is committed: on the built-in model the others do as one of these.
+# Defences whose attack success is committed.
 ATTACKED := safety_prompt,text_verdict,gate_refuser,guard,guard_stronger,guard_more_layers,guard_references,guard_random_layer,guard_bigrams,guard_detector
 NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 

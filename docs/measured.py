@@ -36,7 +36,13 @@ MODELS = {"the built-in model": DEFAULT, "a real aligned LLM (`llava-qwen-0.5b`)
 """Folders of the models that claims are compared on, if they have results."""
 PAGES = ("README.md", "docs/results.md", "docs/explanation/method.md", "docs/explanation/separability.md")
 PAGES += ("docs/explanation/controls.md", "docs/explanation/real_llm.md", "docs/how-to/new_estimator.md")
-PAGES += ("docs/how-to/detectors.md", "docs/how-to/guards.md", "docs/how-to/hardware.md", "docs/speed.md")
+PAGES += (
+    "docs/how-to/attacks.md",
+    "docs/how-to/detectors.md",
+    "docs/how-to/guards.md",
+    "docs/how-to/hardware.md",
+    "docs/speed.md",
+)
 """Pages on which every number with decimals is measured, and so has a source."""
 NUMBER = r"[−-]?\d+(?:\.\d+)?"
 SOURCED = re.compile(
