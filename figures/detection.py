@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.maps import value_map
+from figures.maps import fit_cells, value_map
 from figures.page import legend_below, page_width, wrapped
 from figures.style import (
     MODALITY_COLORS,
@@ -55,7 +55,7 @@ def detection_auroc(table: pd.DataFrame) -> Figure:
         for axis, (title, part) in zip(axes[:, 0], panels.items(), strict=True):
             _dots(axis, part, names[title])
             axis.set(title=title)
-        axes[-1, 0].set_xlabel("AUROC of harmful against harmless requests")
+        axes[-1, 0].set_xlabel("AUROC")
         handles = dict(
             pair[::-1] for axis in axes[:, 0] for pair in zip(*axis.get_legend_handles_labels(), strict=True)
         )
@@ -86,7 +86,7 @@ def _columns(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     return rows.detector, rows.reference
 
 
-def _label(detector: str, reference: str | float) -> str:
+def _label(detector: str, reference: str | float | None) -> str:
     name = in_words(detector, "detector")
     return f"{name},\n{in_words(reference, 'reference')}" if isinstance(reference, str) else name
 
@@ -127,7 +127,7 @@ def detection_matrix(table: pd.DataFrame) -> Figure:
     titles = {"true_positive_rate": "harmful detected", "false_positive_rate": "harmless detected"}
     with paper_style():
         size = (page_width(), (0.15 * len(order) + 0.34) * len(detectors) + 0.5)
-        figure, axes = plt.subplots(len(detectors), 2, figsize=size, sharex=True, squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(len(detectors), 2, figsize=size, squeeze=False, layout="constrained")
         for line, detector in zip(axes, detectors, strict=True):
             for axis, (metric, title) in zip(line, titles.items(), strict=True):
                 cells = rows[(rows.detector == detector) & (rows.metric == metric)]
@@ -139,6 +139,8 @@ def detection_matrix(table: pd.DataFrame) -> Figure:
                 axis.set(title=words, xlabel="", ylabel="")
                 axis.set_yticklabels([in_words(name, "modality") for name in order])
                 axis.grid(visible=False)
+        for axis in axes[:-1].flat:
+            axis.set_xticklabels([])
         for axis in axes[-1]:
             axis.set_xlabel("applied in")
             names = [in_words(label.get_text(), "modality") for label in axis.get_xticklabels()]
@@ -146,6 +148,7 @@ def detection_matrix(table: pd.DataFrame) -> Figure:
         for line in axes:
             line[0].set_ylabel("set in")
             line[1].set_yticklabels([])
+        fit_cells(figure)
         plt.close(figure)
     return add_caption(
         figure,

@@ -34,6 +34,9 @@ from studies.guards.random_directions import random_draws
 COSTED = (("plain", "blank"), ("multimodal", "typographic"))
 """Settings and modalities in which costs are measured: a blank picture, and the request in the picture."""
 
+RIVALS = ("shift_dc", "cmrm", "infer_aligner", "astra")
+"""Related methods that are tuned here; `studies.equal_strength` compares these and later ones."""
+
 
 @dataclass(frozen=True, eq=False)
 class DefenceResult:
@@ -116,7 +119,9 @@ def _tuned_rivals(experiment: Experiment, tried: Sequence[GuardConfiguration]) -
     text, blank = (experiment.activations("anchors", modality) for modality in ("text", "blank"))
     windows = list(dict.fromkeys(configuration.guard.layers for configuration in tried))
     top, methods = layer_sweep.TOP[experiment.config.scale], []
-    for name, configurations in grids(text, blank, windows, len(tried)).items():
+    configurations_of = grids(text, blank, windows, len(tried))
+    for name in RIVALS:
+        configurations = configurations_of[name]
         best = layer_sweep.search(experiment, configurations, top).best
         methods.append(tuned(name, best, len(configurations)))
     return methods

@@ -51,6 +51,10 @@ HEADINGS = {
         "Defences",
         "Attack success and over-refusal under the guard, its controls and other defences, in each setting.",
     ),
+    "adaptive": (
+        "Under attack",
+        "Does the guard hold against an attacker who knows it? Attack success against queries spent.",
+    ),
     "detection": (
         "Detectors",
         "Which requests does a detector find, where it was fitted and elsewhere? Defences that rest on one are "

@@ -95,7 +95,7 @@ def test_success_is_drawn_against_kl(study):
     # The reported split's own KL is drawn, which here is validation's.
     figure = figures.equal_strength(study[2].table)
     panels = [axis for axis in figure.axes if axis.get_visible()]
-    assert [axis.get_title() for axis in panels] == ["blank", "typographic"]
+    assert [axis.get_title() for axis in panels] == ["blank picture", "text in picture"]
     assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"unguarded", "tbop"}
     assert "95th percentile" in figures.caption(figure)
     with pytest.raises(ValueError, match="equal_strength needs the columns"):

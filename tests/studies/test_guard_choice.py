@@ -118,7 +118,7 @@ def test_options_that_exclude_each_other_or_do_not_exist_are_refused(tmp_path, f
             "a picture of yours is shown in modality",
         ),
         (("--modality", "sound"), "modality 'sound' does not exist"),
-        (("--reference", "oracle"), "reference 'oracle' can't be used"),
+        (("--reference", "oracle"), "reference 'oracle' does not exist"),
     ):
         result = invoke("guard", "apply", fitted[0], *arguments)
         assert result.exit_code == 1 and message in str(result.exception)

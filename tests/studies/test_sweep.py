@@ -14,7 +14,7 @@ from studies.experiment.experiment import load_experiment
 from studies.guard_choice import anchors_of
 from studies.guards import sweep_runner
 from studies.guards.choice_rule import SELECTION_RULE, judged_selection_metrics
-from studies.guards.runner import GuardRun, _run_name
+from studies.guards.runner import GuardRun, run_name
 from studies.guards.sweep_grid import Grid
 from studies.guards.sweep_result import IDENTIFYING, SweepChoice
 from studies.guards.wording import chosen_in_words
@@ -140,6 +140,6 @@ def test_a_sweep_of_another_split_shows_the_guard_among_random_directions(sweep)
 def test_validation_numbers_of_a_guard_do_not_change_the_names_of_its_runs(sweep):
     bare = GuardRun(replace(sweep.guard, model="", validation={}), None)
     with_numbers = GuardRun(sweep.guard, None)
-    assert sweep.guard.validation and _run_name("prompts", 1, with_numbers, {}) == _run_name("prompts", 1, bare, {})
+    assert sweep.guard.validation and run_name("prompts", 1, with_numbers, {}) == run_name("prompts", 1, bare, {})
     stronger = GuardRun(replace(sweep.guard, strength=3.0), None)
-    assert _run_name("prompts", 1, stronger, {}) != _run_name("prompts", 1, bare, {})
+    assert run_name("prompts", 1, stronger, {}) != run_name("prompts", 1, bare, {})

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from interp.verify import CHECKS
 from studies import adaptive, detection, equal_strength, repro, reproduce, seeds
-from studies.claims import ClaimVerdict
+from studies.claims import ClaimVerdict, Verdicts
 from studies.cli import sweep
 from studies.cli.app import app
 from studies.cli.lists import DEFENCES, JUDGES
@@ -145,7 +145,8 @@ def earlier_results(monkeypatch, made):
         if (path := repro.REFERENCE / "full" / f"{name}.csv").exists()
     }
     verdict = ClaimVerdict("A detector does as well as the guard", "", "ours", "not shown")
-    detected = detection.Detection(full["detection/detection"], full["detection/detector_defences"], (verdict,))
+    verdicts = Verdicts((verdict,))
+    detected = detection.Detection(full["detection/detection"], full["detection/detector_defences"], verdicts)
     monkeypatch.setattr(detection, "run", lambda *given: detected)
     monkeypatch.setattr(adaptive, "run", lambda *given: adaptive.AdaptiveResult(full["adaptive"], ()))
     matched = equal_strength.EqualStrength(full["equal_strength"], {}, ("a target",))

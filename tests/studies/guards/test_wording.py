@@ -20,7 +20,6 @@ from studies.guards.anchor_fits import AnchorFits
 from studies.guards.choice_rule import FALLBACK_RULE, SELECTION_RULE
 from studies.guards.configuration import guard_columns
 from studies.guards.wording import EITHER_REFERENCE, chosen_in_words, guard_in_words, saved_in_words
-from studies.report import page
 from studies.report.gallery import DrawnFigure, draw_figures
 from studies.report.results import Results
 from tests.studies.report.report_results import changes
@@ -64,7 +63,7 @@ def test_the_same_sentence_is_in_report_claims_captions_and_show(chosen):
     ]
     changes(pd.DataFrame(points), 7).to_csv(run / "changes.csv", index=False)
     results = Results.of(run)
-    assert ("Guard", sentence) in page._facts(results)
+    assert results.guard == sentence
     captions = {each.name: each.caption for each in draw_figures(results) if isinstance(each, DrawnFigure)}
     assert {"layer_sweep", "pareto", "gate_roc", "what_changed"} <= set(captions)
     assert all(sentence in caption for caption in captions.values()), captions

@@ -150,4 +150,10 @@ def test_the_command_line_passes_on_how_judges_are_loaded_and_asked(command, mon
     assert isinstance(result.exception, JudgeNameError), result.output
     [(names, options)] = calls
     assert names == [ENDPOINT] and options.settings == {"max_tokens": None} and options.labels == {"x": "refused"}
-    assert options.loading == {"dtype": "bfloat16", "device_map": "auto", "revision": None, "trust_remote_code": True}
+    assert options.loading == {
+        "dtype": "bfloat16",
+        "device": "auto",
+        "device_map": "auto",
+        "revision": None,
+        "trust_remote_code": True,
+    }
