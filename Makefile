@@ -47,8 +47,9 @@ reference: .venv/installed  ## writes the committed results in results/reference
 	$(BIN)/python docs/measured.py
 
 equal-strength: .venv/installed  ## writes the committed table of methods at their own best and at equal KL
-	$(BIN)/vlm-guard equal-strength --scale full --out results/equal_strength
+	$(BIN)/vlm-guard equal-strength --out results/equal_strength
 	cp results/equal_strength/equal_strength.* results/reference/full/
+	cp results/equal_strength/provenance.json results/reference/full/equal_strength_provenance.json
 	$(BIN)/python docs/measured.py
 
 attacks: .venv/installed  ## attacks every defence of the built-in model, and writes the committed table of it

@@ -47,7 +47,10 @@ def test_maps_have_what_was_set_in_their_rows_and_applied_in_their_columns(table
     figure = figures.detection_matrix(table)
     first = figure.axes[0]
     assert first.get_title() == "MCD: harmful detected"
-    assert [label.get_text() for label in first.get_yticklabels()] == [*(in_words(name, "modality") for name in MODALITIES), "all"]
+    assert [label.get_text() for label in first.get_yticklabels()] == [
+        *(in_words(name, "modality") for name in MODALITIES),
+        "all",
+    ]
     shown = [float(text.get_text()) for text in first.texts]
     expected = cells(table, metric="true_positive_rate", detector="mcd")
     assert np.allclose(shown, expected, atol=0.005)
