@@ -134,9 +134,11 @@ def readings(table: pd.DataFrame) -> Figure:
 
 
 def on_validation(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep the rows that readings are compared by: of the deciding judge, on validation."""
+    """Keep the rows that readings are compared by: of the deciding judge, on validation; of a text-only model, text."""
     table = first_judge(table)
-    return table[(table.split == "validation") & table.modality.isin(MODALITIES)]
+    table = table[(table.split == "validation") & table.modality.notna()]
+    pictured = table[table.modality.isin(MODALITIES)]
+    return table if pictured.empty else pictured
 
 
 def part_lines(part: str, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -128,14 +128,13 @@ OTHERS = {
 
 
 def widths():
-    """Yield each figure and width; large maps at all widths take half a minute, and so are slow."""
+    """Yield each figure and width; all widths take a minute, so those that are not the default are slow."""
     for name in OTHERS:
         for i, width in enumerate(figures.PAGE_WIDTHS):
-            is_slow = i > 0 and name.startswith("detection")
-            yield pytest.param(name, width, marks=[pytest.mark.slow] if is_slow else [], id=f"{name}-{width}")
+            yield pytest.param(name, width, marks=[pytest.mark.slow] if i else [], id=f"{name}-{width}")
 
 
-@pytest.mark.parametrize(("name", "width"), widths())
+@pytest.mark.parametrize(("name", "width"), list(widths()))
 def test_figures_of_several_runs_and_of_single_prompts_can_be_read_at_each_width(name, width):
     with figures.page(width):
         figure = OTHERS[name]()
