@@ -86,7 +86,17 @@ IN_OWN_PROCESS = ("how-to/ray.md", *CHANGING)
 """Pages run in their own process, because Ray leaves sockets open and a changed toolkit has to be imported again."""
 
 
-@pytest.mark.parametrize("name", [name for name in with_python() if name not in IN_OWN_PROCESS])
+SLOW = ("how-to/attacks.md",)
+"""Pages that run a sweep before their own subject."""
+
+
+def pages():
+    for name in with_python():
+        if name not in IN_OWN_PROCESS:
+            yield pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+
+
+@pytest.mark.parametrize("name", list(pages()))
 def test_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(name, {})
