@@ -119,7 +119,7 @@ def gate_scores(guard: Guard, states: Float[Tensor, "prompt layer d_model"]) -> 
     if guard.gate == "always":
         raise ValueError("the gate `always` decides nothing; expected sign, threshold or probe")
     if guard.gate == "probe":
-        return (states[:, guard.layers[0]].double() @ guard.probe.weight.double() + guard.probe.bias).numpy()
+        return guard.probe.margins(states[:, guard.layers[0]].double()).numpy()
     layers = guard.layers if guard.gate == "sign" else guard.layers[:1]
     border = guard.threshold if guard.gate == "threshold" else 0.0
     own = [coordinates(states[:, layer].double(), guard.basis(layer).double())[:, 0] for layer in layers]

@@ -250,6 +250,10 @@ class ProbeGate:
         """True if its border is one: comparisons with NaN are false, so that the gate would never open."""
         return math.isfinite(self.bias) and math.isfinite(self.threshold) and bool(self.weight.isfinite().all())
 
+    def margins(self, states: Float[Tensor, "*batch d_model"]) -> Float[Tensor, " *batch"]:
+        """Return the logits above the threshold."""
+        return states @ self.weight.to(states) + self.bias - self.threshold
+
     def __call__(self, states: Float[Tensor, "*batch d_model"]) -> Bool[Tensor, " *batch"]:
         return states @ self.weight.to(states.device) + self.bias > self.threshold
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp import Guard, Prompt, log_probabilities, text_prompt, trace
 from interp.batches import in_halves
+from interp.detectors import gate_scores
 from interp.projection import ProbeGate, coordinates
 from studies.defences.defence import GUARD, Defence, refuse_where
 from studies.defences.guarded import guard_settings
@@ -31,31 +32,22 @@ GAP = 10.0
 
 
 def gate_screen(guard: Guard, states: States, gap: float) -> Screen:
-    """Return the guard's own gate as a screen.
+    """Return the guard's own gate as a screen; see `interp.detectors.gate_scores`.
 
     Args:
-        guard: its gate and its first layer count.
+        guard: the guard.
         states: read the references.
         gap: distance between the mean coordinates of harmful and harmless anchors at that layer; margins are in units
             in which it is `GAP`. Not used by the gate `probe`, whose margin is its logit.
     """
-    layer = guard.layers[0]
 
     def margins(model: CachedModel, prompts: Sequence[Prompt]) -> Float[Tensor, " prompt"]:
         if guard.gate == "always":
             return torch.full((len(prompts),), GAP)
-        resid = states(model, prompts)[:, layer].float()
-        if guard.gate == "probe":
-            return probe_margins(guard.probe, resid)
-        border = guard.threshold if guard.gate == "threshold" else 0.0
-        return (coordinates(resid, guard.basis(layer))[:, 0] - border) / gap * GAP
+        scores = torch.from_numpy(gate_scores(guard, states(model, prompts))).float()
+        return scores if guard.gate == "probe" else scores / gap * GAP
 
     return margins
-
-
-def probe_margins(probe: ProbeGate, resid: Float[Tensor, "prompt d_model"]) -> Float[Tensor, " prompt"]:
-    """Return the logits of a probe, above its threshold."""
-    return resid @ probe.weight + probe.bias - probe.threshold
 
 
 def detector_screen(probe: ProbeGate, layer: int) -> Screen:
@@ -64,7 +56,7 @@ def detector_screen(probe: ProbeGate, layer: int) -> Screen:
     def margins(model: CachedModel, prompts: Sequence[Prompt]) -> Float[Tensor, " prompt"]:
         traced = trace(model.vlm, prompts, batch_size=model.generation.batch_size)
         resid = torch.from_numpy(traced.resid_post.sel(token="last", layer=layer).values)
-        return probe_margins(probe, resid.float())
+        return probe.margins(resid.float())
 
     return margins
 

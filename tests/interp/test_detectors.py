@@ -63,9 +63,12 @@ def test_a_gate_is_open_where_its_score_is_above_zero(built, gate):
     guard = Guard(direction, (0, 2) if gate == "sign" else (2,))
     if gate == "threshold":
         guard = replace(guard, gate=gate, threshold=direction.midpoint(2))
-    if gate == "probe":
-        guard = replace(guard, gate=gate, probe=fit_gate(built["text"], 2))
     states = torch.from_numpy(built["blank"].resid_post.sel(token="last").values)
+    if gate == "probe":
+        probe = fit_gate(built["text"], 2)
+        logits = states[:, 2] @ probe.weight + probe.bias
+        # A threshold of its own, which only the highest logit passes.
+        guard = replace(guard, gate=gate, probe=replace(probe, threshold=logits.sort().values[-2:].mean().item()))
     is_open = torch.stack([guard.opens(states, layer) for layer in guard.layers]).any(0)
     scores = gate_scores(guard, states)
     assert ((scores > 0) == is_open.numpy()).all() and len(set(scores)) == len(scores)
