@@ -231,7 +231,7 @@ def _related(
         traced = {
             name: trace(vlm, to_prompts(anchors, name, vlm.picture_size), advance=report) for name in ("text", "blank")
         }
-    return published(vlm.n_layers, traced["text"], traced["blank"], cone)
+    return published(vlm.n_layers, traced["text"], traced["blank"], cone, names)
 
 
 def _reference(prompt_set: PromptSet, guard: Guard | None) -> str:

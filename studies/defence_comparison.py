@@ -119,9 +119,7 @@ def _tuned_rivals(experiment: Experiment, tried: Sequence[GuardConfiguration]) -
     text, blank = (experiment.activations("anchors", modality) for modality in ("text", "blank"))
     windows = list(dict.fromkeys(configuration.guard.layers for configuration in tried))
     top, methods = layer_sweep.TOP[experiment.config.scale], []
-    configurations_of = grids(text, blank, windows, len(tried))
-    for name in RIVALS:
-        configurations = configurations_of[name]
+    for name, configurations in grids(text, blank, windows, len(tried), names=RIVALS).items():
         best = layer_sweep.search(experiment, configurations, top).best
         methods.append(tuned(name, best, len(configurations)))
     return methods

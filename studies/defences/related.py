@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import xarray as xr
@@ -50,16 +51,23 @@ class RelatedMethod:
     """Settings that were chosen on validation, and from how many configurations."""
 
 
-def published(n_layers: int, text: xr.Dataset, blank: xr.Dataset, cone: Tensor | None = None) -> list[RelatedMethod]:
-    """Fit every related method at the layers of its paper, with strength 1; nothing is tuned.
+def published(
+    n_layers: int,
+    text: xr.Dataset,
+    blank: xr.Dataset,
+    cone: Tensor | None = None,
+    names: Sequence[str] = (),
+) -> list[RelatedMethod]:
+    """Fit related methods at the layers of their papers, with strength 1; nothing is tuned.
 
     Args:
         n_layers: number of layers of the model.
         text: traced anchors as text.
         blank: the same anchors with a meaningless picture, for methods that are about pictures.
         cone: vectors of a refusal cone, see `SafetyDirection.from_basis`; None leaves that method out.
+        names: names of methods, other names are passed over; all methods if there are none.
     """
-    methods, own_layers = _methods(text, blank, cone), _published_layers(n_layers)
+    methods, own_layers = _methods(text, blank, cone, names), _published_layers(n_layers)
     return [RelatedMethod(name, method(own_layers[name])) for name, method in methods.items()]
 
 
@@ -69,6 +77,7 @@ def grids(
     windows: Sequence[Layers],
     n_configurations: int,
     cone: Tensor | None = None,
+    names: Sequence[str] = (),
 ) -> Mapping[str, list[GuardConfiguration]]:
     """Return configurations of each method, by its name, the published one first.
 
@@ -83,9 +92,10 @@ def grids(
         windows: layers of each configuration of the guard, without repetitions.
         n_configurations: number of configurations that the guard was chosen from.
         cone: see `published`.
+        names: see `published`.
     """
     n_layers, by_name = text.sizes["layer"], {}
-    for name, method in _methods(text, blank, cone).items():
+    for name, method in _methods(text, blank, cone, names).items():
         own = [layers for layers in windows if name not in ONE_LAYER or len(layers) == 1]
         guards = [method(_published_layers(n_layers)[name])]
         for layers in own:
@@ -114,24 +124,34 @@ def best_of(n_configurations: int) -> str:
     return f"best of {n_configurations} on validation"
 
 
-def _methods(text: xr.Dataset, blank: xr.Dataset, cone: Tensor | None) -> dict[str, Callable[[Layers], Guard]]:
-    """Return the methods as functions of their layers; what they are fitted on is fitted once."""
-    direction, shift = SafetyDirection.fit(text, "mean_diff"), modality_shift(blank, text)
-    on_text, on_pictures = null_space_direction(text, text), null_space_direction(text, blank)
-    drift, plane = drift_direction(text, blank), angular_plane(text)
-    loaded = None if cone is None else SafetyDirection.from_basis(text, cone, "refusal cone")
+def _methods(
+    text: xr.Dataset, blank: xr.Dataset, cone: Tensor | None, names: Sequence[str]
+) -> dict[str, Callable[[Layers], Guard]]:
+    """Return methods as functions of their layers.
+
+    A direction is fitted once, when a method first needs it: anchors that allow no fit for one method allow others.
+    """
+    direction = cache(lambda: SafetyDirection.fit(text, "mean_diff"))
+    shift = cache(lambda: modality_shift(blank, text))
+    on_text = cache(lambda: null_space_direction(text, text))
+    on_pictures = cache(lambda: null_space_direction(text, blank))
+    drift = cache(lambda: drift_direction(text, blank))
+    plane = cache(lambda: angular_plane(text))
     methods = {
-        "shift_dc": lambda layers: shift_dc(direction, layers),
+        "shift_dc": lambda layers: shift_dc(direction(), layers),
         "cmrm": lambda layers: cmrm(text, blank, layers),
-        "infer_aligner": lambda layers: infer_aligner(direction, layers),
-        "astra": lambda layers: astra(direction, layers[0]),
-        "tbop": lambda layers: tbop(shift, layers[0]),
-        "alpha_steer": lambda layers: alpha_steer(on_text, layers),
-        "null_steer": lambda layers: alpha_steer(on_pictures, layers),
-        "re_gap": lambda layers: re_gap(drift, layers),
-        "angular_steering": lambda layers: angular_steering(plane, layers),
+        "infer_aligner": lambda layers: infer_aligner(direction(), layers),
+        "astra": lambda layers: astra(direction(), layers[0]),
+        "tbop": lambda layers: tbop(shift(), layers[0]),
+        "alpha_steer": lambda layers: alpha_steer(on_text(), layers),
+        "null_steer": lambda layers: alpha_steer(on_pictures(), layers),
+        "re_gap": lambda layers: re_gap(drift(), layers),
+        "angular_steering": lambda layers: angular_steering(plane(), layers),
     }
-    return methods | ({} if loaded is None else {"refusal_cone": lambda layers: refusal_cone(loaded, layers)})
+    if cone is not None:
+        loaded = SafetyDirection.from_basis(text, cone, "refusal cone")
+        methods["refusal_cone"] = lambda layers: refusal_cone(loaded, layers)
+    return {name: method for name, method in methods.items() if not names or name in names}
 
 
 def _published_layers(n_layers: int) -> dict[str, Layers]:
