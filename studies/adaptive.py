@@ -112,7 +112,7 @@ def run(
     for name in settings.chosen:
         ATTACKS[name].check(attacker)
     if guard is None:
-        chosen = layer_sweep.run(config, experiment).chosen
+        chosen = layer_sweep.choice(experiment)
         guard = replace(chosen.guard, source=chosen.source)
     attacked = targets(settings.defences, Defended(experiment, guard, settings.modality))
     # 1. what each defence stops, and what it costs, without an attack

@@ -53,7 +53,6 @@ from studies.detectors.fitted import (
 from studies.detectors.sets import DetectionSet, check_sets, leaks, own_sets, sets_of_files
 from studies.experiment.config import Config, ConfigError
 from studies.experiment.experiment import Experiment, load_experiment
-from studies.guards.anchor_fits import AnchorFits
 from studies.guards.configuration import GuardConfiguration
 
 ALL = "all"
@@ -109,7 +108,7 @@ def run(
     check_sets(sets)
     for leakage in leaks(sets):
         plain_console(stderr=True).print(f"Leakage: {leakage}", soft_wrap=True)
-    configuration = GuardConfiguration("given", guard, source=guard.source) if guard else _swept(experiment)
+    configuration = GuardConfiguration("given", guard, source=guard.source) if guard else layer_sweep.choice(experiment)
     # 1. detectors, fitted on every set; layers and thresholds come from its validation prompts
     fits, validations = _fits(experiment, sets, configuration.guard)
     rows = [row for fit in fits for row in _layer_rows(fit)]
@@ -140,13 +139,6 @@ def _verdict(defences: pd.DataFrame, name: str, choice: Preferred) -> claims.Cla
     else:
         word = claims.verdict_word(holds, str(row.model), str(row.dataset))
     return claims.ClaimVerdict(name, "not reported", f"{in_words(choice)}; {ours}", word)
-
-
-def _swept(experiment: Experiment) -> GuardConfiguration:
-    """Return the guard that validation chooses, without measuring it on the reported split."""
-    scale = experiment.config.scale
-    configurations, _ = layer_sweep.GRIDS[scale].configurations(AnchorFits.on(experiment))
-    return layer_sweep.search(experiment, configurations, layer_sweep.TOP[scale]).best.configuration
 
 
 def _title(own: DetectionSet) -> str:

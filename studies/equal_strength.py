@@ -34,6 +34,7 @@ from studies.bookkeeping.progress import phase
 from studies.bookkeeping.tables import tidy
 from studies.defences.defence import NEIGHBOUR, unguarded
 from studies.defences.guarded import guarded
+from studies.defences.lineup import VARIANTS
 from studies.defences.prompt_sets import PromptSet
 from studies.defences.related import best_of, grids, tuned
 from studies.defences.stage_costs import stage_rows
@@ -152,7 +153,7 @@ def _own_best(experiment: Experiment, cone: Tensor | None) -> dict[str, Arm]:
     tried, _ = layer_sweep.GRIDS[experiment.config.scale].configurations(AnchorFits.on(experiment))
     best = layer_sweep.search(experiment, tried, top).best.configuration
     arms = {"guard": Arm("guard", OWN_BEST, best, best_of(len(tried)))}
-    always = replace(best, guard=replace(best.guard, gate="always", gate_scope="change", threshold=0.0, probe=None))
+    always = replace(best, guard=replace(best.guard, **VARIANTS["guard_always"]))
     arms["guard_always"] = Arm("guard_always", OWN_BEST, always, "the guard's")
     text, blank = (experiment.activations("anchors", modality) for modality in ("text", "blank"))
     windows = Grid(layers=(experiment.sizes.layers, "middle-to-last")).windows(experiment.vlm.n_layers)

@@ -104,6 +104,13 @@ def run(
     return SweepResult(table, found.finalists, found.best, random)
 
 
+def choice(experiment: Experiment) -> GuardConfiguration:
+    """Return the guard that the scale's sweep chooses on validation, without measuring it on the reported split."""
+    scale = experiment.config.scale
+    configurations, _ = GRIDS[scale].configurations(AnchorFits.on(experiment))
+    return search(experiment, configurations, TOP[scale]).best.configuration
+
+
 @dataclass(frozen=True)
 class Search:
     """Configurations that were compared on validation, and the best of them."""
