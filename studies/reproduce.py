@@ -82,9 +82,7 @@ def _load(reproduction: Reproduction) -> VLM | LLM:
     own = reproduction.preset.model
     if own.needs_code and not loading.get("trust_remote_code"):
         raise ConfigError(f"{own.name} runs Python code of its own; read it, then give --trust-remote-code")
-    typed = {name: value for name, value in loading.items() if value not in (None, "auto")}
-    chosen = {"dtype": own.dtype, "revision": own.revision, "chat_template": own.template or None} | typed
-    return load_model(own.name, **chosen)
+    return load_model(own.name, **own.loading(loading))
 
 
 def measure_answers(

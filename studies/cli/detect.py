@@ -1,6 +1,5 @@
 """`vlm-guard detect`: detectors of harmful requests, fitted on one set and applied to others, next to the guard."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,9 +108,20 @@ def detect(
         )
     queries_, weights_ = (str(path) if path else None for path in (queries, weights))
     mapped = query_columns(queries, columns, harmful_values)
-    config = Config(model, queries_, scale, str(out), split, seed, loading=loading, weights=weights_, columns=mapped)
+    config = Config(
+        model,
+        queries_,
+        scale,
+        str(out),
+        split,
+        seed,
+        loading=loading,
+        weights=weights_,
+        columns=mapped,
+        limit=limit,
+    )
     options = {"data": list(data or ()), "modality": modality, "guard": guard}
-    return run(replace(config, limit=limit), guard, files, options, plain_console())
+    return run(config, guard, files, options, plain_console())
 
 
 def run(

@@ -11,6 +11,8 @@ from typer.models import OptionInfo
 from studies import organism
 from studies.cli import arguments
 from studies.cli.verbs import with_parameters
+from studies.llava_qwen import QWEN
+from studies.llava_smollm2 import SMOLLM2
 
 if TYPE_CHECKING:
     from studies.datasets import Columns
@@ -69,9 +71,9 @@ def _completed_lists(incomplete: str, names: Sequence[str]) -> list[str]:
 DEFAULT_MODEL = organism.ALIAS
 MODEL_HELP = (
     "The model: a folder in Hugging Face format, a hub id, or one that the project provides: organism (tiny, built "
-    "in), llava-qwen-0.5b or llava-smollm2-135m."
+    f"in), {QWEN.alias} or {SMOLLM2.alias}."
 )
-PROVIDED = ("organism", "llava-qwen-0.5b", "llava-smollm2-135m")
+PROVIDED = (organism.ALIAS, QWEN.alias, SMOLLM2.alias)
 
 Model = Annotated[
     str,

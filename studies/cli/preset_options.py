@@ -32,15 +32,12 @@ def with_preset(name: str, values: Mapping, loading: Mapping, default_model: str
         raise ArgumentError(f"--preset {name} and --model {values['model']} both name a model; give one of them")
     if model.needs_code and not loading["trust_remote_code"]:
         raise ArgumentError(f"{model.name} runs Python code of its own; read it, then give --trust-remote-code")
-    published = {"dtype": model.dtype, "revision": model.revision}
-    typed = {option: value for option, value in loading.items() if value not in (None, "auto")}
-    template = {"chat_template": model.template} if model.template else {}
     filled = {**values, "model": model.name}
     if "data" in values:
         filled["data"] = values["data"] or _benchmarks(preset)
     elif "queries" in values and values["queries"] is None:
         filled["queries"] = _own_queries(preset)
-    return filled, {**loading, **published, **typed, **template}
+    return filled, {**loading, **model.loading(loading)}
 
 
 def _benchmarks(preset: Preset) -> list[str]:

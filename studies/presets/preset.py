@@ -1,6 +1,7 @@
 """The form of a preset, and its reader: a misspelt or missing setting is an error that names it."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,6 +68,12 @@ class ModelSpec(_Spec):
     needs_code: bool = False
     """True if the checkpoint only runs with its own Python code, which the user has to allow."""
     shape: ModelShape
+
+    def loading(self, typed: Mapping[str, str | bool | None]) -> dict[str, str | bool]:
+        """Return the arguments that this checkpoint is loaded with: the published ones, unless others were typed."""
+        published = {"dtype": self.dtype, "revision": self.revision}
+        published |= {"chat_template": self.template} if self.template else {}
+        return published | {name: value for name, value in typed.items() if value not in (None, "auto")}
 
 
 class DataSpec(_Spec):

@@ -74,7 +74,7 @@ TERMS: Mapping[str, str] = {
 _TERM = re.compile(rf"\b({'|'.join(map(re.escape, TERMS))})\b", re.IGNORECASE)
 
 
-def place_in_words(setting: str, modality: str) -> str:
+def way_in_words(setting: str, modality: str) -> str:
     """Name how requests reach the model, as the end of a sentence: `with a blank picture`."""
     by_modality = {
         "text": "as text",
@@ -98,7 +98,7 @@ def all_places(tables: Iterable[pd.DataFrame]) -> dict[str, str]:
         if {"setting", "modality"} <= set(table)
         for pair in table[["setting", "modality"]].dropna().drop_duplicates().itertuples(index=False, name=None)
     }
-    return {f"{setting} {modality}": place_in_words(setting, modality) for setting, modality in sorted(pairs)}
+    return {f"{setting} {modality}": way_in_words(setting, modality) for setting, modality in sorted(pairs)}
 
 
 def with_terms(text: str) -> Markup:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from figures import first_judge
 from studies.defences.defence_claims import SETTINGS
-from studies.report.glossary import NAMES, place_in_words
+from studies.report.glossary import NAMES, way_in_words
 from studies.report.results import Results
 
 PLACES = (("plain", "text"), *SETTINGS)
@@ -87,7 +87,7 @@ class Headline:
     @property
     def lead(self) -> HeadlinePlace:
         """The place of the headline: with a blank picture, if that was measured."""
-        blank = place_in_words("plain", "blank")
+        blank = way_in_words("plain", "blank")
         return next((place for place in self.places if place.words == blank), self.places[0])
 
     @property
@@ -145,7 +145,7 @@ def _keys(rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _place(rows: pd.DataFrame, setting: str, modality: str) -> HeadlinePlace:
     own = rows[(rows.setting == setting) & (rows.modality == modality)]
-    return HeadlinePlace(place_in_words(setting, modality), tuple(arm for name in ARMS for arm in _arms(own, name)))
+    return HeadlinePlace(way_in_words(setting, modality), tuple(arm for name in ARMS for arm in _arms(own, name)))
 
 
 def _arms(rows: pd.DataFrame, name: str) -> Iterator[HeadlineArm]:
