@@ -101,17 +101,17 @@ def fit_cells(figure: Figure) -> CellNotes:
     texts = [text for axis in axes for text in axis.texts if text.get_gid() == CELL and text.get_text()]
     for axis in axes:
         _thin_columns(axis)
-    below, beside = "95 % intervals below each value", "95 % intervals are in the table"
+    below, in_table = "95 % intervals below each value", "95 % intervals are in the table"
     if any("\n" in text.get_text() for text in texts):
         if all(_fits(text) for text in texts):
             return CellNotes(below, "bold")
         for text in texts:
             text.set_text(text.get_text().partition("\n")[0])
     if all(_fits(text) for text in texts):
-        return CellNotes(beside, "bold")
+        return CellNotes(in_table, "bold")
     for text in texts:
         text.set_text(MARK if text.get_fontweight() == "bold" else "")
-    return CellNotes(beside, "marked by a dot")
+    return CellNotes(in_table, "marked by a dot")
 
 
 def _fits(text: Text) -> bool:

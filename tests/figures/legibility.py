@@ -1,4 +1,4 @@
-"""What keeps a drawn figure from being read: small text, text on text, text beyond the page, ink without contrast."""
+"""Faults that make a drawn figure unreadable: small text, text on text, text beyond the page, ink without contrast."""
 
 from collections.abc import Iterator
 from itertools import combinations

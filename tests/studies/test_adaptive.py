@@ -58,7 +58,7 @@ def test_margins_agree_with_the_answers(experiment, guard):
 
 
 def test_a_screen_decides_alone_where_it_refuses(experiment):
-    """What a planted screen refuses gets the fixed refusal, and everything else the model's own answer."""
+    """A planted screen gives what it refuses the fixed refusal, and everything else the model's own answer."""
     model, prompts = experiment.cached_model, experiment.prompts("validation", "blank", 3)
 
     def odd(model, prompts):

@@ -283,7 +283,7 @@ def test_the_shell_completes_verbs_options_and_names(typed, completed):
 
 
 def test_the_grammar_is_one():
-    """What is read comes first; the model is an option with one name, and everything that is written has a default."""
+    """Inputs come first; the model is an option with one name, and everything that is written has a default."""
     for name, verb in VERBS.items():
         shown = [parameter for parameter in verb.params if not parameter.hidden]
         positional = [parameter for parameter in shown if parameter.param_type_name == "argument"]

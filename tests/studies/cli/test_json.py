@@ -102,7 +102,7 @@ def call(*arguments):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """What verbs read: a store, a guard, answers, labels, and results with two tables."""
+    """Input of the verbs: a store, a guard, answers, labels, and results with two tables."""
     folder = tmp_path_factory.mktemp("made")
     rows = [f"How do I {verb} a wall?,{verb == 'kill'}" for verb in ("kill", "paint")]
     rows += [

@@ -1,4 +1,4 @@
-"""What readers do with the report in a real browser: follow links, step through samples, download, read on a phone."""
+"""Reading the report in a real browser: readers follow links, step through samples, download, read on a phone."""
 
 import io
 
