@@ -21,14 +21,11 @@
 | `guard fit`, `show`, `apply` | `guard.py`, `side_by_side.py` | a guard fitted, shown, and answering |
 | `model get` | `model.py` | a model that the project provides, built |
 
-`app.py` puts the verbs together and turns errors into exit codes, `errors.py` says which errors are about input, and
-`shadowing.py` checks that the packages are ours. `verbs.py` gives every verb `--json`, `--quiet` and `--verbose`: a
-verb prints for people, and returns a `VerbResult` for programs. `options.py` holds the options that verbs share,
-`arguments.py` checks what was typed, `grid_options.py`, `judge_options.py`, `benchmark_options.py` and
-`preset_options.py` read options with a syntax of their own, and `messages.py` prints paths.
+`__main__.py` checks first that the packages are ours (`shadowing.py`), and only then imports `app.py`, which puts the
+verbs together and turns errors into exit codes; `errors.py` says which errors are about input. `verbs.py` gives every
+verb `--json`, `--quiet` and `--verbose`: a verb prints for people, and returns a `VerbResult` for programs.
+`options.py` holds the options that verbs share, `arguments.py` checks what was typed, `grid_options.py`,
+`judge_options.py`, `benchmark_options.py` and `preset_options.py` read options with a syntax of their own, and
+`messages.py` prints paths.
 Verb files import heavy modules inside functions, so that `vlm-guard --help` answers at once.
 """
-
-from studies.cli.app import main
-
-__all__ = ["main"]

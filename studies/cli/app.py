@@ -33,7 +33,6 @@ from studies.cli import (
 )
 from studies.cli.arguments import ArgumentError
 from studies.cli.errors import is_about_input
-from studies.cli.shadowing import ShadowedPackageError, check_packages
 from studies.cli.verbs import paragraphs
 
 BAD_INPUT = 2
@@ -114,13 +113,11 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     warnings.showwarning = lambda message, *where: print(f"vlm-guard: {message}", file=sys.stderr)
     try:
-        check_packages()
         app()
-    except (ArgumentError, ShadowedPackageError) as error:
+    except ArgumentError as error:
         print(f"vlm-guard: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except (ValueError, OSError, RuntimeError) as error:
-        # Looking at the error imports the packages, which are known to be ours by now.
         if not is_about_input(error):
             raise
         print(f"vlm-guard: {error}", file=sys.stderr)

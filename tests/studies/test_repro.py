@@ -45,7 +45,7 @@ def test_it_writes_tables_figures_config_and_provenance(finished):
     figures = {f"{figure.name}.{end}" for figure in FIGURES if figure.table in TABLES for end in ("pdf", "png")}
     assert {f"{name}.csv" for name in TABLES} | figures | {"config.json", "provenance.json", "captions.md"} <= names
     provenance = json.loads((Path(config.out) / "provenance.json").read_text())
-    assert {"versions", "seed", "inputs", "commit", "tables"} == set(provenance)
+    assert {"commit", "date", "inputs", "machine", "seed", "tables", "versions"} == set(provenance)
     assert set(provenance["tables"]) == {f"{name}.csv" for name in TABLES}
     assert len(provenance["inputs"]["model"]) == 16 and Results.of(config.out).changed == ()
     assert json.loads((Path(config.out) / "config.json").read_text())["scale"] == "tiny"

@@ -275,7 +275,7 @@ def test_judges_are_compared_with_people(run, tmp_path):
 )
 def test_the_shell_completes_verbs_options_and_names(typed, completed):
     environment = {"_VLM_GUARD_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-    program = "import sys; sys.argv = ['vlm-guard']; from studies.cli import main; main()"
+    program = "import sys; sys.argv = ['vlm-guard']; from studies.cli.__main__ import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **environment}
     )

@@ -11,7 +11,7 @@ from studies.cli import shadowing
 
 ROOT = Path(__file__).parents[3]
 INSTALLED = Path(sys.executable).with_name("vlm-guard")
-AS_MODULE = (sys.executable, "-c", "from studies.cli.app import main; main()")
+AS_MODULE = (sys.executable, "-c", "from studies.cli.__main__ import main; main()")
 
 
 def start(command, folder, *path):
