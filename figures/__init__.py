@@ -18,6 +18,7 @@ from figures.selection import layer_selection
 from figures.separability import degradation, probe_auroc, separation, transfer
 from figures.signal_path import attribution, patching_map, refusal_lens
 from figures.states import coordinate_ridges, hidden_states
+from figures.stress import stress_map
 from figures.style import caption, first_judge, paper_style, save
 from figures.sweep import layer_sweep, pareto
 from figures.targets import targets
@@ -58,6 +59,7 @@ __all__ = [
     "safety_tradeoff",
     "save",
     "separation",
+    "stress_map",
     "targets",
     "transfer",
     "what_changed",

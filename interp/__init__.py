@@ -7,6 +7,7 @@
     SafetyDirection, ESTIMATORS         the safety steering direction (`directions.py`, `estimators.py`)
     RULES, coordinates, set_coordinates the formula that a guard applies (`projection.py`)
     Guard, run_guards                   a guard on a model; many guards on one prefill (`guard.py`, `guard_batches.py`)
+    Sampling                            answers drawn at a temperature (`sampling.py`)
     ForcedScore, logprobs_after         answers whose first tokens are given (`forced.py`)
     Lens, patch, recovered              where the safety signal is written and lost (`lens.py`, `patching.py`)
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         PromptsLeftOut,
         References,
         SafetyDirection,
+        Sampling,
         SharingDisabled,
         Store,
         StoreError,
@@ -118,6 +120,7 @@ __all__ = [
     "References",
     "SOURCES",
     "SafetyDirection",
+    "Sampling",
     "SharingDisabled",
     "Store",
     "StoreError",

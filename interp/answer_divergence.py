@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.batches import Advance
+from interp.batches import Advance, prompt_batches
 from interp.evaluation_mode import evaluation_mode
 from interp.forced import forced_beginning, log_probabilities, rows_at_a_time
 from interp.guard import Guard
@@ -18,7 +18,6 @@ from interp.guard_batches import (
     References,
     in_smaller_passes,
     prefilled_batches,
-    prompt_batches,
     states_per_guard,
 )
 from interp.inputs import Inputs, Prompt, collate
@@ -59,7 +58,7 @@ def answer_kl(
         ValueError: no prompts, or a guard needs references and has none.
     """
     states = states_per_guard(guards, references)
-    batch = GuardBatch(vlm, prompts, guards, states, {}, n_tokens, batch_size, advance)
+    batch = GuardBatch(vlm, prompts, guards, states, {}, n_tokens, batch_size, advance, [None] * len(guards))
     kl = torch.full((len(guards), len(prompts), n_tokens), torch.nan)
     is_alone = [why_not_together(vlm, guard, n_tokens) is not None for guard in guards]
     with evaluation_mode(vlm.model):
@@ -81,12 +80,18 @@ def _together(batch: GuardBatch) -> Float[Tensor, "guard prompt token"]:
         for start in range(0, len(order), n_per_pass):
             part = order[start : start + n_per_pass]
             states = [None if batch.references[i] is None else batch.references[i][rows] for i in part]
-            steps = prefilled.answer([batch.guards[i] for i in part], states, answers.shape[1], answers)
+            fed = partial(_fed, answers.unsqueeze(-1).expand(-1, -1, len(part)))
+            steps = prefilled.answer([batch.guards[i] for i in part], states, answers.shape[1], fed)
             for step, (logits, _) in enumerate(steps):
                 values = _kl(plain[step], logits).masked_fill(~counts[:, step, None], torch.nan)
                 kl[torch.tensor(part)[:, None], torch.tensor(rows), step] = values.T.cpu()
             batch.advance(len(rows) * len(part))
     return kl
+
+
+def _fed(answers: Int[Tensor, "batch step guard"], logits: Tensor, step: int) -> Int[Tensor, "batch guard"]:
+    """Return the unguarded answers' tokens, whatever is likelier under a guard."""
+    return answers[:, step]
 
 
 def _unguarded(

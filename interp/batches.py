@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from interp.errors import if_it_fits
+from interp.identity import prompt_record
 from interp.inputs import Prompt
 
 __all__ = [
@@ -25,7 +26,7 @@ Advance = Callable[[int], None]
 
 def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
     """Return the rows of each batch: the same number of pictures within a batch, similar lengths together."""
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].text) + len(prompts[i].system), i))
+    order = sorted(range(len(prompts)), key=lambda i: (prompts[i].n_characters, i))
     counts = sorted({len(prompt.pictures) for prompt in prompts})
     groups = [[i for i in order if len(prompts[i].pictures) == n] for n in counts]
     return [rows[start : start + size] for rows in groups for start in range(0, len(rows), size)]
@@ -106,7 +107,7 @@ class BatchPlan:
         """
         count = Counter(beginnings)
         keys = tuple(key if key and count[key] > 1 else "" for key in beginnings)
-        lengths = [len(prompt.text) + len(prompt.system) for prompt in prompts]
+        lengths = [prompt.n_characters for prompt in prompts]
         rank = [(not keys[i], keys[i], -len(prompts[i].pictures), lengths[i], i) for i in range(len(prompts))]
         return cls(tuple(sorted(range(len(prompts)), key=rank.__getitem__)), keys, min(batch_size, len(prompts)))
 
@@ -128,3 +129,25 @@ class BatchPlan:
         """Return the batch's prompts and their keys."""
         rows = self.rows(batch)
         return [prompts[i] for i in rows], [self.keys[i] for i in rows]
+
+
+def prompt_batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[list[int], str]]:
+    """Yield the rows of each batch, and the key of the prefix that its prompts share (empty if they share none).
+
+    Prompts without a shared prefix have the same number of pictures within a batch.
+
+    Raises:
+        ValueError: no prompts.
+    """
+    if not prompts:
+        raise ValueError("no prompts; expected at least one")
+    hashes: dict = {}
+    plan = BatchPlan.of(prompts, [prompt_record(prompt, hashes)["beginning"] for prompt in prompts], batch_size)
+    kinds = [(key, len(prompt.pictures)) for key, prompt in zip(plan.keys, prompts, strict=True)]
+    rows: list[int] = []
+    for i in plan.order:
+        if rows and (len(rows) == batch_size or kinds[i] != kinds[rows[0]]):
+            yield rows, plan.keys[rows[0]]
+            rows = []
+        rows.append(i)
+    yield rows, plan.keys[rows[0]]

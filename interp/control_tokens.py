@@ -62,13 +62,15 @@ def check_no_control_tokens(
 
 
 def check_prompts(model: VLM | LLM, prompts: Sequence[Prompt]) -> None:
-    """Check that neither requests nor system turns hold control tokens.
+    """Check that neither requests nor system turns nor earlier turns hold control tokens.
 
     Raises:
         ModelError: one does.
     """
     check_no_control_tokens(model, [prompt.text for prompt in prompts], "prompt")
     check_no_control_tokens(model, {prompt.system: None for prompt in prompts}, "system turn")
+    earlier = (words for prompt in prompts for turn in prompt.earlier for words in turn)
+    check_no_control_tokens(model, dict.fromkeys(earlier), "earlier turn")
 
 
 def _pattern(model: VLM | LLM) -> re.Pattern:

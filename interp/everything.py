@@ -30,6 +30,7 @@ from interp.patching import patch, recovered
 from interp.pictures import PictureError
 from interp.prefill_sharing import why_not_together
 from interp.projection import RULES, ProbeGate, coordinates, set_coordinates
+from interp.sampling import Sampling
 from interp.token_positions import ALL_TOKENS, TOKEN_ROLES, TraceError
 from interp.trace import PromptsLeftOut, trace
 from interp.tracing.forward import DECODER_SITES
@@ -63,6 +64,7 @@ __all__ = [
     "References",
     "SOURCES",
     "SafetyDirection",
+    "Sampling",
     "SharingDisabled",
     "Store",
     "StoreError",

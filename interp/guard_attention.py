@@ -17,10 +17,10 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicCache
 
 from interp import families
-from interp.forced import rows_at_a_time
 from interp.guard import Guard
 from interp.inputs import Prompt, collate
 from interp.pass_ledger import guard_was_off
+from interp.sampling import likeliest
 from interp.tracing.prefix import CutPrompts, Prefix, preallocated_cache
 from interp.unguarded_token import UnguardedToken
 from interp.vlm import LLM, VLM
@@ -120,9 +120,9 @@ class PrefilledPrompts:
         guards: Sequence[Guard | None],
         references: Sequence[Tensor | None],
         n_steps: int,
-        forced: Int[Tensor, "batch step"] | None = None,
+        choose: Callable[[Float[Tensor, "batch guard d_vocab"], int], Int[Tensor, "batch guard"]] = likeliest,
     ) -> Iterator[tuple[Float[Tensor, "batch guard d_vocab"], Int[Tensor, "batch guard"]]]:
-        """Yield the logits of each next token and the likeliest one, until every answer has ended.
+        """Yield the logits of each next token and the chosen one, until every answer has ended.
 
         The cache holds the bare prompts again afterwards, so further guards can continue them.
 
@@ -130,7 +130,7 @@ class PrefilledPrompts:
             guards: each acts on its own answer.
             references: states of the prompts' references, one entry per guard.
             n_steps: most tokens of an answer.
-            forced: tokens that every guard is fed and that are yielded, in place of the likeliest ones.
+            choose: returns the next tokens from their logits and the step, by default the likeliest ones.
         """
         tokens = self.last.expand(-1, len(guards))
         has_ended, ends, pad_id = torch.zeros_like(tokens, dtype=torch.bool), end_tokens(self.vlm), pad_token(self.vlm)
@@ -138,8 +138,7 @@ class PrefilledPrompts:
         try:
             for step in range(n_steps):
                 logits = self._step(tokens, guards, references, step, self._unguarded if step == 0 else None)
-                likeliest = _likeliest(logits) if forced is None else forced[:, step, None].expand(-1, len(guards))
-                tokens = likeliest.masked_fill(has_ended, pad_id)
+                tokens = choose(logits, step).masked_fill(has_ended, pad_id)
                 has_ended |= torch.isin(tokens, ends.to(tokens.device))
                 yield logits, tokens
                 if has_ended.all():
@@ -238,14 +237,6 @@ def pad_token(vlm: VLM | LLM) -> int:
     """Return the id that fills answers after their end."""
     pad_id = vlm.tokenizer.pad_token_id
     return 0 if pad_id is None else pad_id
-
-
-def _likeliest(logits: Float[Tensor, "batch guard d_vocab"]) -> Int[Tensor, "batch guard"]:
-    """Return the likeliest tokens. In 16-bit precision, a CPU compares several times slower than in float32."""
-    if logits.device.type != "cpu" or logits.dtype == torch.float32:
-        return logits.argmax(-1)
-    parts = logits.flatten(0, 1).split(rows_at_a_time(logits))
-    return torch.cat([part.float().argmax(-1) for part in parts]).view(logits.shape[:2])
 
 
 def end_tokens(vlm: VLM | LLM) -> Int[Tensor, " token"]:

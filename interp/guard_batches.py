@@ -17,17 +17,18 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import LogitsProcessorList
 
-from interp.batches import Advance, BatchPlan
+from interp.batches import Advance, prompt_batches
 from interp.errors import if_it_fits
 from interp.evaluation_mode import evaluation_mode
 from interp.families import largest
 from interp.forced import ForcedScore, forced_tokens, log_probabilities, logits_after, logprobs_after, rows_at_a_time
 from interp.guard import Guard
 from interp.guard_attention import PrefilledPrompts, first_change, pad_token
-from interp.identity import prompt_record
 from interp.inputs import Prompt, collate, collate_same_pictures
 from interp.prefill_sharing import why_not_together
+from interp.sampling import DrawnTokens, Sampling, next_tokens
 from interp.tracing.forward import PassSpec
 from interp.tracing.prefix import CutPrompts, LastPrefix, Prefix, cache_room, shares_prefixes
 from interp.vlm import LLM, VLM
@@ -48,6 +49,7 @@ as a `ForcedScore`, from those of the first token and of the second one, both un
 References = Float[Tensor, "prompt layer d_model"] | Sequence[Float[Tensor, "prompt layer d_model"] | None] | None
 """Reference states of the prompts: the same for all guards, or one entry per guard."""
 
+T = TypeVar("T")
 Runs = TypeVar("Runs")
 """Results of a function that runs a batch of guards."""
 
@@ -58,12 +60,12 @@ class GuardBatchError(ValueError):
 
 @dataclass(frozen=True)
 class GuardRuns:
-    """First-token scores and greedy answers of each prompt under each guard."""
+    """First-token scores and answers of each prompt under each guard."""
 
     scores: Mapping[str, Float[Tensor, "guard prompt"]]
     """Scores of the first answer token, by name."""
     tokens: Int[Tensor, "guard prompt new"]
-    """Greedy answers, padded after their end."""
+    """Greedy or drawn answers, padded after their end."""
     not_batched: Mapping[int, str]
     """Reasons why guards could not share a prefill, by the index of the guard."""
 
@@ -81,11 +83,13 @@ class GuardBatch:
     max_new_tokens: int
     batch_size: int
     advance: Advance
+    samplings: Sequence[Sampling | None]
+    """One entry per guard."""
 
     def subset(self, indices: Sequence[int]) -> "GuardBatch":
         """Return the same batch with these guards only."""
-        guards, references = ([values[i] for i in indices] for values in (self.guards, self.references))
-        return replace(self, guards=guards, references=references)
+        per_guard = ("guards", "references", "samplings")
+        return replace(self, **{name: [getattr(self, name)[i] for i in indices] for name in per_guard})
 
     def empty_runs(self) -> GuardRuns:
         """Return runs without scores (NaN) and answers (padding), to be filled in."""
@@ -159,6 +163,7 @@ def run_guards(
     batch_size: int = 16,
     advance: Advance = lambda n_runs: None,
     together: bool | None = None,
+    sampling: Sampling | Sequence[Sampling | None] | None = None,
 ) -> GuardRuns:
     """Score and answer every prompt under every guard.
 
@@ -174,6 +179,8 @@ def run_guards(
         advance: called with the number of prompts times guards finished since the last call.
         together: True runs all guards on one prefill per prompt, False one guard at a time; by default (None) guards
             share a prefill where they can, and `GuardRuns.not_batched` names the others.
+        sampling: how answers are drawn: the same for all guards, or one entry per guard; by default greedy. Several
+            draws are the same guard several times, with other seeds. Scores are those of the model either way.
 
     Raises:
         GuardBatchError: `together=True`, and a guard or the model does not allow it.
@@ -186,7 +193,8 @@ def run_guards(
             raise GuardBatchError(f"{reason}; run the guards one at a time: together=False")
     # A missing reference is reported before anything runs on the model.
     states = states_per_guard(guards, references)
-    batch = GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance)
+    samplings = one_per_guard("sampling", sampling, Sampling, len(guards))
+    batch = GuardBatch(vlm, prompts, guards, states, scores or {}, max_new_tokens, batch_size, advance, samplings)
     with evaluation_mode(vlm.model):
         if together is not None:
             return in_smaller_passes(batch, _run_together if together else _run_separately)
@@ -244,7 +252,8 @@ def _run_together(batch: GuardBatch) -> GuardRuns:
             guards = [batch.guards[i] for i in part]
             states = [None if batch.references[i] is None else batch.references[i][rows] for i in part]
             cells = torch.tensor(part)[:, None], torch.tensor(rows)
-            for step, (logits, tokens) in enumerate(prefilled.answer(guards, states, batch.max_new_tokens)):
+            choose = partial(next_tokens, [batch.samplings[i] for i in part], rows)
+            for step, (logits, tokens) in enumerate(prefilled.answer(guards, states, batch.max_new_tokens, choose)):
                 runs.tokens[(*cells, step)] = tokens.T.cpu()
                 if step == 0 and batch.scores:
                     after = {token: prefilled.after(token, guards, states) for token in batch.forced}
@@ -263,9 +272,12 @@ def _run_separately(batch: GuardBatch) -> GuardRuns:
         inputs, unguarded = collate(vlm, [batch.prompts[i] for i in rows]), None
         if batch.scores:
             unguarded = logprobs_after(vlm, inputs, ())
+        n_prompt = inputs["input_ids"].shape[1]
         for i, (guard, states) in enumerate(zip(batch.guards, batch.references, strict=True)):
+            sampling = batch.samplings[i]
+            draws = LogitsProcessorList([DrawnTokens(sampling, rows, n_prompt)] if sampling else [])
             with guard.on(vlm, None if states is None else states[rows]) if guard else nullcontext():
-                output = vlm.model.generate(**inputs, **kwargs)
+                output = vlm.model.generate(**inputs, **kwargs, logits_processor=draws)
                 after = {token: logits_after(vlm, inputs, (token,))[:, None] for token in batch.forced}
             new = output.sequences[:, -len(output.logits) :].cpu()
             runs.tokens[i, rows, : new.shape[1]] = new
@@ -282,35 +294,28 @@ def states_per_guard(guards: Sequence[Guard | None], references: References) -> 
     Raises:
         ValueError: a guard needs references and has none.
     """
-    is_shared = references is None or isinstance(references, Tensor)
-    states = [references] * len(guards) if is_shared else list(references)
-    if len(states) != len(guards):
-        raise ValueError(f"references for {len(states)} guards of {len(guards)}; expected one for all, or one for each")
+    states = one_per_guard("references", references, Tensor, len(guards))
     if any(guard and guard.needs_reference and state is None for guard, state in zip(guards, states, strict=True)):
         raise ValueError("a guard needs references, and none were given; read them with guard.read(...)")
     return states
 
 
-def prompt_batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[list[int], str]]:
-    """Yield the rows of each batch, and the key of the prefix that its prompts share (empty if they share none).
+def one_per_guard(name: str, values: T | Sequence[T | None] | None, kind: type[T], n_guards: int) -> list[T | None]:
+    """Return one entry per guard of what may be given once for all.
 
-    Prompts without a shared prefix have the same number of pictures within a batch.
+    Args:
+        name: what the entries are, for the message.
+        values: one entry for all guards, or one for each.
+        kind: class of an entry.
+        n_guards: number of guards.
 
     Raises:
-        ValueError: no prompts.
+        ValueError: another number of entries.
     """
-    if not prompts:
-        raise ValueError("no prompts; expected at least one")
-    hashes: dict = {}
-    plan = BatchPlan.of(prompts, [prompt_record(prompt, hashes)["beginning"] for prompt in prompts], batch_size)
-    kinds = [(key, len(prompt.pictures)) for key, prompt in zip(plan.keys, prompts, strict=True)]
-    rows: list[int] = []
-    for i in plan.order:
-        if rows and (len(rows) == batch_size or kinds[i] != kinds[rows[0]]):
-            yield rows, plan.keys[rows[0]]
-            rows = []
-        rows.append(i)
-    yield rows, plan.keys[rows[0]]
+    entries = [values] * n_guards if values is None or isinstance(values, kind) else list(values)
+    if len(entries) != n_guards:
+        raise ValueError(f"{name} for {len(entries)} guards of {n_guards}; expected one for all, or one for each")
+    return entries
 
 
 def prefilled_batches(batch: GuardBatch) -> Iterator[tuple[list[int], PrefilledPrompts]]:

@@ -37,11 +37,13 @@ def prompt_record(prompt: Prompt, digests: dict[LazyPicture | int, str]) -> dict
         PictureError: a picture can't be read.
     """
     pictures = [_digest(picture, digests) for picture in prompt.pictures]
+    # Prompts of one turn keep the hashes that stores on disk know them by.
+    earlier = [prompt.earlier] if prompt.earlier else []
     return prompt_labels(prompt) | {
         "picture": " ".join(pictures),
-        "prompt_hash": text_hash(json.dumps([prompt.system, prompt.text, pictures])),
+        "prompt_hash": text_hash(json.dumps([prompt.system, prompt.text, pictures, *earlier])),
         # What comes before the request; text alone is not worth sharing.
-        "beginning": text_hash(json.dumps([prompt.system, pictures])) if pictures else "",
+        "beginning": text_hash(json.dumps([prompt.system, pictures, *earlier])) if pictures else "",
     }
 
 

@@ -120,7 +120,7 @@ def caption_prompt(prompt: Prompt) -> Prompt:
 def _about_picture(prompt: Prompt, request: str) -> Prompt:
     if not prompt.pictures:
         raise ValueError(f"a prompt of modality {prompt.modality!r} has no picture to read")
-    return replace(prompt, text=request, system="")
+    return replace(prompt, text=request, system="", earlier=())
 
 
 def collate(model: VLM | LLM, prompts: Sequence[Prompt]) -> BatchFeature | BatchEncoding:

@@ -1,7 +1,9 @@
 """Requests, and the prompts that they become. Nothing here needs a model, or a library that runs one."""
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from interp.pictures import Picture, open_picture, to_rgb
 
@@ -40,13 +42,20 @@ class Query:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A query in a modality: the user's text and pictures, after an optional system turn."""
+    """A query in a modality: the user's text and pictures, after an optional system turn and earlier turns."""
 
     query: Query
     modality: str
     text: str
     pictures: tuple[Picture, ...] = ()
     system: str = ""
+    earlier: tuple[tuple[str, str], ...] = ()
+    """Earlier turns of the conversation, without pictures: what the user said, and what the model answered."""
+
+    @property
+    def n_characters(self) -> int:
+        """Length of all texts together, by which batches are sorted."""
+        return sum(map(len, (self.system, *chain.from_iterable(self.earlier), self.text)))
 
     @property
     def messages(self) -> list[dict]:
@@ -56,6 +65,12 @@ class Prompt:
             PictureError: a picture can't be read.
         """
         pictures = [{"type": "image", "image": to_rgb(open_picture(picture))} for picture in self.pictures]
-        content = [*pictures, {"type": "text", "text": self.text}]
-        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
-        return [*system, {"role": "user", "content": content}]
+        turns = [_turn("system", self.system)] if self.system else []
+        for request, answer in self.earlier:
+            turns += [_turn("user", request), _turn("assistant", answer)]
+        return [*turns, _turn("user", self.text, pictures)]
+
+
+def _turn(role: str, text: str, pictures: Sequence[dict] = ()) -> dict:
+    """Return a chat message in Hugging Face format."""
+    return {"role": role, "content": [*pictures, {"type": "text", "text": text}]}

@@ -216,7 +216,7 @@ def _fitting_batch_size(model: VLM | LLM, prompts: Sequence[Prompt], request: Tr
 
     It is an estimate: the runner halves a pass that runs out of memory all the same.
     """
-    longest = max(prompts, key=lambda prompt: (len(prompt.pictures), len(prompt.text) + len(prompt.system)))
+    longest = max(prompts, key=lambda prompt: (len(prompt.pictures), prompt.n_characters))
     n_tokens, config = collate(model, [longest])["input_ids"].shape[1], model.model.config.get_text_config()
     # Numbers per token: residual stream, queries, keys, values, both sides of the MLP; some for the vision tower.
     widest = 12 * config.hidden_size + 4 * families.largest(config, "intermediate_size", 4 * config.hidden_size)

@@ -23,7 +23,7 @@ from studies.bookkeeping.verdict_words import (
 )
 from studies.defences import defence_claims
 from studies.experiment.config import BUILT_IN
-from studies.guards import reading_claims
+from studies.guards import reading_claims, stress_claims
 from studies.guards.sweep_result import SweepChoice
 from studies.guards.wording import chosen_in_words
 from studies.llava_qwen import QWEN
@@ -239,13 +239,23 @@ def verdict_word(holds: Holds, model: str, dataset: str) -> str:
 
 
 UNDER_ATTACK = "(beyond the paper) the guard holds against an attacker who knows it: attack success"
+UNDER_STRESS = "(beyond the paper) the guard lowers attack success with sampled, longer and later answers too"
 
 
 def attack_verdict(table: pd.DataFrame) -> ClaimVerdict:
     """Return the verdict on the claim that `vlm-guard attack` tests, from its table alone."""
+    return _of_one_table(UNDER_ATTACK, attack_claims.holds, table)
+
+
+def stress_verdict(table: pd.DataFrame) -> ClaimVerdict:
+    """Return the verdict on the claim that `vlm-guard stress` tests, from its table alone."""
+    return _of_one_table(UNDER_STRESS, stress_claims.holds, table)
+
+
+def _of_one_table(claim: str, holds: Callable[[pd.DataFrame], Decision], table: pd.DataFrame) -> ClaimVerdict:
     row = table.iloc[0]
     try:
-        decided, ours = attack_claims.holds(table)
+        decided, ours = holds(table)
     except LookupError as error:
-        return ClaimVerdict(UNDER_ATTACK, "not reported", f"no such measurement ({error})", NOT_TESTABLE)
-    return ClaimVerdict(UNDER_ATTACK, "not reported", ours, verdict_word(decided, str(row.model), str(row.dataset)))
+        return ClaimVerdict(claim, "not reported", f"no such measurement ({error})", NOT_TESTABLE)
+    return ClaimVerdict(claim, "not reported", ours, verdict_word(decided, str(row.model), str(row.dataset)))

@@ -33,6 +33,7 @@ TOP_LEVEL = {
     "readings",
     "defence_comparison",
     "adaptive",
+    "stress",
     "detection",
     "prompt_changes",
     "judge_agreement",

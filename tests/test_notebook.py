@@ -131,8 +131,11 @@ def run(name: str, folder: Path, **settings: str) -> str:
     return outputs_of(notebook)
 
 
-def test_the_paper_notebook_runs_at_tiny(tmp_path):
-    outputs = run(PAPER, tmp_path, SCALE='"quick" -> "tiny"')
+@pytest.mark.parametrize(
+    "settings", [{}, pytest.param({"SCALE": '"quick" -> "tiny"'}, marks=pytest.mark.slow)], ids=["committed", "new run"]
+)
+def test_the_paper_notebook_runs_on_the_committed_results_and_on_a_new_run(settings, tmp_path):
+    outputs = run(PAPER, tmp_path, **settings)
     assert outputs.count("verdict: **") == len(CLAIMS) and outputs.count("image/png") == FIGURES[PAPER]
 
 

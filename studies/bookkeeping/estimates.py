@@ -1,9 +1,10 @@
 """Rates and means with their intervals, as rows of a table."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from probes import Measured, mean_interval, wilson_interval
 
@@ -17,6 +18,22 @@ def rate(metric: str, hits: Sequence[bool] | Bool[np.ndarray, " n"]) -> dict:
     n = len(hits)
     interval = wilson_interval(int(np.sum(hits)), n) if n else (np.nan, np.nan)
     return Measured(metric, float(np.mean(hits)) if n else np.nan, *interval, n=n).row()
+
+
+def mean_share(metric: str, shares: Float[np.ndarray, " n"]) -> dict:
+    """Return a mean of shares between 0 and 1, one a request, with a Wilson interval that is wide enough.
+
+    Nothing between 0 and 1 varies more around its mean than a yes or no does (Bhatia and Davis, 2000), so the interval
+    is the one of as many hits, rounded outwards.
+
+    Returns:
+        The columns `metric`, `value`, `ci_low`, `ci_high` and `n` of a row; the value is NaN if nothing was observed.
+    """
+    n, total = len(shares), float(np.sum(shares))
+    if not n:
+        return rate(metric, [])
+    low, high = wilson_interval(math.floor(total), n)[0], wilson_interval(math.ceil(total), n)[1]
+    return Measured(metric, total / n, low, high, n=n).row()
 
 
 def mean(metric: str, values: Sequence[float] | Shaped[np.ndarray, " n"]) -> dict:

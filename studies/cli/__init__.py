@@ -10,6 +10,10 @@
 | `probe` | `probe.py` | where harmful and harmless come apart |
 | `sweep` | `sweep.py` | where and how to guard |
 | `defend` | `defend.py`, `benchmark_run.py` | published benchmarks under every defence |
+| `equal-strength` | `equal_strength.py` | methods at their own best, and at equal KL |
+| `detect` | `detect.py` | detectors of harmful requests, next to the guard |
+| `attack` | `attack.py` | the guard against somebody who knows it |
+| `stress` | `stress.py` | the guard with sampled, longer and later answers |
 | `judge` | `judge.py` | saved answers, of this or another program, judged |
 | `judges` | `agreement.py` | how far judges agree with people; `judges list` |
 | `figures` | `figures.py` | figures and tables of saved results |

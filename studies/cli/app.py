@@ -28,6 +28,7 @@ from studies.cli import (
     reproduce,
     seeds,
     store,
+    stress,
     sweep,
     trace,
 )
@@ -94,6 +95,7 @@ for verb in (
     equal_strength,
     detect,
     attack,
+    stress,
     judge,
     agreement,
     figures,

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import LLM, VLM, Guard, ModelError, Prompt, run_guards, why_not_together
+from interp import LLM, VLM, Guard, ModelError, Prompt, Sampling, run_guards, why_not_together
 from interp.identity import fingerprint, weights_identity
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.console import plain_console
@@ -36,6 +36,8 @@ class GuardRun:
     """None for the unguarded model."""
     states: Float[Tensor, "prompt layer d_model"] | None
     """Reference states; runs with the same references share one tensor."""
+    sampling: Sampling | None = None
+    """How the answers are drawn; None for greedy ones."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,18 @@ class _Unit:
         """Run, and save refusal scores, KL and the tokens of the answers."""
         batch = self.batch
         guards, states = [run.guard for run in batch.runs], [run.states for run in batch.runs]
-        scores = first_token_scores(openings)
-        runs = run_guards(vlm, batch.prompts, guards, states, scores, batch.max_new_tokens, PROMPTS_PER_PASS, advance)
+        scores, samplings = first_token_scores(openings), [run.sampling for run in batch.runs]
+        runs = run_guards(
+            vlm,
+            batch.prompts,
+            guards,
+            states,
+            scores,
+            batch.max_new_tokens,
+            PROMPTS_PER_PASS,
+            advance,
+            sampling=samplings,
+        )
         arrays = {name: values.numpy() for name, values in runs.scores.items()} | {"tokens": runs.tokens.numpy()}
         for i, name in enumerate(self.names):
             checkpoints.write(name, {kind: values[i] for kind, values in arrays.items()})
@@ -210,10 +222,10 @@ def run_name(prompts: str, max_new_tokens: int, run: GuardRun, hashes: dict[int,
     Args:
         prompts: fingerprint of the prompts.
         max_new_tokens: length of the longest answer.
-        run: its guard's settings and tensors count, and its reference states.
+        run: its guard's settings and tensors count, its reference states, and how answers are drawn.
         hashes: hashes of tensors by id, filled as they are computed: many runs share their tensors.
     """
-    parts = [prompts, str(max_new_tokens)]
+    parts = [prompts, str(max_new_tokens), *([str(run.sampling)] if run.sampling else [])]
     if run.guard is not None:
         # Fields that are not compared, such as the guard's validation numbers, do not change what it does.
         settings = {field.name: getattr(run.guard, field.name) for field in fields(run.guard) if field.compare}

@@ -96,6 +96,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         "safety_tradeoff", "Safety against over-refusal", "defence", lambda t, r: figures.safety_tradeoff(t), True
     ),
     FigureSpec("adaptive", "Attack success against queries", "adaptive", lambda t, r: figures.attack_curves(t), True),
+    FigureSpec("stress", "Other ways of answering", "stress", lambda t, r: figures.stress_map(t), True),
     FigureSpec("detection_auroc", "Detectors", "detection", lambda t, r: figures.detection_auroc(t)),
     FigureSpec("detection_matrix", "Detectors elsewhere", "detection", lambda t, r: figures.detection_matrix(t)),
     FigureSpec("judge_agreement", "Agreement of the judges", "judges", lambda t, r: figures.judge_agreement(t)),

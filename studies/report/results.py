@@ -26,6 +26,7 @@ STUDIES = {
     "judges": f"{REPRO}, or vlm-guard defend --model MODEL --data NAME=PATH --out FOLDER",
     "changes": REPRO,
     "adaptive": "vlm-guard attack --model MODEL --out FOLDER",
+    "stress": "vlm-guard stress --model MODEL --out FOLDER",
     "detection": "vlm-guard detect --model MODEL --out FOLDER",
     "targets": "vlm-guard reproduce PRESET --out FOLDER",
     "bench": "make bench",

@@ -55,6 +55,10 @@ HEADINGS = {
         "Under attack",
         "Does the guard hold against an attacker who knows it? Attack success against queries spent.",
     ),
+    "stress": (
+        "Other ways of answering",
+        "Does the guard hold when answers are sampled, longer, or come later in a conversation?",
+    ),
     "detection": (
         "Detectors",
         "Which requests does a detector find, where it was fitted and elsewhere? Defences that rest on one are "
@@ -131,6 +135,7 @@ EVIDENCE = {
     ),
     "more than random directions": ClaimEvidence("random_directions", "random_directions", {"control": "random"}),
     "an attacker who knows it": ClaimEvidence("adaptive", "adaptive", {"metric": "asr"}),
+    "sampled, longer and later": ClaimEvidence("stress", "stress", {"metric": "asr_change"}),
     "a detector": ClaimEvidence("detection_auroc", "detection", {"metric": "auroc"}),
 }
 """ClaimEvidence for each claim, by words in it."""

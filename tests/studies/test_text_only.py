@@ -16,7 +16,7 @@ LLM_FOLDER = str(organism.llm_path())
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, thin_grid):
     """A whole run on the built-in model's aligned LLM."""
     folder = tmp_path_factory.mktemp("llm")
     repro.run(Config(model=LLM_FOLDER, scale="tiny", out=str(folder)))

@@ -95,6 +95,7 @@ class Deadly(VLM):
         os._exit(1)
 
 
+@pytest.mark.slow
 def test_a_trace_whose_workers_always_die_is_given_up(cluster, tiny_vlm, prompts, tmp_path):
     deadly = Deadly(tiny_vlm.model, tiny_vlm.processor, "deadly", tiny_vlm.loading)
     with pytest.raises(ModelError, match="3 workers died on piece 0"):

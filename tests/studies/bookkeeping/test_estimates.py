@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from studies.bookkeeping.estimates import mean, rate
+from studies.bookkeeping.estimates import mean, mean_share, rate
 
 
 def test_the_interval_of_a_mean_kl_covers_what_it_says():
@@ -24,3 +24,13 @@ def test_values_that_are_not_finite_are_left_out():
 def test_a_rate_of_nothing_is_nan():
     assert rate("asr", [])["n"] == 0 and np.isnan(rate("asr", [])["value"])
     assert rate("asr", [True, False])["value"] == 0.5
+
+
+def test_the_interval_of_a_mean_share_covers_and_has_a_width_at_its_limits():
+    rng, n_simulated = np.random.default_rng(2), 1000
+    # Of each of 40 requests, 5 draws that succeed with a probability of the request's own, 0.3 on average.
+    shares = rng.binomial(5, rng.beta(0.3, 0.7, (n_simulated, 40))) / 5
+    rows = [mean_share("asr", own) for own in shares]
+    assert np.mean([row["ci_low"] <= 0.3 <= row["ci_high"] for row in rows]) >= 0.94
+    assert mean_share("asr", np.zeros(10))["ci_high"] == pytest.approx(rate("asr", [False] * 10)["ci_high"])
+    assert mean_share("asr", np.zeros(0))["n"] == 0

@@ -1,0 +1,108 @@
+"""`vlm-guard stress`: the guard when answers are sampled, longer, or come later in a conversation."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studies.bookkeeping.console import plain_console
+from studies.cli import arguments
+from studies.cli.messages import print_paths, quieten
+from studies.cli.options import (
+    DEFAULT_MODEL,
+    ColumnNames,
+    HarmfulValues,
+    Limit,
+    Loading,
+    Model,
+    Queries,
+    Scale,
+    Split,
+    SplitSeed,
+    loads_model,
+    query_columns,
+    words,
+)
+from studies.cli.verbs import VerbResult, Verbs
+
+app = Verbs()
+
+
+def _lengths(text: str) -> str:
+    """Check that lengths are whole numbers."""
+    if not all(word.isascii() and word.isdigit() for word in words(text)):
+        raise arguments.ArgumentError(f"lengths {text!r}; expected whole numbers of tokens, as 32,128,256")
+    return text
+
+
+@app.command()
+@loads_model
+def stress(
+    model: Model = DEFAULT_MODEL,
+    queries: Queries = None,
+    columns: ColumnNames = "",
+    harmful_values: HarmfulValues = "",
+    scale: Scale = "quick",
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for table and figure; finished work in it is reused.")
+    ] = Path("results/stress"),
+    guard: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of a saved guard; by default the one that the sweep chooses on validation.",
+            callback=arguments.existing("guard"),
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, metavar="N", help="Draws of each sampled answer.")] = 5,
+    temperature: Annotated[float, typer.Option(metavar="T", help="Temperature of sampled answers.")] = 1.0,
+    lengths: Annotated[
+        str,
+        typer.Option(
+            metavar="NUMBERS",
+            help="Lengths of answers in tokens, shortest first, as 32,128,256.",
+            callback=_lengths,
+        ),
+    ] = "32,128,256",
+    split: Split = "test",
+    seed: SplitSeed = 0,
+    limit: Limit = None,
+    *,
+    loading: Loading,
+) -> VerbResult:
+    """Answer in other ways, with and without the guard: sampled, longer, after other turns, with two pictures.
+
+    The guard stays as it was chosen, for greedy short answers in one turn. Rerun it to resume.
+    """
+    quieten()
+
+    import figures
+    from interp import Guard
+    from studies import claims
+    from studies import stress as study
+    from studies.bookkeeping.provenance import write_config, write_provenance
+    from studies.bookkeeping.tables import write_table
+    from studies.experiment.config import Config
+    from studies.experiment.experiment import load_experiment
+    from studies.experiment.run_folder import run_folder
+
+    settings = study.StressSettings(draws, temperature, tuple(map(int, words(lengths))))
+    settings.check()
+    path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
+    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped, limit=limit)
+    options = vars(settings) | {"guard": guard and str(guard.resolve())}
+    console = plain_console()
+    with run_folder(config, options) as folder:
+        experiment = load_experiment(config)
+        saved = Guard.from_pretrained(guard, experiment.vlm) if guard else None
+        write_config(folder, config, options)
+        result = study.run(config, settings, experiment, saved)
+        verdict = claims.stress_verdict(result.table)
+        tables = [write_table(result.table, folder, "stress")]
+        write_provenance(folder, experiment.inputs(), config.seed, tables)
+        written = [*tables, *figures.save(figures.stress_map(result.table), folder, "stress")]
+    for name, reason in result.left_out.items():
+        console.print(f"- left out: {name}, {reason}", soft_wrap=True)
+    console.print(f"- {verdict.claim}: {verdict.verdict} ({verdict.ours})", soft_wrap=True)
+    print_paths(console, written)
+    return VerbResult({"claim": verdict, "left_out": result.left_out}, written)
