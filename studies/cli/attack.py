@@ -1,7 +1,7 @@
 """`vlm-guard attack`: adaptive attacks on the guard and on other defences, to measure what they withstand."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,37 +9,21 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
-    DEFAULT_MODEL,
-    ColumnNames,
-    HarmfulValues,
-    Limit,
-    Loading,
-    Model,
-    Queries,
-    Scale,
-    Split,
-    SplitSeed,
     choice,
-    loads_model,
-    query_columns,
+    runs_study,
     words,
 )
 from studies.cli.verbs import VerbResult, Verbs
+
+if TYPE_CHECKING:
+    from studies.experiment.config import Config
 
 app = Verbs()
 
 
 @app.command()
-@loads_model
+@runs_study("results/attack")
 def attack(
-    model: Model = DEFAULT_MODEL,
-    queries: Queries = None,
-    columns: ColumnNames = "",
-    harmful_values: HarmfulValues = "",
-    scale: Scale = "quick",
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder for table and figure; finished work in it is reused.")
-    ] = Path("results/attack"),
     guard: Annotated[
         Path | None,
         typer.Option(
@@ -72,11 +56,8 @@ def attack(
         typer.Option(min=1, metavar="N", help="Harmful validation requests that a universal candidate is scored on."),
     ] = 11,
     modality: Annotated[str, choice("modality", arguments.MODALITIES, "How the attacked requests are shown")] = "blank",
-    split: Split = "test",
-    seed: SplitSeed = 0,
-    limit: Limit = None,
     *,
-    loading: Loading,
+    config: "Config",
 ) -> VerbResult:
     """Attack the guard as somebody would who knows it: attack success against queries spent, for every defence.
 
@@ -90,14 +71,11 @@ def attack(
     from studies import adaptive, claims
     from studies.bookkeeping.provenance import write_config, write_json, write_provenance
     from studies.bookkeeping.tables import write_table
-    from studies.experiment.config import Config
     from studies.experiment.experiment import load_experiment
     from studies.experiment.run_folder import run_folder
 
     settings = adaptive.AttackSettings(words(attacks or ""), words(defences or ""), budget, requests, modality)
     settings.check()
-    path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
-    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped, limit=limit)
     options = vars(settings) | {"guard": guard and str(guard.resolve())}
     console = plain_console()
     with run_folder(config, options) as folder:

@@ -10,19 +10,9 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
-    DEFAULT_MODEL,
-    ColumnNames,
-    HarmfulValues,
-    Loading,
-    Model,
-    Queries,
-    Scale,
-    Split,
-    SplitSeed,
     StandIn,
     choices,
-    loads_model,
-    query_columns,
+    runs_study,
     words,
 )
 from studies.cli.verbs import VerbResult, Verbs
@@ -33,14 +23,20 @@ if TYPE_CHECKING:
 
 app = Verbs()
 
+SetLimit = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Use at most N harmful and N harmless requests of each part of the data, and N rows of the largest class "
+        "of each set of --data.",
+    ),
+]
+
 
 @app.command()
-@loads_model
+@runs_study("results/detect", limit=SetLimit)
 def detect(
-    model: Model = DEFAULT_MODEL,
-    queries: Queries = None,
-    columns: ColumnNames = "",
-    harmful_values: HarmfulValues = "",
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,20 +55,6 @@ def detect(
             help="Folder of the guard to compare with, or hub id; by default the layer sweep chooses one.",
         ),
     ] = None,
-    scale: Scale = "quick",
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder for tables and figures; finished work in it is reused.")
-    ] = Path("results/detect"),
-    split: Split = "test",
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Use at most N harmful and N harmless requests of each part of the data, and N rows of the largest "
-            "class of each set of --data.",
-        ),
-    ] = None,
     pictures: Annotated[
         Path | None,
         typer.Option(
@@ -80,13 +62,8 @@ def detect(
         ),
     ] = None,
     stand_in: StandIn = False,
-    seed: SplitSeed = 0,
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Another training of the built-in model, or a control: its folder."),
-    ] = None,
     *,
-    loading: Loading,
+    config: "Config",
 ) -> VerbResult:
     """Measure how well detectors find harmful requests, and what they do as refusers and as gates of the guard.
 
@@ -95,31 +72,16 @@ def detect(
     quieten()
     from studies.cli.benchmark_options import benchmark_file
     from studies.defences.benchmark_sets import BenchmarkOptions
-    from studies.experiment.config import Config
 
     files = None
     if data:
         files = BenchmarkOptions.of(
             [benchmark_file(text) for text in data],
             words(modality),
-            limit=limit,
+            limit=config.limit,
             pictures=str(pictures) if pictures else None,
             stand_in=stand_in,
         )
-    queries_, weights_ = (str(path) if path else None for path in (queries, weights))
-    mapped = query_columns(queries, columns, harmful_values)
-    config = Config(
-        model,
-        queries_,
-        scale,
-        str(out),
-        split,
-        seed,
-        loading=loading,
-        weights=weights_,
-        columns=mapped,
-        limit=limit,
-    )
     options = {"data": list(data or ()), "modality": modality, "guard": guard}
     return run(config, guard, files, options, plain_console())
 

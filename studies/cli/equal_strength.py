@@ -1,7 +1,7 @@
 """`vlm-guard equal-strength`: every steering method at its own best, and at equal KL."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -10,21 +10,13 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
-    DEFAULT_MODEL,
-    ColumnNames,
-    HarmfulValues,
-    Limit,
-    Loading,
-    Model,
-    Queries,
-    Scale,
-    Split,
-    SplitSeed,
-    loads_model,
-    query_columns,
+    runs_study,
     words,
 )
 from studies.cli.verbs import VerbResult, Verbs
+
+if TYPE_CHECKING:
+    from studies.experiment.config import Config
 
 app = Verbs()
 DEFAULT_TARGETS = "0.1,0.3,1"
@@ -43,16 +35,8 @@ def _targets(text: str) -> str:
 
 
 @app.command("equal-strength")
-@loads_model
+@runs_study("results/equal_strength")
 def equal_strength(
-    model: Model = DEFAULT_MODEL,
-    queries: Queries = None,
-    columns: ColumnNames = "",
-    harmful_values: HarmfulValues = "",
-    scale: Scale = "quick",
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder for table and figure; finished work in it is reused.")
-    ] = Path("results/equal_strength"),
     targets: Annotated[
         str,
         typer.Option(
@@ -70,11 +54,8 @@ def equal_strength(
             callback=arguments.existing("cone"),
         ),
     ] = None,
-    split: Split = "test",
-    seed: SplitSeed = 0,
-    limit: Limit = None,
     *,
-    loading: Loading,
+    config: "Config",
 ) -> VerbResult:
     """Compare steering methods at equal KL: which stops more, when all of them cost harmless answers the same?
 
@@ -87,15 +68,12 @@ def equal_strength(
     from studies.bookkeeping.provenance import write_config, write_provenance
     from studies.bookkeeping.tables import write_table
     from studies.defences.cone import check_cone, read_cone
-    from studies.experiment.config import Config
     from studies.experiment.experiment import load_experiment
     from studies.experiment.run_folder import run_folder
 
     console, numbers = plain_console(), tuple(map(float, words(targets)))
     study.check_targets(numbers)
     vectors = read_cone(cone) if cone else None
-    path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
-    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped, limit=limit)
     options = {"targets": list(numbers), "cone": str(cone) if cone else None}
     with run_folder(config, options) as folder:
         experiment = load_experiment(config)

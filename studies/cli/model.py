@@ -7,6 +7,7 @@ import typer
 
 from studies.cli.messages import quieten
 from studies.cli.verbs import VerbResult, Verbs
+from studies.experiment.built_models import PROVIDED
 
 app = Verbs(help="Get a model that the project provides.", no_args_is_help=True)
 
@@ -21,7 +22,8 @@ def get(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="llava-qwen-0.5b or llava-smollm2-135m, or a variant such as llava-qwen-0.5b:c1."
+            metavar="NAME",
+            help=f"{' or '.join(PROVIDED)}, or a variant of it behind a colon, such as llava-qwen-0.5b:c1.",
         ),
     ],
     base: Annotated[
@@ -29,16 +31,16 @@ def get(
         typer.Option(metavar="FILE", help="File of the LLM (GGUF), if you have it; nothing is downloaded then."),
     ] = None,
 ) -> VerbResult:
-    """Build a model: an LLM that is downloaded (491 or 98 MB), with the weights that were trained here."""
+    """Build a model: an LLM that is downloaded (491 MB), with the weights that were trained here."""
     quieten()
-    from studies.experiment.built_models import BUILT_MODELS, built_model
+    from studies.experiment.built_models import built_model
     from studies.experiment.config import ConfigError
     from studies.experiment.shipped_models import variant_of
     from studies.llava_qwen import build
 
     model = built_model(name)
     if model is None:
-        known = " or ".join(model.alias for model in BUILT_MODELS)
+        known = " or ".join(PROVIDED)
         raise ConfigError(f"{name!r} can't be built; expected {known}, perhaps with a variant behind a colon")
     folder = build.get(model, variant_of(model, name), base)
     print(folder)

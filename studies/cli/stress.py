@@ -1,7 +1,7 @@
 """`vlm-guard stress`: the guard when answers are sampled, longer, or come later in a conversation."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,21 +9,13 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
-    DEFAULT_MODEL,
-    ColumnNames,
-    HarmfulValues,
-    Limit,
-    Loading,
-    Model,
-    Queries,
-    Scale,
-    Split,
-    SplitSeed,
-    loads_model,
-    query_columns,
+    runs_study,
     words,
 )
 from studies.cli.verbs import VerbResult, Verbs
+
+if TYPE_CHECKING:
+    from studies.experiment.config import Config
 
 app = Verbs()
 
@@ -36,16 +28,8 @@ def _lengths(text: str) -> str:
 
 
 @app.command()
-@loads_model
+@runs_study("results/stress")
 def stress(
-    model: Model = DEFAULT_MODEL,
-    queries: Queries = None,
-    columns: ColumnNames = "",
-    harmful_values: HarmfulValues = "",
-    scale: Scale = "quick",
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder for table and figure; finished work in it is reused.")
-    ] = Path("results/stress"),
     guard: Annotated[
         Path | None,
         typer.Option(
@@ -64,11 +48,8 @@ def stress(
             callback=_lengths,
         ),
     ] = "32,128,256",
-    split: Split = "test",
-    seed: SplitSeed = 0,
-    limit: Limit = None,
     *,
-    loading: Loading,
+    config: "Config",
 ) -> VerbResult:
     """Answer in other ways, with and without the guard: sampled, longer, after other turns, with two pictures.
 
@@ -82,14 +63,11 @@ def stress(
     from studies import stress as study
     from studies.bookkeeping.provenance import write_config, write_provenance
     from studies.bookkeeping.tables import write_table
-    from studies.experiment.config import Config
     from studies.experiment.experiment import load_experiment
     from studies.experiment.run_folder import run_folder
 
     settings = study.StressSettings(draws, temperature, tuple(map(int, words(lengths))))
     settings.check()
-    path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
-    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped, limit=limit)
     options = vars(settings) | {"guard": guard and str(guard.resolve())}
     console = plain_console()
     with run_folder(config, options) as folder:

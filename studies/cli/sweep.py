@@ -12,22 +12,11 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import (
-    DEFAULT_MODEL,
-    ColumnNames,
     CpusPerWorker,
-    HarmfulValues,
-    Limit,
-    Loading,
-    Model,
-    Queries,
     Ray,
-    Scale,
-    Split,
-    SplitSeed,
     choices,
     flag,
-    loads_model,
-    query_columns,
+    runs_study,
 )
 from studies.cli.verbs import VerbResult, Verbs
 
@@ -41,16 +30,8 @@ GRID = "Which guards are tried (by default those of the scale)"
 
 
 @app.command()
-@loads_model
+@runs_study("results/sweep")
 def sweep(
-    model: Model = DEFAULT_MODEL,
-    queries: Queries = None,
-    columns: ColumnNames = "",
-    harmful_values: HarmfulValues = "",
-    scale: Scale = "quick",
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder for tables, figures and the guard; finished work is reused.")
-    ] = Path("results/sweep"),
     layers: Annotated[
         str | None,
         typer.Option(
@@ -164,13 +145,10 @@ def sweep(
         bool,
         flag("--halving", "Save time: rank on 1/4, 1/2, then all prompts, dropping half of the guards each time."),
     ] = False,
-    limit: Limit = None,
-    split: Split = "test",
-    seed: SplitSeed = 0,
     ray: Ray = None,
     cpus_per_worker: CpusPerWorker = 1,
     *,
-    loading: Loading,
+    config: "Config",
 ) -> VerbResult:
     """Find where and how to guard: rank every configuration by its first answer token, judge full answers of the best.
 
@@ -179,7 +157,6 @@ def sweep(
     quieten()
     from interp import read_guard_settings
     from studies.cli.grid_options import grid_from_options
-    from studies.experiment.config import Config
     from studies.guards.sweep_grid import Grid
     from studies.layer_sweep import GRIDS
 
@@ -188,9 +165,7 @@ def sweep(
     typed |= {"strengths": strengths}
     axes = {name: value for name, value in typed.items() if value is not None}
     # The study itself reports a scale that does not exist.
-    grid = grid_from_options(axes, GRIDS.get(scale, Grid()))
-    path, mapped = str(queries) if queries else None, query_columns(queries, columns, harmful_values)
-    config = Config(model, path, scale, str(out), split, seed, loading=loading, columns=mapped, limit=limit)
+    grid, out = grid_from_options(axes, GRIDS.get(config.scale, Grid())), Path(config.out)
     run(config, grid, plain_console(), top, halving, ray, cpus_per_worker)
     names = ("layer_sweep.csv", "layer_selection.csv", "random_directions.csv", "pareto.png", "layer_selection.png")
     written = [out / name for name in (*names, "random_directions.png") if (out / name).exists()]

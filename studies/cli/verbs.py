@@ -78,7 +78,9 @@ def paragraphs(text: str) -> str:
     return re.sub(r"(?<!\n)\n(?!\n)", " ", text.strip())
 
 
-def with_parameters(command: Callable, wrapper: Callable, added: Sequence[Parameter], without: str = "") -> Callable:
+def with_parameters(
+    command: Callable, wrapper: Callable, added: Sequence[Parameter], without: str = "", first: bool = False
+) -> Callable:
     """Return a wrapper around a command to which typer gives further options.
 
     Args:
@@ -86,11 +88,15 @@ def with_parameters(command: Callable, wrapper: Callable, added: Sequence[Parame
         wrapper: called with all options, those of the command and the added ones.
         added: further options.
         without: a parameter of the command that the wrapper fills in.
+        first: whether the added options come before those of the command in its help.
     """
     own = [parameter for parameter in signature(command).parameters.values() if parameter.name != without]
+    # Typer names them all, so that their order is free.
+    own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
+    every = [*added, *own] if first else [*own, *added]
     wrapped = wraps(command)(wrapper)
-    wrapped.__signature__ = Signature([*own, *added])
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
+    wrapped.__signature__ = Signature(every)
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
     return wrapped
 
 

@@ -86,6 +86,17 @@ class BuiltModel:
         """Return the file with the updates of a variant; None if it has none."""
         return None if variant in self.without_updates else self.weights / f"{variant}.safetensors"
 
+    @property
+    def shipped(self) -> dict[str, str]:
+        """The variants whose weights are part of this version."""
+        if not (self.weights / EYES).is_file():
+            return {}
+        return {name: what for name, what in self.variants.items() if self._has_updates(name)}
+
+    def _has_updates(self, variant: str) -> bool:
+        updates = self.updates_path(variant)
+        return updates is None or updates.is_file()
+
     def made_of(self, variant: str, with_eyes: bool = True) -> dict[str, str]:
         """Return hashes of everything that a variant, or its aligned LLM, is built from.
 

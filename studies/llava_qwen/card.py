@@ -74,7 +74,7 @@ def write_card(model: BuiltModel, texts: CardTexts, rates: Sequence[Rate], recip
         model=model,
         texts=texts,
         package=model.weights.parent.name,
-        variants="\n".join(f"- `{name}`: {text}" for name, text in model.variants.items()),
+        variants="\n".join(f"- `{name}`: {text}" for name, text in model.shipped.items()),
         tables="\n\n".join(f"### Split {split}\n\n{_table(rates, split, targets_of(model))}" for split in splits),
         missed="\n".join(missed) or "- none",
         hashes="\n".join(f"- `{name}`: {value}" for name, value in hashes.items()),
