@@ -93,7 +93,6 @@ def test_the_first_screen_has_the_numbers_of_the_tables(read, results):
     assert "Weakest: written in the picture (guard, reads the prompt)" in first_screen
     assert "Simpler: without a change inside the model" in first_screen
     assert "Next: read answers side by side" in first_screen and "vlm-guard repro --model MODEL" in first_screen
-    assert {"href": "#samples"} in read.all("a")[read.all("a").index({"href": "#defence?metric=asr"}) :]
 
 
 def test_claims_are_sentences_with_both_numbers_and_the_verdict(read, results):
