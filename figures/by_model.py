@@ -19,10 +19,12 @@ SHOWN = ("unguarded", "guard", "own_text", "gate_refuser")
 _hues = sns.color_palette("colorblind")
 BARS = {
     "unguarded": ("no guard", "0.55"),
-    "text_verdict": ("refused if its text is refused", _hues[9]),
+    "text_verdict": ("baseline: refuse if the text alone is refused", _hues[9]),
     "guard": ("guard", _hues[2]),
 }
 """Arms of the headline, with labels and colours."""
+LEAST_BAR = 0.012
+"""Height at which a bar is drawn that would not be seen."""
 
 
 def attack_success_by_model(table: pd.DataFrame) -> Figure:
@@ -59,7 +61,7 @@ def attack_success_by_model(table: pd.DataFrame) -> Figure:
 
 
 def headline(table: pd.DataFrame) -> Figure:
-    """Draw three bars in each modality, model by model: attacks that succeed without a guard, and with two of them.
+    """Draw three bars in each modality, model by model: harmful requests answered; and at the end what that costs.
 
     Args:
         table: rows of `defence.csv` of several runs, with the name of the run in the column `model`.
@@ -69,45 +71,54 @@ def headline(table: pd.DataFrame) -> Figure:
     """
     rows, attacked = _arms_of_models(table, BARS, "headline")
     # Jailbreaks are a setting of their own: the headline compares pictures.
-    rows = require_values(
-        rows[(rows.metric == "asr") & (rows.setting != "jailbreak")], ["value"], "headline of attacks"
-    )
+    rows = rows[rows.metric.isin(["asr", "over_refusal_rate"]) & (rows.setting != "jailbreak")]
+    require_values(rows[rows.metric == "asr"], ["value"], "headline of attacks")
     models = list(dict.fromkeys(rows.model))
     with paper_style():
-        figure, axes = panels(len(models), 2.6, 2.1, sharey=True)
+        figure, axes = panels(len(models), 2.6, 2.4, sharey=True)
         for axis, model in zip(axes, models, strict=True):
-            _bars(axis, rows[rows.model == model], page_width() / min(len(models), max(1, int(page_width() / 2.6))))
-            axis.set_title(model, fontweight="bold")
+            width = page_width() / min(len(models), max(1, int(page_width() / 2.6)))
+            _bars(axis, rows[rows.model == model], width)
+            axis.set_title(wrapped(in_words(model, "model"), width - 0.4), fontweight="bold")
         for axis in axes:
             axis.set(ylim=(0, 1.16), yticks=[0, 0.5, 1])
             axis.yaxis.set_major_formatter(PercentFormatter(1))
-        axes[0].set_ylabel("attacks that succeed")
+            axis.tick_params(labelleft=True)
+        axes[0].set_ylabel("harmful answered")
         legend_below(figure, *axes[0].get_legend_handles_labels())
         plt.close(figure)
     return add_caption(
         figure,
-        f"""Harmful requests that are answered, by how the request reaches the model: without a guard, with a refusal
-        wherever the model refuses the request's text alone (a bound that costs a second answer), and with the guard
-        that validation chose on that model; 95 % Wilson intervals. Inside a picture, both read the model's own
-        transcription. {sample_size(attacked)} in each bar.""",
+        f"""Harmful requests that are answered, by how the request reaches the model, and behind the line harmless
+        requests that are refused, with a blank picture; lower is better on both sides. Without a guard; with a refusal
+        wherever the model refuses the request's text alone, which costs a second answer; and with the guard that
+        validation chose on that model. 95 % Wilson intervals. Inside a picture, both read the model's own
+        transcription. {sample_size(attacked)} in each bar, the same ones throughout.""",
     )
 
 
 def _bars(axis: Axes, rows: pd.DataFrame, width: float) -> None:
-    """Draw the bars of one model, each with its percentage above."""
-    names = modalities_in(rows.modality)
+    """Draw the bars of one model, each with its percentage above: attack success, and over-refusal at the end."""
+    attacks, refusals = (rows[rows.metric == metric] for metric in ("asr", "over_refusal_rate"))
+    modalities = modalities_in(attacks.modality)
+    names = [in_words(name, "modality") for name in modalities]
+    with_picture = [name for name in modalities if name != "text"] or modalities
     for j, (arm, (label, color)) in enumerate(BARS.items()):
-        own = rows[rows.arm == arm].set_index("modality").reindex(names)
-        x = np.arange(len(names)) + 0.28 * (j - 1)
-        axis.bar(x, own.value, 0.26, color=color, label=label)
+        own = attacks[attacks.arm == arm].set_index("modality").reindex(modalities)
+        cost = refusals[refusals.arm == arm].set_index("modality").reindex(with_picture[:1])
+        own = pd.concat([own, cost])
+        x = np.arange(len(own)) + 0.31 * (j - 1)
+        # Bars of height 0 keep a foot in their colour.
+        axis.bar(x, own.value.clip(lower=LEAST_BAR), 0.29, color=color, label=label)
         errors = np.clip([own.value - own.ci_low, own.ci_high - own.value], 0, None)
         axis.errorbar(x, own.value, yerr=errors, fmt="none", ecolor="0.25", elinewidth=0.7)
         for place, value, high in zip(x, own.value, own.ci_high, strict=True):
             if pd.notna(value):
-                axis.text(place, high + 0.02, f"{100 * value:.0f}", ha="center", va="bottom", fontsize=7)
-    axis.set_xticks(
-        range(len(names)), [wrapped(in_words(name, "modality"), width / len(names) - 0.2) for name in names]
-    )
+                number = axis.text(place, high + 0.02, f"{100 * value:.0f}", ha="center", va="bottom", fontsize=7)
+                number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.3})
+    axis.axvline(len(names) - 0.5, color="0.6", linewidth=0.7, linestyle=":")
+    names.append("harmless refused")
+    axis.set_xticks(range(len(names)), [wrapped(name, width / len(names) - 0.15) for name in names])
     axis.tick_params(axis="x", length=0)
     axis.grid(axis="x", visible=False)
 

@@ -70,7 +70,7 @@ DOORS = {
         "interp.whole_files",
     },
     "probes": {"probes"},
-    "figures": {"figures", "figures.style", "figures.tables"},
+    "figures": {"figures", "figures.style", "figures.tables", "figures.words"},
 }
 """Modules of a package that others may import from, by package. The names they offer are in their `__all__`."""
 

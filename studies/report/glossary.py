@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 from markupsafe import Markup, escape
 
+from figures.words import NAMES as FIGURE_NAMES
+
+DEFENCES = FIGURE_NAMES["defence"]
+"""Names of defences, as the figures have them."""
 NAMES: Mapping[str, str] = {
     # measures
     "asr": "attack success",
@@ -27,24 +31,9 @@ NAMES: Mapping[str, str] = {
     "asr_change": "change of attack success",
     "over_refusal_rate_change": "change of over-refusal",
     "kappa": "agreement of judges (Cohen's kappa)",
-    # defences
+    **DEFENCES,
     "unguarded": "no defence",
     "guard": "guard",
-    "gate_refuser": "gate alone",
-    "text_verdict": "text verdict",
-    "text_score_verdict": "text score",
-    "guard_always": "guard, gate always open",
-    "guard_full_state": "full state of the reference",
-    "self_reminder": "Self-Reminder",
-    "goal_priority": "Goal Priority",
-    "adashield_s": "AdaShield-S",
-    "safety_prompt": "safety prompt",
-    "ecso": "ECSO",
-    "caption_only": "caption in place of the picture",
-    "shift_dc": "ShiftDC",
-    "cmrm": "CMRM",
-    "infer_aligner": "InferAligner",
-    "astra": "ASTRA",
     # how a request reaches the model, and what the guard reads
     "text": "text only",
     "blank": "blank picture",

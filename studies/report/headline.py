@@ -15,6 +15,8 @@ PLACES = (("plain", "text"), *SETTINGS)
 MOST_PLACES = 4
 ARMS = ("unguarded", "text_verdict", "gate_refuser", "guard")
 """Defences that are shown: none, the two that change no state, and the guard."""
+SIMPLER = ("gate_refuser", "text_verdict")
+"""Defences that refuse and change nothing inside the model."""
 READS = {"prompt_text": "reads the prompt", "transcription": "reads the picture"}
 """Words for what a guard with several references reads."""
 OWN_REFERENCE, WRITTEN = "prompt_text", "transcription"
@@ -50,6 +52,11 @@ class HeadlineArm:
     label: str
     attacks: HeadlineRate
     refusals: HeadlineRate | None
+
+    @property
+    def reads(self) -> str:
+        """What it reads, if that is part of its label."""
+        return self.label.partition(", ")[2]
 
 
 @dataclass(frozen=True)
@@ -107,24 +114,43 @@ class Headline:
         if not guard:
             return
         if guard.refusals and unguarded.refusals:
-            yield (
-                f"Cost: of harmless requests, {guard.refusals} are refused with the guard and "
-                f"{unguarded.refusals.percent} without."
-            )
-        simpler = {
-            "gate_refuser": "to refuse wherever its gate opens (gate alone) leaves {}",
-            "text_verdict": "to refuse what is refused as text (text verdict) leaves {}",
-        }
-        arms = {name: lead.arm(name) for name in simpler}
-        parts = [words.format(arms[name].attacks.percent) for name, words in simpler.items() if arms[name]]
-        if parts:
-            yield f"Simpler: without a change inside the model, {' and '.join(parts)}."
+            yield f"Cost: {self._cost(guard, unguarded)}."
+        yield from self._simpler()
         place, weakest = max(self._guards(), key=lambda pair: pair[1].attacks.value)
         if (place, weakest) != (lead, guard):
-            yield (
-                f"Weakest: {place.words} ({weakest.label}), {weakest.attacks} of attacks still succeed; without a "
-                f"defence, {place.arm('unguarded').attacks.percent}."
+            words = (
+                f"Weakest: {_named(place, weakest)}, {weakest.attacks} of attacks still succeed; without a defence, "
             )
+            words += place.arm("unguarded").attacks.percent
+            best = place.arm("guard")
+            yield f"{words}; {best.attacks} if it {best.reads}." if best != weakest and best.reads else f"{words}."
+
+    def _cost(self, guard: HeadlineArm, unguarded: HeadlineArm) -> str:
+        """Say what is refused in the leading place, and where the guard adds most to that."""
+        words = f"of harmless requests, {guard.refusals} are refused with the guard and "
+        words += f"{unguarded.refusals.percent} without"
+        added = {}
+        for place, arm in self._guards():
+            before = place.arm("unguarded").refusals
+            if arm.refusals and before:
+                added[arm.refusals.value - before.value] = (place, arm, before)
+        place, arm, before = added[max(added)]
+        if max(added) <= guard.refusals.value - unguarded.refusals.value:
+            return words
+        return f"{words}; {_named(place, arm)}, {arm.refusals} and {before.percent}"
+
+    def _simpler(self) -> Iterator[str]:
+        """Yield what the defences leave that change no state: in the leading place, and where the guard leaves most."""
+        guarded = [place for place in self.places if place.arm("guard")]
+        hardest = max(guarded, key=lambda place: place.arm("guard").attacks.value)
+        parts = []
+        for place in dict.fromkeys([self.lead, hardest]):
+            arms = [arm for name in (*SIMPLER, "guard") if (arm := place.arm(name))]
+            if len(arms) > 1:
+                left = ", ".join(f"{NAMES[arm.name]} {arm.attacks.percent}" for arm in arms)
+                parts.append(f"{place.words}: {left}")
+        if parts:
+            yield f"Simpler: to refuse, and change nothing inside the model. What succeeds {'; '.join(parts)}."
 
     def _guards(self) -> Iterator[tuple[HeadlinePlace, HeadlineArm]]:
         yield from ((place, arm) for place in self.places for arm in place.arms if arm.name == "guard")
@@ -155,8 +181,7 @@ def _arms(rows: pd.DataFrame, name: str) -> Iterator[HeadlineArm]:
     if not references:
         yield from _arm(rows, name, NAMES[name])
     for reference in references if name == "guard" else references[-1:]:
-        is_one_of_several = name == "guard" and len(references) > 1
-        label = f"{NAMES[name]}, {READS[reference]}" if is_one_of_several else NAMES[name]
+        label = f"{NAMES[name]}, {READS[reference]}" if len(references) > 1 else NAMES[name]
         yield from _arm(rows[rows.reference == reference], name, label)
 
 
@@ -171,6 +196,10 @@ def _rate(rows: pd.DataFrame) -> HeadlineRate | None:
         return None
     row = rows.iloc[0]
     return HeadlineRate(float(row.value), float(row.ci_low), float(row.ci_high), int(row.n))
+
+
+def _named(place: HeadlinePlace, arm: HeadlineArm) -> str:
+    return f"{place.words} ({arm.label})" if arm.reads else place.words
 
 
 def _upper(text: str) -> str:

@@ -14,6 +14,7 @@ from studies.bookkeeping.verdict_words import (
     SHOWN_ALIGNED,
     UNDECIDED,
 )
+from studies.report.glossary import DEFENCES
 
 HEADINGS = {
     "claims": ("Claims", "The paper's claims, what was measured here, and the verdict that follows from fixed rules."),
@@ -93,9 +94,12 @@ SHORT = {
     NOT_TESTABLE: "not testable",
 }
 """Verdicts of more than two words, as they stand next to a claim. The model is named at the top of the page."""
+COUNTED = {CEILING: "undecided, at the limit of its measure"}
+"""Verdicts in the sentence that counts them, where they need more words."""
 ABOUT_THE_PAPER = (
-    "Only the abstract and the first paragraphs of the paper could be read. 15 % and 34 % come from one third-party "
-    "note, which does not state the data set; the formulas come from two."
+    "Only the abstract and the first paragraphs of the paper could be read. The paper's numbers below come from one "
+    "third-party note, which does not state the data set; its formulas come from two such notes. A claim about several "
+    "settings has to hold in all of them."
 )
 """Sources of the claims, in one line."""
 
@@ -175,7 +179,7 @@ class ClaimEntry:
         aside, sentence = "", claim.strip()
         if sentence.startswith("(") and ")" in sentence:
             aside, _, sentence = sentence[1:].partition(")")
-        parts = tuple(map(in_percent, ours.split("; ")))
+        parts = tuple(_with_names(in_percent(part)) for part in ours.split("; "))
         return cls(_as_sentence(sentence), _upper(aside), theirs, parts, verdict, guard, evidence_for(claim))
 
     @property
@@ -187,6 +191,15 @@ class ClaimEntry:
     def icon(self) -> str:
         """Name of the icon next to the verdict."""
         return ICONS.get(self.verdict, "open")
+
+
+_NAMED = {name.replace("_", " "): words for name, words in DEFENCES.items()}
+_NAME = re.compile(rf"\b({'|'.join(sorted(map(re.escape, _NAMED), key=len, reverse=True))})\b")
+
+
+def _with_names(text: str) -> str:
+    """Name defences as the rest of the page does; tables have them as options of the command line."""
+    return _NAME.sub(lambda match: _NAMED[match[1]], text)
 
 
 ABOUT_RATES = ("attack success", "over-refusal", "refused of")
@@ -213,7 +226,7 @@ def _percent(numbers: tuple[str | None, ...], unit: str) -> str:
 def verdict_summary(verdicts: list[str]) -> str:
     """Count the verdicts in a sentence: `Of 8 claims, 7 are shown on the built-in model and 1 is not shown.`"""
     counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys([*ICONS, *verdicts])}
-    parts = [f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in counts.items() if n]
+    parts = [f"{n} {'is' if n == 1 else 'are'} {COUNTED.get(verdict, verdict)}" for verdict, n in counts.items() if n]
     joined = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     return f"Of {len(verdicts)} claim{'s' if len(verdicts) != 1 else ''}, {joined}."
 

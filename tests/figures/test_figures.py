@@ -6,6 +6,7 @@ import pytest
 from matplotlib.collections import PathCollection
 
 import figures
+from figures.by_model import LEAST_BAR
 
 
 def auroc_rows():
@@ -291,17 +292,19 @@ def test_each_model_has_a_panel_of_its_own():
         figures.attack_success_by_model(pd.DataFrame({"value": [1.0], "model": "x"}))
 
 
-def test_the_headline_has_three_bars_in_each_modality_and_their_percentages():
+def test_the_headline_has_three_bars_in_each_modality_and_what_they_cost():
     rows = [row | {"model": model} for model in ("built-in", "real") for row in attack_rows(asr=0.5)]
     rows += [row | {"defence": "text_verdict", "value": 0.0} for row in rows if row["defence"] == "guard"]
+    rows += [row | {"metric": "over_refusal_rate", "value": 0.25} for row in rows if row["metric"] == "asr"]
     # Jailbreaks are left to other figures.
     rows += [row | {"model": "real"} for row in attack_rows(setting="jailbreak", asr=0.9)]
     figure = figures.headline(pd.DataFrame(rows))
-    assert [axis.get_title() for axis in figure.axes] == ["built-in", "real"]
+    assert [axis.get_title() for axis in figure.axes] == ["built-in toy model", "real"]
     for axis in figure.axes:
-        assert [patch.get_height() for patch in axis.patches] == [0.5, 0.0, 0.5]
-        assert [text.get_text() for text in axis.texts] == ["50", "0", "50"]
-        assert [text.get_text() for text in axis.get_xticklabels()] == ["blank picture"]
+        # Of each arm attacks, then refusals; a bar of height 0 keeps a foot.
+        assert [patch.get_height() for patch in axis.patches] == [0.5, 0.25, LEAST_BAR, 0.25, 0.5, 0.25]
+        assert [text.get_text() for text in axis.texts] == ["50", "25", "0", "25", "50", "25"]
+        assert [text.get_text() for text in axis.get_xticklabels()] == ["blank picture", "harmless refused"]
     with pytest.raises(ValueError, match="missing: model"):
         figures.headline(pd.DataFrame(attack_rows()))
 

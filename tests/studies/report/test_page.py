@@ -87,11 +87,11 @@ def test_the_first_screen_has_the_numbers_of_the_tables(read, results):
     sentence = "With a blank picture, {} % of attacks succeed; with the guard, {} % [{}, {}].".format(*percent)
     first_screen = read.text[: read.text.index("Of 20 claims")]
     assert sentence in first_screen
-    for fact in ("back on organism , the built-in model?", "Requests 60 harmful, 60 harmless", "Split test"):
+    for fact in ("Measured on organism , the built-in toy model", "Requests 60 harmful, 60 harmless", "Split test"):
         assert fact in first_screen
     assert "Machine 2 CPU cores" in first_screen and "Date 2026-11-30" in first_screen
     assert "Weakest: written in the picture (guard, reads the prompt)" in first_screen
-    assert "Simpler: without a change inside the model" in first_screen
+    assert "Simpler: to refuse, and change nothing inside the model" in first_screen
     assert "Next: read answers side by side" in first_screen and "vlm-guard repro --model MODEL" in first_screen
 
 
@@ -126,7 +126,9 @@ def test_verdicts_are_counted_in_a_sentence_and_unknown_ones_are_open():
     assert (entry.sentence, entry.aside, entry.ours) == ("It blurs.", "Beyond the paper", ("a 1", "b 2", "c 3"))
     assert entry.icon == "open"
     assert {ClaimEntry.of("a", "b", "c", verdict).icon for verdict in (UNDECIDED, CEILING)} == {"open"}
-    assert verdict_summary([CEILING, UNDECIDED]) == f"Of 2 claims, 1 is {UNDECIDED} and 1 is {CEILING}."
+    assert verdict_summary([CEILING, UNDECIDED]) == (
+        f"Of 2 claims, 1 is {UNDECIDED} and 1 is undecided, at the limit of its measure."
+    )
 
 
 def test_missing_studies_are_listed_at_the_end_with_what_to_run(read):
