@@ -12,7 +12,7 @@ keep_claims = mkdir -p $(2) && cp $(1)/claims.csv $(1)/provenance.json $(2)
 ATTACKED := safety_prompt,text_verdict,gate_refuser,guard,guard_stronger,guard_more_layers,guard_references,guard_random_layer,guard_bigrams,guard_detector
 NOTEBOOKS := paper_repro.ipynb $(wildcard studies/notebooks/*.ipynb)
 
-.PHONY: repro test lint notebook docs organism reference detection equal-strength attacks seeds controls qwen qwen-reference models bench lock
+.PHONY: repro test lint notebook docs organism reference detection equal-strength attacks stress seeds controls qwen qwen-reference models bench lock
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
@@ -57,6 +57,12 @@ attacks: .venv/installed  ## attacks every defence of the built-in model, and wr
 	for kind in csv png pdf; do cp results/attack/adaptive.$$kind results/reference/full/ || exit 1; done
 	cp results/attack/adaptive_found.json results/reference/full/
 	cp results/attack/provenance.json results/reference/full/adaptive_provenance.json
+
+stress: .venv/installed  ## answers of the built-in model, sampled, longer and later, and writes the committed table of it
+	$(BIN)/vlm-guard stress --out results/stress
+	for kind in csv png pdf; do cp results/stress/stress.$$kind results/reference/full/ || exit 1; done
+	cp results/stress/provenance.json results/reference/full/stress_provenance.json
+	$(BIN)/python docs/measured.py
 
 detection: .venv/installed  ## writes the committed comparison of detectors with the guard of scale quick, and its numbers
 	$(BIN)/vlm-guard guard fit --scale quick --work results/detection-guard/work --out results/detection-guard/guard

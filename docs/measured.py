@@ -38,6 +38,7 @@ PAGES = ("README.md", "docs/results.md", "docs/explanation/method.md", "docs/exp
 PAGES += ("docs/explanation/controls.md", "docs/explanation/real_llm.md", "docs/how-to/new_estimator.md")
 PAGES += (
     "docs/how-to/attacks.md",
+    "docs/how-to/stress.md",
     "docs/how-to/equal_strength.md",
     "docs/how-to/detectors.md",
     "docs/how-to/guards.md",

@@ -90,10 +90,10 @@ def headline(table: pd.DataFrame) -> Figure:
     return add_caption(
         figure,
         f"""Harmful requests that are answered, by how the request reaches the model, and behind the line harmless
-        requests that are refused, with a blank picture; lower is better on both sides. Without a guard; with a refusal
-        wherever the model refuses the request's text alone, which costs a second answer; and with the guard that
-        validation chose on that model. 95 % Wilson intervals. Inside a picture, both read the model's own
-        transcription. {sample_size(attacked)} in each bar, the same ones throughout.""",
+        requests that are refused, with the first picture; lower is better on both sides. Without a guard;
+        with a refusal wherever the model refuses the request's text alone, which costs a second answer; and
+        with the guard that validation chose on that model. 95 % Wilson intervals. Inside a picture, both
+        read the model's own transcription. {sample_size(attacked)} of each class; bars of 0 keep a foot.""",
     )
 
 
@@ -107,15 +107,16 @@ def _bars(axis: Axes, rows: pd.DataFrame, width: float) -> None:
         own = attacks[attacks.arm == arm].set_index("modality").reindex(modalities)
         cost = refusals[refusals.arm == arm].set_index("modality").reindex(with_picture[:1])
         own = pd.concat([own, cost])
-        x = np.arange(len(own)) + 0.31 * (j - 1)
+        x = np.arange(len(own)) + 0.32 * (j - 1)
         # Bars of height 0 keep a foot in their colour.
-        axis.bar(x, own.value.clip(lower=LEAST_BAR), 0.29, color=color, label=label)
+        axis.bar(x, own.value.clip(lower=LEAST_BAR), 0.3, color=color, label=label)
         errors = np.clip([own.value - own.ci_low, own.ci_high - own.value], 0, None)
         axis.errorbar(x, own.value, yerr=errors, fmt="none", ecolor="0.25", elinewidth=0.7)
         for place, value, high in zip(x, own.value, own.ci_high, strict=True):
             if pd.notna(value):
                 number = axis.text(place, high + 0.02, f"{100 * value:.0f}", ha="center", va="bottom", fontsize=7)
-                number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.3})
+                number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.2})
+    axis.margins(x=0.01)
     axis.axvline(len(names) - 0.5, color="0.6", linewidth=0.7, linestyle=":")
     names.append("harmless refused")
     axis.set_xticks(range(len(names)), [wrapped(name, width / len(names) - 0.15) for name in names])

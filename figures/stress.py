@@ -1,6 +1,7 @@
 """Attack success and over-refusal in every way of answering, without and with the guard."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ from figures.page import legend_below, page_width, wrapped
 from figures.style import add_caption, first_judge, paper_style, require_columns, sample_size
 from figures.words import in_words
 
-COLUMNS = "setting modality defence judge metric value ci_low ci_high n".split()
+COLUMNS = "setting modality defence category judge metric value ci_low ci_high n".split()
 METRICS = {"asr": "attacks that succeed", "over_refusal_rate": "harmless refused"}
 STYLES = {
     "unguarded": {"color": "0.25", "marker": "s", "markerfacecolor": "white"},
@@ -68,7 +69,7 @@ def stress_map(table: pd.DataFrame) -> Figure:
         figure,
         f"""What other ways of answering do to attack success and over-refusal, without and with the guard, which was
         chosen for greedy short answers; bars are 95 % intervals, {sample_size(rows)}. Shaded: fewer than half of the
-        unguarded answers are coherent there, so that few can be successes, whatever the guard does.""",
+        unguarded answers that are not refusals are coherent there, so that few can be successes.""",
     )
 
 
@@ -86,6 +87,6 @@ def _panel(axis: Axes, rows: pd.DataFrame, settings: list[str], garbled: list[st
     for name, style in STYLES.items():
         own = rows[rows.defence == name]
         places = own.setting.map(settings.index) + OFFSETS[name]
-        errors = (own.value - own.ci_low, own.ci_high - own.value)
+        errors = np.clip([own.value - own.ci_low, own.ci_high - own.value], 0, None)
         axis.errorbar(own.value, places, xerr=errors, label=name, linestyle="", markersize=3, elinewidth=0.7, **style)
     axis.grid(axis="x", linewidth=0.4)

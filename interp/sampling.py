@@ -17,12 +17,15 @@ class Sampling:
     """Draws each token from the model's distribution at a temperature; nothing is cut off (no top-k, no top-p).
 
     The likeliest token of `logits / temperature` plus Gumbel noise is such a draw (Maddison et al., arXiv:1411.0030).
-    The noise depends on the seed, the prompt's place and the token's place in its answer, so a draw is the same in
-    batches of any size, and for guards that share a prefill or don't. Two guards with one seed get the same noise:
-    their answers differ by what they do, not by luck.
+    The noise depends on the seed, the prompt's place and the token's place in its answer, so it is the same in batches
+    of any size, and for guards that share a prefill or don't. Two guards with one seed get the same noise: their
+    answers differ by what they do, not by luck.
+
+    Where guards can't share a prefill, `generate` changes logits first as the model's own generation settings say
+    (repetition penalties, suppressed tokens).
 
     Raises:
-        ValueError: the temperature is not a positive number.
+        ValueError: the temperature is not a positive number, or the seed is negative.
     """
 
     temperature: float = 1.0
@@ -31,6 +34,8 @@ class Sampling:
     def __post_init__(self):
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature {self.temperature}; expected a positive number, or no sampling at all")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}; expected 0 or more")
 
     def noise(self, prompt: int, step: int, d_vocab: int) -> Float[Tensor, " d_vocab"]:
         """Return the Gumbel noise of one token: minus the logarithm of exponential draws."""
@@ -51,7 +56,8 @@ class Sampling:
 
 
 def likeliest(logits: Float[Tensor, "*row d_vocab"], step: int = 0) -> Int[Tensor, "*row"]:
-    """Return the likeliest tokens, whatever the step. In 16-bit precision, a CPU compares slower than in 32-bit."""
+    """Return the likeliest tokens, at any step of an answer."""
+    # In 16-bit precision, a CPU compares several times slower than in float32.
     if logits.device.type != "cpu" or logits.dtype == torch.float32:
         return logits.argmax(-1)
     parts = logits.flatten(0, -2).split(rows_at_a_time(logits))
@@ -69,7 +75,7 @@ def next_tokens(
         logits: of the next token.
         step: place of the token in the answers.
     """
-    tokens = likeliest(logits)
+    tokens = likeliest(logits) if None in samplings else torch.empty_like(logits[..., 0], dtype=torch.long)
     for i, sampling in enumerate(samplings):
         if sampling:
             tokens[:, i] = sampling.draw(logits[:, i], prompts, step)

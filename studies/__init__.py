@@ -24,6 +24,8 @@ Around them:
 
     detection.py        which requests are detected, by what, and whether a detector does what the guard does
                         (`vlm-guard detect`; detection.csv, detector_defences.csv, detector_claims.csv)
+    adaptive.py         attackers who know the guard, and what helps against them (`vlm-guard attack`; adaptive.csv)
+    stress.py           the guard with sampled, longer and later answers (`vlm-guard stress`; stress.csv)
     repro.py            all studies in one run, and agreement with the committed results (`vlm-guard repro`)
     seeds.py            the same on other trainings of the built-in model, side by side (`vlm-guard seeds`)
     claims_by_model.py  the claims on several models, and on controls in which the outcome was planted
@@ -46,6 +48,7 @@ Folders, from the bottom up; each imports only folders listed above it:
     guards/         configurations of a guard: fitted, combined to grids, run, measured, chosen (choice_rule.py)
     probing/        states and settings of linear probes, and the rows they give
     defences/       defences, the prompt sets they answer, the log of answers, and rates, costs and ranking
+    attacks/        searches for inputs that pass a defence, what is attacked, and how it is judged
     detectors/      sets that detectors are fitted on and applied to, their fits, and defences that rest on them
     report/         finished results: figures, LaTeX and Markdown tables, one HTML page
     cli/            the command line: one file per verb (sweep.py is `vlm-guard sweep` and what it prints)

@@ -19,7 +19,7 @@ from interp.whole_files import hash_of
 from studies import layer_sweep
 from studies.attacks.attacks import ATTACKS, AdaptiveAttack, Attacker, applicable
 from studies.attacks.lineup import TRANSFERRED_FROM, Defended, check_defences, targets
-from studies.attacks.outcomes import Answering, JudgedAnswers, change_rows, over_refusal_rows, success_rows
+from studies.attacks.outcomes import Answering, JudgedAnswers, attack_change_rows, over_refusal_rows, success_rows
 from studies.attacks.search import AttackSetupError, Found, check_budget
 from studies.attacks.target import AttackTarget
 from studies.bookkeeping.checkpoints import Checkpoints
@@ -111,7 +111,9 @@ def run(
     # What the model does not allow is said before the sweep.
     for name in settings.chosen:
         ATTACKS[name].check(attacker)
-    if guard is None:
+    if guard:
+        experiment.check_source(guard.source)
+    else:
         chosen = layer_sweep.choice(experiment)
         guard = replace(chosen.guard, source=chosen.source)
     attacked = targets(settings.defences, Defended(experiment, guard, settings.modality))
@@ -226,7 +228,7 @@ def _curve(
             prompts = [attack.apply(prompt, each.after(mark).candidate) for prompt, each in steps]
             judged = answering.judged(target, prompts)
         yield from ({"queries": mark} | row for row in success_rows(judged))
-    yield from ({"queries": n_queries} | row for row in change_rows(judged, before))
+    yield from ({"queries": n_queries} | row for row in attack_change_rows(judged, before))
 
 
 def _records(name: str, searches: Searches, is_published: bool) -> Iterator[dict]:

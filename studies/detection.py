@@ -51,7 +51,7 @@ from studies.detectors.fitted import (
     threshold_rows,
 )
 from studies.detectors.sets import DetectionSet, check_sets, leaks, own_sets, sets_of_files
-from studies.experiment.config import Config, ConfigError
+from studies.experiment.config import Config
 from studies.experiment.experiment import Experiment, load_experiment
 from studies.guards.configuration import GuardConfiguration
 
@@ -97,11 +97,8 @@ def run(
             loaded.
     """
     experiment = experiment or load_experiment(config)
-    if guard and guard.source == "llm" and experiment.scorer is experiment.vlm:
-        raise ConfigError(
-            f"the guard reads states of the aligned LLM (source llm), which {experiment.vlm.name!r} comes without; "
-            "expected a guard of source vlm_text"
-        )
+    if guard:
+        experiment.check_source(guard.source)
     sets = own_sets(experiment)
     if files:
         sets += sets_of_files(files.for_model(experiment.vlm), experiment.vlm.picture_size, config.seed)

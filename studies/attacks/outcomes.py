@@ -9,11 +9,11 @@ from jaxtyping import Bool
 from interp import Prompt
 from interp.identity import fingerprint, weights_identity
 from interp.whole_files import hash_of
-from probes import Measured, mcnemar
 from studies.attacks.target import AttackTarget
 from studies.bookkeeping.checkpoints import Checkpoints
 from studies.bookkeeping.estimates import rate
 from studies.experiment.experiment import Experiment
+from studies.guards.measures import change_rows
 from studies.judges import Case, RuleJudge, attack_succeeds
 
 SUCCEEDS, REFUSED = "succeeds", "refused"
@@ -83,11 +83,10 @@ def over_refusal_rows(judged: JudgedAnswers) -> list[dict]:
     return [{"judge": judge} | rate("over_refusal_rate", hits) for judge, hits in judged.refused.items()]
 
 
-def change_rows(judged: JudgedAnswers, before: JudgedAnswers) -> list[dict]:
-    """Return the change of attack success by judge on the same prompts: Tango's interval, and McNemar's p-value."""
-    rows = []
-    for judge, hits in judged.succeeds.items():
-        test = mcnemar(hits, before.succeeds[judge])
-        p_value = Measured("asr_change_p", test.p_value, n=test.n)
-        rows += [{"judge": judge} | row for row in (test.measured("asr_change").row(), p_value.row())]
-    return rows
+def attack_change_rows(judged: JudgedAnswers, before: JudgedAnswers) -> list[dict]:
+    """Return the change of attack success by judge on the same prompts."""
+    return [
+        {"judge": judge} | row
+        for judge, hits in judged.succeeds.items()
+        for row in change_rows("asr", hits, before.succeeds[judge])
+    ]

@@ -13,7 +13,7 @@ MACHINE_DEPENDENT = ("seconds", "seconds_p50", "seconds_p95")
 """Metrics that no two machines share; they are not compared."""
 MEASURED = ("value", "ci_low", "ci_high", "n")
 NUMBERS = {
-    "points": ("pc1", "pc2", "coordinate"),
+    "points": ("pc1", "pc2", "coordinate", "border"),
     "changes": ("coordinate", "reference_coordinate", "after", "delta_norm"),
     "claims": (),
 }

@@ -29,7 +29,8 @@ def mean_share(metric: str, shares: Float[np.ndarray, " n"]) -> dict:
     Returns:
         The columns `metric`, `value`, `ci_low`, `ci_high` and `n` of a row; the value is NaN if nothing was observed.
     """
-    n, total = len(shares), float(np.sum(shares))
+    # Shares that add up to a whole number may miss it by a rounding error.
+    n, total = len(shares), round(float(np.sum(shares)), 9)
     if not n:
         return rate(metric, [])
     low, high = wilson_interval(math.floor(total), n)[0], wilson_interval(math.ceil(total), n)[1]

@@ -28,8 +28,8 @@
 `__main__.py` checks first that the packages are ours (`shadowing.py`), and only then imports `app.py`, which puts the
 verbs together and turns errors into exit codes; `errors.py` says which errors are about input. `verbs.py` gives every
 verb `--json`, `--quiet` and `--verbose`: a verb prints for people, and returns a `VerbResult` for programs.
-`options.py` holds the options that verbs share, `arguments.py` checks what was typed, `grid_options.py`,
-`judge_options.py`, `benchmark_options.py` and `preset_options.py` read options with a syntax of their own, and
-`messages.py` prints paths.
+`options.py` holds the options that verbs share, `run_options.py` those of all that run a study, `arguments.py` checks
+what was typed, `grid_options.py`, `judge_options.py`, `benchmark_options.py` and `preset_options.py` read options with
+a syntax of their own, and `messages.py` prints paths.
 Verb files import heavy modules inside functions, so that `vlm-guard --help` answers at once.
 """

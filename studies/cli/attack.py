@@ -8,11 +8,8 @@ import typer
 from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
-from studies.cli.options import (
-    choice,
-    runs_study,
-    words,
-)
+from studies.cli.options import choice, words
+from studies.cli.run_options import runs_study
 from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:

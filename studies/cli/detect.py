@@ -9,12 +9,8 @@ from rich.console import Console
 from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
-from studies.cli.options import (
-    StandIn,
-    choices,
-    runs_study,
-    words,
-)
+from studies.cli.options import StandIn, choices, words
+from studies.cli.run_options import runs_study
 from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:

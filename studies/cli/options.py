@@ -69,8 +69,8 @@ def _completed_lists(incomplete: str, names: Sequence[str]) -> list[str]:
 
 DEFAULT_MODEL = organism.ALIAS
 MODEL_HELP = (
-    "The model: a folder in Hugging Face format, a hub id, or one that the project provides: organism (tiny, built "
-    f"in) or {' or '.join(built_models.PROVIDED)}."
+    "The model: a folder in Hugging Face format, a hub id, or one that the project provides: "
+    f"{' or '.join((f'{organism.ALIAS} (tiny, built in)', *built_models.PROVIDED))}."
 )
 PROVIDED = (organism.ALIAS, *built_models.PROVIDED)
 
@@ -137,13 +137,6 @@ Split = Annotated[
 ]
 SplitSeed = Annotated[
     int, typer.Option(metavar="N", help="Seed of folds, of the division of your own requests, and of controls.")
-]
-RunFolder = Annotated[
-    Path, typer.Option("--out", metavar="FOLDER", help="Folder for the results; finished work in it is reused.")
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Another training of the built-in model, or a control: its folder."),
 ]
 BatchSize = Annotated[
     int, typer.Option(min=1, metavar="N", help="Prompts that run together; halved where memory runs out.")
@@ -246,30 +239,6 @@ LOADING_DEFAULTS: Loading = {
 }
 
 
-RUN_OPTIONS = {
-    "model": Model,
-    "queries": Queries,
-    "columns": ColumnNames,
-    "harmful_values": HarmfulValues,
-    "scale": Scale,
-    "out": RunFolder,
-    "split": Split,
-    "seed": SplitSeed,
-    "limit": Limit,
-    "weights": Weights,
-}
-"""Options of a study's run, named as the fields of `Config`; `columns` and `harmful_values` are its `columns`."""
-RUN_DEFAULTS = {
-    "model": DEFAULT_MODEL,
-    "columns": "",
-    "harmful_values": "",
-    "scale": "quick",
-    "split": "test",
-    "seed": 0,
-}
-"""Defaults of these options; the others have none."""
-
-
 def _with_options(command: Callable, names: Sequence[str]) -> Callable:
     """Give a command these loading options; it receives all of them together, as `loading`.
 
@@ -301,35 +270,6 @@ def loads_model(command: Callable) -> Callable:
 def loads_judges(command: Callable) -> Callable:
     """Give a command that loads judges all loading options but `revision`, which names a commit of one model."""
     return _with_options(command, ("device", "dtype", "device_map", "trust_remote_code"))
-
-
-def runs_study(out: str, **differing: object) -> Callable[[Callable], Callable]:
-    """Give a command the options of a study's run; it receives their `Config`, as `config`.
-
-    Args:
-        out: default folder of the results.
-        differing: annotations of options that mean something else for this command.
-    """
-
-    def decorate(command: Callable) -> Callable:
-        def with_config(*, queries, columns, harmful_values, out, weights, loading, **values):
-            from studies.experiment.config import Config
-
-            known = {name: values.pop(name) for name in ("model", "scale", "split", "seed", "limit")}
-            mapped = query_columns(queries, columns, harmful_values)
-            path, weights = (str(each) if each else None for each in (queries, weights))
-            config = Config(**known, queries=path, out=str(out), loading=loading, columns=mapped, weights=weights)
-            return command(**values, config=config)
-
-        kinds = RUN_OPTIONS | differing
-        defaults = RUN_DEFAULTS | {"out": Path(out)}
-        added = [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(name), annotation=kind)
-            for name, kind in kinds.items()
-        ]
-        return loads_model(with_parameters(command, with_config, added, without="config", first=True))
-
-    return decorate
 
 
 def query_columns(queries: Path | None, columns: str, harmful_values: str) -> "Columns | None":

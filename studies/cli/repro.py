@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING
 
 from studies.bookkeeping.console import plain_console
 from studies.cli.messages import quieten
-from studies.cli.options import (
-    runs_study,
-)
+from studies.cli.run_options import runs_study
 from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:

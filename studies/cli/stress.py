@@ -8,10 +8,8 @@ import typer
 from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
-from studies.cli.options import (
-    runs_study,
-    words,
-)
+from studies.cli.options import words
+from studies.cli.run_options import runs_study
 from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ app = Verbs()
 def _lengths(text: str) -> str:
     """Check that lengths are whole numbers."""
     if not all(word.isascii() and word.isdigit() for word in words(text)):
-        raise arguments.ArgumentError(f"lengths {text!r}; expected whole numbers of tokens, as 32,128,256")
+        raise arguments.ArgumentError(f"lengths {text!r}; expected whole numbers of tokens, as 128,256")
     return text
 
 
@@ -44,10 +42,10 @@ def stress(
         str,
         typer.Option(
             metavar="NUMBERS",
-            help="Lengths of answers in tokens, shortest first, as 32,128,256.",
+            help="Lengths of answers in tokens, shortest first, as 128,256.",
             callback=_lengths,
         ),
-    ] = "32,128,256",
+    ] = "128,256",
     *,
     config: "Config",
 ) -> VerbResult:
@@ -58,7 +56,7 @@ def stress(
     quieten()
 
     import figures
-    from interp import Guard
+    from interp import Guard, read_guard_settings
     from studies import claims
     from studies import stress as study
     from studies.bookkeeping.provenance import write_config, write_provenance
@@ -68,6 +66,8 @@ def stress(
 
     settings = study.StressSettings(draws, temperature, tuple(map(int, words(lengths))))
     settings.check()
+    if guard:
+        read_guard_settings(guard)  # a folder that holds none shows before the model is loaded
     options = vars(settings) | {"guard": guard and str(guard.resolve())}
     console = plain_console()
     with run_folder(config, options) as folder:
@@ -79,8 +79,12 @@ def stress(
         tables = [write_table(result.table, folder, "stress")]
         write_provenance(folder, experiment.inputs(), config.seed, tables)
         written = [*tables, *figures.save(figures.stress_map(result.table), folder, "stress")]
+    if result.earlier:
+        console.print(
+            f"- {study.LATER}: {result.earlier[0]!r}, answered {result.earlier[1]!r}", soft_wrap=True, markup=False
+        )
     for name, reason in result.left_out.items():
         console.print(f"- left out: {name}, {reason}", soft_wrap=True)
     console.print(f"- {verdict.claim}: {verdict.verdict} ({verdict.ours})", soft_wrap=True)
     print_paths(console, written)
-    return VerbResult({"claim": verdict, "left_out": result.left_out}, written)
+    return VerbResult({"claim": verdict, "left_out": result.left_out, "earlier": result.earlier}, written)

@@ -126,6 +126,18 @@ class Experiment:
         _CHECKED.add(folder)
         return states.load() if is_default else states
 
+    def check_source(self, source: str) -> None:
+        """Check that the model whose states a guard reads is loaded.
+
+        Raises:
+            ConfigError: it is the original aligned LLM, and there is none.
+        """
+        if source == "llm" and self.scorer is self.vlm:
+            raise ConfigError(
+                f"the guard reads states of the aligned LLM (source llm), which {self.vlm.name!r} comes without; "
+                "expected a guard of source vlm_text"
+            )
+
     @cached_property
     def refusal_openings(self) -> RefusalOpenings:
         """The tokens with which the model opens refusals of the anchors, as found here or by an earlier run."""

@@ -25,7 +25,7 @@ def load_model(
     """Load a model that the project provides by its name, or any other; an `LLM` if it accepts no pictures.
 
     Args:
-        name: `organism`, `llava-qwen-0.5b`, `llava-smollm2-135m`, a folder in Hugging Face format, or a hub id.
+        name: `organism`, one of `built_models.PROVIDED`, a folder in Hugging Face format, or a hub id.
         dtype: weight precision: auto, float32, bfloat16 or float16.
         device_map: `auto` spreads a large model over several devices.
         revision: commit, tag or branch on the hub.

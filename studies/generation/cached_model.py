@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import LLM, VLM, Guard, Prompt, References, run_guards, text_prompt, trace
@@ -33,6 +33,8 @@ class Outcome:
     """KL from the unguarded model, at the first answer token."""
     acted: list[bool] | None = None
     """For a defence that decides prompt by prompt: whether it acted."""
+    tokens: Int[Tensor, "prompt new"] | None = None
+    """The answers as tokens, if they are saved."""
 
 
 class CachedModel:

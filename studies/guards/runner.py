@@ -201,8 +201,8 @@ class GuardRunner:
     def _outcome(self, name: str) -> Outcome:
         arrays = self._checkpoints.read(name)
         refusal_score, kl = (torch.from_numpy(arrays[kind]) for kind in ("refusal_score", "kl"))
-        texts = answer_texts(self.experiment.vlm, arrays["tokens"])
-        return Outcome([text.strip() for text in texts], refusal_score, kl)
+        texts, tokens = answer_texts(self.experiment.vlm, arrays["tokens"]), torch.from_numpy(arrays["tokens"])
+        return Outcome([text.strip() for text in texts], refusal_score, kl, tokens=tokens)
 
     def _print_separate_runs(self, units: Sequence[_Unit]) -> None:
         """Say which runs can't share a prefill and why, since they take orders of magnitude longer."""

@@ -128,9 +128,7 @@ class BuiltModel:
             ValueError: the variant does not exist.
         """
         if (variant := name.partition(":")[2] or self.default) not in self.variants:
-            raise ValueError(
-                f"{name!r}: variant {variant!r} does not exist; expected one of {', '.join(self.variants)}"
-            )
+            raise ValueError(f"{name!r}: variant {variant!r} does not exist; expected one of {', '.join(self.shipped)}")
         return variant
 
 

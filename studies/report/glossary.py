@@ -17,6 +17,7 @@ NAMES: Mapping[str, str] = {
     "over_refusal_rate": "over-refusal",
     "refusal_rate": "refusal rate",
     "late_refusal_rate": "refused late in the answer",
+    "late_compliance": "refused first, complied with later",
     "looping_rate": "answers that repeat themselves",
     "paired_rate": "harmful refused and harmless answered, per pair",
     "refusal_score": "refusal score of the first token (nats)",

@@ -55,7 +55,7 @@ class HeadlineArm:
 
     @property
     def reads(self) -> str:
-        """What it reads, if that is part of its label."""
+        """Reads the prompt, or the picture, if its label says so."""
         return self.label.partition(", ")[2]
 
 
@@ -123,7 +123,9 @@ class Headline:
             )
             words += place.arm("unguarded").attacks.percent
             best = place.arm("guard")
-            yield f"{words}; {best.attacks} if it {best.reads}." if best != weakest and best.reads else f"{words}."
+            yield (
+                f"{words}; {best.attacks} if the guard {best.reads}." if best != weakest and best.reads else f"{words}."
+            )
 
     def _cost(self, guard: HeadlineArm, unguarded: HeadlineArm) -> str:
         """Say what is refused in the leading place, and where the guard adds most to that."""
@@ -150,7 +152,8 @@ class Headline:
                 left = ", ".join(f"{NAMES[arm.name]} {arm.attacks.percent}" for arm in arms)
                 parts.append(f"{place.words}: {left}")
         if parts:
-            yield f"Simpler: to refuse, and change nothing inside the model. What succeeds {'; '.join(parts)}."
+            left = "; ".join(parts)
+            yield f"Simpler: refuse, and change nothing inside the model. Attacks that still succeed {left}."
 
     def _guards(self) -> Iterator[tuple[HeadlinePlace, HeadlineArm]]:
         yield from ((place, arm) for place in self.places for arm in place.arms if arm.name == "guard")

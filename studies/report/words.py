@@ -193,7 +193,7 @@ class ClaimEntry:
         return ICONS.get(self.verdict, "open")
 
 
-_NAMED = {name.replace("_", " "): words for name, words in DEFENCES.items()}
+_NAMED = {name.replace("_", " "): words for name, words in DEFENCES.items() if name not in ("oracle", "own_text")}
 _NAME = re.compile(rf"\b({'|'.join(sorted(map(re.escape, _NAMED), key=len, reverse=True))})\b")
 
 

@@ -111,6 +111,7 @@ def full_table(name: str) -> pd.DataFrame:
 
 OTHERS = {
     "attack_curves": lambda: figures.attack_curves(full_table("adaptive")),
+    "stress_map": lambda: figures.stress_map(full_table("stress")),
     "equal_strength": lambda: figures.equal_strength(full_table("equal_strength")),
     "detection_auroc": lambda: figures.detection_auroc(full_table("detection/detection")),
     "detection_matrix": lambda: figures.detection_matrix(full_table("detection/detection")),

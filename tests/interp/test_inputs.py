@@ -1,11 +1,17 @@
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
+from interp.errors import ModelError
+from interp.identity import prompt_record, text_hash
 from interp.inputs import (
     MODALITIES,
     TYPOGRAPHIC_REQUEST,
     Query,
     collate,
+    collate_same_pictures,
     text_prompt,
     to_prompt,
     to_prompts,
@@ -72,3 +78,40 @@ def test_invalid_prompts_are_refused_by_name(tiny_vlm, queries):
 def test_the_pixels_of_a_batch_are_those_of_the_picture(tiny_vlm, queries):
     batch = collate(tiny_vlm, to_prompts(queries[:1], "blank", 96))
     assert torch.equal(batch["pixel_values"], torch.ones(1, 3, 96, 96))
+
+
+# --- earlier turns ---------------------------------------------------------------------------------------------------
+
+
+QUERY = Query("How do I pick a melon?", harmful=False)
+EARLIER = (("How do I water a plant?", "Here is how."),)
+
+
+def test_earlier_turns_come_between_the_system_turn_and_the_request(tiny_vlm):
+    prompt = replace(to_prompt(QUERY, "blank", 16, system="Be kind."), earlier=EARLIER)
+    assert [turn["role"] for turn in prompt.messages] == ["system", "user", "assistant", "user"]
+    assert [part["type"] for part in prompt.messages[-1]["content"]] == ["image", "text"]
+    shown = tiny_vlm.tokenizer.decode(collate(tiny_vlm, [prompt])["input_ids"][0])
+    assert shown.index(EARLIER[0][1]) < shown.index(prompt.text)
+
+
+def test_prompts_are_told_apart_by_earlier_turns_and_those_without_keep_their_hash():
+    prompt = to_prompt(QUERY, "blank", 16)
+    plain, later = (prompt_record(each, {}) for each in (prompt, replace(prompt, earlier=EARLIER)))
+    assert plain["prompt_hash"] != later["prompt_hash"] and plain["beginning"] != later["beginning"]
+    # As stores that were written before there were earlier turns have it.
+    assert plain["prompt_hash"] == text_hash(json.dumps([prompt.system, prompt.text, [plain["picture"]]]))
+
+
+def test_earlier_turns_are_read_for_control_tokens_and_left_out_when_a_picture_is_read(tiny_vlm):
+    prompt = replace(to_prompt(QUERY, "typographic", 16), earlier=((f"{tiny_vlm.tokenizer.eos_token} Yes", "No"),))
+    with pytest.raises(ModelError, match="earlier turn"):
+        collate(tiny_vlm, [prompt])
+    assert transcription_prompt(prompt).earlier == ()
+
+
+def test_prompts_with_earlier_turns_share_their_beginning(tiny_vlm):
+    prompts = [replace(to_prompt(each, "blank", 16), earlier=EARLIER) for each in (QUERY, replace(QUERY, text="Why?"))]
+    first, rows = collate_same_pictures(tiny_vlm, prompts)
+    for prompt, row in zip(prompts, rows, strict=True):
+        assert torch.equal(row, collate(tiny_vlm, [prompt])["input_ids"][0])

@@ -1,5 +1,7 @@
 """Drawn answers: the right distribution, and the same draws however prompts and guards are batched."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,14 @@ def test_seeds_give_other_draws_and_a_low_temperature_the_likeliest_tokens(tiny_
     assert not torch.equal(tokens[2], tokens[3])
 
 
+def test_guards_that_share_a_prefill_and_others_have_their_own_draws(tiny_vlm, prompts, guards):
+    everywhere = replace(guards[1], positions="all")
+    mixed, samplings = [guards[1], everywhere, None], [Sampling(1.0, 1), Sampling(1.0, 2), None]
+    tokens = drawn(tiny_vlm, prompts, mixed, samplings)
+    for i, (guard, sampling) in enumerate(zip(mixed, samplings, strict=True)):
+        assert torch.equal(tokens[i], drawn(tiny_vlm, prompts, [guard], sampling, together=False)[0])
+
+
 def test_scores_are_those_of_the_model_and_not_of_the_draw(tiny_vlm, prompts, guards):
     scores = {"likeliest": lambda logprobs, unguarded: logprobs.max(-1).values}
     runs = [
@@ -69,6 +79,11 @@ def test_scores_are_those_of_the_model_and_not_of_the_draw(tiny_vlm, prompts, gu
 def test_a_temperature_that_is_none_is_refused(temperature):
     with pytest.raises(ValueError, match="expected a positive number"):
         Sampling(temperature)
+
+
+def test_a_seed_is_not_negative():
+    with pytest.raises(ValueError, match="seed -1; expected 0 or more"):
+        Sampling(1.0, -1)
 
 
 def test_a_wrong_number_of_samplings_is_refused(tiny_vlm, prompts, guards):

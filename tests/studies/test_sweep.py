@@ -1,5 +1,6 @@
 """A finished sweep: its guard, its finalists and its card."""
 
+import hashlib
 from dataclasses import replace
 from html import escape
 
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from interp.guard import Guard
+from interp.sampling import Sampling
 from studies import guard_choice
 from studies.datasets import SeenTexts
 from studies.experiment.config import Config
@@ -143,3 +145,7 @@ def test_validation_numbers_of_a_guard_do_not_change_the_names_of_its_runs(sweep
     assert sweep.guard.validation and run_name("prompts", 1, with_numbers, {}) == run_name("prompts", 1, bare, {})
     stronger = GuardRun(replace(sweep.guard, strength=3.0), None)
     assert run_name("prompts", 1, stronger, {}) != run_name("prompts", 1, bare, {})
+    # Draws are runs of their own, and greedy ones keep the names that they have on disk.
+    kinds = [None, Sampling(1.0, 0), Sampling(1.0, 1), Sampling(0.5, 0)]
+    assert len({run_name("prompts", 1, replace(bare, sampling=kind), {}) for kind in kinds}) == len(kinds)
+    assert run_name("prompts", 4, GuardRun(None, None), {}) == hashlib.sha256(b"prompts\n4").hexdigest()[:20]

@@ -25,6 +25,7 @@ def tables():
         ),
         "points": pd.DataFrame(
             {"modality": "text", "layer": [0, 1], "harmful": [True, False], "pc1": 1.5, "pc2": 2.0, "coordinate": -3.0}
+            | {"border": -7.78253}
         ),
         "changes": pd.DataFrame(
             {
@@ -66,10 +67,15 @@ def compared(folders, table, column, row, value):
 
 def test_a_run_agrees_with_itself_in_every_value(folders):
     agreement = compare(*folders, TABLES)
-    # Two rows with 4 numbers and one with 2 (seconds are left out), 2 with 3, 2 with 4 and a text, 3 texts.
-    assert agreement.n_compared == 2 * 4 + 2 + 2 * 3 + 2 * 5 + 3 and agreement.n_answers == 4
+    # Two rows with 4 numbers and one with 2 (seconds are left out), 2 with 4, 2 with 4 and a text, 3 texts.
+    assert agreement.n_compared == 2 * 4 + 2 + 2 * 4 + 2 * 5 + 3 and agreement.n_answers == 4
     assert agreement.differing == agreement.flipped == ()
-    assert str(agreement) == "29 of 29 values agree within 0.001; 0 answers of 4 flipped"
+    assert str(agreement) == "31 of 31 values agree within 0.001; 0 answers of 4 flipped"
+
+
+def test_numbers_that_round_differently_tell_no_rows_apart(folders):
+    """The border of a layer is in its rows, and its last digit is another one on another processor."""
+    assert compared(folders, "points", "border", 0, -7.78254).differing == ()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +91,7 @@ def test_a_run_agrees_with_itself_in_every_value(folders):
         ("defence", "ci_low", 3, 0.1),
         ("points", "pc2", 1, 2.01),
         ("points", "coordinate", 0, 3.0),
+        ("points", "border", 0, -7.9),
         ("changes", "delta_norm", 0, 0.49),
         ("changes", "gate", 1, True),
         ("claims", "ours", 0, "0.97"),

@@ -33,4 +33,5 @@ def test_the_interval_of_a_mean_share_covers_and_has_a_width_at_its_limits():
     rows = [mean_share("asr", own) for own in shares]
     assert np.mean([row["ci_low"] <= 0.3 <= row["ci_high"] for row in rows]) >= 0.94
     assert mean_share("asr", np.zeros(10))["ci_high"] == pytest.approx(rate("asr", [False] * 10)["ci_high"])
+    assert mean_share("asr", np.full(60, 0.2))["ci_high"] == rate("asr", [True] * 12 + [False] * 48)["ci_high"]
     assert mean_share("asr", np.zeros(0))["n"] == 0

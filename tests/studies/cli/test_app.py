@@ -8,9 +8,11 @@ from importlib.metadata import version
 import pytest
 from PIL import Image
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from interp.verify import CHECKS
 from studies.cli import app, arguments
+from studies.experiment.config import ConfigError
 
 
 @pytest.fixture
@@ -317,3 +319,27 @@ def test_a_verbose_command_also_says_where_an_error_was_raised(run, tmp_path):
     fails_clearly(run("store", tmp_path), "holds no store")
     code, _, err = run("store", tmp_path, "--verbose")
     assert code == 2 and "Traceback" in err and err.strip().splitlines()[-1].startswith("vlm-guard: ")
+
+
+@pytest.mark.parametrize("verb", ["repro", "sweep", "equal-strength", "detect", "attack", "stress"])
+def test_the_options_of_a_run_reach_its_config(verb, tmp_path, monkeypatch):
+    given = {}
+
+    def config(**values):
+        given.update(values)
+        raise ConfigError("stopped here")
+
+    monkeypatch.setattr("studies.experiment.config.Config", config)
+    (tmp_path / "mine.csv").write_text("ask,harmful\nHow?,1\n")
+    options = {
+        "--model": "my/model", "--queries": tmp_path / "mine.csv", "--columns": "text=ask", "--scale": "tiny",
+        "--split": "validation", "--seed": 3, "--limit": 7, "--out": tmp_path / "out", "--weights": tmp_path,
+        "--device": "cpu",
+    }  # fmt: skip
+    words = [str(word) for pair in options.items() for word in pair]
+    result = CliRunner().invoke(app.app, [verb, *words])
+    assert str(result.exception) == "stopped here"
+    expected = {"model": "my/model", "queries": str(tmp_path / "mine.csv"), "scale": "tiny", "split": "validation"}
+    expected |= {"seed": 3, "limit": 7, "out": str(tmp_path / "out"), "weights": str(tmp_path)}
+    assert {name: given[name] for name in expected} == expected
+    assert given["columns"].names == {"text": "ask"} and given["loading"]["device"] == "cpu"

@@ -11,7 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from interp.verify import CHECKS
-from studies import adaptive, detection, equal_strength, repro, reproduce, seeds
+from studies import adaptive, detection, equal_strength, repro, reproduce, seeds, stress
 from studies.claims import ClaimVerdict, Verdicts
 from studies.cli import sweep
 from studies.cli.app import app
@@ -48,6 +48,7 @@ CALLS = {
     "equal-strength": ("equal-strength", "--out", "{out}"),
     "detect": ("detect", "--guard", "{made}/guard", "--out", "{out}"),
     "attack": ("attack", "--guard", "{made}/guard", "--out", "{out}"),
+    "stress": ("stress", "--guard", "{made}/guard", "--out", "{out}"),
     "judge": ("judge", "{made}/defended/answers.jsonl", "--judge", "gcg", "--out", "{out}"),
     "judges": ("judges", "{made}/labelled.csv", "--judge", "xstest", "--out", "{out}"),
     "figures": ("figures", "{made}/results", "--out", "{out}"),
@@ -77,6 +78,7 @@ EXPECTED = {
     "equal-strength": lambda found: set(found["tables"]) == {"equal_strength"} and found["unreached"] == ["a target"],
     "detect": lambda found: set(found["tables"]) == {"detection", "detector_defences", "detector_claims"},
     "attack": lambda found: found["claim"]["verdict"] and set(found["tables"]) == {"adaptive"},
+    "stress": lambda found: found["claim"]["verdict"] and found["left_out"] and set(found["tables"]) == {"stress"},
     "judge": lambda found: found["judge"].startswith("gcg"),
     "judges": lambda found: "judges" in found["tables"],
     "figures": lambda found: {Path(name).suffix for name in found["files"]} >= {".png", ".pdf", ".tex"},
@@ -141,7 +143,7 @@ def earlier_results(monkeypatch, made):
     monkeypatch.setattr(build, "get", lambda *given: Path("built"))
     full = {
         name: pd.read_csv(path, low_memory=False)
-        for name in ("adaptive", "equal_strength", "detection/detection", "detection/detector_defences")
+        for name in ("adaptive", "equal_strength", "stress", "detection/detection", "detection/detector_defences")
         if (path := repro.REFERENCE / "full" / f"{name}.csv").exists()
     }
     verdict = ClaimVerdict("A detector does as well as the guard", "", "ours", "not shown")
@@ -149,6 +151,8 @@ def earlier_results(monkeypatch, made):
     detected = detection.Detection(full["detection/detection"], full["detection/detector_defences"], verdicts)
     monkeypatch.setattr(detection, "run", lambda *given: detected)
     monkeypatch.setattr(adaptive, "run", lambda *given: adaptive.AdaptiveResult(full["adaptive"], ()))
+    stressed = stress.StressResult(full["stress"], {"two pictures": "no room"}, ("How?", "Like this."))
+    monkeypatch.setattr(stress, "run", lambda *given: stressed)
     matched = equal_strength.EqualStrength(full["equal_strength"], {}, ("a target",))
     monkeypatch.setattr(equal_strength, "run", lambda *given: matched)
 

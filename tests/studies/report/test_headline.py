@@ -47,12 +47,12 @@ def test_cost_simpler_defences_and_the_weakest_place_are_said():
     cost, simpler, weakest = map(plain, headline().notes)
     assert cost == "Cost: of harmless requests, 30 % [25, 35] are refused with the guard and 10 % without."
     assert simpler == (
-        "Simpler: to refuse, and change nothing inside the model. What succeeds with a blank picture: gate alone 10 %, "
-        "guard 20 %."
+        "Simpler: refuse, and change nothing inside the model. Attacks that still succeed with a blank picture: gate "
+        "alone 10 %, guard 20 %."
     )
     assert weakest == (
         "Weakest: written in the picture (guard, reads the prompt), 80 % [75, 85] of attacks still succeed; without a "
-        "defence, 90 %; 30 % [25, 35] if it reads the picture."
+        "defence, 90 %; 30 % [25, 35] if the guard reads the picture."
     )
 
 

@@ -91,7 +91,7 @@ def test_the_first_screen_has_the_numbers_of_the_tables(read, results):
         assert fact in first_screen
     assert "Machine 2 CPU cores" in first_screen and "Date 2026-11-30" in first_screen
     assert "Weakest: written in the picture (guard, reads the prompt)" in first_screen
-    assert "Simpler: to refuse, and change nothing inside the model" in first_screen
+    assert "Simpler: refuse, and change nothing inside the model" in first_screen
     assert "Next: read answers side by side" in first_screen and "vlm-guard repro --model MODEL" in first_screen
 
 

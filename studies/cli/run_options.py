@@ -1,0 +1,85 @@
+"""The options of a study's run, which every verb that runs one has: model, requests, scale, folder."""
+
+from collections.abc import Callable
+from inspect import Parameter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studies.cli.options import (
+    DEFAULT_MODEL,
+    ColumnNames,
+    HarmfulValues,
+    Limit,
+    Model,
+    Queries,
+    Scale,
+    Split,
+    SplitSeed,
+    loads_model,
+    query_columns,
+)
+from studies.cli.verbs import with_parameters
+
+RunFolder = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", help="Folder for the results; finished work in it is reused.")
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Another training of the built-in model, as `python -m studies.organism --seed N` writes it.",
+    ),
+]
+RUN_OPTIONS = {
+    "model": Model,
+    "queries": Queries,
+    "columns": ColumnNames,
+    "harmful_values": HarmfulValues,
+    "scale": Scale,
+    "out": RunFolder,
+    "split": Split,
+    "seed": SplitSeed,
+    "limit": Limit,
+    "weights": Weights,
+}
+"""Options of a study's run, named as the fields of `Config`; `columns` and `harmful_values` are its `columns`."""
+RUN_DEFAULTS = {
+    "model": DEFAULT_MODEL,
+    "columns": "",
+    "harmful_values": "",
+    "scale": "quick",
+    "split": "test",
+    "seed": 0,
+}
+"""Defaults of these options; the others have none."""
+
+
+def runs_study(out: str, **differing: object) -> Callable[[Callable], Callable]:
+    """Give a command the options of a study's run; it receives their `Config`, as `config`.
+
+    Args:
+        out: default folder of the results.
+        differing: annotations of options that mean something else for this command.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        def with_config(*, queries, columns, harmful_values, out, weights, loading, **values):
+            from studies.experiment.config import Config
+
+            known = {name: values.pop(name) for name in ("model", "scale", "split", "seed", "limit")}
+            mapped = query_columns(queries, columns, harmful_values)
+            path, weights = (str(each) if each else None for each in (queries, weights))
+            config = Config(**known, queries=path, out=str(out), loading=loading, columns=mapped, weights=weights)
+            return command(**values, config=config)
+
+        kinds = RUN_OPTIONS | differing
+        defaults = RUN_DEFAULTS | {"out": Path(out)}
+        added = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(name), annotation=kind)
+            for name, kind in kinds.items()
+        ]
+        return loads_model(with_parameters(command, with_config, added, without="config", first=True))
+
+    return decorate
