@@ -53,9 +53,8 @@ def test_every_setting_has_both_defences_with_intervals(result, experiment):
         for metric in ("asr", "over_refusal_rate"):
             own = table[(table.modality == modality) & (table.metric == metric)]
             assert set(own.setting) == settings
-            assert (own.groupby("setting").defence.nunique() == 2).all() and own[["ci_low", "ci_high"]].notna().all(
-                None
-            )
+            assert (own.groupby("setting").defence.nunique() == 2).all()
+            assert own.ci_low.notna().all() and own.ci_high.notna().all()
     assert set(table[table.metric == "late_compliance"].setting) == {"44 tokens", "48 tokens"}
     changed = table[table.metric == "asr_change"]
     assert set(changed.setting) == settings - {"temperature 1, one draw"} and set(changed.defence) == {"guard"}
