@@ -118,18 +118,14 @@ class Headline:
         yield from self._simpler()
         place, weakest = max(self._guards(), key=lambda pair: pair[1].attacks.value)
         if (place, weakest) != (lead, guard):
-            words = (
-                f"Weakest: {_named(place, weakest)}, {weakest.attacks} of attacks still succeed; without a defence, "
-            )
-            words += place.arm("unguarded").attacks.percent
+            own = f"{weakest.attacks} with the guard" + (f", if it {weakest.reads}" if weakest.reads else "")
+            words = f"Weakest: {place.words}, {place.arm('unguarded').attacks.percent} succeed without a defence, {own}"
             best = place.arm("guard")
-            yield (
-                f"{words}; {best.attacks} if the guard {best.reads}." if best != weakest and best.reads else f"{words}."
-            )
+            yield f"{words}; {best.attacks} if it {best.reads}." if best != weakest and best.reads else f"{words}."
 
     def _cost(self, guard: HeadlineArm, unguarded: HeadlineArm) -> str:
         """Say what is refused in the leading place, and where the guard adds most to that."""
-        words = f"of harmless requests, {guard.refusals} are refused with the guard and "
+        words = f"{guard.refusals} of the harmless requests are refused with the guard, "
         words += f"{unguarded.refusals.percent} without"
         added = {}
         for place, arm in self._guards():
@@ -139,21 +135,19 @@ class Headline:
         place, arm, before = added[max(added)]
         if max(added) <= guard.refusals.value - unguarded.refusals.value:
             return words
-        return f"{words}; {_named(place, arm)}, {arm.refusals} and {before.percent}"
+        reads = f", if the guard {arm.reads}" if arm.reads else ""
+        return f"{words}; {place.words}, {arm.refusals}{reads}, and {before.percent} without"
 
     def _simpler(self) -> Iterator[str]:
-        """Yield what the defences leave that change no state: in the leading place, and where the guard leaves most."""
-        guarded = [place for place in self.places if place.arm("guard")]
-        hardest = max(guarded, key=lambda place: place.arm("guard").attacks.value)
+        """Yield what the defences leave that change no state, in every place where attacks succeed without one."""
         parts = []
-        for place in dict.fromkeys([self.lead, hardest]):
+        for place in self.places:
             arms = [arm for name in (*SIMPLER, "guard") if (arm := place.arm(name))]
-            if len(arms) > 1:
+            if len(arms) > 1 and place.arm("unguarded").attacks.value > 0:
                 left = ", ".join(f"{NAMES[arm.name]} {arm.attacks.percent}" for arm in arms)
                 parts.append(f"{place.words}: {left}")
         if parts:
-            left = "; ".join(parts)
-            yield f"Simpler: refuse, and change nothing inside the model. Attacks that still succeed {left}."
+            yield f"Simpler: refuse, and change nothing inside the model. What still succeeds {'; '.join(parts)}."
 
     def _guards(self) -> Iterator[tuple[HeadlinePlace, HeadlineArm]]:
         yield from ((place, arm) for place in self.places for arm in place.arms if arm.name == "guard")
@@ -199,10 +193,6 @@ def _rate(rows: pd.DataFrame) -> HeadlineRate | None:
         return None
     row = rows.iloc[0]
     return HeadlineRate(float(row.value), float(row.ci_low), float(row.ci_high), int(row.n))
-
-
-def _named(place: HeadlinePlace, arm: HeadlineArm) -> str:
-    return f"{place.words} ({arm.label})" if arm.reads else place.words
 
 
 def _upper(text: str) -> str:

@@ -94,7 +94,7 @@ SHORT = {
     NOT_TESTABLE: "not testable",
 }
 """Verdicts of more than two words, as they stand next to a claim. The model is named at the top of the page."""
-COUNTED = {CEILING: "undecided, at the limit of its measure"}
+COUNTED = {CEILING: "undecided because the measure is at its limit"}
 """Verdicts in the sentence that counts them, where they need more words."""
 ABOUT_THE_PAPER = (
     "Only the abstract and the first paragraphs of the paper could be read. The paper's numbers below come from one "

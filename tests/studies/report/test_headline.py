@@ -45,21 +45,21 @@ def test_the_sentence_gives_both_rates_and_the_interval_of_the_guard():
 
 def test_cost_simpler_defences_and_the_weakest_place_are_said():
     cost, simpler, weakest = map(plain, headline().notes)
-    assert cost == "Cost: of harmless requests, 30 % [25, 35] are refused with the guard and 10 % without."
+    assert cost == "Cost: 30 % [25, 35] of the harmless requests are refused with the guard, 10 % without."
     assert simpler == (
-        "Simpler: refuse, and change nothing inside the model. Attacks that still succeed with a blank picture: gate "
-        "alone 10 %, guard 20 %."
+        "Simpler: refuse, and change nothing inside the model. What still succeeds with a blank picture: gate alone "
+        "10 %, guard 20 %."
     )
     assert weakest == (
-        "Weakest: written in the picture (guard, reads the prompt), 80 % [75, 85] of attacks still succeed; without a "
-        "defence, 90 %; 30 % [25, 35] if the guard reads the picture."
+        "Weakest: written in the picture, 90 % succeed without a defence, 80 % [75, 85] with the guard, if it reads the "
+        "prompt; 30 % [25, 35] if it reads the picture."
     )
 
 
 def test_the_cost_names_the_place_where_the_guard_adds_most():
     dearer = RATES | {("multimodal", "typographic", "guard", "transcription"): (0.3, 0.4)}
     assert plain(headline(dearer).notes[0]).endswith(
-        "10 % without; written in the picture (guard, reads the picture), 40 % [35, 45] and 0 %."
+        "10 % without; written in the picture, 40 % [35, 45], if the guard reads the picture, and 0 % without."
     )
 
 

@@ -90,7 +90,7 @@ def test_the_first_screen_has_the_numbers_of_the_tables(read, results):
     for fact in ("Measured on organism , the built-in toy model", "Requests 60 harmful, 60 harmless", "Split test"):
         assert fact in first_screen
     assert "Machine 2 CPU cores" in first_screen and "Date 2026-11-30" in first_screen
-    assert "Weakest: written in the picture (guard, reads the prompt)" in first_screen
+    assert "Weakest: written in the picture, 97 % succeed without a defence" in first_screen
     assert "Simpler: refuse, and change nothing inside the model" in first_screen
     assert "Next: read answers side by side" in first_screen and "vlm-guard repro --model MODEL" in first_screen
 
@@ -127,7 +127,7 @@ def test_verdicts_are_counted_in_a_sentence_and_unknown_ones_are_open():
     assert entry.icon == "open"
     assert {ClaimEntry.of("a", "b", "c", verdict).icon for verdict in (UNDECIDED, CEILING)} == {"open"}
     assert verdict_summary([CEILING, UNDECIDED]) == (
-        f"Of 2 claims, 1 is {UNDECIDED} and 1 is undecided, at the limit of its measure."
+        f"Of 2 claims, 1 is {UNDECIDED} and 1 is undecided because the measure is at its limit."
     )
 
 
