@@ -51,8 +51,8 @@ def test_cost_simpler_defences_and_the_weakest_place_are_said():
         "10 %, guard 20 %."
     )
     assert weakest == (
-        "Weakest: written in the picture, 90 % succeed without a defence, 80 % [75, 85] with the guard, if it reads the "
-        "prompt; 30 % [25, 35] if it reads the picture."
+        "Weakest: written in the picture, 90 % succeed without a defence, 80 % [75, 85] with the guard, if it reads "
+        "the prompt; 30 % [25, 35] if it reads the picture."
     )
 
 
