@@ -139,7 +139,9 @@ def test_the_paper_notebook_runs_on_the_committed_results_and_on_a_new_run(setti
     assert outputs.count("verdict: **") == len(CLAIMS) and outputs.count("image/png") == FIGURES[PAPER]
 
 
-@pytest.mark.parametrize("name", ["first_steps", "layer_selection_ablation", "your_data"])
+@pytest.mark.parametrize(
+    "name", ["first_steps", "your_data", pytest.param("layer_selection_ablation", marks=pytest.mark.slow)]
+)
 def test_notebooks_for_users_run_at_tiny_and_write_into_their_own_folder(name, tmp_path):
     name = f"{USERS}/{name}.ipynb"
     outputs = run(name, tmp_path, SCALE='"quick" -> "tiny"')
@@ -147,6 +149,7 @@ def test_notebooks_for_users_run_at_tiny_and_write_into_their_own_folder(name, t
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
+@pytest.mark.slow
 def test_your_model_gives_a_sweep_and_a_guard_for_a_model_folder_and_queries_of_ones_own(tmp_path):
     name, model = f"{USERS}/your_model.ipynb", shutil.copytree(path(), tmp_path / "my_llava")
     write_queries(tmp_path / "my.csv", language.queries("validation"))
@@ -164,10 +167,12 @@ def test_your_model_gives_a_sweep_and_a_guard_for_a_model_folder_and_queries_of_
     assert any(name.endswith("(n = 11)") for name in guard.validation) and set(guard.layers) <= {0, 4}
 
 
-def test_the_notebook_of_the_real_model_reads_its_results_and_those_of_a_run_of_ones_own(tmp_path):
-    name = f"{USERS}/real_model.ipynb"
-    assert run(name, tmp_path).count("image/png") == FIGURES[name]
-    assert run(name, tmp_path, RESULTS=f'None -> "{repro.REFERENCE / "quick"}"').count("image/png") == FIGURES[name]
+@pytest.mark.parametrize(
+    "results", [None, pytest.param(repro.REFERENCE / "quick", marks=pytest.mark.slow)], ids=["committed", "own"]
+)
+def test_the_notebook_of_the_real_model_reads_its_results_and_those_of_a_run_of_ones_own(results, tmp_path):
+    name, settings = f"{USERS}/real_model.ipynb", {"RESULTS": f'None -> "{results}"'} if results else {}
+    assert run(name, tmp_path, **settings).count("image/png") == FIGURES[name]
     assert not list(tmp_path.iterdir())
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.attacks.verbs import VERBS, contents, finish, log_of, prepare, start
 
-CHEAP = ("trace", "defend", "judge")
+CHEAP = ("trace", "judge")
 """Verbs that are tried in the default run."""
 N_KILLS = 25
 """Kills of each verb in the slow run."""

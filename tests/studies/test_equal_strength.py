@@ -96,7 +96,7 @@ def test_success_is_drawn_against_kl(study):
     figure = figures.equal_strength(study[2].table)
     panels = [axis for axis in figure.axes if axis.get_visible()]
     assert [axis.get_title() for axis in panels] == ["blank picture", "text in picture"]
-    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"unguarded", "tbop"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"unguarded", "TBOP"}
     assert "95th percentile" in figures.caption(figure)
     with pytest.raises(ValueError, match="equal_strength needs the columns"):
         figures.equal_strength(study[2].table.drop(columns="metric"))

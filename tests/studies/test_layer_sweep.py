@@ -229,9 +229,9 @@ def test_a_saved_outcome_is_read_back_unchanged(experiment):
 def test_a_larger_grid_runs_only_what_is_new(experiment, table, monkeypatch):
     ran, run_guards = [], runner.run_guards
 
-    def recorded(vlm, prompts, guards, *rest):
+    def recorded(vlm, prompts, guards, *rest, **named):
         ran.extend(guards)
-        return run_guards(vlm, prompts, guards, *rest)
+        return run_guards(vlm, prompts, guards, *rest, **named)
 
     monkeypatch.setattr(runner, "run_guards", recorded)
     run(experiment.config, experiment, replace(GRID, strengths=(1.0, 2.0, 3.0)), top=2)

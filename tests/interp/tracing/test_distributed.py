@@ -81,6 +81,7 @@ def test_a_model_built_by_hand_is_refused_and_errors_of_workers_reach_the_caller
         trace(lost, prompts[:4], out=tmp_path / "other", ray="local")
 
 
+@pytest.mark.slow
 def test_workers_with_other_weights_are_refused(cluster, tiny_vlm, prompts, tmp_path):
     other = VLM(type(tiny_vlm.model)(tiny_vlm.model.config).eval(), tiny_vlm.processor, "other", tiny_vlm.loading)
     with pytest.raises(StoreError, match="a worker loaded other weights"):
