@@ -1,6 +1,5 @@
 """`vlm-guard attack`: adaptive attacks on the guard and on other defences, to measure what they withstand."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +8,7 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import choice, words
-from studies.cli.run_options import runs_study
+from studies.cli.run_options import SavedGuard, runs_study
 from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
@@ -21,14 +20,7 @@ app = Verbs()
 @app.command()
 @runs_study("results/attack")
 def attack(
-    guard: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of a saved guard; by default the one that the sweep chooses on validation.",
-            callback=arguments.existing("guard"),
-        ),
-    ] = None,
+    guard: SavedGuard = None,
     attacks: Annotated[
         str | None,
         typer.Option(

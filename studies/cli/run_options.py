@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from studies.cli import arguments
 from studies.cli.options import (
     DEFAULT_MODEL,
     ColumnNames,
@@ -30,6 +31,14 @@ Weights = Annotated[
     typer.Option(
         metavar="FOLDER",
         help="Another training of the built-in model, as `python -m studies.organism --seed N` writes it.",
+    ),
+]
+SavedGuard = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of a saved guard; by default the one that the sweep chooses on validation.",
+        callback=arguments.existing("guard"),
     ),
 ]
 RUN_OPTIONS = {

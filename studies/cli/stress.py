@@ -1,6 +1,5 @@
 """`vlm-guard stress`: the guard when answers are sampled, longer, or come later in a conversation."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +8,7 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import words
-from studies.cli.run_options import runs_study
+from studies.cli.run_options import SavedGuard, runs_study
 from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
@@ -28,14 +27,7 @@ def _lengths(text: str) -> str:
 @app.command()
 @runs_study("results/stress")
 def stress(
-    guard: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of a saved guard; by default the one that the sweep chooses on validation.",
-            callback=arguments.existing("guard"),
-        ),
-    ] = None,
+    guard: SavedGuard = None,
     draws: Annotated[int, typer.Option(min=1, metavar="N", help="Draws of each sampled answer.")] = 5,
     temperature: Annotated[float, typer.Option(metavar="T", help="Temperature of sampled answers.")] = 1.0,
     lengths: Annotated[
