@@ -102,6 +102,7 @@ def test_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     run_page(name, {})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("ray"), reason="extra `distributed`")
 def test_the_page_on_ray_runs(tmp_path):
     run_in_process(["how-to/ray.md"], ROOT, tmp_path)
