@@ -17,7 +17,7 @@ STYLES = {
     "unguarded": {"color": "0.25", "marker": "s", "markerfacecolor": "white"},
     "guard": {"color": "#0072B2", "marker": "o"},
 }
-"""Marks of the defences, told apart by shape as well."""
+"""Markers of the defences, which differ in shape as well as in colour."""
 OFFSETS = {"unguarded": -0.16, "guard": 0.16}
 ROW, LABELS = 0.16, 1.5
 """Height of a setting, and width of the settings' names, in inches."""

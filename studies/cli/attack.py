@@ -8,7 +8,7 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import choice, words
-from studies.cli.run_options import SavedGuard, runs_study
+from studies.cli.run_options import SavedGuard, opened_run, runs_study
 from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
@@ -56,21 +56,14 @@ def attack(
     quieten()
 
     import figures
-    from interp import Guard
     from studies import adaptive, claims
-    from studies.bookkeeping.provenance import write_config, write_json, write_provenance
+    from studies.bookkeeping.provenance import write_json, write_provenance
     from studies.bookkeeping.tables import write_table
-    from studies.experiment.experiment import load_experiment
-    from studies.experiment.run_folder import run_folder
 
     settings = adaptive.AttackSettings(words(attacks or ""), words(defences or ""), budget, requests, modality)
     settings.check()
-    options = vars(settings) | {"guard": guard and str(guard.resolve())}
     console = plain_console()
-    with run_folder(config, options) as folder:
-        experiment = load_experiment(config)
-        saved = Guard.from_pretrained(guard, experiment.vlm) if guard else None
-        write_config(folder, config, options)
+    with opened_run(config, vars(settings), guard) as (folder, experiment, saved):
         result = adaptive.run(config, settings, experiment, saved)
         verdict = claims.attack_verdict(result.table)
         tables = [write_table(result.table, folder, "adaptive")]

@@ -1,9 +1,10 @@
 """The options of a study's run, which every verb that runs one has: model, requests, scale, folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +23,11 @@ from studies.cli.options import (
     query_columns,
 )
 from studies.cli.verbs import with_parameters
+
+if TYPE_CHECKING:
+    from interp import Guard
+    from studies.experiment.config import Config
+    from studies.experiment.experiment import Experiment
 
 RunFolder = Annotated[
     Path, typer.Option("--out", metavar="FOLDER", help="Folder for the results; finished work in it is reused.")
@@ -92,3 +98,29 @@ def runs_study(out: str, **differing: object) -> Callable[[Callable], Callable]:
         return loads_model(with_parameters(command, with_config, added, without="config", first=True))
 
     return decorate
+
+
+@contextmanager
+def opened_run(
+    config: "Config", options: Mapping[str, object], guard: Path | None
+) -> Iterator[tuple[Path, "Experiment", "Guard | None"]]:
+    """Open the folder of a run that takes a saved guard, load model and guard, and write the settings down.
+
+    Args:
+        config: settings of the run.
+        options: those of the verb, without the guard.
+        guard: folder of the guard; one that holds none shows before the model is loaded.
+    """
+    from interp import Guard, read_guard_settings
+    from studies.bookkeeping.provenance import write_config
+    from studies.experiment.experiment import load_experiment
+    from studies.experiment.run_folder import run_folder
+
+    if guard:
+        read_guard_settings(guard)
+    options = {**options, "guard": guard and str(guard.resolve())}
+    with run_folder(config, options) as folder:
+        experiment = load_experiment(config)
+        saved = Guard.from_pretrained(guard, experiment.vlm) if guard else None
+        write_config(folder, config, options)
+        yield folder, experiment, saved

@@ -8,7 +8,7 @@ from studies.bookkeeping.console import plain_console
 from studies.cli import arguments
 from studies.cli.messages import print_paths, quieten
 from studies.cli.options import words
-from studies.cli.run_options import SavedGuard, runs_study
+from studies.cli.run_options import SavedGuard, opened_run, runs_study
 from studies.cli.verbs import VerbResult, Verbs
 
 if TYPE_CHECKING:
@@ -48,24 +48,15 @@ def stress(
     quieten()
 
     import figures
-    from interp import Guard, read_guard_settings
     from studies import claims
     from studies import stress as study
-    from studies.bookkeeping.provenance import write_config, write_provenance
+    from studies.bookkeeping.provenance import write_provenance
     from studies.bookkeeping.tables import write_table
-    from studies.experiment.experiment import load_experiment
-    from studies.experiment.run_folder import run_folder
 
     settings = study.StressSettings(draws, temperature, tuple(map(int, words(lengths))))
     settings.check()
-    if guard:
-        read_guard_settings(guard)  # a folder that holds none shows before the model is loaded
-    options = vars(settings) | {"guard": guard and str(guard.resolve())}
     console = plain_console()
-    with run_folder(config, options) as folder:
-        experiment = load_experiment(config)
-        saved = Guard.from_pretrained(guard, experiment.vlm) if guard else None
-        write_config(folder, config, options)
+    with opened_run(config, vars(settings), guard) as (folder, experiment, saved):
         result = study.run(config, settings, experiment, saved)
         verdict = claims.stress_verdict(result.table)
         tables = [write_table(result.table, folder, "stress")]

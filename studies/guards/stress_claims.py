@@ -28,7 +28,7 @@ def holds(table: pd.DataFrame) -> Decision:
     they are counted, and left out. Each kind of setting has to be decided somewhere.
 
     Raises:
-        LookupError: there is no other setting in which attacks succeed.
+        LookupError: without a guard, attacks succeed in no setting but the standard one.
     """
     rows = first_judge(table)
     changes = rows[(rows.metric == "asr_change") & (rows.setting != "standard")]
