@@ -49,7 +49,7 @@ from studies.generation.openings import coverage_row
 from studies.generation.reference_texts import reference_for
 from studies.guards.anchor_fits import AnchorFits
 from studies.guards.configuration import GuardConfiguration
-from studies.guards.measures import first_token_rows, gate_rows, harmful_mask, judged_rows, outcome_rows
+from studies.guards.measures import AnswerVerdicts, first_token_rows, gate_rows, harmful_mask, judged_rows, outcome_rows
 from studies.guards.random_directions import RandomDraws, n_runs, random_draws
 from studies.guards.readings_grid import compared_configurations, part_sizes, readings_grid
 from studies.guards.runner import GuardRunner
@@ -288,7 +288,8 @@ class _SplitRunner:
         if setting == COMPARED:
             yield from outcome_rows(self.experiment, self.prompts, outcome)
         else:
-            yield from judged_rows(self.prompts, outcome.answers, self.experiment.judges[0])
+            judge = self.experiment.judges[0]
+            yield from judged_rows(AnswerVerdicts.of(self.prompts, outcome.answers, judge), judge.name)
             yield from first_token_rows(self.prompts, outcome)
         gain = (outcome.refusal_score - unguarded.refusal_score)[harmful_mask(self.prompts)]
         yield mean("refusal_score_gain", gain.tolist())
